@@ -1,0 +1,23 @@
+# Everything runs in .venv, which is made where it is missing. PYTHON names the interpreter (>= 3.11).
+PYTHON ?= python3
+
+.PHONY: demo test check clean
+
+demo: .venv/installed
+	.venv/bin/python -m pinmem_cli.demo
+
+test: .venv/installed
+	.venv/bin/python -m pytest
+
+check: .venv/installed
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""The command line of pinmem: parses, prints and exits; the work is done by `pinmem_core`."""

@@ -1,0 +1,74 @@
+"""The Typer app: verbs, version, and the boundary where errors become exit codes."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pinmem_cli import data, eval, predict, train
+from pinmem_cli.output import exit_code, show_error
+from pinmem_core.errors import PinMemError
+from pinmem_core.version import __version__
+
+_INTERRUPTED = 130
+
+
+class _ErrorBoundary(TyperGroup):
+    """Turns the core's errors into one sentence and an exit code; tracebacks need --debug."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PinMemError as error:
+            if ctx.params.get("debug"):
+                raise
+            show_error(error)
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt:
+            show_error(PinMemError("interrupted."))
+            raise typer.Exit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader has left; say nothing more
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="pinmem",
+    cls=_ErrorBoundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Domain-generalized semantic segmentation: train on some domains, segment unseen ones.",
+    epilog=(
+        "Begin with: pinmem train --recipe demo   (draws its own data; minutes on a CPU).  "
+        "Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 data missing or invalid, "
+        "5 environment, 130 interrupted."
+    ),
+)
+app.add_typer(data.app, name="data")
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("eval", epilog=eval.EXAMPLES)(eval.evaluate)
+app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show and exit."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

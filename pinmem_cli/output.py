@@ -1,0 +1,88 @@
+"""The one sink of all commands: data goes to stdout, everything else to stderr."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
+from pinmem_core.events import Listener
+
+SCHEMA_VERSION = 1
+
+EXIT_CODES: dict[type[PinMemError], int] = {ConfigError: 2, DataError: 3, MachineError: 5}
+"""Exit codes by kind of failure; any other failure is 1."""
+
+
+def exit_code(error: PinMemError) -> int:
+    """Return the exit code that tells this kind of failure."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+def errors() -> Console:
+    """Return the console on stderr."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show_error(error: PinMemError) -> None:
+    """Say what failed and how to mend it."""
+    console = errors()
+    console.print("[bold red]error:[/] ", end="")
+    console.print(error.message, markup=False)
+    if error.hint:
+        console.print(error.hint, markup=False, style="dim")
+
+
+class Output:
+    """How one command speaks.
+
+    Args:
+        as_json: Give one JSON object on stdout instead of text.
+        quiet: Say nothing but results and errors.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def result(self, data: Mapping[str, Any], *human: RenderableType) -> None:
+        """Give the result: `data` under --json, else the `human` lines and tables."""
+        if self.as_json:
+            text = json.dumps({"schema_version": SCHEMA_VERSION, **data}, indent=2)
+            Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
+            return
+        console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        for part in human:
+            console.print(part, soft_wrap=isinstance(part, str))
+
+    def note(self, message: str) -> None:
+        """Say something that is no result."""
+        if not self.quiet:
+            errors().print(message, markup=False)
+
+    def next_step(self, command: str) -> None:
+        """Name the command that usually comes next."""
+        if not self.as_json:
+            self.note(f"next: {command}")
+
+    @contextmanager
+    def listening(self) -> Iterator[Listener]:
+        """Yield a listener that shows the core's events on stderr while the block runs."""
+        from pinmem_cli.progress import EventView
+
+        if self.quiet:
+            yield lambda event: None
+            return
+        with EventView(errors()) as view:
+            yield view.show
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table whose first column is text and whose others are figures."""
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        result.add_column(column, justify="right" if number else "left", overflow="fold")
+    return result

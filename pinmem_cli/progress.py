@@ -1,0 +1,82 @@
+"""The core's events as bars on a terminal, and as plain lines elsewhere."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from pinmem_core import events
+
+
+class EventView:
+    """Shows events on `console` between entering and leaving.
+
+    On a terminal every task has a bar, which vanishes at the end; elsewhere only metrics and
+    notices are printed, a line each.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._current: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
+    def show(self, event: events.Event) -> None:
+        """Show one event."""
+        match event:
+            case events.Progress():
+                self._show_progress(event)
+            case events.Metrics():
+                self._show_metrics(event)
+            case events.Notice():
+                prefix = "warning: " if event.warning else ""
+                self.console.print(f"{prefix}{event.message}", markup=False)
+
+    def _show_progress(self, event: events.Progress) -> None:
+        if event.task not in self._tasks:
+            task = self._bars.add_task(event.task, total=event.total, figures="")
+            self._tasks[event.task] = task
+        self._current = self._tasks[event.task]
+        self._bars.update(self._current, completed=event.done, total=event.total)
+        if event.done == event.total:
+            self._bars.remove_task(self._tasks.pop(event.task))
+            self._current = None
+
+    def _show_metrics(self, event: events.Metrics) -> None:
+        shown = {k: v for k, v in event.values.items() if k.endswith("total") or "val/" in k}
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        if self.console.is_terminal and self._current is not None:
+            self._bars.update(self._current, figures=figures)
+        else:
+            self.console.print(f"iteration {event.iteration}  {figures}", markup=False)

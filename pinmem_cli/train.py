@@ -1,0 +1,148 @@
+"""`pinmem train`: options in, one run out."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pinmem_cli.options import Json, OutputFolder, Quiet, names
+from pinmem_cli.output import Output, table
+
+if TYPE_CHECKING:
+    from pinmem_core.config import TrainConfig
+    from pinmem_core.evaluation import Scores
+    from pinmem_core.learning import RunResult
+
+EXAMPLES = (
+    "Examples: pinmem train --recipe demo   |   "
+    "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP --method aggregate"
+)
+
+
+def train(
+    sources: Annotated[
+        str | None, typer.Option(help="Domains to train on: dataset or dataset:domain, by comma.")
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="Unseen domains to score on at the end, by comma.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Named settings; by default what suits the first source.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="pinmem, mldg or aggregate.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per domain and step.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the training crops, pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="All randomness follows from it.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    init_weights: Annotated[
+        str | None, typer.Option(help="Trunk weights: a file, or torchvision's name for them.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, e.g. optim.lr=0.02.")
+    ] = None,
+    output: OutputFolder = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on the source domains; score on their validation splits and on the targets."""
+    from pinmem_core.home import runs_root
+
+    options = {
+        "sources": names(sources) or None,
+        "targets": names(targets) or None,
+        "method": method,
+        "iterations": iterations,
+        "batch": batch,
+        "augmentation.crop": crop,
+        "seed": seed,
+        "device": device,
+        "init_weights": init_weights,
+    }
+    out = Output(as_json=json, quiet=quiet)
+    config = _resolve(out, recipe, options, settings or [])
+    if dry_run:
+        _show_plan(out, config)
+        return
+
+    from pinmem_core.learning import train as train_run
+
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
+    with out.listening() as listener:
+        result = train_run(config, output or runs_root() / name, on_event=listener)
+    _show_result(out, result)
+
+
+def _resolve(
+    out: Output, recipe: str | None, options: dict[str, Any], overrides: list[str]
+) -> "TrainConfig":
+    """Join recipe, options and --set, the later over the earlier."""
+    from pinmem_core.config import load_recipe, nested, validate, with_overrides
+    from pinmem_core.datasets import get_card
+    from pinmem_core.preparation import Selection
+
+    if recipe is None:
+        first = options["sources"][0] if options["sources"] else "demo"
+        recipe = get_card(Selection.parse(first).dataset).recipe
+        out.note(f"recipe: {recipe}")
+    given = {key: value for key, value in options.items() if value is not None}
+    return validate(with_overrides(nested(load_recipe(recipe), given), overrides))
+
+
+def _show_plan(out: Output, config: "TrainConfig") -> None:
+    from pinmem_core.learning.plan import plan
+
+    with out.listening() as listener:
+        planned = plan(config, on_event=listener)
+    rows = table("domain", "training samples")
+    for name, count in planned.domains.items():
+        rows.add_row(name, str(count))
+    out.result(
+        {
+            "config": planned.config.model_dump(mode="json"),
+            "domains": planned.domains,
+            "scored": planned.scored,
+            "parameters": planned.parameters,
+            "batch_shape": planned.batch_shape,
+        },
+        planned.config.model_dump_json(indent=2),
+        rows,
+        f"scored afterwards: {', '.join(f'{n} ({c})' for n, c in planned.scored.items())}",
+        f"network: {planned.parameters:,} parameters; a batch is {planned.batch_shape}",
+    )
+    out.next_step("the same command without --dry-run")
+
+
+def _show_result(out: Output, result: "RunResult") -> None:
+    rows = table("domain", "mIoU %", "images")
+    for phase, scores in result.scores.items():
+        for name, score in scores.items():
+            label = f"{name}  ({phase})"
+            rows.add_row(label, f"{100 * score.miou:.1f}", str(score.images))
+    out.result(
+        {
+            "run": str(result.run),
+            "checkpoint": str(result.checkpoint),
+            "iterations": result.iterations,
+            "scores": {
+                phase: {name: score_json(score) for name, score in scores.items()}
+                for phase, scores in result.scores.items()
+            },
+        },
+        rows,
+        f"run: {result.run}",
+    )
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {result.run}")
+
+
+def score_json(score: "Scores") -> dict[str, Any]:
+    """Return the JSON form of one domain's scores, the same for every command."""
+    return {
+        "miou": score.miou,
+        "iou": score.iou,
+        "pixels": score.pixels,
+        "images": score.images,
+    }

@@ -1,0 +1,41 @@
+"""What the core tells whoever is listening, instead of printing.
+
+Long operations take an `on_event` callable and pass it one of the dataclasses below. A terminal
+turns them into bars and lines, a notebook may plot them, a test collects them in a list.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of `task` are finished."""
+
+    task: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one training iteration (counted from 1), by name."""
+
+    iteration: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence worth reading; `warning` marks those that may need an action."""
+
+    message: str
+    warning: bool = False
+
+
+Event = Progress | Metrics | Notice
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listen to nothing: the default listener."""

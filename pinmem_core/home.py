@@ -1,0 +1,72 @@
+"""Where pinmem keeps things: prepared datasets and runs, under one folder.
+
+`PINMEM_HOME` names that folder; without it, the platform's folder for user data is taken.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from pinmem_core.errors import DataError
+
+
+def home() -> Path:
+    """Return the folder under which pinmem keeps everything, whether it exists or not."""
+    chosen = os.environ.get("PINMEM_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else user_data_path("pinmem")
+
+
+def dataset_root(name: str) -> Path:
+    """Return the folder of the prepared dataset `name`, whether it exists or not."""
+    return home() / "datasets" / name
+
+
+def runs_root() -> Path:
+    """Return the folder that runs are kept in where the user names none."""
+    return home() / "runs"
+
+
+def register_run(run: Path) -> None:
+    """Remember a finished run, wherever its folder is, so that `newest_run` finds it."""
+    runs_root().mkdir(parents=True, exist_ok=True)
+    with _run_log().open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"run": str(run.absolute())}) + "\n")
+
+
+def newest_run() -> Path:
+    """Return the folder of the run that finished last and still exists.
+
+    Raises:
+        DataError: There is none.
+    """
+    log = _run_log()
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    for line in reversed(lines):
+        run = Path(json.loads(line)["run"])
+        if run.is_dir():
+            return run
+    raise DataError(
+        f"there is no trained model in {home()} yet.",
+        "Train one ('pinmem train --sources demo:arcade,demo:toytown'), or name one with --model.",
+    )
+
+
+def find_run(name: str) -> Path:
+    """Return the folder that `name` means: a path, or the name of a run under `runs_root`.
+
+    Raises:
+        DataError: No such folder exists.
+    """
+    for folder in (Path(name).expanduser(), runs_root() / name):
+        if folder.is_dir():
+            return folder
+    raise DataError(
+        f"there is no run '{name}', neither as a folder nor in {runs_root()}.",
+        "Name the folder that 'pinmem train' printed at its end.",
+    )
+
+
+def _run_log() -> Path:
+    return runs_root() / "finished.jsonl"

@@ -1,0 +1,6 @@
+"""From a picture to its classes."""
+
+from pinmem_core.inference.predictor import Predictor, load
+from pinmem_core.inference.protocol import PROTOCOLS, Protocol
+
+__all__ = ["PROTOCOLS", "Predictor", "Protocol", "load"]

@@ -1,0 +1,142 @@
+"""The 19 classes of street scenes, and lookup tables from any dataset's encoding to them.
+
+Source: cityscapesScripts, `labels.py` (names, colours, ids and trainIds of Cityscapes).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE_INDEX = 255
+"""The label of pixels that neither train nor score."""
+
+
+class StreetClass(NamedTuple):
+    """One of the 19 evaluated classes of Cityscapes."""
+
+    train_id: int
+    name: str
+    color: tuple[int, int, int]
+    label_id: int
+    """The class's id in Cityscapes' own label files (0..33), expected by its benchmark server."""
+
+
+CLASSES: tuple[StreetClass, ...] = (
+    StreetClass(0, "road", (128, 64, 128), 7),
+    StreetClass(1, "sidewalk", (244, 35, 232), 8),
+    StreetClass(2, "building", (70, 70, 70), 11),
+    StreetClass(3, "wall", (102, 102, 156), 12),
+    StreetClass(4, "fence", (190, 153, 153), 13),
+    StreetClass(5, "pole", (153, 153, 153), 17),
+    StreetClass(6, "traffic light", (250, 170, 30), 19),
+    StreetClass(7, "traffic sign", (220, 220, 0), 20),
+    StreetClass(8, "vegetation", (107, 142, 35), 21),
+    StreetClass(9, "terrain", (152, 251, 152), 22),
+    StreetClass(10, "sky", (70, 130, 180), 23),
+    StreetClass(11, "person", (220, 20, 60), 24),
+    StreetClass(12, "rider", (255, 0, 0), 25),
+    StreetClass(13, "car", (0, 0, 142), 26),
+    StreetClass(14, "truck", (0, 0, 70), 27),
+    StreetClass(15, "bus", (0, 60, 100), 28),
+    StreetClass(16, "train", (0, 80, 100), 31),
+    StreetClass(17, "motorcycle", (0, 0, 230), 32),
+    StreetClass(18, "bicycle", (119, 11, 32), 33),
+)
+CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
+TRAIN_ID: Mapping[str, int] = {c.name: c.train_id for c in CLASSES}
+
+_ABSENT_FROM_SYNTHIA = {"terrain", "truck", "train"}
+_ABSENT_FROM_13 = _ABSENT_FROM_SYNTHIA | {"wall", "fence", "pole"}
+CLASS_SETS: Mapping[int, tuple[int, ...]] = {
+    19: tuple(c.train_id for c in CLASSES),
+    16: tuple(c.train_id for c in CLASSES if c.name not in _ABSENT_FROM_SYNTHIA),
+    13: tuple(c.train_id for c in CLASSES if c.name not in _ABSENT_FROM_13),
+}
+"""trainIds scored under the field's class sets; 16 and 13 serve models trained on SYNTHIA."""
+
+
+def _byte_table(values: Mapping[int, object], fill: object) -> NDArray[np.uint8]:
+    """Return a table with one row for every 8-bit label, `fill` where `values` has no entry."""
+    return np.array([values.get(label, fill) for label in range(256)], dtype=np.uint8)
+
+
+COLOR_TABLE = _byte_table({c.train_id: c.color for c in CLASSES}, (0, 0, 0))
+"""(256, 3) RGB colours by trainId; black for ignore."""
+LABEL_ID_TABLE = _byte_table({c.train_id: c.label_id for c in CLASSES}, 0)
+"""(256,) Cityscapes ids by trainId; 0 (unlabeled) for ignore."""
+
+
+class LabelMap:
+    """A lookup table from a dataset's own label values to trainIds.
+
+    Build one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
+
+    Attributes:
+        name: The name under which a card offers the map.
+    """
+
+    UNKNOWN = 254
+    """Marks raw values that the map does not know: never a trainId, and not ignore either."""
+
+    def __init__(self, name: str, train_ids: Mapping[int, int], *, colors: bool) -> None:
+        self.name = name
+        self._train_ids = dict(sorted(train_ids.items()))
+        self._colors = colors
+        allowed = {*range(len(CLASSES)), IGNORE_INDEX}
+        if not set(self._train_ids.values()) <= allowed:
+            raise ValueError(f"label map '{name}' maps to values that are not trainIds")
+
+    @classmethod
+    def from_ids(cls, name: str, train_ids: Mapping[int, int]) -> "LabelMap":
+        """Return a map from ids in 0..65535 to trainIds in 0..18 or 255."""
+        return cls(name, train_ids, colors=False)
+
+    @classmethod
+    def from_colors(cls, name: str, train_ids: Mapping[tuple[int, int, int], int]) -> "LabelMap":
+        """Return a map from RGB colours to trainIds in 0..18 or 255."""
+        packed = {(r << 16) | (g << 8) | b: t for (r, g, b), t in train_ids.items()}
+        return cls(name, packed, colors=True)
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
+        size = 1 << 24 if self._colors else 1 << 16
+        table = np.full(size, self.UNKNOWN, dtype=np.uint8)
+        for raw, train_id in self._train_ids.items():
+            table[raw] = train_id
+        return table
+
+    @property
+    def occurring(self) -> tuple[int, ...]:
+        """The trainIds that labels decoded by this map can contain, ascending."""
+        return tuple(sorted(set(self._train_ids.values()) - {IGNORE_INDEX}))
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 over the table's entries: equal digests decode equally."""
+        entries = f"{'rgb' if self._colors else 'id'}:{sorted(self._train_ids.items())}"
+        return hashlib.sha256(entries.encode()).hexdigest()
+
+    def apply(self, raw: NDArray[np.integer]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+        """Translate a label picture.
+
+        Args:
+            raw: (H, W) ids, or (H, W, 3) RGB where the map was built from colours.
+
+        Returns:
+            The (H, W) trainIds, 255 also where a raw value is unknown, and those unknown raw
+            values (ids, or colours packed as 0xRRGGBB).
+        """
+        if (raw.ndim == 3) != self._colors:
+            wanted = "an RGB colour picture" if self._colors else "a single-channel id picture"
+            raise ValueError(f"label map '{self.name}' needs {wanted}, got shape {raw.shape}")
+        keys = raw.astype(np.int64)
+        if self._colors:
+            keys = keys @ np.array([1 << 16, 1 << 8, 1])
+        train_ids = self._table[keys]
+        unknown = train_ids == self.UNKNOWN
+        train_ids[unknown] = IGNORE_INDEX
+        return train_ids, tuple(int(v) for v in np.unique(keys[unknown]))

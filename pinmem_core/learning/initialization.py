@@ -1,0 +1,63 @@
+"""Everything random or pretrained that a run begins with."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pinmem_core.config import TrainConfig
+from pinmem_core.events import Listener, Progress
+from pinmem_core.loading import Domain, DomainLoader
+from pinmem_core.model import Segmenter
+from pinmem_core.model.memory import class_prototypes
+from pinmem_core.model.weights import load_trunk_weights
+
+
+def initial_segmenter(config: TrainConfig) -> Segmenter:
+    """Return the untrained segmenter that (config, seed) determines, its trunk pretrained.
+
+    Raises:
+        ConfigError: The trunk or its weights do not exist.
+        DataError: The weights file is damaged or of another network.
+        MachineError: The weights cannot be downloaded.
+    """
+    torch.manual_seed(config.seed)
+    segmenter = Segmenter(config.model)
+    if config.init_weights:
+        load_trunk_weights(segmenter.trunk, config.model.trunk, config.init_weights)
+    return segmenter
+
+
+@torch.no_grad()
+def initialize_memory(
+    segmenter: Segmenter,
+    domains: Sequence[Domain],
+    config: TrainConfig,
+    device: torch.device,
+    on_event: Listener,
+) -> None:
+    """Set the memory to the class means of the untrained network's features (method, section 3).
+
+    It looks at `memory.init_batches` augmented batches of all domains; with 0 slots stay random.
+    """
+    memory, settings = segmenter.memory, config.model.memory
+    if memory is None or settings is None or settings.init_batches == 0:
+        return
+    count = settings.init_batches
+    segmenter.eval()
+    loader = DomainLoader(
+        domains,
+        batch=config.batch,
+        iterations=range(count),
+        config=config.augmentation,
+        seed=config.seed,
+        workers=config.workers,
+    )
+
+    def features_and_labels() -> Iterator[tuple[Tensor, Tensor]]:
+        for done, batch in enumerate(loader, start=1):
+            images, labels = batch.to(device).all()
+            yield segmenter.encode(images).feature, labels
+            on_event(Progress("initialising the memory", done, count))
+
+    memory.slots.copy_(class_prototypes(features_and_labels(), config.model.num_classes))

@@ -1,0 +1,108 @@
+"""The loss terms of the paper (section 4.1) and their weighted sum."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pinmem_core.config import LossConfig
+from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.model import Segmenter
+from pinmem_core.model.head import resize
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one forward.
+
+    Attributes:
+        terms: Unweighted, by name: "seg", "aux", "read", "div", "cls" as far as they apply.
+        total: Their weighted sum.
+        written: The memory (K, D) after the forward's write, with its graph; None if none was.
+    """
+
+    terms: dict[str, Tensor]
+    total: Tensor
+    written: Tensor | None = None
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy over labelled pixels; 0, not NaN, where there are none."""
+    summed = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return summed / (labels != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def auxiliary_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy at the resolution of `logits` (N, K, h, w), labels resized to nearest."""
+    shrunk = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")
+    return cross_entropy(logits, shrunk[:, 0].long())
+
+
+def read_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Cohesion: each position's feature should be closest to the slot of its class.
+
+    Args:
+        scores: (N, K, h, w) cosines of features and slots.
+        labels: (N, H, W).
+        temperature: Divides the scores.
+    """
+    return cross_entropy(resize(scores, labels.shape[-2:]) / temperature, labels)
+
+
+def divergence_loss(slots: Tensor) -> Tensor:
+    """Mean positive cosine between different slots (K, D) of unit length."""
+    cosines = (slots @ slots.T).clamp(min=0)
+    count = len(slots)
+    return (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))
+
+
+def classification_loss(class_logits: Tensor) -> Tensor:
+    """Each slot k should be classified as k; `class_logits` is (K, K)."""
+    return F.cross_entropy(
+        class_logits, torch.arange(len(class_logits), device=class_logits.device)
+    )
+
+
+def training_losses(
+    segmenter: Segmenter,
+    images: Tensor,
+    labels: Tensor,
+    weights: LossConfig,
+    *,
+    slots: Tensor | None = None,
+    write: bool = False,
+) -> Losses:
+    """Run one training forward: read, then (if asked) write, and gather the losses.
+
+    Args:
+        segmenter: In training mode.
+        images: (N, 3, H, W), normalised.
+        labels: (N, H, W).
+        weights: Of the terms beside the segmentation loss.
+        slots: The memory to read; None for the segmenter's own.
+        write: Write the batch into the segmenter's memory and add the losses of the result. The
+            buffer itself does not change.
+    """
+    output = segmenter.run(images, slots)
+    terms = {
+        "seg": cross_entropy(output.logits, labels),
+        "aux": auxiliary_loss(segmenter.auxiliary(output.encoding.trunk.aux), labels),
+    }
+    written = None
+    if output.scores is not None and segmenter.config.memory and segmenter.memory is not None:
+        terms["read"] = read_loss(output.scores, labels, segmenter.config.memory.temperature)
+        if write:
+            memory = segmenter.memory
+            written = memory.write(output.encoding.feature, labels, memory.slots)
+            terms["div"] = divergence_loss(written)
+            terms["cls"] = classification_loss(memory.classifier(written))
+    factors = {
+        "seg": 1.0,
+        "aux": weights.auxiliary,
+        "read": weights.read,
+        "div": weights.divergence,
+        "cls": weights.classification,
+    }
+    total = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+    return Losses(terms, total, written)

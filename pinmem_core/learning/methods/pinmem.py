@@ -1,0 +1,51 @@
+"""`pinmem`: meta-learn to write a domain-agnostic memory and to read it in an unseen domain.
+
+The paper's algorithm (section 3.3), first order. θ are the parameters, M the memory.
+"""
+
+import torch
+
+from pinmem_core.learning.losses import training_losses
+from pinmem_core.learning.meta import fast_weights, unrecorded_statistics
+from pinmem_core.learning.method import Method, StepResult, rewrite_memory
+from pinmem_core.loading import Batch
+from pinmem_core.model import Segmenter
+
+
+class PinMem(Method):
+    """Pin the Memory (Kim et al., CVPR 2022)."""
+
+    memory = "required"
+    meta = True
+
+    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
+        """Add the gradients of the inner loss at θ and of the outer loss at θ'."""
+        memory = segmenter.memory
+        assert memory is not None
+        segmenter.train()
+        images, labels = batch.of(batch.meta_train)
+
+        # Inner: read and write M in the meta-train domains.
+        inner = training_losses(segmenter, images, labels, self.weights, write=True)
+        inner.total.backward()
+
+        # θ' = θ - α ∇L_inner
+        with fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
+            # M' = write(M) at θ', with a graph to the write map alone.
+            with torch.no_grad():
+                feature = segmenter.encode(images).feature
+            rewritten = memory.write(feature, labels, memory.slots)
+
+            # Outer: read M' in the meta-test domains.
+            outer = training_losses(
+                segmenter, *batch.of(batch.meta_test), self.weights, slots=rewritten
+            )
+            outer.total.backward()
+        return StepResult({"inner": inner, "outer": outer}, rewritten)
+
+    def refresh(self, segmenter: Segmenter, batch: Batch) -> None:
+        """M <- write(M) by the updated network, from the meta-train domains."""
+        rewrite_memory(segmenter, *batch.of(batch.meta_train))
+
+
+METHODS = {"pinmem": PinMem}

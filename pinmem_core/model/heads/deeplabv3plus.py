@@ -1,0 +1,60 @@
+"""DeepLabV3+ (Chen et al., ECCV 2018) as the paper uses it."""
+
+import torch
+from torch import Tensor, nn
+
+from pinmem_core.model.head import Head, conv_bn_relu, initialize, resize
+from pinmem_core.model.trunk import TrunkFeatures
+
+_RATES = (6, 12, 18)  # at output stride 16
+_LOW_DIM = 48
+
+
+class DeepLabV3Plus(Head):
+    """Atrous spatial pyramid pooling, then a decoder that adds the trunk's fine feature.
+
+    Args:
+        low_channels: Of `TrunkFeatures.low`.
+        top_channels: Of `TrunkFeatures.top`.
+        output_stride: Of `TrunkFeatures.top`; scales the pyramid's rates.
+        dim: Channels of the feature that the memory sees, and of the decoder.
+        num_classes: K.
+    """
+
+    def __init__(
+        self, low_channels: int, top_channels: int, output_stride: int, dim: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.pooled = conv_bn_relu(top_channels, dim)
+        rates = [rate * 16 // output_stride for rate in _RATES]
+        self.pyramid = nn.ModuleList(
+            [
+                conv_bn_relu(top_channels, dim),
+                *(conv_bn_relu(top_channels, dim, kernel=3, dilation=rate) for rate in rates),
+            ]
+        )
+        self.projection = conv_bn_relu((len(self.pyramid) + 1) * dim, dim)
+        self.fine = conv_bn_relu(low_channels, _LOW_DIM)
+        self.fusion = nn.Sequential(
+            *conv_bn_relu(_LOW_DIM + dim, dim, kernel=3), *conv_bn_relu(dim, dim, kernel=3)
+        )
+        self.classifier = nn.Conv2d(dim, num_classes, 1)
+        initialize(self)
+
+    def project(self, features: TrunkFeatures) -> Tensor:
+        """Return F: the pyramid over the trunk's top feature, projected to `dim` channels."""
+        top = features.top
+        pooled = self.pooled(top.mean(dim=(2, 3), keepdim=True))
+        branches = [resize(pooled, top.shape[-2:]), *(branch(top) for branch in self.pyramid)]
+        projected: Tensor = self.projection(torch.cat(branches, dim=1))
+        return projected
+
+    def decode(self, refined: Tensor, features: TrunkFeatures) -> Tensor:
+        """Return logits at the resolution of the trunk's low feature."""
+        fine = self.fine(features.low)
+        fused = self.fusion(torch.cat([fine, resize(refined, fine.shape[-2:])], dim=1))
+        logits: Tensor = self.classifier(fused)
+        return logits
+
+
+HEADS = {"deeplabv3plus": DeepLabV3Plus}

@@ -1,0 +1,140 @@
+"""The categorical memory of *Pin the Memory* (section 3.2): one unit vector per class.
+
+Shapes: N images, D channels of the feature, K slots, h x w positions, H x W label pixels.
+`read`, `write` and `class_sums` are pure functions of tensors; nothing here assigns the slots.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinmem_core.model.soft_masks import soft_masks
+
+
+def similarity(query: Tensor, slots: Tensor) -> Tensor:
+    """Return the cosines (N, K, h, w) of unit queries (N, D, h, w) with unit slots (K, D)."""
+    return torch.einsum("ndhw,kd->nkhw", query, slots)
+
+
+def read(scores: Tensor, slots: Tensor) -> Tensor:
+    """Return what each position reads: the slots (K, D) weighted by softmax of its scores.
+
+    Args:
+        scores: (N, K, h, w) cosines, with Gumbel noise added for a Gumbel reading.
+        slots: (K, D).
+
+    Returns:
+        (N, D, h, w).
+    """
+    return torch.einsum("nkhw,kd->ndhw", scores.softmax(dim=1), slots)
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Return standard Gumbel noise of the shape, type and device of `like`."""
+    return -torch.empty_like(like).exponential_().log()
+
+
+def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Sum features by class over the whole batch.
+
+    Args:
+        features: (N, D, h, w).
+        labels: (N, H, W) in 0..K-1, 255 = ignore.
+        num_classes: K.
+
+    Returns:
+        Σ mask_k · feature (K, D), and Σ mask_k (K,); the masks are the bilinearly shrunk labels.
+    """
+    masks = soft_masks(labels, num_classes, features.shape[-2:], features.dtype)
+    return torch.einsum("nkhw,ndhw->kd", masks, features), masks.sum(dim=(0, 2, 3))
+
+
+def write(features: Tensor, labels: Tensor, slots: Tensor, momentum: float) -> Tensor:
+    """Return the memory after writing a batch into it.
+
+    A class with any positive count moves by the full 1 - momentum; others keep their slot.
+
+    Args:
+        features: (N, D, h, w), unit length over D.
+        labels: (N, H, W) in 0..K-1, 255 = ignore.
+        slots: (K, D), the memory before.
+        momentum: Share of the old slot that is kept.
+
+    Returns:
+        (K, D), rows of unit length, with a graph to `features`.
+    """
+    sums, counts = class_sums(features, labels, len(slots))
+    written = (counts != 0)[:, None]
+    means = sums / torch.where(written, counts[:, None], 1)
+    moved = momentum * slots + (1 - momentum) * means
+    return F.normalize(torch.where(written, moved, slots.detach()), dim=1)
+
+
+def class_prototypes(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Tensor:
+    """Return the first memory: each class's mean direction over all `batches`.
+
+    Args:
+        batches: At least one pair of raw features (N, D, h, w) and labels (N, H, W).
+        num_classes: K.
+
+    Returns:
+        (K, D), rows of unit length; zero for a class that no batch holds.
+    """
+    sums: Tensor | int = 0
+    counts: Tensor | int = 0
+    for features, labels in batches:
+        batch_sums, batch_counts = class_sums(F.normalize(features, dim=1), labels, num_classes)
+        sums, counts = sums + batch_sums, counts + batch_counts
+    assert isinstance(sums, Tensor) and isinstance(counts, Tensor), "no batches"
+    return F.normalize(sums / counts.where(counts != 0, 1)[:, None], dim=1)
+
+
+class CategoricalMemory(nn.Module):
+    """The slots, and the learned maps around reading and writing them.
+
+    Args:
+        num_classes: K.
+        dim: D.
+        read: "gumbel" or "softmax" in training; evaluation always reads by softmax.
+        momentum: Share of the old slot that a write keeps.
+
+    Attributes:
+        slots: (K, D) persistent buffer, rows of unit length. Only the trainer assigns it.
+    """
+
+    slots: Tensor
+
+    def __init__(self, num_classes: int, dim: int, *, read: str, momentum: float) -> None:
+        super().__init__()
+        self.gumbel = read == "gumbel"
+        self.momentum = momentum
+        self.register_buffer("slots", F.normalize(torch.rand(num_classes, dim), dim=1))
+        self.fuse = _conv_bn(2 * dim, dim)
+        self.write_map = _conv_bn(dim, dim)
+        self.classifier = nn.Linear(dim, num_classes)
+        nn.init.normal_(self.classifier.weight, std=1e-4)
+        nn.init.zeros_(self.classifier.bias)
+
+    def read(self, feature: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the refined feature F' (N, D, h, w) and the scores (N, K, h, w).
+
+        F' = ReLU(BN(Conv([q ; r]))) of the query q and the value r read; F itself is not passed on.
+        """
+        query = F.normalize(feature, dim=1)
+        scores = similarity(query, slots)
+        noisy = scores + gumbel_noise(scores) if self.training and self.gumbel else scores
+        return F.relu(self.fuse(torch.cat([query, read(noisy, slots)], dim=1))), scores
+
+    def write(self, feature: Tensor, labels: Tensor, slots: Tensor) -> Tensor:
+        """Return the memory after writing raw features (N, D, h, w) into `slots`."""
+        mapped = F.normalize(F.relu(feature + self.write_map(feature)), dim=1)
+        return write(mapped, labels, slots, self.momentum)
+
+
+def _conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
+    conv, norm = nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    nn.init.constant_(norm.bias, 1e-4)
+    return nn.Sequential(conv, norm)

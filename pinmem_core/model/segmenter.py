@@ -1,0 +1,86 @@
+"""The segmenter: encode, read the memory, decode."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.model.head import AuxiliaryHead, resize
+from pinmem_core.model.heads import head_class
+from pinmem_core.model.memory import CategoricalMemory
+from pinmem_core.model.trunk import TrunkFeatures
+from pinmem_core.model.trunks import build_trunk
+
+
+class Encoding(NamedTuple):
+    """What is computed before the memory.
+
+    Attributes:
+        trunk: The trunk's features.
+        feature: F (N, D, h, w), non-negative.
+    """
+
+    trunk: TrunkFeatures
+    feature: Tensor
+
+
+class SegmenterOutput(NamedTuple):
+    """All that a training step needs.
+
+    Attributes:
+        logits: (N, K, H, W), at the size of the images.
+        scores: (N, K, h, w) cosines of feature and slots, or None without memory.
+        encoding: What the logits were decoded from.
+    """
+
+    logits: Tensor
+    scores: Tensor | None
+    encoding: Encoding
+
+
+class Segmenter(nn.Module):
+    """A segmentation network with a categorical memory between encoder and decoder.
+
+    Args:
+        config: The architecture.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = build_trunk(config.trunk, config.output_stride)
+        self.head = head_class(config.head)(
+            self.trunk.low_channels,
+            self.trunk.top_channels,
+            config.output_stride,
+            config.feature_dim,
+            config.num_classes,
+        )
+        self.auxiliary = AuxiliaryHead(self.trunk.aux_channels, config.num_classes)
+        self.memory: CategoricalMemory | None = None
+        if config.memory:
+            self.memory = CategoricalMemory(
+                config.num_classes,
+                config.feature_dim,
+                read=config.memory.read,
+                momentum=config.memory.momentum,
+            )
+
+    def encode(self, images: Tensor) -> Encoding:
+        """Return the features of normalised images (N, 3, H, W) before the memory."""
+        trunk = self.trunk(images)
+        return Encoding(trunk, self.head.project(trunk))
+
+    def run(self, images: Tensor, slots: Tensor | None = None) -> SegmenterOutput:
+        """Segment normalised images (N, 3, H, W), reading `slots` (K, D), by default the memory."""
+        encoding = self.encode(images)
+        refined, scores = encoding.feature, None
+        if self.memory is not None:
+            slots = self.memory.slots if slots is None else slots
+            refined, scores = self.memory.read(encoding.feature, slots)
+        logits = self.head.decode(refined, encoding.trunk)
+        return SegmenterOutput(resize(logits, images.shape[-2:]), scores, encoding)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, K, H, W) of normalised images (N, 3, H, W)."""
+        return self.run(images).logits

@@ -1,0 +1,49 @@
+"""Labels at the resolution of a feature: one-hot masks, shrunk bilinearly."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pinmem_core.labels import IGNORE_INDEX
+
+
+def soft_masks(
+    labels: Tensor, num_classes: int, size: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Return the one-hot masks of `labels`, resized bilinearly with aligned corners.
+
+    Equal to `interpolate(one_hot(labels), size, mode="bilinear", align_corners=True)` without the
+    full-size one-hot: a position of the result sees four pixels only. A neighbouring ignored pixel
+    dilutes a mask, so the classes of a position sum to less than 1 there.
+
+    Args:
+        labels: (N, H, W) in 0..num_classes-1, 255 = ignore.
+        num_classes: K.
+        size: (h, w) of the result.
+        dtype: Of the result; decides which border weights are exact zeros.
+
+    Returns:
+        (N, K, h, w) in [0, 1].
+    """
+    (top, bottom, down), (left, right, across) = (
+        _taps(source, target, dtype, labels.device)
+        for source, target in zip(labels.shape[-2:], size, strict=True)
+    )
+    classes = torch.where(labels == IGNORE_INDEX, num_classes, labels).long()
+    masks: Tensor | int = 0
+    for row, row_weight in ((top, 1 - down), (bottom, down)):
+        for column, column_weight in ((left, 1 - across), (right, across)):
+            corner = F.one_hot(classes[:, row][:, :, column], num_classes + 1)[..., :num_classes]
+            masks = masks + corner * (row_weight[:, None] * column_weight)[..., None]
+    assert isinstance(masks, Tensor)
+    return masks.permute(0, 3, 1, 2)
+
+
+def _taps(
+    source: int, target: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lower and upper source index and the upper one's weight, for `target` positions."""
+    step = (source - 1) / (target - 1) if target > 1 else 0.0
+    position = torch.arange(target, dtype=dtype, device=device) * torch.tensor(step, dtype=dtype)
+    lower = position.long()
+    return lower, (lower + 1).clamp(max=source - 1), position - lower

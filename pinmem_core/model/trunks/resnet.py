@@ -1,0 +1,60 @@
+"""ResNets of torchvision (stride in the 3x3 convolution, 7x7 stem)."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torchvision
+from torch import Tensor, nn
+
+from pinmem_core.model.trunk import Trunk, TrunkFeatures, dilate
+
+_DILATIONS: Mapping[int, tuple[int, int]] = {32: (1, 1), 16: (1, 2), 8: (2, 4)}
+"""Dilation of layer3 and layer4 by output stride."""
+
+
+class ResNet(Trunk):
+    """A torchvision ResNet up to layer4.
+
+    Args:
+        name: torchvision's name of the network.
+        output_stride: 8, 16 or 32; below 32 the last stages are dilated.
+        early_stride: Put layer2's stride into its first 1x1 convolution, as DeepLabV2 does.
+    """
+
+    unused_weights = ("fc.",)
+
+    def __init__(self, name: str, output_stride: int, *, early_stride: bool = False) -> None:
+        super().__init__()
+        network = torchvision.models.get_model(name, weights=None)
+        self.conv1, self.bn1, self.relu = network.conv1, network.bn1, network.relu
+        self.maxpool = network.maxpool
+        self.layer1, self.layer2 = network.layer1, network.layer2
+        self.layer3, self.layer4 = network.layer3, network.layer4
+        for layer, dilation in zip(
+            (self.layer3, self.layer4), _DILATIONS[output_stride], strict=True
+        ):
+            if dilation > 1:
+                dilate(layer, dilation)
+        if early_stride:
+            first = self.layer2[0]
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+        self.low_channels, self.aux_channels, self.top_channels = (
+            _out_channels(layer) for layer in (self.layer1, self.layer3, self.layer4)
+        )
+
+    def forward(self, images: Tensor) -> TrunkFeatures:
+        """Return the features after layer1, layer3 and layer4."""
+        low = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        aux = self.layer3(self.layer2(low))
+        return TrunkFeatures(low, aux, self.layer4(aux))
+
+
+def _out_channels(layer: nn.Module) -> int:
+    last = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+    return last.num_features
+
+
+TRUNKS: dict[str, Callable[[int], Trunk]] = {
+    **{name: partial(ResNet, name) for name in ("resnet18", "resnet50", "resnet101")},
+    "resnet101-v2": partial(ResNet, "resnet101", early_stride=True),
+}

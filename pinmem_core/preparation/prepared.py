@@ -1,0 +1,199 @@
+"""A prepared dataset: the only thing that training and evaluation read.
+
+It is a folder with `dataset.json` (what it was made from and by), `manifest.jsonl` (a line a
+sample) and `labels/` (8-bit trainId PNGs). Images stay where the user has them.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinmem_core.datasets import get_card
+from pinmem_core.errors import ConfigError, DataError, unknown_name
+from pinmem_core.home import dataset_root
+from pinmem_core.images import read_image, read_label
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.jsonl"
+SUMMARY = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of a manifest.
+
+    Attributes:
+        id: Unique in its dataset.
+        image: Path of the picture, absolute or relative to the dataset's root.
+        label: Path of the trainId PNG, likewise.
+        split: "train", "val" or "test".
+        domain: Domain inside the dataset.
+        width: Of image and label, in pixels.
+        height: Likewise.
+    """
+
+    id: str
+    image: Path
+    label: Path
+    split: str
+    domain: str
+    width: int
+    height: int
+
+    def to_json(self) -> str:
+        """Return the sample as a line of a manifest."""
+        return json.dumps({**asdict(self), "image": str(self.image), "label": str(self.label)})
+
+    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the image (H, W, 3) and its trainIds (H, W).
+
+        Raises:
+            DataError: A file cannot be read, or the two differ in size.
+        """
+        image, train_ids = read_image(self.image), read_label(self.label)
+        if train_ids.shape != image.shape[:2]:
+            raise DataError(
+                f"{self.label} is {train_ids.shape[1]}x{train_ids.shape[0]}, but its image "
+                f"{self.image} is {image.shape[1]}x{image.shape[0]}.",
+                "Prepare the dataset again: 'pinmem data prepare' leaves such pairs out.",
+            )
+        return image, train_ids
+
+    @classmethod
+    def from_json(cls, line: str, root: Path) -> "Sample":
+        """Return the sample of a manifest's line, its paths made absolute."""
+        fields: dict[str, Any] = json.loads(line)
+        fields["image"], fields["label"] = root / fields["image"], root / fields["label"]
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared dataset on disk.
+
+    Attributes:
+        name: Of the dataset.
+        root: Its folder.
+        samples: In the manifest's order; paths absolute.
+        summary: What `dataset.json` says.
+    """
+
+    name: str
+    root: Path
+    samples: tuple[Sample, ...]
+    summary: dict[str, Any]
+
+    @classmethod
+    def open(cls, name: str) -> "PreparedDataset":
+        """Open the prepared dataset `name`.
+
+        Raises:
+            ConfigError: No dataset has this name.
+            DataError: It is not prepared yet, or its folder is damaged.
+        """
+        get_card(name)
+        root = dataset_root(name)
+        if not (root / SUMMARY).exists():
+            raise DataError(
+                f"the dataset '{name}' is not prepared: there is no {root / SUMMARY}.",
+                f"Run 'pinmem data prepare {name}' (with '--from FOLDER' where you have it).",
+            )
+        try:
+            summary = json.loads((root / SUMMARY).read_text(encoding="utf-8"))
+            lines = (root / MANIFEST).read_text(encoding="utf-8").splitlines()
+            samples = tuple(Sample.from_json(line, root) for line in lines)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"the prepared dataset in {root} is damaged: {error}.",
+                f"Prepare it again: 'pinmem data prepare {name}'.",
+            ) from error
+        return cls(name, root, samples, summary)
+
+    @property
+    def domains(self) -> dict[str, int]:
+        """Number of samples by domain."""
+        return dict(sorted(Counter(sample.domain for sample in self.samples).items()))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of samples by split."""
+        return dict(sorted(Counter(sample.split for sample in self.samples).items()))
+
+
+def digest(lines: Iterable[tuple[Sample, str]]) -> str:
+    """Return a SHA-256 by which two people can compare what they prepared.
+
+    It covers each sample's id, split, domain and size and the SHA-256 of its trainIds; not where
+    the files lie, and not the pixels of the images.
+    """
+    entries = sorted(
+        f"{s.id}\t{s.split}\t{s.domain}\t{s.width}x{s.height}\t{labels}" for s, labels in lines
+    )
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which samples of a dataset are meant: `dataset[:domain][@split]`."""
+
+    dataset: str
+    domain: str | None = None
+    split: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Selection":
+        """Parse `dataset[:domain][@split]`.
+
+        Raises:
+            ConfigError: The text is not of that form, or no dataset has this name.
+        """
+        rest, at, split = text.strip().partition("@")
+        dataset, colon, domain = rest.partition(":")
+        if not dataset or (colon and not domain) or (at and not split):
+            raise ConfigError(f"'{text}' is not of the form dataset, dataset:domain or ...@split.")
+        get_card(dataset)
+        return cls(dataset, domain or None, split or None)
+
+    def __str__(self) -> str:
+        """Return the text that parses to this selection."""
+        domain = f":{self.domain}" if self.domain else ""
+        return f"{self.dataset}{domain}" + (f"@{self.split}" if self.split else "")
+
+    def covers(self, other: "Selection") -> bool:
+        """Tell whether samples of `other` may be among this selection's, splits aside."""
+        same_domain = None in (self.domain, other.domain) or self.domain == other.domain
+        return self.dataset == other.dataset and same_domain
+
+
+def select(selection: Selection, default_split: str) -> Sequence[Sample]:
+    """Return the samples that `selection` means; `default_split` may be "all".
+
+    Raises:
+        ConfigError: The dataset, the domain or the split does not exist.
+        DataError: The dataset is not prepared, or the selection is empty.
+    """
+    dataset = PreparedDataset.open(selection.dataset)
+    if selection.domain and selection.domain not in dataset.domains:
+        raise unknown_name(f"domain of {dataset.name}", selection.domain, dataset.domains)
+    split = selection.split or default_split
+    if split not in ("all", *dataset.counts) and selection.split:
+        raise unknown_name(f"split of {dataset.name}", split, ["all", *dataset.counts])
+    chosen = [
+        sample
+        for sample in dataset.samples
+        if selection.domain in (None, sample.domain) and split in ("all", sample.split)
+    ]
+    if not chosen:
+        raise DataError(
+            f"'{selection}' holds no samples of the split '{split}'.",
+            f"'pinmem data list' shows what is prepared; '{selection.dataset}@all' takes every "
+            "split.",
+        )
+    return chosen
