@@ -52,8 +52,8 @@ def train(
     from pinmem_core.home import runs_root
 
     options = {
-        "sources": names(sources) or None,
-        "targets": names(targets) or None,
+        "sources": names(sources) if sources else None,
+        "targets": names(targets) if targets or sources else None,  # a recipe's suit its sources
         "method": method,
         "iterations": iterations,
         "batch": batch,

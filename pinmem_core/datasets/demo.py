@@ -8,7 +8,7 @@ from pinmem_core.images import write_png
 from pinmem_core.labels import CLASSES, IGNORE_INDEX, LabelMap
 from pinmem_core.scenes import DOMAINS, draw_scene
 
-IMAGES_PER_DOMAIN = {"train": 120, "val": 30}
+IMAGES_PER_DOMAIN = {"train": 80, "val": 20}
 
 
 def _draw(folder: Path, on_progress: Callable[[int, int], None]) -> None:

@@ -1,0 +1,62 @@
+"""What the tests share: a home of their own, plug-ins found by discovery, small configurations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pinmem_core.datasets
+import pinmem_core.learning.methods
+import pinmem_core.model.trunks
+from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.images import write_png
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # networks this small lose more by waiting than they win
+    for package in (
+        pinmem_core.datasets,
+        pinmem_core.model.trunks,
+        pinmem_core.learning.methods,
+    ):
+        package.__path__.append(str(PLUGINS / package.__name__.rsplit(".", 1)[1]))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "home"
+    monkeypatch.setenv("PINMEM_HOME", str(folder))
+    monkeypatch.setenv("NO_COLOR", "1")
+    return folder
+
+
+def small_config(**values: object) -> TrainConfig:
+    """A run of seconds: the tiny trunk on the toy dataset; `a__b=c` sets a.b."""
+    settings = {
+        "sources": ["toy:red", "toy:blue"],
+        "iterations": 3,
+        "batch": 2,
+        "device": "cpu",
+        "log_every": 1,
+        "augmentation.crop": 64,
+        "model.trunk": "tiny",
+        "model.feature_dim": 16,
+        "model.memory.init_batches": 2,
+    }
+    return validate(nested({}, settings | {k.replace("__", "."): v for k, v in values.items()}))
+
+
+def camvid_folder(root: Path, drives: dict[str, int], size: tuple[int, int] = (40, 30)) -> Path:
+    """Write a flat CamVid of random labels, `drives` naming how many frames each has."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    for drive, count in drives.items():
+        for number in range(count):
+            image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            label = rng.integers(0, 12, (height, width), dtype=np.uint8)
+            write_png(root / "images" / f"{drive}_{number:05}.png", image)
+            write_png(root / "labels" / f"{drive}_{number:05}.png", label)
+    return root

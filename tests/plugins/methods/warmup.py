@@ -1,0 +1,20 @@
+"""A method that learns from the first domain only: one file makes it known."""
+
+from pinmem_core.learning.losses import training_losses
+from pinmem_core.learning.method import Method, StepResult
+from pinmem_core.loading import Batch
+from pinmem_core.model import Segmenter
+
+
+class FirstDomain(Method):
+    memory = "none"
+    meta = False
+
+    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
+        segmenter.train()
+        losses = training_losses(segmenter, *batch.of([0]), self.weights)
+        losses.total.backward()
+        return StepResult({"train": losses})
+
+
+METHODS = {"first-domain": FirstDomain}

@@ -1,0 +1,89 @@
+"""The original's names of parameters and buffers, and its networks' names."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from pinmem_core.config import MemoryConfig, ModelConfig
+from pinmem_core.model import Segmenter
+
+from .weight_rule import value
+
+_PREFIXES = {
+    "trunk.conv1": "layer0.0",
+    "trunk.bn1": "layer0.1",
+    "trunk.layer": "layer",
+    "head.pooled": "aspp.img_conv",
+    "head.pyramid": "aspp.features",
+    "head.branches": "aspp.conv2d_list",
+    "head.projection": "bot_aspp",
+    "head.fine": "bot_fine",
+    "head.fusion": "final1",
+    "head.classifier": "final2.0",
+    "auxiliary": "dsn",
+    "memory.slots": "memory.m_items",
+    "memory.fuse": "memory.output",
+    "memory.write_map": "memory.writenet.writefeat",
+    "memory.classifier": "memory.clsfier",
+}
+
+_ARCHITECTURES = {
+    "DeepR18V3PlusD": ("resnet18", "deeplabv3plus"),
+    "DeepR50V3PlusD": ("resnet50", "deeplabv3plus"),
+    "DeepR101V2D": ("resnet101-v2", "deeplabv2"),
+}
+
+M_ITEMS = "memory.m_items"
+"""The memory, which the original keeps outside its state dict."""
+
+
+def official_name(name: str) -> str:
+    """Return the original's name of our parameter or buffer `name`."""
+    prefix = next(p for p in _PREFIXES if name.startswith(p))
+    return _PREFIXES[prefix] + name.removeprefix(prefix)
+
+
+def official_tensors(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a segmenter, or of its part `prefix`, by the original's names."""
+    return {official_name(prefix + key): tensor for key, tensor in module.state_dict().items()}
+
+
+def official_parameters(segmenter: Segmenter) -> dict[str, nn.Parameter]:
+    """Return the parameters by the original's names."""
+    return {official_name(key): parameter for key, parameter in segmenter.named_parameters()}
+
+
+def fill_by_rule(module: nn.Module, seed: int, prefix: str = "") -> None:
+    """Give a segmenter, or its part `prefix`, the rule's weights, statistics and memory."""
+    with torch.no_grad():
+        for name, tensor in official_tensors(module, prefix).items():
+            tensor.copy_(torch.from_numpy(value(name, tensor.shape, seed)))
+
+
+def fingerprint(segmenter: Segmenter) -> str:
+    """Return the manifest's `sha256_of_float32_state_dict` of this segmenter."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(official_tensors(segmenter).items()):
+        if name != M_ITEMS and not name.endswith("num_batches_tracked"):
+            digest.update(name.encode() + tensor.float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def batch_counts(segmenter: Segmenter) -> list[int]:
+    """Return the different numbers of batches that batch norms have seen."""
+    tensors = official_tensors(segmenter).items()
+    return sorted({int(t) for name, t in tensors if name.endswith("num_batches_tracked")})
+
+
+def model_config(
+    architecture: str, stride: int, *, memory: bool, momentum: float = 0.8
+) -> ModelConfig:
+    """Return the configuration of the original's `architecture`, read by softmax."""
+    trunk, head = _ARCHITECTURES[architecture]
+    return ModelConfig(
+        trunk=trunk,
+        head=head,
+        output_stride=stride,
+        memory=MemoryConfig(read="softmax", momentum=momentum) if memory else None,
+    )

@@ -1,0 +1,85 @@
+"""Segmenters as the original ran them, and what goes on inside them."""
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.labels import CLASSES
+from pinmem_core.model import Segmenter
+from pinmem_core.model.soft_masks import soft_masks
+from pinmem_core.model.trunk import TrunkFeatures
+
+from .names import fill_by_rule
+
+
+@functools.lru_cache(maxsize=1)
+def _rule_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    segmenter = Segmenter(config)
+    fill_by_rule(segmenter, seed)
+    return segmenter.state_dict()
+
+
+def rule_segmenter(config: ModelConfig, seed: int, dtype: torch.dtype) -> Segmenter:
+    """Return a segmenter with the rule's weights and memory, without dropout."""
+    segmenter = Segmenter(config)
+    segmenter.load_state_dict(_rule_state(config, seed))
+    for module in segmenter.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = 0.0
+    return segmenter.to(dtype)
+
+
+_OUTPUTS = {
+    "trunk.maxpool": "layer0",
+    "trunk.layer1": "layer1",
+    "trunk.layer2": "layer2",
+    "trunk.layer3": "layer3",
+    "trunk.layer4": "layer4",
+    "head.projection": "bot_aspp",
+    "head.fine": "bot_fine",
+    "head.fusion": "final1",
+    "head.classifier": "final2",
+    "auxiliary": "dsn",
+}
+
+
+@contextmanager
+def features(segmenter: Segmenter) -> Iterator[dict[str, Tensor]]:
+    """Collect what a forward computes, by the original's names of layers; F is "inter_feature"."""
+    seen: dict[str, Tensor] = {}
+    head = segmenter.head
+
+    def keep(layer: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[layer] = output.detach()
+        if layer == "bot_aspp":
+            seen["aspp"] = inputs[0].detach()
+
+    def project(trunk: TrunkFeatures) -> Tensor:
+        seen["inter_feature"] = type(head).project(head, trunk)
+        seen.setdefault("aspp", seen["inter_feature"])  # a head without projection
+        return seen["inter_feature"]
+
+    def decode(refined: Tensor, trunk: TrunkFeatures) -> Tensor:
+        seen["memory"] = refined.detach()
+        return type(head).decode(head, refined, trunk)
+
+    with ExitStack() as stack:
+        for path, module in segmenter.named_modules():
+            if path in _OUTPUTS:
+                hook = functools.partial(keep, _OUTPUTS[path])
+                stack.enter_context(module.register_forward_hook(hook))
+        stack.enter_context(patch.object(head, "project", project))
+        stack.enter_context(patch.object(head, "decode", decode))
+        yield seen
+
+
+def soft_counts(labels: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return the counts of all classes, and what is left for the ignored pixels."""
+    counts = soft_masks(labels, len(CLASSES), size, dtype).sum(dim=(0, 2, 3))
+    return torch.cat([counts, (len(labels) * math.prod(size) - counts.sum())[None]])

@@ -1,0 +1,78 @@
+"""The shape of the house: which floor may import which, and what the core never does."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GROUND = """
+    config devices discovery errors events files home images labels painting version
+"""
+FLOORS = [
+    GROUND.split(),
+    ["scenes"],
+    ["datasets"],
+    ["preparation"],
+    ["loading"],
+    ["model"],
+    ["inference"],
+    ["evaluation"],
+    ["learning"],
+]
+LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+CORE = sorted((ROOT / "pinmem_core").rglob("*.py"))
+CLI = sorted((ROOT / "pinmem_cli").rglob("*.py"))
+
+
+def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_floor_imports_one_above_it(path):
+    floor = path.relative_to(ROOT / "pinmem_core").parts[0].removesuffix(".py")
+    if floor == "__init__":
+        return
+    for module in _imports(path):
+        parts = module.split(".")
+        if parts[0] == "pinmem_core" and len(parts) > 1 and parts[1] in LEVEL:
+            assert LEVEL[parts[1]] <= LEVEL[floor], f"{floor} imports {parts[1]}"
+        assert parts[0] not in ("typer", "rich", "pinmem_cli"), f"the core imports {module}"
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_never_prints_or_exits(path):
+    calls = {
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    }
+    assert not calls & {"print", "exit", "quit", "sys.exit", "os._exit"}
+
+
+@pytest.mark.parametrize("path", CLI, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_cli_imports_nothing_heavy_when_it_is_imported(path):
+    light = {"errors", "version", "events"}
+    for module in _imports(path, top_level_only=True):
+        parts = module.split(".")
+        assert parts[0] not in ("torch", "torchvision", "numpy", "PIL", "pydantic")
+        assert parts[0] != "pinmem_core" or len(parts) == 1 or parts[1] in light
+
+
+def test_functions_fit_on_a_screen():
+    long = [
+        f"{path.name}:{node.name}"
+        for path in [*CORE, *CLI]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno > 70
+    ]
+    assert long == []

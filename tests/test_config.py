@@ -1,0 +1,52 @@
+import pytest
+
+from pinmem_core.config import load_recipe, nested, recipe_names, validate, with_overrides
+from pinmem_core.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid(name):
+    assert validate(load_recipe(name)).iterations > 0
+
+
+def test_overrides_are_typed_and_nested():
+    settings = with_overrides(
+        {"optim": {"lr": 1.0, "momentum": 0.5}},
+        ["optim.lr=0.02", "model.memory.read=softmax", "init_weights=none", "sources=['a', 'b']"],
+    )
+    config = validate(settings)
+    assert (config.optim.lr, config.optim.momentum) == (0.02, 0.5)
+    assert config.model.memory and config.model.memory.read == "softmax"
+    assert config.init_weights is None
+    assert config.sources == ("a", "b")
+
+
+def test_nested_does_not_touch_what_it_is_given():
+    settings = {"optim": {"lr": 1.0}}
+    nested(settings, {"optim.lr": 2.0})
+    assert settings == {"optim": {"lr": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.lrr=1", "unknown configuration key 'optim.lrr'"),
+        ("optim.lr=fast", "'optim.lr'"),
+        ("optim.lr=-1", "greater than 0"),
+        ("optim.lr.x=1", "not a section|is a value"),
+        ("optim.lr", "not of the form"),
+        ("model.output_stride=12", "model.output_stride"),
+    ],
+)
+def test_wrong_settings_are_refused_with_their_key(override, said):
+    with pytest.raises(ConfigError, match=said):
+        validate(with_overrides({"optim": {"lr": 0.1}}, [override]))
+
+
+def test_a_close_key_and_a_close_recipe_are_suggested():
+    with pytest.raises(ConfigError) as error:
+        validate({"optim": {"momentun": 1}})
+    assert "Did you mean 'optim.momentum'" in (error.value.hint or "")
+    with pytest.raises(ConfigError) as error:
+        load_recipe("demmo")
+    assert "'demo'" in (error.value.hint or "")

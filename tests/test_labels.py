@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from pinmem_core.labels import CLASS_SETS, CLASSES, LABEL_ID_TABLE, LabelMap
+from pinmem_core.painting import colorize, overlay
+
+
+def test_classes_are_those_of_cityscapes():
+    assert [c.train_id for c in CLASSES] == list(range(19))
+    assert CLASSES[10] == (10, "sky", (70, 130, 180), 23)
+    assert len({c.color for c in CLASSES}) == len({c.label_id for c in CLASSES}) == 19
+    assert [len(CLASS_SETS[n]) for n in (19, 16, 13)] == [19, 16, 13]
+    assert set(CLASS_SETS[13]) < set(CLASS_SETS[16]) < set(CLASS_SETS[19])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_ids_are_looked_up_and_unknown_ones_reported(dtype):
+    labels = LabelMap.from_ids("t", {7: 0, 200: 18, 0: 255})
+    train_ids, unknown = labels.apply(np.array([[7, 200], [0, 33]], dtype=dtype))
+    assert train_ids.tolist() == [[0, 18], [255, 255]]
+    assert unknown == (33,)
+    assert labels.occurring == (0, 18)
+
+
+def test_16_bit_ids_do_not_wrap():
+    labels = LabelMap.from_ids("t", {1000: 3, 232: 5})
+    assert labels.apply(np.array([[1000, 232]], dtype=np.uint16))[0].tolist() == [[3, 5]]
+
+
+def test_colours_are_looked_up_and_the_channel_order_matters():
+    labels = LabelMap.from_colors("t", {(1, 2, 3): 4, (3, 2, 1): 6})
+    train_ids, unknown = labels.apply(np.array([[(1, 2, 3), (3, 2, 1), (9, 9, 9)]], np.uint8))
+    assert train_ids.tolist() == [[4, 6, 255]]
+    assert unknown == (0x090909,)
+
+
+def test_a_map_refuses_pictures_of_the_other_kind_and_values_that_are_no_train_ids():
+    with pytest.raises(ValueError, match="single-channel"):
+        LabelMap.from_ids("t", {0: 0}).apply(np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match="not trainIds"):
+        LabelMap.from_ids("t", {0: 19})
+
+
+def test_the_digest_tells_maps_apart():
+    one, same = LabelMap.from_ids("a", {1: 2, 3: 4}), LabelMap.from_ids("b", {3: 4, 1: 2})
+    assert one.digest == same.digest != LabelMap.from_ids("a", {1: 2, 3: 5}).digest
+
+
+def test_painting():
+    train_ids = np.array([[0, 255]], np.uint8)
+    image = np.full((1, 2, 3), 100, np.uint8)
+    assert colorize(train_ids).tolist() == [[[128, 64, 128], [0, 0, 0]]]
+    assert overlay(image, train_ids, opacity=0.5).tolist() == [[[114, 82, 114], [100, 100, 100]]]
+    assert LABEL_ID_TABLE[train_ids].tolist() == [[7, 0]]
