@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 
 
 class MemoryConfig(_Strict):
-    """The categorical memory (paper, section 3.2)."""
+    """The categorical memory (docs/method.md, section 3)."""
 
     read: Literal["gumbel", "softmax"] = "gumbel"
     """How a training forward attends to the slots; evaluation always uses softmax."""
@@ -50,7 +50,7 @@ class ModelConfig(_Strict):
 
 
 class LossConfig(_Strict):
-    """Weights of the loss terms beside the segmentation loss (paper, section 4.1)."""
+    """Weights of the loss terms beside the segmentation loss (docs/method.md, section 3)."""
 
     auxiliary: float = Field(0.4, ge=0)
     read: float = Field(0.02, ge=0)
@@ -77,7 +77,7 @@ class OptimConfig(_Strict):
 
 
 class AugmentationConfig(_Strict):
-    """What happens to a training image (method's section 5)."""
+    """What happens to a training image (docs/method.md, section 5)."""
 
     crop: int = Field(768, ge=32)
     """Side of the square crop, in pixels."""

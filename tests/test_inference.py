@@ -108,6 +108,8 @@ def test_masks_never_replace_an_input_or_each_other(tmp_path):
         output_paths([tmp_path / "a.png"], tmp_path / "a.png")
     with pytest.raises(ConfigError, match="both be written"):
         output_paths([tmp_path / "x" / "a.png", tmp_path / "y" / "a.jpg"], tmp_path / "out")
+    with pytest.raises(ConfigError, match="masks are PNG"):
+        output_paths([tmp_path / "a.jpg"], tmp_path / "m.jpg")
     assert output_paths([tmp_path / "a.jpg"], tmp_path / "m.png")[0][1] == tmp_path / "m.png"
 
 

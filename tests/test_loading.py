@@ -19,14 +19,9 @@ def domains():
     return load_domains(["toy:red", "toy:blue"], pseudo_domains=2, seed=0)
 
 
-def _batches(domains, iterations=range(4), **config) -> list[Batch]:
-    augmentation = AugmentationConfig(crop=32, **config)
-    workers = config.pop("workers", 0)
-    return list(
-        DomainLoader(
-            domains, batch=3, iterations=iterations, config=augmentation, seed=1, workers=workers
-        )
-    )
+def _batches(domains, iterations=range(4)) -> list[Batch]:
+    config = AugmentationConfig(crop=32)
+    return list(DomainLoader(domains, batch=3, iterations=iterations, config=config, seed=1))
 
 
 def test_a_batch_has_every_domain_in_the_documented_form(domains):
@@ -58,6 +53,20 @@ def test_workers_change_nothing(domains):
     helped = DomainLoader(domains, **settings, workers=2)
     for a, b in zip(alone, helped, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_file_is_told_in_a_sentence(domains, workers):
+    for sample in domains[1].samples:
+        sample.image.write_bytes(b"torn")
+    config = AugmentationConfig(crop=32)
+    loader = DomainLoader(
+        domains, batch=2, iterations=range(3), config=config, seed=1, workers=workers
+    )
+    with pytest.raises(DataError) as error:
+        list(loader)
+    assert "cannot be read" in error.value.message and "\n" not in error.value.message
+    assert error.value.hint
 
 
 def test_image_and_label_move_together(domains):

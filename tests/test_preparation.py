@@ -165,6 +165,11 @@ def test_wrong_selections_suggest_the_closest(tmp_path, text, hint):
     assert hint in (error.value.hint or "")
 
 
+def test_a_wrong_domain_is_told_before_the_data_is_looked_for():
+    with pytest.raises(ConfigError, match="unknown domain of camvid '0001TX'"):
+        Selection.parse("camvid:0001TX")
+
+
 def test_an_unprepared_dataset_and_an_empty_split_say_what_to_do(tmp_path):
     with pytest.raises(DataError) as error:
         select(Selection("camvid"), "train")

@@ -48,7 +48,7 @@ class DatasetCard:
         citation: How to cite it.
         terms: Its licence or terms of use, in a sentence.
         layouts: The layouts found in the wild; the first that fits is taken.
-        domains: Names of its domains with a few words on each.
+        domains: All of its domains by name, with a few words on each.
         evaluate: Which samples of a domain that a run has not trained on are scored by default.
         recipe: The training recipe that suits its images, where the user names none.
         draw: For a generated dataset: writes its raw files below a folder, calling back with

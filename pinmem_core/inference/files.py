@@ -44,8 +44,13 @@ def output_paths(images: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     under the image's name.
 
     Raises:
-        ConfigError: Two images would share a mask, or a mask would replace an input image.
+        ConfigError: Two images would share a mask, a mask would replace an input image, or `out`
+            is no PNG.
     """
+    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"):
+        raise ConfigError(
+            f"a mask cannot be written to {out}: masks are PNG.", "Use '-o NAME.png'."
+        )
     if len(images) == 1 and out.suffix.lower() == ".png" and not out.is_dir():
         masks = [out]
     else:

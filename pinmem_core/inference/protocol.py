@@ -1,7 +1,7 @@
 """How an image is shown to the network: whole or in windows, at which scales, flipped or not.
 
-The original has three protocols (method, section 5); which of them made the paper's tables is not
-known, so every figure must say which made it.
+The original has three protocols (docs/eval.md); which of them made the paper's tables is not known,
+so every figure must say which made it.
 """
 
 import math
@@ -43,7 +43,8 @@ class Protocol:
             view += f" (stride {window_stride(self.crop, self.overlap)})"
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
         flip = "with flip" if self.flip else "no flip"
-        return f"{view}, scale {scales}, {flip}, mean of {self.fuse}"
+        slip = ", windows counted as the original does" if self.count == "original" else ""
+        return f"{view}, scale {scales}, {flip}, mean of {self.fuse}{slip}"
 
 
 PROTOCOLS: dict[str, Protocol] = {

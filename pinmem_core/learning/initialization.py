@@ -36,23 +36,17 @@ def initialize_memory(
     device: torch.device,
     on_event: Listener,
 ) -> None:
-    """Set the memory to the class means of the untrained network's features (method, section 3).
+    """Set the memory to the class means of the untrained network's features.
 
-    It looks at `memory.init_batches` augmented batches of all domains; with 0 slots stay random.
+    Source: docs/method.md, section 3, "First memory". It looks at `memory.init_batches` augmented
+    batches of all domains; with 0 the slots stay random.
     """
     memory, settings = segmenter.memory, config.model.memory
     if memory is None or settings is None or settings.init_batches == 0:
         return
     count = settings.init_batches
     segmenter.eval()
-    loader = DomainLoader(
-        domains,
-        batch=config.batch,
-        iterations=range(count),
-        config=config.augmentation,
-        seed=config.seed,
-        workers=config.workers,
-    )
+    loader = DomainLoader.of(domains, config, range(count))
 
     def features_and_labels() -> Iterator[tuple[Tensor, Tensor]]:
         for done, batch in enumerate(loader, start=1):

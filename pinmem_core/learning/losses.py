@@ -1,4 +1,4 @@
-"""The loss terms of the paper (section 4.1) and their weighted sum."""
+"""The loss terms of the paper (docs/method.md, section 3) and their weighted sum."""
 
 from dataclasses import dataclass
 

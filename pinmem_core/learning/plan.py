@@ -43,18 +43,12 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
     scored = [f"{source}@val" for source in config.sources] + list(config.targets)
     targets = [load_target(text, config.sources, config.evaluation.max_images) for text in scored]
-    loader = DomainLoader(
-        domains,
-        batch=config.batch,
-        iterations=range(1),
-        config=config.augmentation,
-        seed=config.seed,
-    )
     segmenter = initial_segmenter(config)
+    batch = next(iter(DomainLoader.of(domains, config, range(1))))
     return Plan(
         config,
         {domain.name: len(domain.samples) for domain in domains},
         {target.name: len(target.samples) for target in targets},
         sum(parameter.numel() for parameter in segmenter.parameters()),
-        tuple(next(iter(loader)).images.shape),
+        tuple(batch.images.shape),
     )

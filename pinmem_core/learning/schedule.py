@@ -16,7 +16,7 @@ def learning_rate(config: OptimConfig, iteration: int, iterations: int) -> float
 
 
 def inner_learning_rate(config: OptimConfig, iteration: int, iterations: int) -> float:
-    """Return the step size α of the meta methods' inner step (method, section 4).
+    """Return the step size α of the meta methods' inner step (docs/method.md, section 4).
 
     A constant in the first iteration, then a share of the outer learning rate.
     """

@@ -145,14 +145,7 @@ class _Trainer:
         config = self.config
         self._write_plan()
         initialize_memory(self.segmenter, self.domains, config, self.device, self.on_event)
-        loader = DomainLoader(
-            self.domains,
-            batch=config.batch,
-            iterations=range(config.iterations),
-            config=config.augmentation,
-            seed=config.seed,
-            workers=config.workers,
-        )
+        loader = DomainLoader.of(self.domains, config, range(config.iterations))
         began = time.perf_counter()
         for iteration, batch in enumerate(loader):
             result = self._step(iteration, batch.to(self.device))

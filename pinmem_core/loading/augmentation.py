@@ -1,4 +1,4 @@
-"""What happens to a training image before the network sees it (method, section 5)."""
+"""What happens to a training image before the network sees it (docs/method.md, section 5)."""
 
 from typing import Any
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from pinmem_core.config import AugmentationConfig
+from pinmem_core.config import AugmentationConfig, TrainConfig
 from pinmem_core.errors import DataError
 from pinmem_core.labels import IGNORE_INDEX
 from pinmem_core.loading.augmentation import training_transform
@@ -72,7 +72,7 @@ class _Crop(NamedTuple):
     redrawn: int
 
 
-class _Crops(Dataset[_Crop]):
+class _Crops(Dataset[_Crop | DataError]):
     """Augmented crops by key; the key alone determines the result."""
 
     def __init__(self, domains: Sequence[Domain], config: AugmentationConfig, seed: int) -> None:
@@ -80,7 +80,13 @@ class _Crops(Dataset[_Crop]):
         self.seed = seed
         self.transforms = {s: training_transform(config, strong=s) for s in (False, True)}
 
-    def __getitem__(self, key: _Key) -> _Crop:
+    def __getitem__(self, key: _Key) -> _Crop | DataError:
+        try:
+            return self._draw(key)
+        except DataError as error:
+            return error  # raised in a worker, it would arrive as the text of a traceback
+
+    def _draw(self, key: _Key) -> _Crop:
         samples = self.domains[key.domain].samples
         sample = samples[key.sample]
         for attempt in range(MAX_REDRAWS):
@@ -95,6 +101,12 @@ class _Crops(Dataset[_Crop]):
             f"pixel; the last image was {sample.image}.",
             "Choose a larger augmentation.crop, or look at 'pinmem data preview'.",
         )
+
+
+def _raise_if_error(crop: _Crop | DataError) -> _Crop:
+    if isinstance(crop, DataError):
+        raise crop
+    return crop
 
 
 def _read(sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
@@ -131,6 +143,18 @@ class DomainLoader:
         self.seed = seed
         self.workers = workers
 
+    @classmethod
+    def of(cls, domains: Sequence[Domain], config: TrainConfig, iterations: range) -> Self:
+        """Return the loader of a run's `iterations`."""
+        return cls(
+            domains,
+            batch=config.batch,
+            iterations=iterations,
+            config=config.augmentation,
+            seed=config.seed,
+            workers=config.workers,
+        )
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield one batch an iteration."""
         loader = DataLoader(
@@ -141,7 +165,8 @@ class DomainLoader:
             pin_memory=torch.cuda.is_available(),
         )
         shape = (len(self.domains), self.batch)
-        for iteration, crops in zip(self.iterations, loader, strict=True):
+        for iteration, drawn in zip(self.iterations, loader, strict=True):
+            crops = [_raise_if_error(crop) for crop in drawn]
             meta_train, meta_test = draw_meta_split(self.seed, iteration, len(self.domains))
             yield Batch(
                 torch.stack([crop.image for crop in crops]).unflatten(0, shape),

@@ -56,7 +56,7 @@ def draw_meta_split(seed: int, iteration: int, domains: int) -> tuple[list[int],
     """Return the meta-train and meta-test domains of an iteration.
 
     A permutation of the domains, and i uniformly from {1..domains-1}: the first i are meta-train,
-    the rest meta-test (method, section 4).
+    the rest meta-test (docs/method.md, section 4).
     """
     rng = np.random.default_rng([seed, _META_SPLIT, iteration])
     order = [int(domain) for domain in rng.permutation(domains)]

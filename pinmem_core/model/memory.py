@@ -1,4 +1,6 @@
-"""The categorical memory of *Pin the Memory* (section 3.2): one unit vector per class.
+"""The categorical memory of *Pin the Memory*: one unit vector per class.
+
+The equations are those of docs/method.md, section 3, in its order.
 
 Shapes: N images, D channels of the feature, K slots, h x w positions, H x W label pixels.
 `read`, `write` and `class_sums` are pure functions of tensors; nothing here assigns the slots.

@@ -152,13 +152,15 @@ class Selection:
         """Parse `dataset[:domain][@split]`.
 
         Raises:
-            ConfigError: The text is not of that form, or no dataset has this name.
+            ConfigError: The text is not of that form, or names an unknown dataset or domain.
         """
         rest, at, split = text.strip().partition("@")
         dataset, colon, domain = rest.partition(":")
         if not dataset or (colon and not domain) or (at and not split):
             raise ConfigError(f"'{text}' is not of the form dataset, dataset:domain or ...@split.")
-        get_card(dataset)
+        known = get_card(dataset).domains
+        if domain and domain not in known:
+            raise unknown_name(f"domain of {dataset}", domain, known)
         return cls(dataset, domain or None, split or None)
 
     def __str__(self) -> str:
@@ -176,12 +178,10 @@ def select(selection: Selection, default_split: str) -> Sequence[Sample]:
     """Return the samples that `selection` means; `default_split` may be "all".
 
     Raises:
-        ConfigError: The dataset, the domain or the split does not exist.
+        ConfigError: The split does not exist.
         DataError: The dataset is not prepared, or the selection is empty.
     """
     dataset = PreparedDataset.open(selection.dataset)
-    if selection.domain and selection.domain not in dataset.domains:
-        raise unknown_name(f"domain of {dataset.name}", selection.domain, dataset.domains)
     split = selection.split or default_split
     if split not in ("all", *dataset.counts) and selection.split:
         raise unknown_name(f"split of {dataset.name}", split, ["all", *dataset.counts])

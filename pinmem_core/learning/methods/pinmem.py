@@ -1,6 +1,6 @@
 """`pinmem`: meta-learn to write a domain-agnostic memory and to read it in an unseen domain.
 
-The paper's algorithm (section 3.3), first order. θ are the parameters, M the memory.
+The paper's algorithm (docs/method.md, section 4), first order. θ are the parameters, M the memory.
 """
 
 import torch

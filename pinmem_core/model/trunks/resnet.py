@@ -5,6 +5,7 @@ from functools import partial
 
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
 from pinmem_core.model.trunk import Trunk, TrunkFeatures, dilate
 
@@ -16,7 +17,7 @@ class ResNet(Trunk):
     """A torchvision ResNet up to layer4.
 
     Args:
-        name: torchvision's name of the network.
+        name: torchvision's name of the network, or "resnet10": one basic block a stage.
         output_stride: 8, 16 or 32; below 32 the last stages are dilated.
         early_stride: Put layer2's stride into its first 1x1 convolution, as DeepLabV2 does.
     """
@@ -25,7 +26,7 @@ class ResNet(Trunk):
 
     def __init__(self, name: str, output_stride: int, *, early_stride: bool = False) -> None:
         super().__init__()
-        network = torchvision.models.get_model(name, weights=None)
+        network = _resnet10() if name == "resnet10" else torchvision.models.get_model(name)
         self.conv1, self.bn1, self.relu = network.conv1, network.bn1, network.relu
         self.maxpool = network.maxpool
         self.layer1, self.layer2 = network.layer1, network.layer2
@@ -49,12 +50,16 @@ class ResNet(Trunk):
         return TrunkFeatures(low, aux, self.layer4(aux))
 
 
+def _resnet10() -> torchvision.models.ResNet:
+    return torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1])
+
+
 def _out_channels(layer: nn.Module) -> int:
     last = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)][-1]
     return last.num_features
 
 
 TRUNKS: dict[str, Callable[[int], Trunk]] = {
-    **{name: partial(ResNet, name) for name in ("resnet18", "resnet50", "resnet101")},
+    **{n: partial(ResNet, n) for n in ("resnet10", "resnet18", "resnet50", "resnet101")},
     "resnet101-v2": partial(ResNet, "resnet101", early_stride=True),
 }
