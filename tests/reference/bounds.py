@@ -32,9 +32,9 @@ _LARGEST = 0.1
 """Of a unit row of the memory; the table's figures for it are absolute."""
 
 FLOAT32 = {
-    r"[ab]/eval/.*|(pool|sliding)/.*": Float32(5e-7 / 0.18, "logits of standard deviation 0.18"),
-    r"[ab]/train/(seg|aux|read|div|cls)": Float32(1e-6, "losses of an iteration's first forward"),
-    r"[ab]/train/.*": Float32(2.5e-5, "batch norm over the few images of a pooled map magnifies"),
+    r"\w+/eval/.*|(pool|sliding)/.*": Float32(5e-7 / 0.18, "logits of standard deviation 0.18"),
+    r"\w+/train/(seg|aux|read|div|cls)": Float32(1e-6, "losses of an iteration's first forward"),
+    r"\w+/train/.*": Float32(2.5e-5, "batch norm over the few images of a pooled map magnifies"),
     rf"it1/{_LOSS}": Float32(1e-6, "losses of iteration 1"),
     rf"it1/{_MEMORY}": Float32(1e-5 / _LARGEST, "memory of iteration 1"),
     r"it1/bn/.*": Float32(2.5e-5, "as in a training forward"),

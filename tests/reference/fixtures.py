@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from .bounds import bound
 from .figures import Computed, figure, relative_error
+
+_LOG = logging.getLogger(__name__)
 
 FOLDER = Path(
     os.environ.get("PINMEM_REFERENCE") or Path(__file__).parents[2] / "../shared/reference"
@@ -33,7 +36,7 @@ KINDS = {
 """By what the manifest says a file is; every file is of one kind."""
 
 ABSENT = pytest.param(
-    "", marks=pytest.mark.skip(reason=f"no such file in PINMEM_REFERENCE ({FOLDER.resolve().name})")
+    "", marks=pytest.mark.skip(reason=f"no such file in {FOLDER.resolve()} (PINMEM_REFERENCE)")
 )
 
 _NO_FIGURES = {
@@ -79,11 +82,13 @@ class Fixture:
 
     def input(self, key: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return what the original was given: from this file or a float32 one, widened."""
-        tensor = next(
+        found = (
             tensors[key]
             for tensors in self._sources()
             if key in tensors and shape in (None, tensors[key].shape)
         )
+        tensor = next(found, None)
+        assert tensor is not None, f"no file holds the input {key} of shape {shape}"
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
         self.compare({key: tensor})
@@ -115,7 +120,11 @@ class Fixture:
         self.errors[key] = 0.0 if self.about[key] == ours else float("inf")
 
     def finish(self) -> None:
-        """Fail if a figure differs, or has not been compared."""
+        """Log how close the figures are; fail if one differs, or has not been compared."""
+        worst = max(self.errors, key=lambda key: self.errors[key])
+        _LOG.info(
+            "%s: %d figures, worst %s, %.1e", self.name, len(self.errors), worst, self.errors[worst]
+        )
         assert not self.pending, f"not compared: {sorted(self.pending)}"
         differing = {k: e for k, e in self.errors.items() if not e <= self.bounds[k]}
         assert not differing, differing
@@ -127,15 +136,14 @@ def files_of(kind: str) -> list[str]:
     return [Path(file).stem for file, about in files if re.search(KINDS[kind], about["what"])]
 
 
-def every_file(kind: str) -> Callable[[Callable[[Fixture], None]], Callable[..., None]]:
+def every_file(kind: str) -> Callable[[Callable[[Fixture], None]], Callable[[str], None]]:
     """Make a test of every file of one kind, which must use all of the file's figures."""
 
-    def decorate(compare: Callable[[Fixture], None]) -> Callable[..., None]:
+    def decorate(compare: Callable[[Fixture], None]) -> Callable[[str], None]:
         @pytest.mark.parametrize("name", files_of(kind) or [ABSENT])
-        def test(name: str, record_property: Callable[[str, object], None]) -> None:
+        def test(name: str) -> None:
             fixture = Fixture(name, manifest())
             compare(fixture)
-            record_property("worst error", max(fixture.errors.values()))
             fixture.finish()
 
         return test

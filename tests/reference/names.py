@@ -54,11 +54,12 @@ def official_parameters(segmenter: Segmenter) -> dict[str, nn.Parameter]:
     return {official_name(key): parameter for key, parameter in segmenter.named_parameters()}
 
 
-def fill_by_rule(module: nn.Module, seed: int, prefix: str = "") -> None:
-    """Give a segmenter, or its part `prefix`, the rule's weights, statistics and memory."""
-    with torch.no_grad():
-        for name, tensor in official_tensors(module, prefix).items():
-            tensor.copy_(torch.from_numpy(value(name, tensor.shape, seed)))
+def rule_state(module: nn.Module, seed: int, prefix: str = "") -> dict[str, Tensor]:
+    """Return the rule's float32 state dict for a segmenter, or for its part `prefix`."""
+    return {
+        key: torch.from_numpy(value(official_name(prefix + key), tensor.shape, seed))
+        for key, tensor in module.state_dict().items()
+    }
 
 
 def fingerprint(segmenter: Segmenter) -> str:
@@ -74,6 +75,11 @@ def batch_counts(segmenter: Segmenter) -> list[int]:
     """Return the different numbers of batches that batch norms have seen."""
     tensors = official_tensors(segmenter).items()
     return sorted({int(t) for name, t in tensors if name.endswith("num_batches_tracked")})
+
+
+def stride_of(pixels: int, positions: int) -> int:
+    """Return the output stride that leaves so many positions of so many pixels."""
+    return min((8, 16, 32), key=lambda stride: abs(stride - pixels / positions))
 
 
 def model_config(

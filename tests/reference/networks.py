@@ -15,24 +15,31 @@ from pinmem_core.model import Segmenter
 from pinmem_core.model.soft_masks import soft_masks
 from pinmem_core.model.trunk import TrunkFeatures
 
-from .names import fill_by_rule
+from .names import rule_state
 
 
 @functools.lru_cache(maxsize=1)
 def _rule_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    segmenter = Segmenter(config)
-    fill_by_rule(segmenter, seed)
-    return segmenter.state_dict()
+    return rule_state(_empty(config), seed)
+
+
+def _empty(config: ModelConfig) -> Segmenter:
+    with torch.device("meta"):
+        return Segmenter(config)
 
 
 def rule_segmenter(config: ModelConfig, seed: int, dtype: torch.dtype) -> Segmenter:
     """Return a segmenter with the rule's weights and memory, without dropout."""
-    segmenter = Segmenter(config)
-    segmenter.load_state_dict(_rule_state(config, seed))
+    state = {
+        key: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for key, tensor in _rule_state(config, seed).items()
+    }
+    segmenter = _empty(config)
+    segmenter.load_state_dict(state, assign=True)
     for module in segmenter.modules():
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0
-    return segmenter.to(dtype)
+    return segmenter
 
 
 _OUTPUTS = {

@@ -22,12 +22,24 @@ from pinmem_core.model import Segmenter
 
 from .figures import Computed, under
 from .fixtures import Fixture, every_file
-from .names import batch_counts, model_config, official_parameters, official_tensors
+from .names import (
+    batch_counts,
+    model_config,
+    official_parameters,
+    official_tensors,
+    stride_of,
+)
 from .networks import rule_segmenter, soft_counts
 
 pytestmark = pytest.mark.reference
 
-METHODS = {"train_agg": "aggregate", "train_mldg": "mldg", "train_memory_mldg": "pinmem"}
+METHODS = {
+    "train_agg": "aggregate",
+    "train_memory_agg": "aggregate",
+    "train_mldg": "mldg",
+    "train_memory_mldg": "pinmem",
+}
+"""By the original's function."""
 
 
 @dataclass
@@ -157,7 +169,7 @@ def running_statistics(segmenter: Segmenter) -> dict[str, Tensor]:
 
 
 def options(fixture: Fixture) -> dict[str, str]:
-    return dict(re.findall(r"--(\w+) ([\w.]+)", fixture.settings["argv"]))
+    return dict(re.findall(r"--(\w+) ([^-\s]\S*)", fixture.settings["argv"]))
 
 
 def feature_grid(fixture: Fixture) -> tuple[int, int]:
@@ -170,7 +182,7 @@ def feature_grid(fixture: Fixture) -> tuple[int, int]:
 def described_model(fixture: Fixture) -> ModelConfig:
     """Return the architecture by the command line, the stride by the counts' description."""
     chosen = options(fixture)
-    stride = fixture.settings["crop"][0] // feature_grid(fixture)[0]
+    stride = stride_of(fixture.settings["crop"][0], feature_grid(fixture)[0])
     return model_config(
         chosen["arch"].rpartition(".")[2],
         stride,
@@ -187,8 +199,7 @@ def described_method(fixture: Fixture) -> Method:
         classification=float(chosen["mem_clsloss"]),
     )
     function = re.search(r"train\.py:(\w+)", fixture.about["what"])[1]
-    name = METHODS.get(function) or METHODS[function.replace("_memory", "")]
-    return method_class(name)(weights)
+    return method_class(METHODS[function])(weights)
 
 
 def drawn_batch(fixture: Fixture, iteration: int) -> Batch:

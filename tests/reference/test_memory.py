@@ -12,7 +12,7 @@ from pinmem_core.model.memory import CategoricalMemory, class_prototypes, gumbel
 
 from .figures import under
 from .fixtures import Fixture, every_file
-from .names import M_ITEMS, fill_by_rule, official_tensors
+from .names import M_ITEMS, official_tensors, rule_state
 from .networks import soft_counts
 from .weight_rule import probe
 
@@ -23,7 +23,7 @@ def rule_memory(fixture: Fixture, *, read: str = "softmax") -> CategoricalMemory
     classes, dim = fixture.input("m_items").shape
     momentum = fixture.settings.get("momentum", 0.8)
     memory = CategoricalMemory(classes, dim, read=read, momentum=momentum).to(fixture.dtype)
-    fill_by_rule(memory, fixture.seed, "memory.")
+    memory.load_state_dict(rule_state(memory, fixture.seed, "memory."))
     tensors = official_tensors(memory, "memory.")
     fixture.compare({"m_items": tensors[M_ITEMS]})
     fixture.compare({f"weight/{name}": tensor for name, tensor in tensors.items()})

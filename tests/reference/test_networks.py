@@ -13,10 +13,12 @@ from pinmem_core.model.memory import class_prototypes
 
 from .figures import Computed, under
 from .fixtures import Fixture, every_file
-from .names import batch_counts, fingerprint, model_config, official_tensors
+from .names import batch_counts, fingerprint, model_config, official_tensors, stride_of
 from .networks import features, rule_segmenter
 
 pytestmark = pytest.mark.reference
+
+MODE = re.compile(r"(\w+)/(eval|train)/")
 
 
 def described_config(fixture: Fixture) -> ModelConfig:
@@ -24,8 +26,8 @@ def described_config(fixture: Fixture) -> ModelConfig:
     architecture, memory = re.search(r"(\w+) with memory=(\w+)", fixture.about["what"]).groups()
     layer4 = fixture.about["tensors"]["a/eval/feat_stats/layer4"]["meaning"]
     position_height = int(re.search(r"\((?:\d+, ){2}(\d+),", layer4)[1])
-    height = fixture.tensors["a/eval/argmax"].shape[1]
-    return model_config(architecture, height // position_height, memory=memory == "True")
+    stride = stride_of(fixture.tensors["a/eval/argmax"].shape[1], position_height)
+    return model_config(architecture, stride, memory=memory == "True")
 
 
 def inputs(fixture: Fixture, case: str) -> tuple[Tensor, Tensor]:
@@ -40,13 +42,16 @@ def inputs(fixture: Fixture, case: str) -> tuple[Tensor, Tensor]:
 @every_file("net")
 def test_network(fixture: Fixture) -> None:
     config = described_config(fixture)
+    modes = {match.groups() for key in fixture.tensors if (match := MODE.match(key))}
     segmenter = rule_segmenter(config, fixture.seed, fixture.dtype)
     fixture.compare_fact("sha256_of_float32_state_dict", fingerprint(segmenter))
-    cases = sorted({key[0] for key in fixture.tensors if key[1:].startswith("/eval/")})
-    for case in cases:
-        fixture.compare(under(f"{case}/eval", evaluation(segmenter, *inputs(fixture, case))))
-    fixture.compare(under("a/train", training(segmenter, *inputs(fixture, "a"))))
-    fixture.compare_fact("a_train_after_num_batches_tracked", batch_counts(segmenter))
+    for case, mode in sorted(modes):
+        segmenter = rule_segmenter(config, fixture.seed, fixture.dtype)
+        run = evaluation if mode == "eval" else training
+        fixture.compare(under(f"{case}/{mode}", run(segmenter, *inputs(fixture, case))))
+        if mode == "train":
+            counts = batch_counts(segmenter)
+            fixture.compare_fact(f"{case}_train_after_num_batches_tracked", counts)
 
 
 @torch.no_grad()
