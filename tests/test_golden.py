@@ -16,7 +16,7 @@ from reference.networks import rule_segmenter, soft_counts
 
 from pinmem_core.config import LossConfig, OptimConfig
 from pinmem_core.inference.protocol import window_counts, windows
-from pinmem_core.learning.methods import method_class
+from pinmem_core.learning.methods import methods
 from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
 
@@ -54,7 +54,7 @@ def iteration(batch):
     config = model_config("DeepR50V3PlusD", 16, memory=True)
     segmenter = rule_segmenter(config, 0, torch.float64)
     optim = OptimConfig()
-    method = method_class("pinmem")(LossConfig())
+    method = methods.get("pinmem")(LossConfig())
     optimizer = torch.optim.SGD(
         segmenter.parameters(),
         lr=learning_rate(optim, 0, 1),

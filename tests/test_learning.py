@@ -4,21 +4,22 @@ import math
 
 import pytest
 import torch
-from conftest import small_config
+from conftest import camvid_folder, small_config
 from safetensors.torch import load_file
 
 from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
+from pinmem_core.datasets import get_card
 from pinmem_core.errors import ConfigError, DataError, PinMemError
-from pinmem_core.events import Metrics, Progress
+from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.images import write_png
 from pinmem_core.learning import train
 from pinmem_core.learning.losses import cross_entropy, divergence_loss, training_losses
 from pinmem_core.learning.meta import fast_weights, unrecorded_statistics
-from pinmem_core.learning.methods import method_class
+from pinmem_core.learning.methods import methods
 from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
-from pinmem_core.preparation import PreparedDataset, draw_missing
+from pinmem_core.preparation import PreparedDataset, draw_missing, prepare
 
 
 def _segmenter(memory: bool = True) -> Segmenter:
@@ -76,7 +77,7 @@ def test_a_meta_step_equals_one_on_three_separate_networks():
     """The in-place step against the obvious one: copies of the network, nothing shared."""
     segmenter, batch, alpha = _segmenter(), _batch(), 0.05
     reference = copy.deepcopy(segmenter)
-    result = method_class("pinmem")(LossConfig()).step(segmenter, batch, alpha)
+    result = methods.get("pinmem")(LossConfig()).step(segmenter, batch, alpha)
 
     images, labels = batch.of([0])
     reference.train()
@@ -114,7 +115,7 @@ def test_a_step_moves_batch_norm_once_and_leaves_weights_and_memory(name):
     images, labels = batch.all() if name == "aggregate" else batch.of(batch.meta_train)
     training_losses(alone, images, labels, LossConfig(), write=name == "pinmem")
 
-    method_class(name)(LossConfig()).step(segmenter, batch, 0.01)
+    methods.get(name)(LossConfig()).step(segmenter, batch, 0.01)
     assert all(torch.equal(p, before[k]) for k, p in segmenter.named_parameters())
     assert slots is None or torch.equal(segmenter.memory.slots, slots)
     expected = _running(alone)
@@ -128,14 +129,14 @@ def test_the_refresh_writes_meta_train_images_in_evaluation_mode():
     images, labels = batch.of([0])
     with torch.no_grad():
         expected = frozen.memory.write(frozen.encode(images).feature, labels, frozen.memory.slots)
-    method_class("pinmem")(LossConfig()).refresh(segmenter, batch)
+    methods.get("pinmem")(LossConfig()).refresh(segmenter, batch)
     assert torch.equal(segmenter.memory.slots, expected)
     assert all(torch.equal(v, before[k]) for k, v in _running(segmenter).items())
 
 
 def test_three_domains_can_be_split_either_way():
     for meta_train, meta_test in (((2, 0), (1,)), ((1,), (0, 2))):
-        result = method_class("pinmem")(LossConfig()).step(
+        result = methods.get("pinmem")(LossConfig()).step(
             _segmenter(), _batch(3, meta_train, meta_test), 0.01
         )
         assert result.losses["outer"].total.isfinite()
@@ -245,9 +246,30 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path, values,
 
 def test_a_run_folder_in_use_is_not_touched(tmp_path):
     (tmp_path / "keep").write_text("mine")
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="exists already"):
         train(small_config(), tmp_path)
     assert (tmp_path / "keep").read_text() == "mine"
+
+
+def test_a_source_without_validation_split_is_trained_on_and_told(tmp_path):
+    prepare(get_card("camvid"), camvid_folder(tmp_path / "raw", {"0001TP": 3, "0016E5": 5}))
+    events = []
+    config = small_config(sources=["camvid:0001TP", "camvid:0016E5"], augmentation__crop=32)
+    result = train(config, tmp_path / "run", on_event=events.append)
+    assert set(result.scores["source"]) == {"camvid:0016E5@val"}
+    assert any(isinstance(e, Notice) and "0001TP has no validation" in e.message for e in events)
+
+
+def test_an_interrupted_run_keeps_its_last_checkpoint(tmp_path):
+    def interrupt(event):
+        if isinstance(event, Progress) and event.task == "training" and event.done == 3:
+            raise KeyboardInterrupt
+
+    for every, kept in ((2, True), (3, False)):
+        run = tmp_path / str(every)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config(iterations=9, checkpoint_every=every), run, on_event=interrupt)
+        assert (run / "checkpoint").exists() == run.exists() == kept
 
 
 def _corrupt_image(sample):

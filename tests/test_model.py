@@ -9,7 +9,7 @@ from pinmem_core.errors import CheckpointError, ConfigError, DataError
 from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.model.memory import class_prototypes, gumbel_noise, read, similarity, write
 from pinmem_core.model.soft_masks import soft_masks
-from pinmem_core.model.trunks import build_trunk, trunk_names
+from pinmem_core.model.trunks import trunks
 from pinmem_core.model.weights import load_trunk_weights
 
 
@@ -33,15 +33,15 @@ def test_networks_have_the_originals_parameter_counts(config, parameters):
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
-@pytest.mark.parametrize("trunk", sorted({*trunk_names()} - {"tiny", "resnet101"}))
+@pytest.mark.parametrize("trunk", sorted(trunks.all().keys() - {"tiny", "resnet101"}))
 def test_every_trunk_has_the_output_stride_asked_for(trunk, stride):
-    features = build_trunk(trunk, stride).eval()(torch.zeros(1, 3, 64, 96))
+    features = trunks.get(trunk)(stride).eval()(torch.zeros(1, 3, 64, 96))
     assert features.top.shape[-2:] == (64 // stride, 96 // stride)
     assert features.low.shape[-2:] == (16, 24)
 
 
 def test_dilation_reaches_the_first_block_too():
-    layer4 = build_trunk("resnet50", 16).layer4
+    layer4 = trunks.get("resnet50")(16).layer4
     assert [b.conv2.dilation for b in layer4] == [(2, 2)] * 3
     assert [b.conv2.stride for b in layer4] == [(1, 1)] * 3
     assert layer4[0].downsample[0].stride == (1, 1)
@@ -185,13 +185,13 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path, spoil, said):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_trunk_weights_load_strictly_from_a_file(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
-    source, trunk = build_trunk("mobilenet_v2", 32), build_trunk("mobilenet_v2", 16)
+    source, trunk = trunks.get("mobilenet_v2")(32), trunks.get("mobilenet_v2")(16)
     state = source.state_dict() | {"classifier.1.bias": torch.zeros(3)}
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     load_trunk_weights(trunk, "mobilenet_v2", str(path))
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in trunk.state_dict().items())
     with pytest.raises(DataError, match="do not fit resnet18"):
-        load_trunk_weights(build_trunk("resnet18", 32), "resnet18", str(path))
+        load_trunk_weights(trunks.get("resnet18")(32), "resnet18", str(path))
 
 
 @pytest.mark.parametrize(
@@ -199,14 +199,14 @@ def test_trunk_weights_load_strictly_from_a_file(tmp_path, suffix):
 )
 def test_weights_that_do_not_exist_are_named(weights, said):
     with pytest.raises(ConfigError, match=said):
-        load_trunk_weights(build_trunk("resnet50", 16), "resnet50", weights)
+        load_trunk_weights(trunks.get("resnet50")(16), "resnet50", weights)
 
 
 def test_a_damaged_weights_file_is_named(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"no tensors")
     with pytest.raises(DataError, match="cannot be read"):
-        load_trunk_weights(build_trunk("resnet18", 32), "resnet18", str(path))
+        load_trunk_weights(trunks.get("resnet18")(32), "resnet18", str(path))
 
 
 def test_heads_are_initialised_as_stated():

@@ -4,8 +4,8 @@ from conftest import PLUGINS, small_config
 
 from pinmem_core.datasets import cards
 from pinmem_core.learning import train
-from pinmem_core.learning.methods import method_names
-from pinmem_core.model.trunks import trunk_names
+from pinmem_core.learning.methods import methods
+from pinmem_core.model.trunks import trunks
 
 
 def test_one_file_each_is_enough(tmp_path):
@@ -14,7 +14,7 @@ def test_one_file_each_is_enough(tmp_path):
         "methods/warmup.py",
         "trunks/tiny.py",
     ]
-    assert "toy" in cards() and "tiny" in trunk_names() and "first-domain" in method_names()
+    assert "toy" in cards() and "tiny" in trunks.all() and "first-domain" in methods.all()
     config = small_config(method="first-domain", model__trunk="tiny", targets=["toy:blue"])
     result = train(config, tmp_path / "run")
     assert set(result.scores["target"]) == {"toy:blue"}

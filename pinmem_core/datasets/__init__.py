@@ -3,8 +3,6 @@
 To add a dataset, add a module here that defines `CARD`.
 """
 
-import sys
-
 from pinmem_core.datasets.card import DatasetCard, Layout
 from pinmem_core.discovery import discover
 from pinmem_core.errors import unknown_name
@@ -14,7 +12,7 @@ __all__ = ["DatasetCard", "Layout", "cards", "get_card"]
 
 def cards() -> dict[str, DatasetCard]:
     """Return every known dataset's card by name, sorted."""
-    found: list[DatasetCard] = discover(sys.modules[__name__], "CARD")
+    found: list[DatasetCard] = discover(__name__, "CARD")
     return {card.name: card for card in sorted(found, key=lambda card: card.name)}
 
 

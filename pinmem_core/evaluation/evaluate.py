@@ -1,15 +1,15 @@
 """Scoring a predictor on a domain."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pinmem_core.datasets import get_card
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
-from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.inference import Predictor
-from pinmem_core.preparation import Sample, Selection, select
+from pinmem_core.preparation import Sample, Selection, matching, select
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,36 @@ def load_target(text: str, trained_on: Iterable[str], max_images: int | None = N
     selection = Selection.parse(text)
     seen = any(Selection.parse(source).covers(selection) for source in trained_on)
     split = selection.split or ("val" if seen else get_card(selection.dataset).evaluate)
-    samples = select(selection, split)
-    if max_images and len(samples) > max_images:
-        chosen = np.linspace(0, len(samples) - 1, max_images).round().astype(int)
-        samples = [samples[i] for i in chosen]
-    return Target(text, split, tuple(samples))
+    return Target(text, split, _evenly(select(selection, split), max_images))
+
+
+def load_validation(
+    sources: Iterable[str], max_images: int | None, on_event: Listener
+) -> list[Target]:
+    """Return the validation split of each source; one that has none is told and left out.
+
+    Args:
+        sources: `dataset[:domain]`.
+        max_images: At most so many images each, evenly spread; None for all.
+        on_event: Hears of what is left out.
+
+    Raises:
+        DataError: A source is not prepared.
+    """
+    targets = []
+    for source in sources:
+        selection = replace(Selection.parse(source), split="val")
+        if samples := matching(selection, "val"):
+            targets.append(Target(str(selection), "val", _evenly(samples, max_images)))
+        else:
+            on_event(Notice(f"{source} has no validation split; it is not scored", warning=True))
+    return targets
+
+
+def _evenly(samples: Sequence[Sample], count: int | None) -> tuple[Sample, ...]:
+    if count is None or len(samples) <= count:
+        return tuple(samples)
+    return tuple(samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int))
 
 
 def evaluate(

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.evaluation import load_target
+from pinmem_core.evaluation import load_target, load_validation
 from pinmem_core.events import Listener, ignore
 from pinmem_core.learning.initialization import initial_segmenter
-from pinmem_core.learning.trainer import resolve
+from pinmem_core.learning.resolve import resolve
 from pinmem_core.loading import DomainLoader, load_domains
 from pinmem_core.preparation import draw_missing
 
@@ -41,8 +41,9 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     config = resolve(config)
     draw_missing([*config.sources, *config.targets], on_event)
     domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
-    scored = [f"{source}@val" for source in config.sources] + list(config.targets)
-    targets = [load_target(text, config.sources, config.evaluation.max_images) for text in scored]
+    limit = config.evaluation.max_images
+    targets = load_validation(config.sources, limit, on_event)
+    targets += [load_target(text, config.sources, limit) for text in config.targets]
     segmenter = initial_segmenter(config)
     batch = next(iter(DomainLoader.of(domains, config, range(1))))
     return Plan(

@@ -13,16 +13,16 @@ import torch
 from pinmem_core.config import TrainConfig
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, PinMemError
-from pinmem_core.evaluation import Scores, Target, evaluate, load_target
+from pinmem_core.evaluation import Scores, Target, evaluate, load_target, load_validation
 from pinmem_core.events import Listener, Metrics, Notice, Progress, ignore
 from pinmem_core.files import write_whole
 from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.inference.predictor import CHECKPOINT
-from pinmem_core.labels import CLASSES
 from pinmem_core.learning.initialization import initial_segmenter, initialize_memory
 from pinmem_core.learning.method import StepResult
-from pinmem_core.learning.methods import method_class
+from pinmem_core.learning.methods import methods
+from pinmem_core.learning.resolve import resolve
 from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch, DomainLoader, load_domains
 from pinmem_core.loading.domains import step_seed
@@ -50,41 +50,6 @@ class RunResult:
     scores: dict[str, dict[str, Scores]]
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the method's demands worked in.
-
-    Raises:
-        ConfigError: The configuration contradicts itself, or names no source.
-    """
-    method = method_class(config.method)
-    if not config.sources:
-        raise ConfigError(
-            "no source domain is named.",
-            "Name some: '--sources demo:arcade,demo:toytown'. 'pinmem data list' shows all.",
-        )
-    wanted = method.memory == "required" if config.use_memory is None else config.use_memory
-    if wanted != (method.memory == "required") and method.memory != "optional":
-        raise ConfigError(
-            f"use_memory={str(wanted).lower()} contradicts the method '{config.method}'.",
-            f"Its memory is {method.memory}; leave use_memory out.",
-        )
-    if wanted and config.model.memory is None:
-        raise ConfigError(f"the method '{config.method}' needs the section model.memory.")
-    if method.meta and config.batch < 2:
-        raise ConfigError(
-            f"the method '{config.method}' needs at least 2 images of each domain, not 1.",
-            "Batch norm in the pooled branch cannot normalise a single value; use '--batch 2'.",
-        )
-    if config.model.num_classes != len(CLASSES):
-        raise ConfigError(
-            f"model.num_classes is {config.model.num_classes}, but prepared labels have the "
-            f"{len(CLASSES)} classes of Cityscapes."
-        )
-    if wanted:
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"memory": None})})
-
-
 def train(config: TrainConfig, run: Path, *, on_event: Listener = ignore) -> RunResult:
     """Train a segmenter, and score it on its sources' validation splits and on the targets.
 
@@ -103,15 +68,17 @@ def train(config: TrainConfig, run: Path, *, on_event: Listener = ignore) -> Run
         DataError: A source or target is missing, empty or damaged.
         MachineError: This machine lacks the device.
     """
-    if run.exists() and any(run.iterdir()):
-        raise ConfigError(f"the run folder {run} is not empty.", "Choose another '--output'.")
+    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
+        raise ConfigError(f"{run} exists already.", "Choose another '--output'.")
     config = resolve(config)
     draw_missing([*config.sources, *config.targets], on_event)
     trainer = _Trainer(config, run, on_event)
     try:
         scores = trainer.run()
     except BaseException:
-        if not (run / CHECKPOINT).exists():
+        if (run / CHECKPOINT).exists():
+            on_event(Notice(f"the last checkpoint is kept in {run}", warning=True))
+        else:
             shutil.rmtree(run, ignore_errors=True)
         raise
     register_run(run)
@@ -129,10 +96,11 @@ class _Trainer:
         self.domains = load_domains(
             config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed
         )
-        self.validation = [self._target(f"{source}@val") for source in config.sources]
-        self.targets = [self._target(target) for target in config.targets]
+        limit = config.evaluation.max_images
+        self.validation = load_validation(config.sources, limit, on_event)
+        self.targets = [load_target(text, config.sources, limit) for text in config.targets]
         self.segmenter = initial_segmenter(config).to(self.device)
-        self.method = method_class(config.method)(config.loss)
+        self.method = methods.get(config.method)(config.loss)
         self.optimizer = torch.optim.SGD(
             self.segmenter.parameters(),
             lr=config.optim.lr,
@@ -196,10 +164,6 @@ class _Trainer:
         if done % config.checkpoint_every == 0 or last:
             about = {"training": config.model_dump(mode="json"), "iteration": done}
             save_checkpoint(self.segmenter, self.folder / CHECKPOINT, about)
-
-    def _target(self, text: str) -> Target:
-        limit = self.config.evaluation.max_images
-        return load_target(text, trained_on=self.config.sources, max_images=limit)
 
     def _scores(self, targets: list[Target]) -> dict[str, Scores]:
         predictor = Predictor(self.segmenter, device=str(self.device), protocol=PROTOCOLS[PROTOCOL])

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.model.head import AuxiliaryHead, resize
-from pinmem_core.model.heads import head_class
+from pinmem_core.model.heads import heads
 from pinmem_core.model.memory import CategoricalMemory
 from pinmem_core.model.trunk import TrunkFeatures
-from pinmem_core.model.trunks import build_trunk
+from pinmem_core.model.trunks import trunks
 
 
 class Encoding(NamedTuple):
@@ -48,8 +48,8 @@ class Segmenter(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = build_trunk(config.trunk, config.output_stride)
-        self.head = head_class(config.head)(
+        self.trunk = trunks.get(config.trunk)(config.output_stride)
+        self.head = heads.get(config.head)(
             self.trunk.low_channels,
             self.trunk.top_channels,
             config.output_stride,

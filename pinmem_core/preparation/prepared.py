@@ -7,7 +7,7 @@ sample) and `labels/` (8-bit trainId PNGs). Images stay where the user has them.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -174,26 +174,34 @@ class Selection:
         return self.dataset == other.dataset and same_domain
 
 
-def select(selection: Selection, default_split: str) -> Sequence[Sample]:
-    """Return the samples that `selection` means; `default_split` may be "all".
+def matching(selection: Selection, split: str) -> list[Sample]:
+    """Return the samples of a selection in `split` (or "all"); none is an answer, too.
+
+    Raises:
+        DataError: The dataset is not prepared.
+    """
+    return [
+        sample
+        for sample in PreparedDataset.open(selection.dataset).samples
+        if selection.domain in (None, sample.domain) and split in ("all", sample.split)
+    ]
+
+
+def select(selection: Selection, default_split: str) -> list[Sample]:
+    """Return the samples that `selection` means, in its own split or the default one.
 
     Raises:
         ConfigError: The split does not exist.
         DataError: The dataset is not prepared, or the selection is empty.
     """
-    dataset = PreparedDataset.open(selection.dataset)
     split = selection.split or default_split
-    if split not in ("all", *dataset.counts) and selection.split:
-        raise unknown_name(f"split of {dataset.name}", split, ["all", *dataset.counts])
-    chosen = [
-        sample
-        for sample in dataset.samples
-        if selection.domain in (None, sample.domain) and split in ("all", sample.split)
-    ]
-    if not chosen:
-        raise DataError(
-            f"'{selection}' holds no samples of the split '{split}'.",
-            f"'pinmem data list' shows what is prepared; '{selection.dataset}@all' takes every "
-            "split.",
-        )
-    return chosen
+    chosen = matching(selection, split)
+    if chosen:
+        return chosen
+    splits = ["all", *PreparedDataset.open(selection.dataset).counts]
+    if selection.split and split not in splits:
+        raise unknown_name(f"split of {selection.dataset}", split, splits)
+    raise DataError(
+        f"'{selection}' holds no samples of the split '{split}'.",
+        f"'{selection.dataset}@all' takes every split; 'pinmem data list' shows what is prepared.",
+    )

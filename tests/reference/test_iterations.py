@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
 from pinmem_core.learning.losses import classification_loss, divergence_loss
 from pinmem_core.learning.method import Method, StepResult
-from pinmem_core.learning.methods import method_class
+from pinmem_core.learning.methods import methods
 from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
@@ -199,7 +199,7 @@ def described_method(fixture: Fixture) -> Method:
         classification=float(chosen["mem_clsloss"]),
     )
     function = re.search(r"train\.py:(\w+)", fixture.about["what"])[1]
-    return method_class(METHODS[function])(weights)
+    return methods.get(METHODS[function])(weights)
 
 
 def drawn_batch(fixture: Fixture, iteration: int) -> Batch:
