@@ -41,9 +41,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Domain-generalized semantic segmentation: train on some domains, segment unseen ones.",
     epilog=(
-        "Begin with: pinmem train --recipe demo   (draws its own data; minutes on a CPU).  "
+        "Begin with: pinmem train --recipe demo   (draws its own data; minutes on a CPU)\n\n"
         "Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 data missing or invalid, "
-        "5 environment, 130 interrupted."
+        "5 environment, 130 interrupted"
     ),
 )
 app.add_typer(data.app, name="data")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pinmem_cli.options import Json, Quiet
+from pinmem_cli.options import Json, Quiet, examples
 from pinmem_cli.output import Output, table
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
 
 
 @app.command(
-    epilog="Example: pinmem data prepare camvid --from ~/CamVid   |   pinmem data prepare demo"
+    epilog=examples("pinmem data prepare camvid --from ~/CamVid", "pinmem data prepare demo")
 )
 def prepare(
     name: Annotated[str, typer.Argument(help="The dataset; 'pinmem data list' shows all.")],
@@ -91,7 +91,7 @@ def prepare(
     output.next_step(f"pinmem data preview {name}")
 
 
-@app.command(epilog="Example: pinmem data preview camvid:0001TP -o dusk.png")
+@app.command(epilog=examples("pinmem data preview camvid:0001TP -o dusk.png"))
 def preview(
     selection: Annotated[str, typer.Argument(help="dataset, dataset:domain or ...@split.")],
     out: Annotated[Path | None, typer.Option("--output", "-o", help="The PNG to write.")] = None,

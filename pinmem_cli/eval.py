@@ -4,11 +4,14 @@ from typing import Annotated
 
 import typer
 
-from pinmem_cli.options import Device, Json, Quiet, names
+from pinmem_cli.options import Device, Json, Quiet, examples, names
 from pinmem_cli.output import Output, table
 from pinmem_cli.train import score_json
 
-EXAMPLES = "Example: pinmem eval RUN --targets camvid:0001TP,demo:dusk"
+EXAMPLES = examples(
+    "pinmem eval RUN --targets camvid:0001TP,demo:dusk",
+    "pinmem eval RUN --protocol paper-eval --json",
+)
 
 
 def evaluate(

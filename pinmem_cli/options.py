@@ -5,10 +5,24 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Give one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Give one JSON object on stdout.", rich_help_panel="Output"),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Only results and errors.", rich_help_panel="Output"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-OutputFolder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to make.")]
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder to make.", rich_help_panel="Output"),
+]
+
+
+def examples(*commands: str) -> str:
+    """Return the block of examples at the end of a command's help."""
+    return "\n\n".join(["Examples:", *commands])  # the help joins lines without a blank between
 
 
 def names(text: str | None) -> list[str]:

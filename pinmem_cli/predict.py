@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from pinmem_cli.options import Device, Json, Quiet
+from pinmem_cli.options import Device, Json, Quiet, examples
 from pinmem_cli.output import Output
 
-EXAMPLES = (
-    "Examples: pinmem predict street.jpg -o mask.png   |   "
-    "pinmem predict *.jpg -o masks/ --format overlay"
+EXAMPLES = examples(
+    "pinmem predict street.jpg -o mask.png",
+    "pinmem predict *.jpg -o masks/ --format overlay --model RUN",
 )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.options import Json, OutputFolder, Quiet, names
+from pinmem_cli.options import Json, OutputFolder, Quiet, examples, names
 from pinmem_cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -13,37 +13,68 @@ if TYPE_CHECKING:
     from pinmem_core.evaluation import Scores
     from pinmem_core.learning import RunResult
 
-EXAMPLES = (
-    "Examples: pinmem train --recipe demo   |   "
-    "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP --method aggregate"
+EXAMPLES = examples(
+    "pinmem train --recipe demo",
+    "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
+    "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
 )
+_WHAT, _HOW, _OUTPUT = "What to learn from", "How to learn", "Output"
 
 
 def train(
     sources: Annotated[
-        str | None, typer.Option(help="Domains to train on: dataset or dataset:domain, by comma.")
+        str | None,
+        typer.Option(
+            help="Domains to train on: dataset or dataset:domain, by comma.", rich_help_panel=_WHAT
+        ),
     ] = None,
     targets: Annotated[
-        str | None, typer.Option(help="Unseen domains to score on at the end, by comma.")
+        str | None,
+        typer.Option(
+            help="Unseen domains to score on at the end, by comma.", rich_help_panel=_WHAT
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Named settings; by default what suits the first source.")
+        str | None,
+        typer.Option(
+            help="Named settings; by default what suits the first source.", rich_help_panel=_HOW
+        ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="pinmem, mldg or aggregate.")] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images per domain and step.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the training crops, pixels.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="All randomness follows from it.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="pinmem, mldg or aggregate.", rich_help_panel=_HOW)
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps.", rich_help_panel=_HOW)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per domain and step.", rich_help_panel=_HOW)
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the training crops, pixels.", rich_help_panel=_HOW)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="All randomness follows from it.", rich_help_panel=_HOW),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_HOW)
+    ] = None,
     init_weights: Annotated[
-        str | None, typer.Option(help="Trunk weights: a file, or torchvision's name for them.")
+        str | None,
+        typer.Option(
+            help="Trunk weights: a file, or torchvision's name for them.", rich_help_panel=_HOW
+        ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting, e.g. optim.lr=0.02.")
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, e.g. optim.lr=0.02.", rich_help_panel=_HOW),
     ] = None,
     output: OutputFolder = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would be trained, and stop.", rich_help_panel=_OUTPUT
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
