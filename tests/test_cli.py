@@ -12,6 +12,7 @@ from conftest import camvid_folder
 from PIL import Image
 from typer.testing import CliRunner
 
+import pinmem_cli.app
 from pinmem_cli.app import app
 from pinmem_core.images import write_png
 
@@ -237,6 +238,25 @@ def test_a_device_that_is_missing_is_exit_code_5(run, photo, tmp_path):
         pytest.skip("this machine has CUDA")
     done = Result("predict", str(photo), "-o", str(tmp_path / "m.png"), "--device", "cuda")
     assert done.code == 5 and "--device cpu" in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(28, "No space left on device", "/x"), 5, "No space left"),
+        (ZeroDivisionError("division by zero"), 1, "--debug"),
+    ],
+)
+def test_what_nobody_foresaw_is_told_without_a_traceback(monkeypatch, capsys, error, code, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(pinmem_cli.app, "app", fail)
+    monkeypatch.setattr(sys, "argv", ["pinmem", "train"])
+    with pytest.raises(SystemExit) as stopped:
+        pinmem_cli.app.main()
+    shown = capsys.readouterr().err
+    assert stopped.value.code == code and said in shown and "Traceback" not in shown
 
 
 def test_debug_shows_the_traceback():

@@ -3,7 +3,13 @@ import pytest
 from conftest import small_config
 
 from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation import ConfusionMatrix, Scores, evaluate_run, load_target
+from pinmem_core.evaluation import (
+    ConfusionMatrix,
+    Scores,
+    evaluate_run,
+    load_target,
+    load_validation,
+)
 from pinmem_core.learning import train
 from pinmem_core.preparation import draw_missing
 
@@ -55,6 +61,14 @@ def test_a_seen_domain_is_scored_on_its_validation_split_only(tmp_path):
     assert load_target("toy:red", trained_on=["toy:red"]).split == "val"
     assert load_target("toy:red@all", trained_on=["toy:red"]).split == "all"
     assert len(load_target("toy:red@all", trained_on=[], max_images=3).samples) == 3
+
+
+def test_a_source_that_trains_on_its_validation_images_is_told(tmp_path):
+    draw_missing(["toy"])
+    events = []
+    (target,) = load_validation(["toy:red@all"], None, events.append)
+    assert target.name == "toy:red@val" and {s.split for s in target.samples} == {"val"}
+    assert "trains on the images that validate it" in events[0].message
 
 
 def test_evaluating_a_run_repeats_the_scores_that_training_ended_with(tmp_path):

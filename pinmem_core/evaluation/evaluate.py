@@ -54,16 +54,19 @@ def load_validation(
     """Return the validation split of each source; one that has none is told and left out.
 
     Args:
-        sources: `dataset[:domain]`.
+        sources: `dataset[:domain][@split]`.
         max_images: At most so many images each, evenly spread; None for all.
-        on_event: Hears of what is left out.
+        on_event: Hears of what is left out, and of scores that are not of unseen images.
 
     Raises:
         DataError: A source is not prepared.
     """
     targets = []
     for source in sources:
-        selection = replace(Selection.parse(source), split="val")
+        selection = Selection.parse(source)
+        if selection.split in ("all", "val"):
+            on_event(Notice(f"{source} trains on the images that validate it", warning=True))
+        selection = replace(selection, split="val")
         if samples := matching(selection, "val"):
             targets.append(Target(str(selection), "val", _evenly(samples, max_images)))
         else:

@@ -81,7 +81,10 @@ def train(config: TrainConfig, run: Path, *, on_event: Listener = ignore) -> Run
         else:
             shutil.rmtree(run, ignore_errors=True)
         raise
-    register_run(run)
+    try:
+        register_run(run)
+    except OSError as error:
+        on_event(Notice(f"the run cannot be noted as the newest: {error}", warning=True))
     return RunResult(run, run / CHECKPOINT, config.iterations, scores)
 
 
