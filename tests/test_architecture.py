@@ -69,10 +69,11 @@ def test_the_cli_imports_nothing_heavy_when_it_is_imported(path):
 
 
 def test_functions_fit_on_a_screen():
+    """Bodies do; a command's options are a list that may be longer."""
     long = [
         f"{path.name}:{node.name}"
         for path in [*CORE, *CLI]
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno > 70
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.body[0].lineno > 55
     ]
     assert long == []
