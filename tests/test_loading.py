@@ -140,5 +140,7 @@ def test_a_single_source_is_split_into_pseudo_domains():
     ids = [{s.id for s in part.samples} for part in parts]
     assert [len(part) for part in ids] == [4, 4] and not ids[0] & ids[1]
     assert [part.name for part in parts] == ["toy:red#1", "toy:red#2"]
+    with pytest.raises(DataError, match="8 training samples, too few"):
+        load_domains(["toy:red"], pseudo_domains=9, seed=0)
     again = load_domains(["toy:red"], pseudo_domains=2, seed=0)
     assert again == parts

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pinmem_core.errors import DataError
 from pinmem_core.preparation import Sample, Selection, select
 
 # Independent random streams of one seed.
@@ -31,15 +32,21 @@ def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> l
 
     Raises:
         ConfigError: A source does not exist.
-        DataError: A source is not prepared or holds no training samples.
+        DataError: A source is not prepared or holds too few training samples.
     """
     selections = [Selection.parse(source) for source in sources]
     domains = [Domain(str(s), tuple(select(s, default_split="train"))) for s in selections]
     if len(domains) > 1:
         return domains
     (whole,) = domains
+    if len(whole.samples) < pseudo_domains:
+        raise DataError(
+            f"{whole.name} holds {len(whole.samples)} training samples, too few to be split into "
+            f"{pseudo_domains} pseudo-domains.",
+            "Name a second source, or a larger one.",
+        )
     order = np.random.default_rng([seed, _PSEUDO_DOMAINS]).permutation(len(whole.samples))
-    parts = np.array_split(order, min(pseudo_domains, len(order)))
+    parts = np.array_split(order, pseudo_domains)
     return [
         Domain(f"{whole.name}#{number}", tuple(whole.samples[i] for i in part))
         for number, part in enumerate(parts, start=1)
