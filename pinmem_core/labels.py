@@ -110,11 +110,6 @@ class LabelMap:
         return table
 
     @property
-    def occurring(self) -> tuple[int, ...]:
-        """The trainIds that labels decoded by this map can contain, ascending."""
-        return tuple(sorted(set(self._train_ids.values()) - {IGNORE_INDEX}))
-
-    @property
     def digest(self) -> str:
         """A SHA-256 over the table's entries: equal digests decode equally."""
         entries = f"{'rgb' if self._colors else 'id'}:{sorted(self._train_ids.items())}"

@@ -19,7 +19,6 @@ def test_ids_are_looked_up_and_unknown_ones_reported(dtype):
     train_ids, unknown = labels.apply(np.array([[7, 200], [0, 33]], dtype=dtype))
     assert train_ids.tolist() == [[0, 18], [255, 255]]
     assert unknown == (33,)
-    assert labels.occurring == (0, 18)
 
 
 def test_16_bit_ids_do_not_wrap():

@@ -7,6 +7,7 @@ Shapes: N images, D channels of the feature, K slots, h x w positions, H x W lab
 """
 
 from collections.abc import Iterable
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -84,12 +85,8 @@ def class_prototypes(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int)
     Returns:
         (K, D), rows of unit length; zero for a class that no batch holds.
     """
-    sums: Tensor | int = 0
-    counts: Tensor | int = 0
-    for features, labels in batches:
-        batch_sums, batch_counts = class_sums(F.normalize(features, dim=1), labels, num_classes)
-        sums, counts = sums + batch_sums, counts + batch_counts
-    assert isinstance(sums, Tensor) and isinstance(counts, Tensor), "no batches"
+    of_batches = (class_sums(F.normalize(f, dim=1), labels, num_classes) for f, labels in batches)
+    sums, counts = reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]), of_batches)
     return F.normalize(sums / counts.where(counts != 0, 1)[:, None], dim=1)
 
 
@@ -103,7 +100,7 @@ class CategoricalMemory(nn.Module):
         momentum: Share of the old slot that a write keeps.
 
     Attributes:
-        slots: (K, D) persistent buffer, rows of unit length. Only the trainer assigns it.
+        slots: (K, D) persistent buffer, rows of unit length. Only `learning` assigns it.
     """
 
     slots: Tensor

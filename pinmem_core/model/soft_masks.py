@@ -30,12 +30,11 @@ def soft_masks(
         for source, target in zip(labels.shape[-2:], size, strict=True)
     )
     classes = torch.where(labels == IGNORE_INDEX, num_classes, labels).long()
-    masks: Tensor | int = 0
+    masks = labels.new_zeros((len(labels), *size, num_classes), dtype=dtype)
     for row, row_weight in ((top, 1 - down), (bottom, down)):
         for column, column_weight in ((left, 1 - across), (right, across)):
             corner = F.one_hot(classes[:, row][:, :, column], num_classes + 1)[..., :num_classes]
-            masks = masks + corner * (row_weight[:, None] * column_weight)[..., None]
-    assert isinstance(masks, Tensor)
+            masks += corner * (row_weight[:, None] * column_weight)[..., None]
     return masks.permute(0, 3, 1, 2)
 
 
