@@ -91,7 +91,7 @@ class _Crops(Dataset[_Crop | DataError]):
         sample = samples[key.sample]
         for attempt in range(MAX_REDRAWS):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(crop_seed(self.seed, *key[:3], attempt))
+                torch.default_generator.manual_seed(crop_seed(self.seed, *key[:3], attempt))
                 image, label = self.transforms[key.strong](*_read(sample))
                 if (label != IGNORE_INDEX).any():
                     return _Crop(image, label.long(), attempt)
