@@ -28,9 +28,6 @@ class _ErrorBoundary(TyperGroup):
         except KeyboardInterrupt:
             show_error(PinMemError("interrupted."))
             raise typer.Exit(_INTERRUPTED) from None
-        except BrokenPipeError:
-            sys.stderr.close()  # the reader has left; say nothing more
-            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
