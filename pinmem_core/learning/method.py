@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -23,7 +23,7 @@ class StepResult:
         rewritten: The memory that the outer phase read, where the method rewrites it.
     """
 
-    losses: Mapping[str, Losses] = field(default_factory=dict)
+    losses: Mapping[str, Losses]
     rewritten: Tensor | None = None
 
 
