@@ -1,11 +1,12 @@
 """The one sink of all commands: data goes to stdout, everything else to stderr."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
@@ -15,6 +16,8 @@ SCHEMA_VERSION = 1
 
 EXIT_CODES: dict[type[PinMemError], int] = {ConfigError: 2, DataError: 3, MachineError: 5}
 """Exit codes by kind of failure; any other failure is 1."""
+VERIFICATION_FAILED = 4
+"""The exit code of a check that found something."""
 
 
 def exit_code(error: PinMemError) -> int:
@@ -80,9 +83,30 @@ class Output:
             yield view.show
 
 
-def table(*columns: str) -> Table:
-    """Return an empty table whose first column is text and whose others are figures."""
+def table(*columns: str, text: Sequence[str] = ()) -> Table:
+    """Return an empty table of figures; the first column and those of `text` hold text."""
     result = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        result.add_column(column, justify="right" if number else "left", overflow="fold")
+    for column in columns:
+        is_text = column in (columns[0], *text)
+        result.add_column(column, justify="left" if is_text else "right", overflow="fold")
     return result
+
+
+def fields(pairs: Sequence[tuple[str, str]]) -> Table:
+    """Return a table of names and what they stand for, in two columns."""
+    result = Table.grid(padding=(0, 2))
+    result.add_column()
+    result.add_column(overflow="fold")
+    for name, text in pairs:
+        result.add_row(name, text)
+    return result
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return counts by name in a line, e.g. "train 512, val 127"."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes for people, in decimal units as sites publish them."""
+    return decimal(count) if count is not None else "unknown"

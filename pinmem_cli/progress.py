@@ -4,16 +4,30 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from pinmem_core import events
+
+
+class _Amount(ProgressColumn):
+    """How much is done: a count, or bytes with their speed."""
+
+    def render(self, task: Task) -> Text:
+        done, total = int(task.completed), int(task.total or 0)
+        if task.fields["unit"] != "bytes":
+            return Text(f"{done}/{total}")
+        of = f"/{decimal(total)}" if total else ""
+        return Text(f"{decimal(done)}{of}  {decimal(int(task.speed or 0))}/s")
 
 
 class EventView:
@@ -28,7 +42,7 @@ class EventView:
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Amount(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
             console=console,
@@ -65,10 +79,11 @@ class EventView:
 
     def _show_progress(self, event: events.Progress) -> None:
         if event.task not in self._tasks:
-            task = self._bars.add_task(event.task, total=event.total, figures="")
+            total = event.total or None  # a bar that moves to and fro where nobody knows
+            task = self._bars.add_task(event.task, total=total, figures="", unit=event.unit)
             self._tasks[event.task] = task
         self._current = self._tasks[event.task]
-        self._bars.update(self._current, completed=event.done, total=event.total)
+        self._bars.update(self._current, completed=event.done, total=event.total or None)
         if event.done == event.total:
             self._bars.remove_task(self._tasks.pop(event.task))
             self._current = None

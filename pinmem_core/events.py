@@ -6,15 +6,17 @@ turns them into bars and lines, a notebook may plot them, a test collects them i
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of `task` are finished."""
+    """`done` of `total` units of `task` are finished; `total` is 0 where nobody knows it."""
 
     task: str
     done: int
     total: int
+    unit: Literal["", "bytes"] = ""
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pinmem_core.errors import DataError
+from pinmem_core.errors import ConfigError, DataError, MachineError
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` to a neighbour of `path` and rename it.
 
     Raises:
-        DataError: The folder cannot be written to.
+        MachineError: The disk is full, or the folder cannot be written to.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -21,9 +21,60 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {path}: {error.strerror}.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file of `lines`, whole or not at all.
+
+    Raises:
+        MachineError: The disk is full, or the folder cannot be written to.
+    """
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the disk knows no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def resumable_folder(folder: Path) -> Iterator[Path]:
+    """Yield a neighbour of `folder` that takes its place when the block succeeds.
+
+    Where the block, or the process, is interrupted, the neighbour stays and is yielded again next
+    time; where it fails for a reason that the user has to mend, it is removed.
+
+    Raises:
+        MachineError: The disk is full, or a folder cannot be written to.
+    """
+    work = folder.with_name(f".{folder.name}.part")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
+        _put_in_place(work, folder)
+    except (ConfigError, DataError):
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    except OSError as error:
+        hint = "What is done stays: the same command goes on from there."
+        raise MachineError(f"cannot write {folder}: {error}.", hint) from error
+
+
+def _put_in_place(work: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    work.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -31,7 +82,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty neighbour of `folder` that takes its place when the block succeeds.
 
     Raises:
-        DataError: The parent folder cannot be written to.
+        MachineError: The disk is full, or the parent folder cannot be written to.
     """
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -42,7 +93,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         staging.rename(folder)
     except OSError as error:
-        raise DataError(f"cannot write {folder}: {error}.") from error
+        raise MachineError(f"cannot write {folder}: {error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -1,15 +1,18 @@
-"""Where pinmem keeps things: prepared datasets and runs, under one folder.
+"""Where pinmem keeps things: archives, raw data, prepared datasets and runs, under one folder.
 
 `PINMEM_HOME` names that folder; without it, the platform's folder for user data is taken.
 """
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from platformdirs import user_data_path
 
-from pinmem_core.errors import DataError
+from pinmem_core.errors import DataError, MachineError
 
 
 def home() -> Path:
@@ -21,6 +24,34 @@ def home() -> Path:
 def dataset_root(name: str) -> Path:
     """Return the folder of the prepared dataset `name`, whether it exists or not."""
     return home() / "datasets" / name
+
+
+def archives_root(name: str) -> Path:
+    """Return the folder of the downloaded archives of the dataset `name`, existing or not."""
+    return home() / "archives" / name
+
+
+def raw_root(name: str) -> Path:
+    """Return the folder of what was unpacked for the dataset `name`, existing or not."""
+    return home() / "raw" / name
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Keep other processes out of what `name` stands for while the block runs.
+
+    Raises:
+        MachineError: Another process is in it.
+    """
+    path = home() / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=1):
+            yield
+    except Timeout:
+        raise MachineError(
+            f"another pinmem is at work on {name}.", "Wait for it, or stop it."
+        ) from None
 
 
 def runs_root() -> Path:

@@ -70,36 +70,46 @@ LABEL_ID_TABLE = _byte_table({c.train_id: c.label_id for c in CLASSES}, 0)
 """(256,) Cityscapes ids by trainId; 0 (unlabeled) for ignore."""
 
 
+Color = tuple[int, int, int]
+
+
 class LabelMap:
     """A lookup table from a dataset's own label values to trainIds.
 
     Build one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
 
     Attributes:
-        name: The name under which a card offers the map.
+        ids: The raw id of each name, where names are known (polygons carry names, not ids).
     """
 
     UNKNOWN = 254
     """Marks raw values that the map does not know: never a trainId, and not ignore either."""
 
-    def __init__(self, name: str, train_ids: Mapping[int, int], *, colors: bool) -> None:
-        self.name = name
+    def __init__(
+        self,
+        train_ids: Mapping[int, int],
+        *,
+        colors: bool,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
         self._train_ids = dict(sorted(train_ids.items()))
         self._colors = colors
-        allowed = {*range(len(CLASSES)), IGNORE_INDEX}
-        if not set(self._train_ids.values()) <= allowed:
-            raise ValueError(f"label map '{name}' maps to values that are not trainIds")
+        self.ids: Mapping[str, int] = {name: raw for raw, name in (names or {}).items()}
+        if not set(self._train_ids.values()) <= {*range(len(CLASSES)), IGNORE_INDEX}:
+            raise ValueError("a label map leads to values that are not trainIds")
 
     @classmethod
-    def from_ids(cls, name: str, train_ids: Mapping[int, int]) -> "LabelMap":
+    def from_ids(
+        cls, train_ids: Mapping[int, int], names: Mapping[int, str] | None = None
+    ) -> "LabelMap":
         """Return a map from ids in 0..65535 to trainIds in 0..18 or 255."""
-        return cls(name, train_ids, colors=False)
+        return cls(train_ids, colors=False, names=names)
 
     @classmethod
-    def from_colors(cls, name: str, train_ids: Mapping[tuple[int, int, int], int]) -> "LabelMap":
+    def from_colors(cls, train_ids: Mapping[Color, int]) -> "LabelMap":
         """Return a map from RGB colours to trainIds in 0..18 or 255."""
         packed = {(r << 16) | (g << 8) | b: t for (r, g, b), t in train_ids.items()}
-        return cls(name, packed, colors=True)
+        return cls(packed, colors=True)
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:
@@ -108,6 +118,15 @@ class LabelMap:
         for raw, train_id in self._train_ids.items():
             table[raw] = train_id
         return table
+
+    @cached_property
+    def _byte_table(self) -> bytes:
+        return self._table[:256].tobytes()
+
+    @property
+    def entries(self) -> Mapping[int, int]:
+        """The trainId of every known raw value; colours are packed as 0xRRGGBB."""
+        return self._train_ids
 
     @property
     def digest(self) -> str:
@@ -124,14 +143,27 @@ class LabelMap:
         Returns:
             The (H, W) trainIds, 255 also where a raw value is unknown, and those unknown raw
             values (ids, or colours packed as 0xRRGGBB).
+
+        Raises:
+            ValueError: `raw` has the other number of channels.
         """
         if (raw.ndim == 3) != self._colors:
             wanted = "an RGB colour picture" if self._colors else "a single-channel id picture"
-            raise ValueError(f"label map '{self.name}' needs {wanted}, got shape {raw.shape}")
-        keys = raw.astype(np.int64)
-        if self._colors:
-            keys = keys @ np.array([1 << 16, 1 << 8, 1])
-        train_ids = self._table[keys]
+            raise ValueError(f"the label map needs {wanted}, got shape {raw.shape}")
+        keys = _pack(raw) if self._colors else raw
+        if keys.dtype == np.uint8:  # bytes.translate is several times faster than fancy indexing
+            translated = bytearray(keys.tobytes().translate(self._byte_table))
+            train_ids = np.frombuffer(translated, dtype=np.uint8).reshape(keys.shape)
+        else:
+            train_ids = np.take(self._table, keys)
         unknown = train_ids == self.UNKNOWN
+        if not unknown.any():
+            return train_ids, ()
         train_ids[unknown] = IGNORE_INDEX
-        return train_ids, tuple(int(v) for v in np.unique(keys[unknown]))
+        return train_ids, tuple(int(value) for value in np.unique(keys[unknown]))
+
+
+def _pack(colors: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Return (H, W, 3) RGB as (H, W) numbers 0xRRGGBB."""
+    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue

@@ -13,6 +13,7 @@ FLOORS = [
     GROUND.split(),
     ["scenes"],
     ["datasets"],
+    ["acquisition"],
     ["preparation"],
     ["loading"],
     ["model"],

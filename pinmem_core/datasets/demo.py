@@ -5,7 +5,6 @@ from pathlib import Path
 
 from pinmem_core.datasets.card import DatasetCard, Layout
 from pinmem_core.images import write_png
-from pinmem_core.labels import CLASSES, IGNORE_INDEX, LabelMap
 from pinmem_core.scenes import DOMAINS, draw_scene
 
 IMAGES_PER_DOMAIN = {"train": 80, "val": 20}
@@ -37,9 +36,7 @@ CARD = DatasetCard(
             name="drawn",
             image="images/{split}/{domain}_{number}.png",
             label="labels/{split}/{domain}_{number}.png",
-            label_map=LabelMap.from_ids(
-                "trainids", {**{c.train_id: c.train_id for c in CLASSES}, 255: IGNORE_INDEX}
-            ),
+            label_maps=("trainids",),
             id="{domain}_{number}",
             domain="{domain}",
             split="{split}",

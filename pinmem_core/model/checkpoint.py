@@ -33,7 +33,7 @@ def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -
         about: What else to keep in `config.json`, e.g. how it was trained.
 
     Raises:
-        DataError: The folder cannot be written.
+        MachineError: The folder cannot be written to.
     """
     config = {
         "format_version": FORMAT_VERSION,

@@ -1,100 +1,131 @@
-"""One command from a folder of images and labels to a prepared dataset."""
+"""From raw files to a prepared dataset, taking up what an earlier run has done."""
 
-import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pinmem_core.datasets import DatasetCard, Layout, get_card
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.datasets import DatasetCard, card_of_user, get_card, shipped_cards, write_card
+from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.files import staged_folder
-from pinmem_core.home import dataset_root
-from pinmem_core.images import image_size, read_image, read_label, write_png
-from pinmem_core.labels import CLASSES, IGNORE_INDEX, LabelMap
-from pinmem_core.preparation.layouts import RawSample, find_samples
+from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
+from pinmem_core.home import dataset_root, locked
+from pinmem_core.labels import CLASSES
+from pinmem_core.preparation.convert import (
+    Conversion,
+    Defect,
+    Record,
+    own_files,
+    portable,
+    read_records,
+)
+from pinmem_core.preparation.layouts import Found, RawSample, find_samples
+from pinmem_core.preparation.obtain import obtain
+from pinmem_core.preparation.parallel import in_parallel
 from pinmem_core.preparation.prepared import (
     MANIFEST,
+    RECORDS,
     SCHEMA_VERSION,
     SUMMARY,
     PreparedDataset,
-    Sample,
     Selection,
     digest,
 )
+from pinmem_core.preparation.reencoding import Reencoding
+from pinmem_core.preparation.splits import expand, split_of_each
 from pinmem_core.version import __version__
 
-HELD_OUT = 5
-"""Where a layout has no splits, one sample in so many is held out for validation."""
-
 
 @dataclass(frozen=True)
-class _Converted:
-    sample: Sample
-    label_sha256: str
-    pixels: NDArray[np.int64]  # (19,) by trainId
-
-
-@dataclass(frozen=True)
-class Defect:
-    """A sample that was left out, and why."""
-
-    file: str
-    reason: str
+class _Planned:
+    raw: RawSample
+    split: str
 
 
 def prepare(
     card: DatasetCard,
-    source: Path | None = None,
+    folders: Sequence[Path],
     *,
+    label_map: str | None = None,
+    reencoding: Reencoding | None = None,
     strict: bool = False,
+    jobs: int | None = None,
     on_event: Listener = ignore,
 ) -> PreparedDataset:
     """Verify and remap a dataset, and write its prepared form under `PINMEM_HOME`.
 
-    Samples with a defect (unreadable file, missing label, label of another size, values that the
-    label map does not know, nothing labelled) are left out and listed with the reason. The
-    prepared dataset replaces an older one only when it is complete.
+    Samples with a defect are left out and listed with the reason. The prepared dataset replaces an
+    older one only when it is complete; samples whose files have not changed since are taken over
+    from it, and from a run that was interrupted.
 
     Args:
         card: The dataset.
-        source: The folder that holds it; None for a dataset that pinmem draws itself.
+        folders: Where its files lie, at any depth.
+        label_map: One of the card's; None for the default of the layout that is found.
+        reencoding: How images are written anew; None leaves them where they are.
         strict: Refuse the dataset at the first defect instead of leaving samples out.
+        jobs: Samples converted at once; None for one a core.
         on_event: Hears of the progress.
 
     Raises:
-        ConfigError: The dataset cannot be drawn and no folder is named.
-        DataError: The folder does not hold the dataset, or nothing in it is usable.
+        ConfigError: The card has no such label map.
+        DataError: The folders do not hold the dataset, or nothing in it is usable.
+        MachineError: Another process is preparing it.
     """
-    if source is None and card.draw is None:
-        raise ConfigError(
-            f"pinmem does not know where you have {card.name}.",
-            f"Name the folder: 'pinmem data prepare {card.name} --from FOLDER' ({card.homepage}).",
-        )
     root = dataset_root(card.name)
-    with staged_folder(root) as staging:
-        if source is None and card.draw:
-            source = staging / "raw"
-            card.draw(source, lambda done, total: on_event(Progress("drawing", done, total)))
-        assert source is not None
-        layout, raw = find_samples(card, source.expanduser().absolute())
-        converted, defects = _convert_all(raw, layout.label_map, staging, on_event)
-        if defects and (strict or not converted):
-            first = defects[0]
-            raise DataError(
-                f"{len(defects)} of {len(raw)} samples of {card.name} cannot be used; the first: "
-                f"{first.file}: {first.reason}.",
-                "Nothing was written." + (" Without --strict they are left out." if strict else ""),
+    folders = [folder.expanduser().absolute() for folder in folders]
+    with locked(f"datasets-{card.name}"):
+        found = find_samples(card, folders, label_map)
+        name = label_map or found.layout.label_maps[0]
+        with resumable_folder(root) as work:
+            conversion = Conversion(
+                found.layout.encoding, card.label_map(name), reencoding, root, work
             )
-        _write(staging, card, layout, source, converted, defects)
+            planned, defects = _plan(card, found)
+            records, more = _convert_all(planned, conversion, jobs, on_event)
+            defects += more
+            _refuse_unusable(card, records, defects, strict=strict)
+            _sweep(work, records)
+            _write(card, found, folders, name, conversion, records, defects)
     return PreparedDataset.open(card.name)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What `prepare` would work on.
+
+    Attributes:
+        layout: Name of the layout that fits.
+        label_map: Name of the label map.
+        counts: Complete pairs by split.
+        defects: What would be left out, as far as names tell.
+    """
+
+    layout: str
+    label_map: str
+    counts: dict[str, int]
+    defects: list[Defect]
+
+
+def survey(card: DatasetCard, folders: Sequence[Path], label_map: str | None = None) -> Survey:
+    """Return what `folders` hold, by the names of the files alone.
+
+    Raises:
+        ConfigError: The card has no such label map.
+        DataError: The folders do not hold the dataset.
+    """
+    found = find_samples(card, folders, label_map)
+    planned, defects = _plan(card, found)
+    lonely = [p.raw.image for p in planned if p.raw.label is None]
+    defects += [Defect(str(path), "its label is missing", "missing partner") for path in lonely]
+    counts = Counter(p.split for p in planned if p.raw.label)
+    name = label_map or found.layout.label_maps[0]
+    return Survey(found.layout.name, name, dict(sorted(counts.items())), defects)
 
 
 def draw_missing(selections: Iterable[str], on_event: Listener = ignore) -> None:
@@ -104,98 +135,138 @@ def draw_missing(selections: Iterable[str], on_event: Listener = ignore) -> None
         ConfigError: A selection is not understood.
     """
     for name in {Selection.parse(text).dataset: None for text in selections}:
-        if get_card(name).draw and not (dataset_root(name) / SUMMARY).exists():
-            prepare(get_card(name), on_event=on_event)
+        card = get_card(name)
+        if card.draw and not (dataset_root(name) / SUMMARY).exists():
+            prepare(card, obtain(card, on_event=on_event), on_event=on_event)
+
+
+def _plan(card: DatasetCard, found: Found) -> tuple[list[_Planned], list[Defect]]:
+    """Return what to convert, and what the card or the folders rule out."""
+    known = {
+        sample_id: defect.reason
+        for defect in card.known_defects
+        if defect.exclude
+        for sample_id in expand(defect.samples)
+    }
+    splits = split_of_each(found.samples, card.split_lists)
+    planned = []
+    defects = [Defect(str(p), "its image is missing", "missing partner") for p in found.orphans]
+    defects += [Defect(str(p), "the sample was found before", "double") for p in found.doubles]
+    for raw in found.samples:
+        split = splits[raw.id]
+        if raw.id in known:
+            defects.append(Defect(str(raw.image), known[raw.id], "known defect"))
+        elif split is None:
+            defects.append(Defect(str(raw.image), "no split lists it", "not listed"))
+        else:
+            planned.append(_Planned(raw, split))
+    return planned, defects
 
 
 def _convert_all(
-    raw: Sequence[RawSample], label_map: LabelMap, staging: Path, on_event: Listener
-) -> tuple[list[_Converted], list[Defect]]:
-    splits = _splits(raw)
-    converted: list[_Converted] = []
+    planned: Sequence[_Planned], conversion: Conversion, jobs: int | None, on_event: Listener
+) -> tuple[list[Record], list[Defect]]:
+    """Convert what no earlier run has converted; every result is noted at once."""
+    earlier = _earlier(conversion)
+    records: list[Record] = []
     defects: list[Defect] = []
 
-    def convert(sample: RawSample) -> _Converted | Defect:
-        return _convert(sample, splits[sample.id], label_map, staging)
+    def convert(item: _Planned) -> Record | Defect:
+        taken = _take_over(earlier, item, conversion)
+        return taken or conversion.convert(item.raw, item.split)
 
-    with ThreadPoolExecutor() as pool:
-        for done, result in enumerate(pool.map(convert, raw), start=1):
+    with (
+        (conversion.folder / RECORDS).open("a", encoding="utf-8") as journal,
+        closing(in_parallel(convert, planned, jobs)) as results,
+    ):
+        journal.write("\n")  # after what may be half a line
+        for done, result in enumerate(results, start=1):
             if isinstance(result, Defect):
                 defects.append(result)
             else:
-                converted.append(result)
-            on_event(Progress("preparing", done, len(raw)))
-    return converted, defects
+                records.append(result)
+                journal.write(f"{result.to_json()}\n")
+                journal.flush()
+            on_event(Progress("preparing", done, len(planned)))
+    return records, defects
 
 
-def _splits(raw: Sequence[RawSample]) -> dict[str, str]:
-    """Return each sample's split; without one on disk, each domain's last fifth is "val".
-
-    A contiguous part is held out because neighbouring frames of a drive are nearly the same.
-    """
-    by_domain: dict[str, list[str]] = defaultdict(list)
-    for sample in raw:
-        by_domain[sample.domain].append(sample.id)
-    held_out = {
-        sample_id
-        for ids in by_domain.values()
-        for sample_id in ids[len(ids) - len(ids) // HELD_OUT :]
-    }
-    return {s.id: s.split or ("val" if s.id in held_out else "train") for s in raw}
+def _earlier(conversion: Conversion) -> dict[str, tuple[Path, Record]]:
+    """Return what earlier runs converted, by key: the folder that holds it and its record."""
+    known = {}
+    for folder in (conversion.root, conversion.folder):
+        for record in read_records(folder):
+            known[record.key] = folder, record
+    return known
 
 
-def _convert(raw: RawSample, split: str, label_map: LabelMap, staging: Path) -> _Converted | Defect:
-    """Check one pair and write its trainId label, or say why it cannot be used."""
-    if not raw.label.exists():
-        return Defect(str(raw.image), f"its label {raw.label} is missing")
-    try:
-        read_image(raw.image)  # to the last byte: a torn file shows only there
-        width, height = image_size(raw.image)
-    except DataError as error:
-        return Defect(str(raw.image), error.message.rstrip("."))
-    try:
-        train_ids, unknown = label_map.apply(read_label(raw.label))
-    except (DataError, ValueError) as error:
-        return Defect(str(raw.label), str(error).rstrip("."))
-    if train_ids.shape != (height, width):
-        size = f"{train_ids.shape[1]}x{train_ids.shape[0]}"
-        return Defect(str(raw.label), f"is {size}, but its image is {width}x{height}")
-    if unknown:
-        values = ", ".join(map(str, unknown[:5]))
-        return Defect(str(raw.label), f"holds values that the label map does not know: {values}")
-    pixels = np.bincount(train_ids[train_ids != IGNORE_INDEX], minlength=len(CLASSES))
-    if not pixels.any():
-        return Defect(str(raw.label), "labels no pixel")
-    label = Path("labels", f"{raw.id}.png")
-    write_png(staging / label, train_ids)
-    image = raw.image.relative_to(staging) if raw.image.is_relative_to(staging) else raw.image
-    sample = Sample(raw.id, image, label, split, raw.domain, width, height)
-    return _Converted(sample, hashlib.sha256(train_ids.tobytes()).hexdigest(), pixels)
+def _take_over(
+    earlier: Mapping[str, tuple[Path, Record]], item: _Planned, conversion: Conversion
+) -> Record | None:
+    """Return the record of a sample that need not be converted again, its files in place."""
+    folder, record = earlier.get(conversion.key(item.raw), (None, None))
+    if folder is None or record is None:
+        return None
+    for path in own_files(record.sample):
+        if not (folder / path).exists():
+            return None
+        if folder != conversion.folder:
+            link_or_copy(folder / path, conversion.folder / path)
+    sample = replace(record.sample, split=item.split, domain=item.raw.domain)
+    return replace(record, sample=sample)
+
+
+def _refuse_unusable(
+    card: DatasetCard, records: Sequence[Record], defects: Sequence[Defect], *, strict: bool
+) -> None:
+    faults = [defect for defect in defects if defect.rule not in ("known defect", "not listed")]
+    if records and not (strict and faults):
+        return
+    first = (faults or defects)[0]
+    raise DataError(
+        f"{len(faults or defects)} of {len(records) + len(defects)} samples of {card.name} cannot "
+        f"be used; the first: {first.file}: {first.reason}.",
+        "Nothing was written." + (" Without --strict they are left out." if records else ""),
+    )
+
+
+def _sweep(work: Path, records: Iterable[Record]) -> None:
+    """Remove what an interrupted run has left and this one does not want."""
+    wanted = {work / path for record in records for path in own_files(record.sample)}
+    for folder in (work / "labels", work / "images"):
+        for path in folder.glob("*"):
+            if path not in wanted:
+                path.unlink()
 
 
 def _write(
-    staging: Path,
     card: DatasetCard,
-    layout: Layout,
-    source: Path,
-    converted: Sequence[_Converted],
+    found: Found,
+    folders: Sequence[Path],
+    label_map: str,
+    conversion: Conversion,
+    records: Sequence[Record],
     defects: Sequence[Defect],
 ) -> None:
-    lines = [c.sample.to_json() for c in converted]
-    (staging / MANIFEST).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    pixels = sum((c.pixels for c in converted), np.zeros(len(CLASSES), dtype=np.int64))
+    pixels = np.sum([record.pixels for record in records], axis=0)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "dataset": card.name,
         "title": card.title,
         "card_version": card.version,
-        "layout": layout.name,
-        "source": "raw" if source.is_relative_to(staging) else str(source.absolute()),
-        "label_map": {"name": layout.label_map.name, "digest": layout.label_map.digest},
-        "counts": dict(sorted(Counter(c.sample.split for c in converted).items())),
+        "layout": found.layout.name,
+        "encoding": conversion.encoding,
+        "label_map": {"name": label_map, "digest": conversion.label_map.digest},
+        "reencoding": asdict(conversion.reencoding) if conversion.reencoding else None,
+        "sources": [portable(folder, conversion.root) for folder in folders],
+        "counts": dict(sorted(Counter(r.sample.split for r in records).items())),
         "class_pixels": {c.name: int(pixels[c.train_id]) for c in CLASSES},
-        "excluded": [{"file": d.file, "reason": d.reason} for d in defects],
-        "digest": digest((c.sample, c.label_sha256) for c in converted),
+        "excluded": [asdict(defect) for defect in sorted(defects, key=lambda d: d.file)],
+        "digest": digest((r.sample, r.label_sha256) for r in records),
         "pinmem_version": __version__,
     }
-    (staging / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_lines(conversion.folder / RECORDS, (r.to_json() for r in records))
+    write_lines(conversion.folder / MANIFEST, (r.sample.to_json() for r in records))
+    if card.name not in shipped_cards():
+        write_card(card, conversion.folder / card_of_user(card.name).name)
+    write_whole(conversion.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())

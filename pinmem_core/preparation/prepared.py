@@ -6,6 +6,7 @@ sample) and `labels/` (8-bit trainId PNGs). Images stay where the user has them.
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -20,8 +21,10 @@ from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.home import dataset_root
 from pinmem_core.images import read_image, read_label
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"
+RECORDS = "conversions.jsonl"
+"""What `prepare` needs to know to do only what is missing."""
 SUMMARY = "dataset.json"
 
 
@@ -67,10 +70,12 @@ class Sample:
         return image, train_ids
 
     @classmethod
-    def from_json(cls, line: str, root: Path) -> "Sample":
-        """Return the sample of a manifest's line, its paths made absolute."""
+    def from_json(cls, line: str, root: Path | None = None) -> "Sample":
+        """Return the sample of a manifest's line, its paths made absolute where `root` is named."""
         fields: dict[str, Any] = json.loads(line)
-        fields["image"], fields["label"] = root / fields["image"], root / fields["label"]
+        for key in ("image", "label"):
+            path = Path(fields[key])
+            fields[key] = Path(os.path.normpath(root / path)) if root else path
         return cls(**fields)
 
 
@@ -98,8 +103,9 @@ class PreparedDataset:
             ConfigError: No dataset has this name.
             DataError: It is not prepared yet, or its folder is damaged.
         """
-        get_card(name)
         root = dataset_root(name)
+        if not (root / SUMMARY).exists():
+            get_card(name)  # a name that nobody knows is the likelier mistake
         if not (root / SUMMARY).exists():
             raise DataError(
                 f"the dataset '{name}' is not prepared: there is no {root / SUMMARY}.",
@@ -109,12 +115,23 @@ class PreparedDataset:
             summary = json.loads((root / SUMMARY).read_text(encoding="utf-8"))
             lines = (root / MANIFEST).read_text(encoding="utf-8").splitlines()
             samples = tuple(Sample.from_json(line, root) for line in lines)
+            version = summary["schema_version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"the prepared dataset in {root} is damaged: {error}.",
                 f"Prepare it again: 'pinmem data prepare {name}'.",
             ) from error
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"the dataset in {root} was prepared by another version of pinmem.",
+                f"Prepare it again: 'pinmem data prepare {name}'.",
+            )
         return cls(name, root, samples, summary)
+
+    @property
+    def manifest(self) -> Path:
+        """The file with a line a sample."""
+        return self.root / MANIFEST
 
     @property
     def domains(self) -> dict[str, int]:
@@ -159,7 +176,7 @@ class Selection:
         if not dataset or (colon and not domain) or (at and not split):
             raise ConfigError(f"'{text}' is not of the form dataset, dataset:domain or ...@split.")
         known = get_card(dataset).domains
-        if domain and domain not in known:
+        if domain and known and domain not in known:
             raise unknown_name(f"domain of {dataset}", domain, known)
         return cls(dataset, domain or None, split or None)
 

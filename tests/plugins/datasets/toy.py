@@ -6,7 +6,6 @@ import numpy as np
 
 from pinmem_core.datasets import DatasetCard, Layout
 from pinmem_core.images import write_png
-from pinmem_core.labels import LabelMap
 
 
 def _draw(folder: Path, on_progress) -> None:
@@ -33,7 +32,7 @@ CARD = DatasetCard(
             name="drawn",
             image="images/{domain}_{number}.png",
             label="labels/{domain}_{number}.png",
-            label_map=LabelMap.from_ids("trainids", {i: i for i in range(19)}),
+            label_maps=("trainids",),
             id="{domain}_{number}",
             domain="{domain}",
         ),

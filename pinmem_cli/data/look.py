@@ -1,0 +1,104 @@
+"""`pinmem data verify`, `stats` and `preview`: is it right, what is in it, how does it look."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pinmem_cli.options import Json, Quiet, examples
+from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, table
+
+VERIFY_EXAMPLES = examples("pinmem data verify gtav", "pinmem data verify gtav --headers-only")
+STATS_EXAMPLES = examples("pinmem data stats synthia --plot classes.png")
+PREVIEW_EXAMPLES = examples(
+    "pinmem data preview camvid:0001TP -o dusk.png", "pinmem data preview gtav@val --count 12"
+)
+
+ChosenSamples = Annotated[str, typer.Argument(help="dataset, dataset:domain or ...@split.")]
+
+
+def verify(
+    name: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Look at the files' headers, not every pixel.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check every file of a prepared dataset against what was recorded (exit code 4: findings)."""
+    from pinmem_core.preparation.verify import verify as check
+
+    output = Output(as_json=json, quiet=quiet)
+    with output.listening() as listener:
+        result = check(name, headers_only=headers_only, on_event=listener)
+    found = [f"{finding.file}: {finding.reason}" for finding in result.findings]
+    verdict = f"{len(found)} findings" if found else "nothing wrong"
+    output.result(
+        {"dataset": name, **asdict(result)},
+        *found,
+        f"{name}: {result.checked} samples checked ({counted(result.counts)}): {verdict}",
+    )
+    if found:
+        output.next_step(f"pinmem data prepare {name}")
+        raise typer.Exit(VERIFICATION_FAILED)
+
+
+def stats(
+    selection: ChosenSamples,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the classes' shares into this PNG.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="Images opened for mean and std; 0 opens all.")
+    ] = 500,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Count classes, sizes and colours."""
+    from pinmem_core.images import write_png
+    from pinmem_core.preparation import Selection, select
+    from pinmem_core.preparation.plot import plot as draw
+    from pinmem_core.preparation.statistics import statistics
+
+    chosen = Selection.parse(selection)
+    output = Output(as_json=json, quiet=quiet)
+    with output.listening() as listener:
+        samples = select(chosen, default_split="all")
+        result = statistics(samples, chosen.dataset, images=images, on_event=listener)
+    rows = table("class", "pixels", "share", "images")
+    total = sum(result.class_pixels.values())
+    for name, pixels in result.class_pixels.items():
+        rows.add_row(name, f"{pixels:,}", f"{pixels / total:.3%}", str(result.class_images[name]))
+    if plot:
+        write_png(plot, draw(result, str(chosen)))
+    sizes = ", ".join(f"{w}x{h} ({count})" for w, h, count in result.sizes[:5])
+    mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (result.mean, result.std))
+    output.result(
+        {"selection": str(chosen), **asdict(result), "plot": str(plot) if plot else None},
+        rows,
+        f"samples {result.samples}; sizes {sizes}",
+        f"RGB mean {mean}; std {std} (of {result.looked_at} images, in 0..1)",
+    )
+    output.next_step(f"pinmem data preview {selection}")
+
+
+def preview(
+    selection: ChosenSamples,
+    out: Annotated[Path | None, typer.Option("--output", "-o", help="The PNG to write.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=50, help="Samples to show.")] = 6,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a sheet of samples: image, unified labels, both."""
+    from pinmem_core.images import write_png
+    from pinmem_core.preparation import Selection, select
+    from pinmem_core.preparation.preview import contact_sheet
+
+    chosen = Selection.parse(selection)
+    samples = select(chosen, default_split="all")
+    path = out or Path(f"{str(chosen).replace(':', '-').replace('@', '-')}-preview.png")
+    write_png(path, contact_sheet(samples, count))
+    output = Output(as_json=json, quiet=quiet)
+    output.result({"output": str(path), "samples": len(samples)}, str(path))
+    output.next_step(f"pinmem train --sources {selection},...")

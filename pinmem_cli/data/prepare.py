@@ -1,0 +1,211 @@
+"""`pinmem data prepare`: from archives or folders to a prepared dataset."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pinmem_cli.data.acquire import (
+    FETCHING,
+    AcceptTerms,
+    CardFile,
+    Parts,
+    Sources,
+    card_of,
+    credentials_for,
+    list_wanted,
+    settle_terms,
+)
+from pinmem_cli.options import Json, Quiet, examples, names
+from pinmem_cli.output import Output, counted, fields
+
+if TYPE_CHECKING:
+    from pinmem_core.datasets import DatasetCard
+    from pinmem_core.preparation import PreparedDataset, Reencoding
+
+EXAMPLES = examples(
+    "pinmem data prepare camvid --from ~/CamVid",
+    "pinmem data prepare gtav --accept-terms --reencode jpeg --height 720",
+    "pinmem data prepare gtav --label-map pinmem",
+    "pinmem data prepare mycity --card mycity.yaml --from ~/mycity",
+)
+SHOWN = 3
+"""Left-out files that are named for each rule; dataset.json names all."""
+
+_SMALL = "Smaller images"
+Reencode = Annotated[
+    str | None,
+    typer.Option(
+        "--reencode", help="Write images anew: jpeg, webp or png.", rich_help_panel=_SMALL
+    ),
+]
+Quality = Annotated[
+    int, typer.Option(min=1, max=100, help="Of jpeg and webp.", rich_help_panel=_SMALL)
+]
+Height = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="With --reencode: shrink taller images and labels.", rich_help_panel=_SMALL
+    ),
+]
+
+
+def reencoding_of(form: str | None, quality: int, height: int | None) -> "Reencoding | None":
+    """Return what the options on re-encoding mean."""
+    from pinmem_core.errors import ConfigError
+    from pinmem_core.preparation import Reencoding
+
+    if form is None:
+        if height is not None:
+            raise ConfigError("--height needs --reencode.", "Add '--reencode jpeg', for instance.")
+        return None
+    return Reencoding(form, quality, height)  # type: ignore[arg-type]  # it checks the name
+
+
+def prepare(
+    name: Annotated[str, typer.Argument(help="The dataset; 'pinmem data list' shows all.")],
+    sources: Sources = None,
+    card_file: CardFile = None,
+    label_map: Annotated[
+        str | None, typer.Option("--label-map", help="How raw labels become the 19 classes.")
+    ] = None,
+    reencode: Reencode = None,
+    quality: Quality = 95,
+    height: Height = None,
+    parts: Parts = None,
+    accept_terms: AcceptTerms = False,
+    remove_archives: Annotated[
+        bool,
+        typer.Option(
+            "--remove-archives",
+            help="Delete downloads once they are unpacked.",
+            rich_help_panel=FETCHING,
+        ),
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse the dataset when any sample is defective.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Samples at once (default: one a core).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a dataset's files and unify its labels, fetching and unpacking what is missing.
+
+    Images stay where they are unless --reencode is given. A second run does only what is missing.
+    """
+    from pinmem_core.preparation import obtain
+    from pinmem_core.preparation import prepare as prepare_dataset
+    from pinmem_core.preparation.obtain import sources_of_last_time
+    from pinmem_core.preparation.pack import is_pack, unpack
+
+    output = Output(as_json=json, quiet=quiet)
+    if sources and is_pack(sources[0]):
+        with output.listening() as listener:
+            _report(unpack(sources[0], name, on_event=listener), output)
+        return
+    card = card_of(name, card_file)
+    reencoding = reencoding_of(reencode, quality, height)
+    if dry_run:
+        _rehearse(card, sources or [], label_map, names(parts), output)
+        return
+    if not sources and not card.draw and not sources_of_last_time(card):
+        settle_terms(card, output, accept=accept_terms)
+    with output.listening() as listener:
+        folders = obtain(
+            card,
+            sources or [],
+            parts=names(parts),
+            credentials=None if sources else credentials_for(card),
+            keep_archives=not remove_archives,
+            on_event=listener,
+        )
+        dataset = prepare_dataset(
+            card,
+            folders,
+            label_map=label_map,
+            reencoding=reencoding,
+            strict=strict,
+            jobs=jobs,
+            on_event=listener,
+        )
+    _report(dataset, output)
+
+
+def _rehearse(
+    card: "DatasetCard",
+    sources: Sequence[Path],
+    label_map: str | None,
+    parts: list[str],
+    output: Output,
+) -> None:
+    from pinmem_core.home import raw_root
+    from pinmem_core.preparation import survey
+
+    if not sources and not raw_root(card.name).exists():
+        list_wanted(card, parts, None, output)
+        return
+    result = survey(card, sources or [raw_root(card.name)], label_map)
+    rules = Counter(defect.rule for defect in result.defects)
+    output.result(
+        {
+            "dataset": card.name,
+            "layout": result.layout,
+            "label_map": result.label_map,
+            "counts": result.counts,
+            "left_out": dict(rules),
+        },
+        fields(
+            [
+                ("layout", result.layout),
+                ("label map", result.label_map),
+                ("pairs", counted(result.counts)),
+                ("left out", counted(rules) or "none, as far as names tell"),
+            ]
+        ),
+    )
+
+
+def _report(dataset: "PreparedDataset", output: Output) -> None:
+    summary = dataset.summary
+    excluded: list[dict[str, Any]] = summary["excluded"]
+    _tell_excluded(excluded, output)
+    rules = Counter(defect["rule"] for defect in excluded)
+    left_out = f"; left out {len(excluded)}" + (f" ({counted(rules)})" if rules else "")
+    output.result(
+        {
+            "dataset": dataset.name,
+            "root": str(dataset.root),
+            "manifest": str(dataset.manifest),
+            "counts": dataset.counts,
+            "excluded": [{key: defect[key] for key in ("file", "reason")} for defect in excluded],
+            "digest": summary["digest"],
+        },
+        f"{summary['title']}: {summary['layout']}",
+        fields(
+            [
+                ("samples", counted(dataset.counts) + left_out),
+                ("domains", counted(dataset.domains)),
+                ("label map", summary["label_map"]["name"]),
+                ("folder", str(dataset.root)),
+                ("digest", summary["digest"]),
+            ]
+        ),
+    )
+    output.next_step(f"pinmem data preview {dataset.name}")
+
+
+def _tell_excluded(excluded: Sequence[Mapping[str, str]], output: Output) -> None:
+    """Name the first files that each rule left out."""
+    for rule in dict.fromkeys(defect["rule"] for defect in excluded):
+        matching = [defect for defect in excluded if defect["rule"] == rule]
+        for defect in matching[:SHOWN]:
+            output.note(f"left out ({rule}): {defect['file']}: {defect['reason']}")
+        if len(matching) > SHOWN:
+            output.note(f"left out ({rule}): {len(matching) - SHOWN} more, see dataset.json")

@@ -1,0 +1,1 @@
+"""From a dataset's sites to raw files on disk: terms, logins, downloads, archives."""

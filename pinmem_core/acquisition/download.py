@@ -1,0 +1,174 @@
+"""Fetching the archives of a dataset, several at a time."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import requests
+
+from pinmem_core.acquisition.crew import Stop, in_parallel, in_turn
+from pinmem_core.acquisition.exchange import Means
+from pinmem_core.acquisition.login import Credentials, log_in, require_credentials
+from pinmem_core.acquisition.network import new_session
+from pinmem_core.acquisition.partial import Partial
+from pinmem_core.acquisition.patience import Patience
+from pinmem_core.acquisition.terms import require_accepted
+from pinmem_core.acquisition.transfer import fetch
+from pinmem_core.acquisition.verification import find_fault_of_finished
+from pinmem_core.datasets import Archive, DatasetCard
+from pinmem_core.errors import ConfigError, MachineError, unknown_name
+from pinmem_core.events import Listener, ignore
+from pinmem_core.home import archives_root
+
+_PATIENCE = Patience()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An archive, its place, and how many of its bytes are on disk."""
+
+    archive: Archive
+    path: Path
+    done: int
+
+    @property
+    def state(self) -> Literal["present", "partial", "absent"]:
+        """Whether the file has its name, is begun, or neither; nothing is verified."""
+        if self.path.is_file():
+            return "present"
+        return "partial" if self.done else "absent"
+
+
+def wanted(
+    card: DatasetCard, folder: Path | None = None, parts: Sequence[str] = ()
+) -> list[Wanted]:
+    """Return the archives of `card`, without asking any site.
+
+    Args:
+        card: The dataset.
+        folder: Where they are kept; by default under `PINMEM_HOME`.
+        parts: Names of the parts wanted; none means all.
+
+    Raises:
+        ConfigError: The dataset has no such part.
+    """
+    known = {archive.part for archive in card.archives if archive.part}
+    for part in parts:
+        if part not in known:
+            raise unknown_name(f"part of {card.name}", part, known)
+    folder = folder or archives_root(card.name)
+    archives = [archive for archive in card.archives if not parts or archive.part in parts]
+    return [_look_at(archive, folder / archive.file) for archive in archives]
+
+
+def download(
+    card: DatasetCard,
+    folder: Path | None = None,
+    *,
+    parts: Sequence[str] = (),
+    jobs: int = 4,
+    credentials: Credentials | None = None,
+    on_event: Listener = ignore,
+    patience: Patience = _PATIENCE,
+) -> list[Path]:
+    """Fetch the archives of `card` and return where they are, verified.
+
+    What is there is verified and kept; what an interrupted download left is gone on with. The
+    first failure, and Ctrl-C, end all transfers soon and keep what came so far.
+
+    Args:
+        card: The dataset.
+        folder: Where the archives are kept; by default under `PINMEM_HOME`.
+        parts: Names of the parts wanted; none means all.
+        jobs: How many files are fetched at a time.
+        credentials: For a site with a login; None takes what the user has stored.
+        on_event: Hears of the progress, one event at a time.
+        patience: Limits of waiting.
+
+    Raises:
+        ConfigError: A person has to fetch the files, accept the terms or log in first.
+        DataError: A file cannot be fetched, or is not what was published.
+        MachineError: The disk is too small, or another process is fetching the same.
+    """
+    files = wanted(card, folder, parts)
+    _require_addresses(card, files)
+    require_accepted(card)
+    stop = Stop()
+    listen = in_turn(on_event, stop)
+    missing = _without_right_ones(files, jobs, stop, listen)
+    if missing:
+        _require_space(card, missing)
+        open_session = _opener(card, credentials, patience)
+        means = Means(open_session, patience, stop, listen)
+        in_parallel(lambda file: fetch(file.archive, file.path, means), missing, jobs, stop)
+    return [file.path for file in files]
+
+
+def _look_at(archive: Archive, path: Path) -> Wanted:
+    return Wanted(archive, path, path.stat().st_size if path.is_file() else Partial(path).size)
+
+
+def _require_addresses(card: DatasetCard, files: Sequence[Wanted]) -> None:
+    """Say what a person has to do where pinmem cannot fetch a file."""
+    awaited = [file.archive.file for file in files if not file.archive.url]
+    if files and all(file.state == "present" for file in files if not file.archive.url):
+        return
+    if card.draw:
+        raise ConfigError(
+            f"{card.name} is drawn, not fetched.", f"Draw it: pinmem data prepare {card.name}"
+        )
+    steps = [f"{number}. {step}" for number, step in enumerate(card.steps, 1)]
+    names = ", ".join(awaited) or "its files"
+    last = f"Put {names} into a folder, then: pinmem data prepare {card.name} --from FOLDER"
+    raise ConfigError(
+        f"pinmem cannot fetch {names} of {card.name}: a person has to.",
+        "\n".join([*steps, last]),
+    )
+
+
+def _without_right_ones(
+    files: Sequence[Wanted], jobs: int, stop: Stop, listen: Listener
+) -> list[Wanted]:
+    """Return those that have to be fetched; wrong ones stay until their turn comes."""
+
+    def is_right(file: Wanted) -> bool:
+        return not find_fault_of_finished(file.archive, file.path, listen)
+
+    present = [file for file in files if file.state == "present"]
+    right = dict(zip(present, in_parallel(is_right, present, jobs, stop), strict=True))
+    return [file for file in files if not right.get(file)]
+
+
+def _require_space(card: DatasetCard, missing: Sequence[Wanted]) -> None:
+    """Raise MachineError where the disk is too small, as far as sizes are known."""
+    needed = sum(
+        max((file.archive.expected_bytes or 0) - Partial(file.path).size, 0) for file in missing
+    )
+    folder = missing[0].path.parent
+    disk = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    free = shutil.disk_usage(disk).free
+    if needed > free:
+        raise MachineError(
+            f"{card.name} needs {needed / 1e9:.1f} GB more in {folder}, but {free / 1e9:.1f} GB "
+            "are free.",
+            "Make room, or name another folder.",
+        )
+
+
+def _opener(
+    card: DatasetCard, credentials: Credentials | None, patience: Patience
+) -> Callable[[], requests.Session]:
+    """Log in once where that is needed; return what gives every thread a session of its own."""
+    with new_session() as visitor:
+        if card.login:
+            known = require_credentials(card.name, card.login, credentials)
+            log_in(visitor, card.login, known, patience)
+
+    def open_session() -> requests.Session:
+        session = new_session()
+        session.cookies.update(visitor.cookies)
+        return session
+
+    return open_session

@@ -1,0 +1,108 @@
+"""Logging in to a site that gives its files to accounts only."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import platformdirs
+import requests
+
+from pinmem_core.acquisition.network import CERTIFICATE_HINT, distrusts, explain, without_user
+from pinmem_core.acquisition.patience import Patience
+from pinmem_core.errors import ConfigError, DataError
+
+_CITYSCAPES = ("www.cityscapes-dataset.com", "cityscapes-dataset.com")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A user name and its password, which is never shown."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+def find_credentials(login: str) -> Credentials | None:
+    """Return what the user has stored for the site with the form at `login`.
+
+    Only Cityscapes has such a place: CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD, else the file
+    that cityscapesScripts keeps. No other site is ever told what stands there.
+
+    Raises:
+        ConfigError: The file holds something else.
+    """
+    if urlsplit(login).hostname not in _CITYSCAPES:
+        return None
+    username = os.environ.get("CITYSCAPES_USERNAME")
+    password = os.environ.get("CITYSCAPES_PASSWORD")
+    if username and password:
+        return Credentials(username, password)
+    return _from_file(_official_file())
+
+
+def require_credentials(name: str, login: str, given: Credentials | None) -> Credentials:
+    """Return `given` credentials for the dataset `name`, else those that are stored.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    credentials = given or find_credentials(login)
+    if credentials:
+        return credentials
+    hint = f"Run 'pinmem data download {name}' in a terminal, which asks for them"
+    if urlsplit(login).hostname in _CITYSCAPES:
+        hint += (
+            "; or set CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD; or let cityscapesScripts "
+            f"('csDownload') store them in {_official_file()}"
+        )
+    raise ConfigError(f"{name} is given to accounts only, and no user name is known.", f"{hint}.")
+
+
+def log_in(
+    session: requests.Session, url: str, credentials: Credentials, patience: Patience | None = None
+) -> None:
+    """Fill in the form at `url`, so that `session` may fetch what the account may.
+
+    Raises:
+        ConfigError: The site does not accept the credentials.
+        DataError: The site cannot be reached, or is out of order.
+    """
+    form = {"username": credentials.username, "password": credentials.password, "submit": "Login"}
+    timeout = (patience or Patience()).timeout
+    try:
+        session.get(url, allow_redirects=False, timeout=timeout)
+        answer = session.post(url, data=form, allow_redirects=False, timeout=timeout)
+    except requests.RequestException as error:
+        raise _failed(url, explain(error), CERTIFICATE_HINT if distrusts(error) else None) from None
+    if answer.status_code >= 500:
+        raise _failed(url, f"answered {answer.status_code}")
+    if answer.status_code != 302:
+        raise ConfigError(
+            f"{without_user(url)} does not accept the password of '{credentials.username}'.",
+            "Try the same user name and password in a browser.",
+        )
+
+
+def _failed(url: str, reason: str, hint: str | None = None) -> DataError:
+    return DataError(f"cannot log in: {without_user(url)} {reason}.", hint or "Try again later.")
+
+
+def _official_file() -> Path:
+    """Return where cityscapesScripts keeps credentials; pinmem only ever reads it."""
+    return Path(platformdirs.user_data_dir("cityscapesscripts", "cityscapes"), "credentials.json")
+
+
+def _from_file(path: Path) -> Credentials | None:
+    try:
+        stored = json.loads(path.read_bytes())
+        return Credentials(str(stored["username"]), str(stored["password"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        # The cause would carry the file's text, and with it the password.
+        raise ConfigError(
+            f"{path} does not hold a user name and a password.",
+            "Let cityscapesScripts ('csDownload') write it anew, or delete it.",
+        ) from None

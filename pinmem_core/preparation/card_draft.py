@@ -1,0 +1,207 @@
+"""The text of a drafted card: what was found, with a comment on every key."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from textwrap import fill
+
+from pinmem_core.labels import CLASS_NAMES, CLASSES, IGNORE_INDEX
+from pinmem_core.preparation.label_values import UNLABELED, LabelValues, Raw
+from pinmem_core.preparation.patterns import Patterns
+
+_MOST_COLORS = 64
+_TRAIN_IDS: dict[Raw, str] = {**dict(enumerate(CLASS_NAMES)), IGNORE_INDEX: "ignored"}
+_CITYSCAPES_IDS: dict[Raw, str] = {c.label_id: c.name for c in CLASSES}
+
+_HEAD = """\
+# The card of a dataset, drafted from {pairs} pairs of images and labels.
+# Change what is wrong and fill in what is missing; lines that begin with '#' are for you. Then:
+#   pinmem data prepare {name} --card {name}.yaml --from FOLDER
+#   pinmem data preview {name}
+
+# What you type.
+name: "{name}"
+# What reports call it.
+title: "{name}"
+# Where to read about it.
+homepage: ""
+# How to cite it.
+citation: ""
+# Its licence or terms of use, in a sentence.
+terms: ""
+"""
+_LAYOUT = """\
+# Where the files lie, at any depth below the folder. A field in braces stands for any text without
+# a slash, or for what its colon leads to: a|b is a or b, (?!a) and (?<!a) keep a out.
+layouts:
+  - name: "found"
+    # The images.
+    image: {image}
+    # The label of an image, by the image's fields.
+    label: {label}
+    # How labels are read: ids, colors, ids16 (in 16-bit RGB pictures) or polygons (JSON).
+    encoding: "{encoding}"
+    # What their values mean: trainids, cityscapes-ids, or a map of your own as below.
+    label_maps: ["{label_map}"]
+    # What a pair is called; no two may be called the same.
+    id: "{id}"
+"""
+_DOMAIN = """\
+    # What tells places, weathers or cameras apart: models are to generalize from some to others.
+    domain: "{domain}"
+"""
+_NO_DOMAIN = """\
+    # No folder tells domains (places, weathers, cameras) apart: all pairs are of one.
+"""
+_SPLIT = """\
+    # The split of a pair. Found: {found}.
+    split: "{split}"
+"""
+_NO_SPLIT = """\
+    # No folder tells splits apart: the last fifth of each domain becomes val, the rest train.
+"""
+_DOMAINS = """\
+# All domains, with a few words on each.
+domains:
+{entries}
+"""
+_STANDARD_MAP = """\
+# The labels look like those of the standard map {label_map}. If a preview shows that they are not,
+# write "own" above, and here a map like this, with values and names of yours:
+#   label_maps:
+#     own:
+#       values: {{0: sky, 1: street, 2: sign}}
+#       classes: {{sky: 0, road: [1]}}
+# Found in {files} label files, by share of the {things}:
+{values}
+"""
+_OWN_MAP = """\
+# What the values in labels mean. Found in {files} label files, by share of the {things}; 'prepare'
+# leaves out labels that hold other values, and names them.
+label_maps:
+  own:
+    # Every value that may occur, and what you call it.
+    values:
+{values}
+    # The values of each of the 19 classes; those that no class lists are ignored. A line a class,
+    # such as
+    #   road: [{example}]
+    # Classes: {names}.
+    classes:{classes}
+"""
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A raw value as a card lists it, and its class where that is known."""
+
+    raw: str
+    name: str
+    share: float
+    class_name: str | None
+
+
+def draft(name: str, patterns: Patterns, values: LabelValues) -> str:
+    """Return the card of a dataset.
+
+    Args:
+        name: What to call it.
+        patterns: Where its files lie.
+        values: What its labels hold.
+    """
+    parts = [
+        _HEAD.format(name=name, pairs=len(patterns.pairs)),
+        _layout(patterns, values),
+        _domains(patterns.domains),
+        _standard_map(values) if values.standard_map else _own_map(values),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _layout(patterns: Patterns, values: LabelValues) -> str:
+    layout = _LAYOUT.format(
+        image=_quoted(patterns.image),
+        label=_quoted(patterns.label),
+        encoding=values.encoding,
+        label_map=values.standard_map or "own",
+        id=patterns.id,
+    )
+    found = ", ".join(f"{split} {count}" for split, count in patterns.splits.items())
+    domain = _DOMAIN.format(domain=patterns.domain) if patterns.domain else _NO_DOMAIN
+    split = _SPLIT.format(split=patterns.split, found=found) if patterns.split else _NO_SPLIT
+    return layout + domain + split
+
+
+def _domains(domains: Mapping[str, int]) -> str:
+    entries = (f'  {_quoted(name)}: "{count} pairs"' for name, count in domains.items())
+    return _DOMAINS.format(entries="\n".join(entries)) if domains else ""
+
+
+def _standard_map(values: LabelValues) -> str:
+    meanings = _TRAIN_IDS if values.standard_map == "trainids" else _CITYSCAPES_IDS
+    found = ((raw, meanings.get(raw), share) for raw, share in values.shares.items())
+    lines = [
+        f"#   {raw}{f' ({meaning})' if meaning else ''}: {_percent(share)}"
+        for raw, meaning, share in found
+    ]
+    return _STANDARD_MAP.format(
+        label_map=values.standard_map, **_origin(values), values=_text(lines)
+    )
+
+
+def _own_map(values: LabelValues) -> str:
+    listed = _listed(values)
+    lines = [f"      {v.raw}: {_quoted(v.name)}  # {_percent(v.share)}" for v in listed]
+    if len(values.shares) > len(listed):
+        rest = len(values.shares) - len(listed)
+        lines.append(f"      # and {rest} rarer ones: have these labels been shrunk or smoothed?")
+    return _OWN_MAP.format(
+        **_origin(values),
+        values=_text(lines),
+        example=listed[-1].raw,
+        names=_wrapped(CLASS_NAMES),
+        classes=_classes(listed),
+    )
+
+
+def _listed(values: LabelValues) -> list[_Value]:
+    """Return the values that a map of one's own has to list."""
+    classes = values.classes
+    if values.encoding == "polygons":
+        names = dict.fromkeys((UNLABELED, *map(str, values.shares)))
+        return [
+            _Value(str(number), name, values.shares.get(name, 0), classes.get(name))
+            for number, name in enumerate(names)
+        ]
+    found = list(values.shares.items())
+    return [
+        _Value(_quoted(raw) if isinstance(raw, str) else str(raw), "?", share, classes.get(raw))
+        for raw, share in (found[:_MOST_COLORS] if values.encoding == "colors" else found)
+    ]
+
+
+def _classes(listed: Iterable[_Value]) -> str:
+    """Return the classes that are known of some values, for behind 'classes:'."""
+    known = [value for value in listed if value.class_name]
+    return "".join(f"\n      {v.class_name}: [{v.raw}]" for v in known) or " {}"
+
+
+def _origin(values: LabelValues) -> dict[str, object]:
+    things = "polygons" if values.encoding == "polygons" else "pixels"
+    return {"files": values.files, "things": things}
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share >= 0.0001 or not share else "< 0.01%"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    return fill(", ".join(names), 88, subsequent_indent="    # ")
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(lines)

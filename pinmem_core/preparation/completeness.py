@@ -1,0 +1,37 @@
+"""Whether a prepared dataset holds all that its authors published."""
+
+from dataclasses import dataclass
+
+from pinmem_core.datasets import DatasetCard
+from pinmem_core.preparation.prepared import PreparedDataset
+
+_NOT_MISSED = {"double", "known defect", "not listed"}
+"""Rules that leave out what the published counts do not count."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A split of which another number of samples is here than was published."""
+
+    split: str
+    published: int
+    here: int
+
+
+def differences(dataset: PreparedDataset, card: DatasetCard) -> list[Difference]:
+    """Return the splits that are not of their published size, by name."""
+    counts = dataset.counts
+    every = [Difference(name, n, counts.get(name, 0)) for name, n in sorted(card.counts.items())]
+    return [difference for difference in every if difference.published != difference.here]
+
+
+def left_out(dataset: PreparedDataset) -> int:
+    """Return the number of samples that were found and left out as defective."""
+    excluded = dataset.summary.get("excluded", [])
+    return sum(defect["rule"] not in _NOT_MISSED for defect in excluded)
+
+
+def is_complete(dataset: PreparedDataset, card: DatasetCard) -> bool:
+    """Tell whether no published sample is missing, those counted that were left out."""
+    missing = sum(max(0, d.published - d.here) for d in differences(dataset, card))
+    return missing <= left_out(dataset)

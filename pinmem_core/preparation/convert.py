@@ -1,0 +1,220 @@
+"""One sample: checking a pair of files and writing its trainIds."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pinmem_core.errors import DataError
+from pinmem_core.files import write_whole
+from pinmem_core.home import home
+from pinmem_core.images import check_picture, image_size, read_image, write_png
+from pinmem_core.labels import CLASSES, LabelMap
+from pinmem_core.preparation.encodings import ENCODINGS
+from pinmem_core.preparation.layouts import RawSample
+from pinmem_core.preparation.prepared import RECORDS, Sample
+from pinmem_core.preparation.reencoding import Reencoding
+
+_VERSION = 1
+"""Raised whenever the same files would be written differently."""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A file that was left out.
+
+    Attributes:
+        file: Its path.
+        reason: What is wrong with it, for people.
+        rule: The rule that excludes it, for counting.
+    """
+
+    file: str
+    reason: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a converted sample beside its line in the manifest.
+
+    Attributes:
+        key: Digest of all that its files were made from; equal keys need no second conversion.
+        sample: Its line in the manifest, paths as written there.
+        label_sha256: Of the (H, W) trainIds.
+        pixels: Labelled pixels by trainId.
+    """
+
+    key: str
+    sample: Sample
+    label_sha256: str
+    pixels: tuple[int, ...]
+
+    def to_json(self) -> str:
+        """Return the record as a line."""
+        sample = json.loads(self.sample.to_json())
+        return json.dumps({**asdict(self), "sample": sample})
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """Return the record of a line."""
+        fields: dict[str, Any] = json.loads(line)
+        sample = Sample.from_json(json.dumps(fields.pop("sample")))
+        return cls(sample=sample, **{**fields, "pixels": tuple(fields["pixels"])})
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the samples of a dataset are converted.
+
+    Attributes:
+        encoding: How label files are read.
+        label_map: Translates them.
+        reencoding: How images are written anew; None leaves them where they are.
+        root: Where the prepared dataset will be.
+        folder: Where its files are written until it is complete.
+    """
+
+    encoding: str
+    label_map: LabelMap
+    reencoding: Reencoding | None
+    root: Path
+    folder: Path
+
+    def key(self, raw: RawSample) -> str:
+        """Return a digest of all that the files of a sample are made from."""
+        made_from = [
+            _VERSION,
+            raw.id,
+            _state(raw.image),
+            _state(raw.label),
+            self.encoding,
+            self.label_map.digest,
+            asdict(self.reencoding) if self.reencoding else None,
+        ]
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+    def convert(self, raw: RawSample, split: str) -> Record | Defect:
+        """Check one pair and write its files, or say why it cannot be used."""
+        try:
+            size = self._check_image(raw)
+            return self._write(raw, split, self.read_label(raw, size))
+        except _UnusableError as fault:
+            return fault.defect
+
+    def _check_image(self, raw: RawSample) -> tuple[int, int]:
+        """Return the (width, height) of a sound image."""
+        try:
+            check_picture(raw.image)
+            return image_size(raw.image)
+        except DataError as error:
+            raise _UnusableError(raw.image, error.message, "unreadable") from None
+
+    def read_label(self, raw: RawSample, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the (H, W) trainIds of a sound label; `size` is the image's (width, height)."""
+        if raw.label is None:
+            raise _UnusableError(raw.image, "its label is missing", "missing partner")
+        try:
+            values = ENCODINGS.get(self.encoding)(raw.label, self.label_map)
+            train_ids, unknown = self.label_map.apply(values)
+        except (DataError, ValueError) as error:
+            raise _UnusableError(raw.label, str(error), "unreadable") from None
+        height, width = train_ids.shape
+        if (width, height) != size:
+            reason = f"is {width}x{height}, but its image is {size[0]}x{size[1]}"
+            raise _UnusableError(raw.label, reason, "other size")
+        if unknown:
+            listed = ", ".join(map(str, unknown[:5]))
+            reason = f"holds values that the label map does not know: {listed}"
+            raise _UnusableError(raw.label, reason, "unknown value")
+        if (values.min(axis=(0, 1)) == values.max(axis=(0, 1))).all():
+            raise _UnusableError(raw.label, "is of a single value", "single value")
+        return train_ids
+
+    def _write(self, raw: RawSample, split: str, train_ids: NDArray[np.uint8]) -> Record:
+        image = Path(portable(raw.image, self.root))
+        if self.reencoding:
+            image = Path("images", raw.id + self.reencoding.suffix)
+            write_whole(self.folder / image, self._reencoded(raw, self.reencoding))
+            train_ids = self.reencoding.label(train_ids)
+        return self.write_label(raw, split, image, train_ids)
+
+    def _reencoded(self, raw: RawSample, reencoding: Reencoding) -> bytes:
+        try:
+            return reencoding.image(read_image(raw.image))
+        except DataError as error:
+            raise _UnusableError(raw.image, error.message, "unreadable") from None
+
+    def write_label(
+        self, raw: RawSample, split: str, image: Path, train_ids: NDArray[np.uint8]
+    ) -> Record:
+        """Write the trainIds of a sample and return its record."""
+        pixels = count_pixels(train_ids)
+        if not any(pixels):
+            raise _UnusableError(raw.label or raw.image, "labels no pixel", "nothing labelled")
+        label = Path("labels", f"{raw.id}.png")
+        write_png(self.folder / label, train_ids)
+        height, width = train_ids.shape
+        return Record(
+            key=self.key(raw),
+            sample=Sample(raw.id, image, label, split, raw.domain, width, height),
+            label_sha256=label_digest(train_ids),
+            pixels=pixels,
+        )
+
+
+class _UnusableError(Exception):
+    """A file is not what it should be."""
+
+    def __init__(self, file: Path, reason: str, rule: str) -> None:
+        super().__init__(reason)
+        self.defect = Defect(str(file), reason.rstrip("."), rule)
+
+
+def read_records(folder: Path) -> Iterator[Record]:
+    """Yield the records kept in `folder`; lines that a killed process tore are passed over."""
+    path = folder / RECORDS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            yield Record.from_json(line)
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def own_files(sample: Sample) -> list[Path]:
+    """Return the files of a sample that lie inside its prepared dataset, relative to its root."""
+    return [path for path in (sample.image, sample.label) if path.parts[0] in ("images", "labels")]
+
+
+def label_digest(train_ids: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of (H, W) trainIds."""
+    return hashlib.sha256(train_ids.tobytes()).hexdigest()
+
+
+def count_pixels(train_ids: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Return the number of pixels of each of the 19 classes."""
+    return tuple(Image.fromarray(train_ids).histogram()[: len(CLASSES)])
+
+
+def portable(path: Path, root: Path) -> str:
+    """Return `path` relative to `root` where both lie under `PINMEM_HOME`, which may move."""
+    return os.path.relpath(path, root) if path.is_relative_to(home()) else str(path)
+
+
+def _state(path: Path | None) -> list[object] | None:
+    """Return what changes when a file does."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return [str(path)]  # told when the file is opened
+    return [str(path), status.st_size, status.st_mtime_ns]

@@ -1,0 +1,312 @@
+"""A prepared dataset as one file, for another machine.
+
+A pack is a plain tar of `pinmem-pack.json`, the card, all that the prepared dataset's folder holds,
+and the images. The same data gives the same bytes, and nothing in it tells where it was made.
+"""
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pinmem_core.acquisition.archives import extract
+from pinmem_core.datasets import DatasetCard, card_of_user, get_card, read_card, shipped_cards
+from pinmem_core.errors import ConfigError, DataError, MachineError
+from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.files import staged_folder
+from pinmem_core.home import dataset_root, locked
+from pinmem_core.images import check_picture, image_size, read_label
+from pinmem_core.preparation.convert import Record, label_digest, own_files, read_records
+from pinmem_core.preparation.pack_contents import (
+    CARD,
+    FORMAT_VERSION,
+    HEADER,
+    Content,
+    packed_samples,
+    packed_summary,
+    pictures,
+    texts,
+)
+from pinmem_core.preparation.parallel import in_parallel
+from pinmem_core.preparation.prepared import (
+    MANIFEST,
+    RECORDS,
+    SCHEMA_VERSION,
+    SUMMARY,
+    PreparedDataset,
+    digest,
+)
+from pinmem_core.preparation.reencoding import Reencoding
+
+_LONGEST_TEXT = 64 << 20  # a card may list every sample
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What was packed.
+
+    Attributes:
+        path: The file.
+        samples: How many it holds.
+        bytes: Its size.
+        digest: Of the dataset inside.
+    """
+
+    path: Path
+    samples: int
+    bytes: int
+    digest: str
+
+
+def pack(
+    name: str,
+    out: Path,
+    *,
+    reencoding: Reencoding | None = None,
+    splits: Sequence[str] = (),
+    overwrite: bool = False,
+    jobs: int | None = None,
+    on_event: Listener = ignore,
+) -> PackSummary:
+    """Write a prepared dataset and its images to the file `out`, whole or not at all.
+
+    Args:
+        name: Of the dataset.
+        out: The pack, a ".tar".
+        reencoding: How images are written anew; None copies their files as they are.
+        splits: Which to pack; none means all.
+        overwrite: Whether `out` may exist.
+        jobs: Pictures read and written at once; None for one a core.
+        on_event: Hears of the progress.
+
+    Raises:
+        ConfigError: The dataset or a split is unknown, or `out` exists or is no ".tar".
+        DataError: The dataset is not prepared, or its files have changed since.
+        MachineError: `out` cannot be written, or another process is changing the dataset.
+    """
+    out = out.expanduser().absolute()
+    _refuse_place(out, overwrite=overwrite)
+    card = get_card(name)
+    with locked(f"datasets-{name}"):
+        dataset = PreparedDataset.open(name)
+        packed = packed_samples(dataset, splits, reencoding, jobs, on_event)
+        summary = packed_summary(dataset.summary, packed, reencoding)
+        with _tar(out) as tar, closing(pictures(packed, reencoding, jobs)) as files:
+            for member, text in texts(card, summary, packed):
+                _add(tar, member, text)
+            for done, (member, content) in enumerate(files, start=1):
+                _add(tar, member, content)
+                on_event(Progress("packing", done, 2 * len(packed)))
+    return PackSummary(out, len(packed), out.stat().st_size, summary["digest"])
+
+
+def is_pack(path: Path) -> bool:
+    """Tell whether the file `path` is a pack, by what it begins with."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            first = tar.next()
+    except (OSError, tarfile.TarError):
+        return False
+    return first is not None and first.name == HEADER
+
+
+def packed_card(path: Path) -> DatasetCard:
+    """Return the card of the dataset in a pack.
+
+    Raises:
+        DataError: `path` is no pack, or one that this version of pinmem cannot read.
+    """
+    return _read_head(path)[1]
+
+
+def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) -> PreparedDataset:
+    """Put the dataset of a pack in its place under `PINMEM_HOME`, once every file is checked.
+
+    A prepared dataset of the same name is replaced.
+
+    Args:
+        path: The pack.
+        name: The dataset that it has to hold; None for any.
+        on_event: Hears of the progress.
+
+    Raises:
+        ConfigError: The pack holds another dataset than `name`.
+        DataError: The pack is damaged or hostile, or of another version of pinmem.
+        MachineError: The disk is too small, or another process is changing the dataset.
+    """
+    path = path.expanduser().absolute()
+    header, card = _read_head(path)
+    if name not in (None, card.name):
+        raise ConfigError(f"{path} holds the dataset '{card.name}', not '{name}'.")
+    root = dataset_root(card.name)
+    with locked(f"datasets-{card.name}"), _workplace(root) as parent:
+        folder = extract(path, parent, on_event=on_event)
+        _check(path, folder, header, on_event)
+        with staged_folder(root) as staging:
+            for part in (MANIFEST, RECORDS, SUMMARY, "labels", "images"):
+                (folder / part).rename(staging / part)
+            if card.name not in shipped_cards():
+                (folder / CARD).rename(staging / card_of_user(card.name).name)
+    return PreparedDataset.open(card.name)
+
+
+def _refuse_place(out: Path, *, overwrite: bool) -> None:
+    if out.suffix != ".tar":
+        raise ConfigError(f"a pack is a .tar, which {out} is not.", "Name it 'NAME.tar'.")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise ConfigError(f"{out} exists.", "Name another file, or add --force.")
+
+
+@contextmanager
+def _tar(out: Path) -> Iterator[tarfile.TarFile]:
+    """Yield an archive that takes the place of `out` when the block succeeds."""
+    part = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(part, "w") as tar:
+            yield tar
+        part.replace(out)
+    except OSError as error:
+        hint = "Make room there, or name a file on another disk."
+        raise MachineError(f"cannot write {out}: {error.strerror or error}.", hint) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: Content) -> None:
+    """Add a member that tells nothing of its file but its name and size."""
+    info = tarfile.TarInfo(name)
+    if isinstance(content, bytes):
+        info.size = len(content)
+        tar.addfile(info, BytesIO(content))
+    else:
+        info.size = content.stat().st_size
+        with content.open("rb") as file:
+            tar.addfile(info, file)
+
+
+@dataclass(frozen=True)
+class _Header:
+    dataset: str
+    samples: int
+    digest: str
+
+
+def _read_head(path: Path) -> tuple[_Header, DatasetCard]:
+    """Return what a pack says of itself, and its card."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}.")
+    try:
+        with tarfile.open(path, "r:") as tar:
+            fields = dict(json.loads(_next_text(tar, HEADER)))
+            card_text = _next_text(tar, CARD)
+        version = fields.pop("format_version")
+        header = _Header(**fields)
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        hint = "A pack is what 'pinmem data pack' has written."
+        raise DataError(f"{path} is no pack, or a damaged one.", hint) from error
+    if version != FORMAT_VERSION:
+        raise _other_version(path)
+    card = _card(path, card_text)
+    if card.name != header.dataset:
+        raise _damaged(path, f"it says '{header.dataset}', but its card says '{card.name}'")
+    return header, card
+
+
+def _next_text(tar: tarfile.TarFile, name: str) -> bytes:
+    info = tar.next()
+    if info is None or info.name != name or info.size > _LONGEST_TEXT:
+        raise ValueError(f"no {name}")
+    file = tar.extractfile(info)
+    return file.read() if file else b""
+
+
+def _card(path: Path, text: bytes) -> DatasetCard:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, CARD)
+        file.write_bytes(text)
+        try:
+            return read_card(file)
+        except ConfigError as error:
+            reason = error.message.replace(str(file), CARD).rstrip(".")
+            raise _damaged(path, reason) from error
+
+
+@contextmanager
+def _workplace(root: Path) -> Iterator[Path]:
+    """Yield an empty neighbour of `root` that vanishes with the block."""
+    folder = root.with_name(f".{root.name}.unpacked")
+    shutil.rmtree(folder, ignore_errors=True)  # a killed process has left it
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> None:
+    """Refuse a pack, unpacked into `folder`, whose files are not those that were packed."""
+    try:
+        summary = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        manifest = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, f"its {SUMMARY} or {MANIFEST} cannot be read") from error
+    if summary.get("schema_version") != SCHEMA_VERSION:
+        raise _other_version(path)
+    records = list(read_records(folder))
+    found = digest((record.sample, record.label_sha256) for record in records)
+    said = (summary.get("dataset"), summary.get("digest"), found, len(records))
+    if said != (header.dataset, header.digest, header.digest, header.samples):
+        raise _damaged(path, "its parts are of different datasets")
+    if manifest != [record.sample.to_json() for record in records]:
+        raise _damaged(path, "its manifest is not of its records")
+    _check_pictures(path, folder, records, on_event)
+
+
+def _check_pictures(
+    path: Path, folder: Path, records: Sequence[Record], on_event: Listener
+) -> None:
+    def fault(record: Record) -> str | None:
+        return _fault(folder, record)
+
+    with closing(in_parallel(fault, records)) as faults:
+        for done, found in enumerate(faults, start=1):
+            if found:
+                raise _damaged(path, found)
+            on_event(Progress("checking", done, len(records)))
+
+
+def _fault(folder: Path, record: Record) -> str | None:
+    """Return what is wrong with the files of a sample, None if nothing."""
+    sample = record.sample
+    paths = [sample.image, sample.label]
+    if own_files(sample) != paths or any(".." in path.parts for path in paths):
+        return f"the files of '{sample.id}' would lie outside of the dataset"
+    try:
+        check_picture(folder / sample.image)
+        size = image_size(folder / sample.image)
+        train_ids = read_label(folder / sample.label)
+    except (DataError, ValueError) as error:
+        return str(error).replace(f"{folder}{os.sep}", "").rstrip(".")
+    if size != (sample.width, sample.height):
+        return f"{sample.image} is not of the size that was packed"
+    if label_digest(train_ids) != record.label_sha256 or train_ids.shape != size[::-1]:
+        return f"{sample.label} is not the label that was packed"
+    return None
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(f"{path} is damaged: {reason}.", "Copy it again, or pack it again.")
+
+
+def _other_version(path: Path) -> DataError:
+    return DataError(
+        f"{path} was packed by another version of pinmem.",
+        "Have the same version on both machines, and pack it again.",
+    )

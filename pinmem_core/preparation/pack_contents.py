@@ -1,0 +1,222 @@
+"""What a pack holds: a prepared dataset and its images, as they will lie on another machine."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pinmem_core.datasets import DatasetCard, write_card
+from pinmem_core.errors import DataError, unknown_name
+from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.images import check_picture, image_size, read_image, read_label
+from pinmem_core.labels import CLASSES
+from pinmem_core.preparation.convert import Record, count_pixels, label_digest, read_records
+from pinmem_core.preparation.parallel import in_parallel
+from pinmem_core.preparation.prepared import (
+    MANIFEST,
+    RECORDS,
+    SUMMARY,
+    PreparedDataset,
+    Sample,
+    digest,
+)
+from pinmem_core.preparation.reencoding import Reencoding
+
+FORMAT_VERSION = 1
+"""Raised whenever older versions of pinmem would misread a pack."""
+HEADER = "pinmem-pack.json"
+"""A pack's first member: the version of its format, and what is inside."""
+CARD = "card.yaml"
+"""Its second member: the card of the dataset."""
+
+_AT_ONCE = 64
+
+Content = Path | bytes
+"""Of a member: the file to copy, or the bytes themselves."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PackedSample:
+    """A sample where it lies here, and its record in the pack."""
+
+    source: Sample
+    record: Record
+
+
+def packed_samples(
+    dataset: PreparedDataset,
+    splits: Sequence[str],
+    reencoding: Reencoding | None = None,
+    jobs: int | None = None,
+    on_event: Listener = ignore,
+) -> list[PackedSample]:
+    """Return what a pack will hold of a dataset, every label read and checked.
+
+    Args:
+        dataset: The dataset.
+        splits: Which to pack; none means all.
+        reencoding: How images will be written anew.
+        jobs: Labels read at once; None for one a core.
+        on_event: Hears of the progress.
+
+    Raises:
+        ConfigError: A split does not exist.
+        DataError: A label cannot be read, or is not the one that was prepared.
+    """
+    for split in splits:
+        if split not in dataset.counts:
+            raise unknown_name(f"split of {dataset.name}", split, dataset.counts)
+    samples = [sample for sample in dataset.samples if not splits or sample.split in splits]
+    digests = {record.sample.id: record.label_sha256 for record in read_records(dataset.root)}
+
+    def pack(sample: Sample) -> PackedSample:
+        return PackedSample(sample, _record(sample, digests.get(sample.id), reencoding))
+
+    packed = []
+    with closing(in_parallel(pack, samples, jobs)) as results:
+        for item in results:
+            packed.append(item)
+            on_event(Progress("checking labels", len(packed), len(samples)))
+    return packed
+
+
+def texts(
+    card: DatasetCard, summary: Mapping[str, Any], packed: Iterable[PackedSample]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and bytes of the members that come before the pictures."""
+    records = [item.record for item in packed]
+    header = {
+        "format_version": FORMAT_VERSION,
+        "dataset": card.name,
+        "samples": len(records),
+        "digest": summary["digest"],
+    }
+    yield HEADER, _json(header)
+    yield CARD, _yaml(card)
+    yield SUMMARY, _json(summary)
+    yield MANIFEST, "".join(f"{record.sample.to_json()}\n" for record in records).encode()
+    yield RECORDS, "".join(f"{record.to_json()}\n" for record in records).encode()
+
+
+def pictures(
+    packed: Iterable[PackedSample], reencoding: Reencoding | None = None, jobs: int | None = None
+) -> Generator[tuple[str, Content], None, None]:
+    """Yield the names and contents of labels and images, each kind sorted by name.
+
+    Raises:
+        DataError: A picture cannot be read, or is not the one that was prepared.
+    """
+    labels = {item.record.sample.label.as_posix(): item.source for item in packed}
+    images = {item.record.sample.image.as_posix(): item.source for item in packed}
+    for sources, content in ((labels, _label), (images, _image)):
+
+        def made(
+            entry: tuple[str, Sample], content: Callable[..., Content] = content
+        ) -> tuple[str, Content]:
+            name, source = entry
+            return name, content(source, reencoding)
+
+        yield from _a_few_at_once(made, sorted(sources.items()), jobs)
+
+
+def packed_summary(
+    summary: Mapping[str, Any],
+    packed: Iterable[PackedSample],
+    reencoding: Reencoding | None = None,
+) -> dict[str, Any]:
+    """Return what `dataset.json` will say in a pack."""
+    records = [item.record for item in packed]
+    pixels = np.sum([record.pixels for record in records], axis=0)
+    return {
+        **summary,
+        "reencoding": asdict(reencoding) if reencoding else summary["reencoding"],
+        "sources": [],
+        "counts": dict(sorted(Counter(r.sample.split for r in records).items())),
+        "class_pixels": {c.name: int(pixels[c.train_id]) for c in CLASSES},
+        "excluded": [_without_folders(defect) for defect in summary["excluded"]],
+        "digest": digest((r.sample, r.label_sha256) for r in records),
+    }
+
+
+def _record(sample: Sample, sha256: str | None, reencoding: Reencoding | None) -> Record:
+    """Return the record that a sample will have in a pack."""
+    train_ids = read_label(sample.label)
+    if label_digest(train_ids) != sha256:
+        raise _changed(sample.label)
+    if reencoding:
+        train_ids = reencoding.label(train_ids)
+    height, width = train_ids.shape
+    suffix = reencoding.suffix if reencoding else sample.image.suffix
+    packed = replace(
+        sample,
+        image=Path("images", sample.id + suffix),
+        label=Path("labels", f"{sample.id}.png"),
+        width=width,
+        height=height,
+    )
+    # No key: no other machine has what these files were made from.
+    return Record("", packed, label_digest(train_ids), count_pixels(train_ids))
+
+
+def _label(sample: Sample, reencoding: Reencoding | None) -> Content:
+    return _png(reencoding.label(read_label(sample.label))) if reencoding else sample.label
+
+
+def _image(sample: Sample, reencoding: Reencoding | None) -> Content:
+    if image_size(sample.image) != (sample.width, sample.height):
+        raise _changed(sample.image)
+    if reencoding:
+        return reencoding.image(read_image(sample.image))
+    check_picture(sample.image)
+    return sample.image
+
+
+def _changed(path: Path) -> DataError:
+    return DataError(
+        f"{path} has changed since the dataset was prepared.",
+        "Prepare the dataset again: 'pinmem data prepare'.",
+    )
+
+
+def _a_few_at_once(
+    function: Callable[[Item], Result], items: Sequence[Item], jobs: int | None
+) -> Generator[Result, None, None]:
+    """Yield as `in_parallel` does, never more than some pictures ahead of whoever writes them."""
+    for start in range(0, len(items), _AT_ONCE):
+        yield from in_parallel(function, items[start : start + _AT_ONCE], jobs)
+
+
+def _without_folders(defect: Mapping[str, str]) -> dict[str, str]:
+    """Return a defect that keeps the last two parts of its file's path."""
+    path = PurePath(defect["file"])
+    short = "/".join(path.relative_to(path.anchor).parts[-2:])
+    return {**defect, "file": short, "reason": defect["reason"].replace(defect["file"], short)}
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _yaml(card: DatasetCard) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, CARD)
+        write_card(card, path)
+        return path.read_bytes()
+
+
+def _png(train_ids: NDArray[np.uint8]) -> bytes:
+    data = BytesIO()
+    Image.fromarray(train_ids).save(data, "PNG")
+    return data.getvalue()

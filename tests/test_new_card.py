@@ -1,0 +1,288 @@
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pinmem_core.datasets import read_card
+from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.images import read_label, write_png
+from pinmem_core.labels import CLASSES
+from pinmem_core.preparation import prepare, survey
+from pinmem_core.preparation.layouts import find_samples
+from pinmem_core.preparation.new_card import new_card
+
+TRAIN_IDS = tuple(range(19))
+CITYSCAPES_IDS = tuple(c.label_id for c in CLASSES)
+SIZE = (12, 16)
+NUMBERS = ["001", "002", "003"]
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(str(path.name))).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+def label(path: Path, values=TRAIN_IDS) -> None:
+    pixels = np.resize(np.array(values, np.uint8), (*SIZE, *np.shape(values)[1:]))
+    write_png(path, pixels)
+
+
+def pairs(root: Path, images: str, labels: str, values=TRAIN_IDS, **fields: list[str]) -> Path:
+    """Write a pair for every way to fill the fields of two paths; {n} is 1, 2, 3."""
+    for filled in _filled({**fields, "n": NUMBERS}):
+        image(root / images.format(**filled))
+        label(root / labels.format(**filled), values)
+    return root
+
+
+def _filled(fields: dict[str, list[str]]) -> list[dict[str, str]]:
+    ways: list[dict[str, str]] = [{}]
+    for name, values in fields.items():
+        ways = [{**way, name: value} for way in ways for value in values]
+    return ways
+
+
+def drafted(folder: Path, name: str = "mycity"):
+    path = folder.parent / f"{name}.yaml"
+    path.write_text(new_card(folder, name), encoding="utf-8")
+    return read_card(path)
+
+
+SHAPES = {
+    "flat": ("images/{n}.jpg", "labels/{n}.png", {}),
+    "same suffix": ("img/{n}.png", "gt/{n}.png", {}),
+    "one folder": ("{n}.png", "{n}_gt.png", {}),
+    "one folder, prefixes": ("img_{n}.png", "label_{n}.png", {}),
+    "bare images": ("{n}.png", "masks/{n}.png", {}),
+    "splits inside": ("images/{s}/{n}.jpg", "labels/{s}/{n}.png", {"s": ["train", "val"]}),
+    "splits outside": ("{s}/rgb/{n}.jpg", "{s}/mask/{n}.png", {"s": ["training", "testing"]}),
+    "splits in names": ("{s}_images/{n}.png", "{s}_labels/{n}.png", {"s": ["train", "val"]}),
+    "SegNet": ("{s}/{n}.png", "{s}annot/{n}.png", {"s": ["train", "val", "test"]}),
+    "domains": ("{d}/images/{n}.jpg", "{d}/labels/{n}.png", {"d": ["fog", "rain"]}),
+    "bare domains": ("{d}/{n}.png", "labels/{d}/{n}.png", {"d": ["a", "b"]}),
+    "Cityscapes": (
+        "leftImg8bit/{s}/{d}/{d}_{n}_leftImg8bit.png",
+        "gtFine/{s}/{d}/{d}_{n}_gtFine_labelTrainIds.png",
+        {"s": ["train", "val"], "d": ["bonn", "ulm"]},
+    ),
+    "ACDC": (
+        "rgb_anon/{d}/{s}/GOPR01/GOPR01_frame_{n}_rgb_anon.png",
+        "gt/{d}/{s}/GOPR01/GOPR01_frame_{n}_gt_labelTrainIds.png",
+        {"d": ["fog", "night"], "s": ["train", "val"]},
+    ),
+    "BDD": (
+        "bdd/images/10k/{s}/{n}.jpg",
+        "bdd/labels/sem_seg/masks/{s}/{n}.png",
+        {"s": ["train", "val"]},
+    ),
+    "labels below images": ("{d}/{n}.png", "{d}/annotations/{n}_L.png", {"d": ["x", "y"]}),
+}
+
+
+@pytest.mark.parametrize(("images", "labels", "fields"), SHAPES.values(), ids=SHAPES)
+def test_the_card_of_any_shape_prepares_every_pair_unchanged(tmp_path, images, labels, fields):
+    folder = pairs(tmp_path / "data", images, labels, **fields)
+    dataset = prepare(drafted(folder), [folder], strict=True)
+    filled = _filled({**fields, "n": NUMBERS})
+    assert {s.image for s in dataset.samples} == {folder / images.format(**f) for f in filled}
+    assert dataset.summary["excluded"] == []
+    assert dataset.summary["label_map"]["name"] == "trainids"
+    splits = {{"training": "train", "testing": "test"}.get(s, s) for s in fields.get("s", [])}
+    assert set(dataset.counts) == (splits or {"train"})
+    assert set(dataset.domains) == set(fields.get("d", ["mycity"]))
+
+
+def test_of_several_labels_for_an_image_the_likeliest_are_taken(tmp_path):
+    def label_of(*others: str) -> str:
+        root = tmp_path / str(len(others))
+        for ending in ("labelIds.png", *others):
+            pairs(root, "leftImg8bit/ulm/{n}_leftImg8bit.png", f"gtFine/ulm/{{n}}_gtFine_{ending}")
+        return drafted(root).layouts[0].label
+
+    common = ("color.png", "instanceIds.png", "polygons.json")
+    assert label_of(*common).endswith("gtFine/ulm/{name}_gtFine_labelIds.png")
+    assert label_of(*common, "labelTrainIds.png").endswith("{name}_gtFine_labelTrainIds.png")
+
+
+def test_the_label_kind_of_most_images_is_taken(tmp_path):
+    pairs(tmp_path, "images/{n}.png", "labels/{n}.png")
+    label(tmp_path / "labels" / "001_labelTrainIds.png")
+    assert drafted(tmp_path).layouts[0].label == "labels/{name}.png"
+
+
+def test_images_of_several_suffixes(tmp_path):
+    pairs(tmp_path, "images/{n}.jpg", "labels/{n}.png")
+    (tmp_path / "images" / "001.jpg").rename(tmp_path / "images" / "001.JPEG")
+    assert len(find_samples(drafted(tmp_path), [tmp_path]).samples) == 3
+
+
+def test_images_without_a_label_do_not_mislead(tmp_path):
+    folder = pairs(tmp_path / "data", "images/{s}/{n}.jpg", "labels/{s}/{n}.png", s=["train"])
+    image(folder / "images" / "train" / "009.jpg")
+    image(folder / "docs" / "pictures" / "overview.png")
+    result = survey(drafted(folder), [folder])
+    assert (result.counts, len(result.defects)) == ({"train": 3}, 1)
+
+
+def test_no_label_is_given_to_a_namesake_of_its_image(tmp_path):
+    folder = pairs(tmp_path / "data", "training/image_2/{n}.png", "training/semantic/{n}.png")
+    for number in NUMBERS:
+        image(folder / "testing" / "image_2" / f"{number}.png")
+    samples = find_samples(drafted(folder), [folder]).samples
+    assert {sample.image.parts[-3] for sample in samples} == {"training"}
+
+
+def test_outer_folders_are_left_away(tmp_path):
+    folder = pairs(tmp_path / "data", "mycity/v1/images/{n}.jpg", "mycity/v1/labels/{n}.png")
+    assert drafted(folder).layouts[0].image == "images/{name}.jpg"
+
+
+def test_a_split_may_be_told_twice(tmp_path):
+    images, labels = "{s}_images/{s}/{n}.jpg", "all_labels/{s}/{n}.png"
+    folder = pairs(tmp_path / "data", images, labels, s=["train", "val"])
+    assert survey(drafted(folder), [folder]).counts == {"train": 3, "val": 3}
+
+
+def test_folders_that_vary_too_much_are_no_domains(tmp_path):
+    drives = [f"drive_{number}" for number in range(33)]
+    folder = pairs(tmp_path / "data", "images/{d}/{n}.jpg", "labels/{d}/{n}.png", d=drives)
+    card = drafted(folder)
+    assert set(card.domains) == {"mycity"}
+    assert find_samples(card, [folder]).pairs == 99
+
+
+def test_ids_of_cityscapes_are_recognized(tmp_path):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (0, *CITYSCAPES_IDS))
+    dataset = prepare(drafted(folder), [folder])
+    assert dataset.summary["label_map"]["name"] == "cityscapes-ids"
+    assert read_label(dataset.samples[0].label).ravel()[:20].tolist() == [255, *TRAIN_IDS]
+
+
+def test_other_ids_are_listed_with_their_shares_and_fit_once_classes_are_filled_in(tmp_path):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (3, 40, 40, 200))
+    path = tmp_path / "mycity.yaml"
+    text = new_card(folder, "mycity")
+    assert '      40: "?"  # 50.00%\n      200: "?"  # 25.00%\n' in text
+    path.write_text(text.replace("classes: {}", "classes: {road: [3], sky: [40]}"))
+    dataset = prepare(read_card(path), [folder], strict=True)
+    assert read_label(dataset.samples[0].label).ravel()[:4].tolist() == [0, 10, 10, 255]
+
+
+def test_an_unfilled_map_is_a_card_but_labels_nothing(tmp_path):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (3, 40))
+    with pytest.raises(DataError, match="labels no pixel"):
+        prepare(drafted(folder), [folder])
+
+
+def test_colours_are_listed_and_fit_once_classes_are_filled_in(tmp_path):
+    colors = ((1, 2, 3), (4, 5, 6), (4, 5, 6))
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", colors)
+    path = tmp_path / "mycity.yaml"
+    text = new_card(folder, "mycity")
+    assert text.index('"4,5,6": "?"  # 66.67%') < text.index('"1,2,3": "?"  # 33.33%')
+    path.write_text(text.replace("classes: {}", 'classes: {car: ["4,5,6"]}'))
+    dataset = prepare(read_card(path), [folder], strict=True)
+    assert read_label(dataset.samples[0].label).ravel()[:3].tolist() == [255, 13, 13]
+
+
+def test_the_colours_of_cityscapes_bring_their_classes(tmp_path):
+    colors = ((0, 0, 0), *(c.color for c in CLASSES))
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", colors)
+    dataset = prepare(drafted(folder), [folder], strict=True)
+    assert read_label(dataset.samples[0].label).ravel()[:20].tolist() == [255, *TRAIN_IDS]
+
+
+def test_of_too_many_colours_the_rarest_are_left_out(tmp_path):
+    colors = [(1, 1, 1)] * 50 + [(7, 7, shade) for shade in range(100)]
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", colors)
+    text = new_card(folder, "mycity")
+    assert len(yaml.safe_load(text)["label_maps"]["own"]["values"]) == 64
+    assert "37 rarer" in text
+
+
+def _rgb16(ids: list[list[int]]) -> bytes:
+    """Return a 16-bit RGB PNG with ids in its first channel."""
+    pixels = np.zeros((len(ids), len(ids[0]), 3), ">u2")
+    pixels[..., 0] = ids
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", len(ids[0]), len(ids), 16, 2, 0, 0, 0)
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    )
+
+
+def test_ids_in_16_bits(tmp_path):
+    folder = pairs(tmp_path / "data", "RGB/{n}.png", "GT/LABELS/{n}.png")
+    for path in (folder / "GT" / "LABELS").iterdir():
+        path.write_bytes(_rgb16([[0, 300], [7, 7]]))
+    card = drafted(folder)
+    assert card.layouts[0].encoding == "ids16"
+    assert card.label_map("own").entries == {0: 255, 7: 255, 300: 255}
+
+
+def polygons(path: Path, *names: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    box = [[0, 0], [SIZE[1], 0], [SIZE[1], 5], [0, 5]]
+    objects = [{"label": name, "polygon": box} for name in names]
+    scene = {"imgWidth": SIZE[1], "imgHeight": SIZE[0], "objects": objects}
+    path.write_text(json.dumps(scene), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("names", "label_map"),
+    [(("sky", "cargroup"), "cityscapes-ids"), (("tuk-tuk", "sky", "cargroup"), "own")],
+)
+def test_polygons_bring_the_classes_that_they_name(tmp_path, names, label_map):
+    for number in NUMBERS:
+        image(tmp_path / "data" / "images" / f"{number}.jpg")
+        polygons(tmp_path / "data" / "annotations" / f"{number}_polygons.json", *names)
+    dataset = prepare(drafted(tmp_path / "data"), [tmp_path / "data"], strict=True)
+    assert dataset.summary["label_map"]["name"] == label_map
+    column = read_label(dataset.samples[0].label)[:, 0].tolist()
+    assert column == [13] * 6 + [255] * 6
+
+
+def test_labels_that_cannot_be_read_do_not_keep_the_others_from_being_listed(tmp_path):
+    pairs(tmp_path, "images/{n}.jpg", "labels/{n}.png")
+    (tmp_path / "labels" / "001.png").write_bytes(b"torn")
+    assert "Found in 2 label files" in new_card(tmp_path, "mycity")
+    for path in (tmp_path / "labels").iterdir():
+        path.write_bytes(b"torn")
+    with pytest.raises(DataError, match="no picture"):
+        new_card(tmp_path, "mycity")
+
+
+def test_what_was_seen_is_told_where_nothing_pairs(tmp_path):
+    image(tmp_path / "images" / "a.jpg")
+    label(tmp_path / "masks" / "b.png")
+    with pytest.raises(DataError) as error:
+        new_card(tmp_path, "mycity")
+    assert "1 possible images, e.g. images/a.jpg" in error.value.message
+    assert "1 possible labels, e.g. masks/b.png" in error.value.message
+
+
+def test_labels_whose_folders_no_image_tells_do_not_pair(tmp_path):
+    for number, images, labels in (("1", "a", "b"), ("2", "b", "a"), ("3", "a", "a")):
+        image(tmp_path / "images" / images / f"{number}.jpg")
+        label(tmp_path / "labels" / labels / f"{number}.png")
+    with pytest.raises(DataError, match="3 possible images"):
+        new_card(tmp_path, "mycity")
+
+
+@pytest.mark.parametrize(("name", "message"), [("My City", "cannot be"), ("camvid", "knows")])
+def test_a_name_that_no_dataset_may_have(tmp_path, name, message):
+    with pytest.raises(ConfigError, match=message):
+        new_card(tmp_path, name)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="is not a folder"):
+        new_card(tmp_path / "nowhere", "mycity")

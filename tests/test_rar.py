@@ -1,0 +1,330 @@
+import sys
+from pathlib import Path
+
+import pytest
+from archive_makers import Item, make_tar, needs_libarchive, refusal, tree
+from rar_writer import (
+    HIDDEN_NAMES,
+    LOCK_RECORD,
+    LOCKED,
+    NO_CRC,
+    SOLID,
+    VOLUME,
+    Entry,
+    link_record,
+    number,
+    rar4,
+    rar5,
+)
+
+from pinmem_core.acquisition.archives import check_archive, extract
+from pinmem_core.acquisition.libarchive_reader import libarchive
+from pinmem_core.errors import DataError, MachineError
+
+A = Entry("d/a.txt", b"a" * 5000)
+B = Entry("b.txt", b"bb")
+TREE = {"d": b"", "d/a.txt": A.data, "b.txt": B.data}
+ALTERED = Entry("b.txt", b"bB", crc=0x12345678)
+
+
+def write(tmp_path: Path, data: bytes) -> Path:
+    (tmp_path / "x.rar").write_bytes(data)
+    return tmp_path / "x.rar"
+
+
+# What the headers tell, whoever unpacks
+
+
+@needs_libarchive
+@pytest.mark.parametrize("rar", [rar4, rar5])
+def test_both_formats_are_unpacked(tmp_path, rar):
+    archive = write(tmp_path, rar(A, B))
+    assert tree(extract(archive, tmp_path)) == TREE
+    check_archive(archive)
+
+
+@needs_libarchive
+@pytest.mark.parametrize("rar", [rar4, rar5])
+def test_wrong_bytes_are_found_though_libarchive_accepts_them(tmp_path, rar):
+    archive = write(tmp_path, rar(A, ALTERED))
+    assert "checksum of 'b.txt' is wrong" in refusal(archive).message
+    assert (
+        "checksum of 'b.txt' is wrong" in refusal(archive, lambda: check_archive(archive)).message
+    )
+
+
+@needs_libarchive
+def test_an_archive_that_was_cut_off_between_members_is_found(tmp_path):
+    assert "ends early" in refusal(write(tmp_path, rar4(A, B, end=False))).message
+
+
+ENCRYPTED = {
+    "file of format 4": rar4(Entry("a", bytes(16), flags=LOCKED)),
+    "file of format 5": rar5(Entry("a", bytes(16), extra=LOCK_RECORD)),
+    "names of format 4": rar4(A, main_flags=HIDDEN_NAMES),
+    "names of format 5": rar5(A, hidden_names=True),
+}
+
+
+@needs_libarchive
+@pytest.mark.parametrize("case", ENCRYPTED)
+def test_encryption_is_refused(tmp_path, case):
+    error = refusal(write(tmp_path, ENCRYPTED[case]))
+    assert isinstance(error, DataError) and "is encrypted" in error.message
+
+
+@pytest.mark.parametrize("rar", [rar4, rar5])
+def test_a_volume_is_refused(tmp_path, rar):
+    error = refusal(write(tmp_path, rar(A, main_flags=VOLUME)))
+    assert isinstance(error, DataError) and "several volumes" in error.message
+
+
+@needs_libarchive
+@pytest.mark.parametrize(("kind", "word"), [(1, "symbolic link"), (4, "hard link")])
+def test_links_of_format_5_are_refused(tmp_path, kind, word):
+    link = Entry("link", extra=link_record(kind, "b.txt"))
+    assert word in refusal(write(tmp_path, rar5(B, link))).message
+
+
+@pytest.mark.parametrize("size", [2**40, 2**63 - 1, 2**80])
+def test_absurd_lengths_are_damage(tmp_path, size):
+    data = rar5(Entry("a", extra=b"x" * 20)).replace(b"x" * 20, _number_of(size))
+    assert "damaged" in refusal(write(tmp_path, data)).message
+
+
+def _number_of(size: int) -> bytes:
+    return number(size).ljust(20, b"\x01")
+
+
+# Tools in the place of libarchive
+
+UNRAR_LISTING = """
+UNRAR 6.21 freeware      Copyright (c) 1993-2023 Alexander Roshal
+
+Archive: x.rar
+Details: RAR 4
+
+        Name: d/a.txt
+        Type: File
+        Size: 5000
+ Packed size: 5000
+       Ratio: 100%
+  Attributes: -rw-r--r--
+
+        Name: d
+        Type: Directory
+  Attributes: drwxr-xr-x
+
+        Name: b.txt
+        Type: File
+        Size: 2
+  Attributes: -rw-r--r--
+ Compression: RAR 1.5(v20) -m0 -md=128K
+
+"""
+SEVENZIP_LISTING = """Path = d/a.txt
+Folder = -
+Size = 5000
+Packed Size = 5000
+Attributes = A -rw-r--r--
+Encrypted = -
+Symbolic Link = NONE
+
+Path = d
+Folder = +
+Size = 0
+Attributes = D drwxr-xr-x
+
+Path = b.txt
+Folder = -
+Size = 2
+Attributes = A
+Encrypted = -
+
+""".replace("NONE", "")
+FAKE = """#!/bin/sh
+for archive; do :; done
+archive="${archive#@}"
+case $1 in lt|l) answer=listing;; *) answer=output;; esac
+/bin/cat "${archive%/*}/$answer"
+[ -e "${archive%/*}/$answer.error" ] || exit 0
+/bin/cat "${archive%/*}/$answer.error" >&2
+exit 3
+"""
+LISTINGS = {"unrar": UNRAR_LISTING, "7zz": SEVENZIP_LISTING, "7z": SEVENZIP_LISTING}
+
+
+class Tools:
+    """A machine without libarchive, on which tools may be installed that say what a test wants."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "bin").mkdir()
+        self.archive = write(root, rar4(A, Entry("d", mode=0o040755), B))
+
+    def install(self, name: str, listing: str | None = None, output: bytes | None = None) -> None:
+        (self.root / "bin" / name).write_text(FAKE)
+        (self.root / "bin" / name).chmod(0o755)
+        (self.root / "listing").write_text(LISTINGS.get(name, "") if listing is None else listing)
+        (self.root / "output").write_bytes(A.data + B.data if output is None else output)
+
+    def install_bsdtar(self, *items: Item) -> None:
+        tar = make_tar(self.root / "x.tar", *items)
+        self.install("bsdtar", output=tar.read_bytes())
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libarchive", None)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return Tools(tmp_path)
+
+
+D = Item("d", mode=0o040755)
+each_tool = pytest.mark.parametrize("tool", LISTINGS)
+
+
+@each_tool
+def test_a_tool_stands_in_for_libarchive(tools, tool):
+    tools.install(tool)
+    check_archive(tools.archive)
+    assert tree(extract(tools.archive, tools.root / "raw")) == TREE
+
+
+def test_bsdtar_stands_in_for_libarchive(tools):
+    tools.install_bsdtar(Item("d/a.txt", A.data), D, Item("b.txt", B.data))
+    check_archive(tools.archive)
+    assert tree(extract(tools.archive, tools.root / "raw")) == TREE
+
+
+def test_without_any_tool_the_ways_to_get_one_are_named(tools):
+    for act in (None, lambda: check_archive(tools.archive)):
+        error = refusal(tools.archive, act)
+        assert isinstance(error, MachineError)
+        for way in ("apt install libarchive13", "brew install libarchive", "unrar"):
+            assert way in error.hint
+
+
+@pytest.mark.parametrize("problem", [OSError, TypeError, AttributeError])
+def test_a_missing_library_is_not_the_end(problem, monkeypatch):
+    def fail(name: str) -> None:
+        raise problem
+
+    monkeypatch.setattr("pinmem_core.acquisition.libarchive_reader.import_module", fail)
+    assert libarchive() is None
+
+
+HOSTILE_LISTINGS = {
+    "unrar": [
+        ("Name: d/a.txt", "Name: ../a.txt", "leads out"),
+        ("Name: d/a.txt", "Name: /a.txt", "absolute"),
+        ("Name: d/a.txt", "Name: \x1b[2J", "control characters"),
+        ("Name: d/a.txt", "Name: b.txt", "occurs twice"),
+        ("Type: File", "Type: Unix symbolic link", "unix symbolic link"),
+        ("Type: File", "Type: Hard link", "hard link"),
+        ("-rw-r--r--\n\n", "-rw-r--r--\n       Flags: encrypted \n\n", "encrypted"),
+        ("Size: 5000", "Size: 99999999999", "200 times"),
+        ("Size: 5000", "Size: many", "damaged"),
+    ],
+    "7zz": [
+        ("Path = d/a.txt", "Path = ..\\a.txt", "leads out"),
+        ("A -rw-r--r--", "A lrwxrwxrwx", "link or a device"),
+        ("A -rw-r--r--", "crw-rw-rw-", "link or a device"),
+        ("Symbolic Link = ", "Symbolic Link = b.txt", "link or a device"),
+        ("Symbolic Link = ", "Hard Link = b.txt", "link or a device"),
+        ("Encrypted = -", "Encrypted = +", "encrypted"),
+        ("Size = 5000", "Size = 99999999999", "200 times"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("tool", "old", "new", "reason"),
+    [(tool, *change) for tool, changes in HOSTILE_LISTINGS.items() for change in changes],
+)
+def test_a_hostile_listing_is_refused(tools, tool, old, new, reason):
+    tools.install(tool, LISTINGS[tool].replace(old, new, 1))
+    error = refusal(tools.archive)
+    assert isinstance(error, DataError) and reason in error.message
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ([Item("../a.txt", A.data)], "leads out"),
+        ([Item("d/a.txt", mode=0o120777)], "symbolic link"),
+        ([Item("d/a.txt", A.data), D, Item("b.txt", b"bB")], "checksum"),
+        ([Item("d/a.txt", A.data), D], "not all of its members"),
+    ],
+)
+def test_what_bsdtar_gives_is_held_against_rules_and_headers(tools, items, reason):
+    tools.install_bsdtar(*items)
+    error = refusal(tools.archive)
+    assert isinstance(error, DataError) and reason in error.message
+
+
+@each_tool
+@pytest.mark.parametrize("output", [A.data, A.data + B.data + b"c", b""])
+def test_a_tool_that_prints_other_sizes_is_found_out(tools, tool, output):
+    tools.install(tool, output=output)
+    assert "damaged" in refusal(tools.archive).message
+
+
+@each_tool
+@pytest.mark.parametrize("answer", ["listing", "output"])
+@pytest.mark.parametrize(
+    ("complaint", "kind", "reason"),
+    [
+        ("", DataError, "ended with code 3"),
+        ("ERROR: CRC Failed : b.txt\nmore", DataError, "says: ERROR: CRC Failed : b.txt."),
+        ("Incorrect password for x.rar", DataError, "is encrypted"),
+        ("ERROR: Unsupported Method : b.txt", MachineError, "Unsupported Method"),
+    ],
+)
+def test_a_tool_that_fails_is_quoted(tools, tool, answer, complaint, kind, reason):
+    tools.install(tool)
+    (tools.root / f"{answer}.error").write_text(complaint)
+    error = refusal(tools.archive)
+    assert isinstance(error, kind) and reason in error.message
+
+
+def test_a_tool_whose_listing_is_strange_unpacks_nothing(tools):
+    tools.install("unrar", listing="unrar-free 0.1.3\n\nd/a.txt  5000\n")
+    assert isinstance(refusal(tools.archive), MachineError)
+
+
+def test_an_archive_may_be_called_like_an_option(tools, monkeypatch):
+    tools.install("unrar")
+    tools.archive.rename(tools.root / "-x.rar")
+    monkeypatch.chdir(tools.root)
+    assert tree(extract(Path("-x.rar"), tools.root / "raw")) == TREE
+
+
+# What libarchive cannot read, another one may
+
+UNREADABLE = {
+    "solid": rar4(A, Entry("d", mode=0o040755), Entry("b.txt", b"bb", flags=SOLID)),
+    "copy": rar5(A, Entry("d", mode=0o040755), Entry("b.txt", extra=link_record(5, "x"), size=2)),
+    "other checksum": rar5(A, Entry("d", mode=0o040755), Entry("b.txt", b"bb", crc=NO_CRC)),
+}
+
+
+@needs_libarchive
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_unrar_reads_what_libarchive_cannot(tmp_path, monkeypatch, case):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    tools = Tools(tmp_path)
+    write(tmp_path, UNREADABLE[case])
+    for act in (None, lambda: check_archive(tools.archive)):
+        error = refusal(tools.archive, act)
+        assert isinstance(error, MachineError) and "Install the tool 'unrar'" in error.hint
+    tools.install("unrar")
+    assert tree(extract(tools.archive, tmp_path / "raw")) == TREE
+
+
+@needs_libarchive
+def test_libarchive_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    tools = Tools(tmp_path)
+    tools.install("unrar", listing="", output=b"")
+    assert tree(extract(tools.archive, tmp_path / "raw")) == TREE
