@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pinmem_core.errors import ConfigError, DataError, MachineError
@@ -23,7 +23,8 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror}.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -68,15 +69,6 @@ def resumable_folder(folder: Path) -> Iterator[Path]:
         raise MachineError(f"cannot write {folder}: {error}.", hint) from error
 
 
-def _put_in_place(work: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    work.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty neighbour of `folder` that takes its place when the block succeeds.
@@ -85,15 +77,24 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         MachineError: The disk is full, or the parent folder cannot be written to.
     """
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         staging.mkdir(parents=True)
         yield staging
-        if folder.exists():
-            folder.rename(old)
-        staging.rename(folder)
+        _put_in_place(staging, folder)
     except OSError as error:
         raise MachineError(f"cannot write {folder}: {error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_place(work: Path, folder: Path) -> None:
+    """Rename `work` to `folder`; what is there goes only when that has succeeded."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

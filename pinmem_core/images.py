@@ -81,7 +81,7 @@ def check_picture(path: Path) -> None:
             if picture.format == "PNG":
                 picture.verify()
             else:
-                picture.draft("RGB", (picture.width // 8, picture.height // 8))
+                picture.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))
                 picture.load()
         except (OSError, SyntaxError, ValueError) as error:
             raise _unreadable(path, error) from error

@@ -79,11 +79,12 @@ def make(path: Path, *items: Item) -> Path:
     return MAKERS[f"x.{path.name.partition('.')[2].lower()}"](path, *items)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder but pinmem's own note, and the folders as empty ones."""
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """All files below a folder but pinmem's own note; None stands for folders."""
     paths = (path for path in folder.rglob("*") if path.name != ".archive.json")
     return {
-        str(path.relative_to(folder)): b"" if path.is_dir() else path.read_bytes() for path in paths
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in paths
     }
 
 

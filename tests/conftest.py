@@ -1,14 +1,17 @@
 """What the tests share: a home of their own, plug-ins found by discovery, small configurations."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import pinmem_core.datasets
 import pinmem_core.learning.methods
 import pinmem_core.model.trunks
+from pinmem_cli.app import app
 from pinmem_core.config import TrainConfig, nested, validate
 from pinmem_core.images import write_png
 
@@ -60,3 +63,17 @@ def camvid_folder(root: Path, drives: dict[str, int], size: tuple[int, int] = (4
             write_png(root / "images" / f"{drive}_{number:05}.png", image)
             write_png(root / "labels" / f"{drive}_{number:05}.png", label)
     return root
+
+
+class Result:
+    """Exit code and streams of one call; `json` parses stdout."""
+
+    def __init__(self, *arguments: str) -> None:
+        result = CliRunner().invoke(app, list(arguments))
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)

@@ -26,6 +26,8 @@ class Entry:
     flags: int = 0
     size: int | None = None
     """What the header says, where it is not the truth."""
+    packed: int | None = None
+    """The same for how many bytes of it follow; of format 5."""
     crc: int | None = None
     extra: bytes = b""
     """Records of format 5."""
@@ -71,7 +73,8 @@ def _file_5(entry: Entry) -> bytes:
     size = len(entry.data) if entry.size is None else entry.size
     has_crc = entry.crc != NO_CRC
     body = number(len(entry.extra)) if entry.extra else b""
-    body += number(len(entry.data)) + number(0x4 if has_crc else 0) + number(size)
+    packed = len(entry.data) if entry.packed is None else entry.packed
+    body += number(packed) + number(0x4 if has_crc else 0) + number(size)
     body += number(entry.mode) + (struct.pack("<I", _crc(entry)) if has_crc else b"")
     body += number(0) + number(1) + number(len(name)) + name + entry.extra  # stored, on Unix
     return _block_5(2, 0x3 if entry.extra else 0x2, body) + entry.data

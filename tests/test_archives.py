@@ -22,10 +22,10 @@ from archive_makers import (
 )
 from rar_writer import Entry, rar4
 
-from pinmem_core.acquisition import audit
+from pinmem_core.acquisition import audit, meter
 from pinmem_core.acquisition.archives import check_archive, extract, is_archive, stem
 from pinmem_core.acquisition.audit import LARGEST_GROWTH, SMALL, Audit
-from pinmem_core.acquisition.members import Member
+from pinmem_core.acquisition.members import Member, exactly
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Progress
 
@@ -37,7 +37,7 @@ def test_files_and_folders_are_unpacked(tmp_path, name):
     items = [Item("a/b.txt", b"b" * 3000), Item("c.txt", b""), Item("d", b"", stat.S_IFDIR | 0o755)]
     folder = extract(make(tmp_path / name, *items), tmp_path / "raw")
     assert folder == tmp_path / "raw" / "x"
-    assert tree(folder) == {"a": b"", "a/b.txt": b"b" * 3000, "c.txt": b"", "d": b""}
+    assert tree(folder) == {"a": None, "a/b.txt": b"b" * 3000, "c.txt": b"", "d": None}
     assert [path.name for path in folder.parent.iterdir()] == ["x"]
     check_archive(tmp_path / name)
 
@@ -46,6 +46,11 @@ def test_files_and_folders_are_unpacked(tmp_path, name):
 def test_backslashes_are_folders_too(tmp_path, name):
     folder = extract(make(tmp_path / name, Item("a\\b\\c.txt"), Item("./a/d.txt")), tmp_path)
     assert set(tree(folder)) == {"a", "a/b", "a/b/c.txt", "a/d.txt"}
+
+
+def test_a_zip_may_tell_folders_by_their_names_alone(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", Item("a/", b"", 0), Item("b\\", b"", 0))
+    assert tree(extract(archive, tmp_path)) == {"a": None, "b": None}
 
 
 @each_format
@@ -86,8 +91,10 @@ def test_a_suffix_tells_an_archive(tmp_path, name, expected):
         assert "no archive" in refusal(tmp_path / name).message
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.1])
 @each_format
-def test_progress_is_told_in_bytes_up_to_the_end(tmp_path, name):
+def test_progress_is_told_in_bytes_up_to_the_end(tmp_path, name, pause, monkeypatch):
+    monkeypatch.setattr(meter, "_PAUSE", pause)
     events: list[Progress] = []
     archive = make(tmp_path / name, *(Item(f"{i}.bin", os.urandom(9000)) for i in range(200)))
     extract(archive, tmp_path, on_event=events.append)
@@ -96,8 +103,8 @@ def test_progress_is_told_in_bytes_up_to_the_end(tmp_path, name):
     assert {(event.task, event.total, event.unit) for event in events} == {
         (f"unpacking {name}", total, "bytes")
     }
-    assert done == sorted(done) and done[-1] == total
-    assert len(done) < 50
+    assert done == sorted(done) and 0 < done[0] < done[-1] == total
+    assert len(done) > 200 if pause == 0 else len(done) < 50
 
 
 # Unpacking once
@@ -242,6 +249,13 @@ def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path):
     assert "damaged" in refusal(archive).message
 
 
+def test_no_member_is_read_beyond_its_size(tmp_path):
+    blocks = iter([b"1234", b"5678", b"90"])
+    with pytest.raises(DataError, match="more bytes"):
+        list(exactly(tmp_path / "x.zip", Member("a", 6), blocks))
+    assert list(blocks) == [b"90"]
+
+
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "MOST_MEMBERS", 3)
     extract(make_zip(tmp_path / "y.zip", *(Item(str(i)) for i in range(3))), tmp_path)
@@ -301,6 +315,24 @@ def test_small_damage_is_found(tmp_path, name, spoil):
     _damage_is_found(tmp_path / name, spoil)
 
 
+@pytest.mark.parametrize(("name", "start"), [("x.zip", 30 + len("a.txt")), ("x.tgz", 10)])
+def test_what_cannot_be_decompressed_is_damage(tmp_path, name, start):
+    archive = make_zip(tmp_path / "x.zip", Item("a.txt", bytes(5000)))
+    if name == "x.tgz":
+        archive = tmp_path / name
+        archive.write_bytes(gzip.compress(make_tar(tmp_path / "x.tar", OK).read_bytes()))
+    data = archive.read_bytes()
+    archive.write_bytes(data[:start] + b"\x07" + data[start + 1 :])  # no such kind of block
+    assert "invalid block type" in refusal(archive).message
+
+
+def test_a_checksum_behind_the_end_of_a_tar_is_checked(tmp_path):
+    tar = make_tar(tmp_path / "x.tar", Item("a.txt")).read_bytes()
+    data = gzip.compress(tar + bytes(3 * 2**20))
+    (tmp_path / "x.tgz").write_bytes(data[:-8] + b"1234" + data[-4:])
+    assert "CRC" in refusal(tmp_path / "x.tgz").message
+
+
 @pytest.mark.parametrize("keep", [512 + 1024, 512 + 1000, 512 + 1024 + 200])
 def test_a_tar_that_ends_before_its_end_is_found(tmp_path, keep):
     archive = make_tar(tmp_path / "x.tar", Item("a", bytes(1024)), Item("b"))
@@ -345,6 +377,14 @@ def test_a_missing_archive_is_named(tmp_path):
     missing = tmp_path / "x.zip"
     for act in (None, lambda: check_archive(missing)):
         assert f"cannot read {missing}" in refusal(missing, act).message
+
+
+def test_members_that_damage_hides_in_a_zips_directory_are_missed(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", Item("a"), Item("b"), Item("c"))
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"PK\x01\x02") + 32] = 47  # a comment as long as the next entry
+    archive.write_bytes(data)
+    assert "it lists 2 of 3 members" in refusal(archive).message
 
 
 def test_a_split_zip_is_explained(tmp_path):

@@ -8,32 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import camvid_folder
+from conftest import Result, camvid_folder
 from PIL import Image
-from typer.testing import CliRunner
 
 import pinmem_cli.app
-from pinmem_cli.app import app
 from pinmem_core.images import write_png
 
 TINY = """
     --device cpu --iterations 2 --batch 2 --crop 64 --set model.trunk=tiny --set log_every=1
     --set model.feature_dim=16 --set model.memory.init_batches=1
 """.split()  # noqa: SIM905
-
-
-class Result:
-    """Exit code and streams of one call; `json` parses stdout."""
-
-    def __init__(self, *arguments: str) -> None:
-        result = CliRunner().invoke(app, list(arguments))
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
-
-    @property
-    def json(self) -> dict:
-        return json.loads(self.out)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import json
 import struct
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ from pinmem_core.labels import CLASSES
 from pinmem_core.preparation import prepare, survey
 from pinmem_core.preparation.layouts import find_samples
 from pinmem_core.preparation.new_card import new_card
+from pinmem_core.preparation.pairing import best_pairing, candidates
 
-TRAIN_IDS = tuple(range(19))
+TRAIN_IDS = (*range(19), 255)
 CITYSCAPES_IDS = tuple(c.label_id for c in CLASSES)
 SIZE = (12, 16)
 NUMBERS = ["001", "002", "003"]
@@ -110,6 +111,15 @@ def test_of_several_labels_for_an_image_the_likeliest_are_taken(tmp_path):
     assert label_of(*common, "labelTrainIds.png").endswith("{name}_gtFine_labelTrainIds.png")
 
 
+def test_the_likeliest_are_taken_from_many_files(tmp_path):
+    frames = [f"ulm_{number:04}" for number in range(600)]
+    endings = ("leftImg8bit/{}_leftImg8bit.png", "gt/{}_gt_color.png", "gt/{}_gt_labelIds.png")
+    paths = [PurePosixPath(end.format(frame)) for frame in frames for end in endings]
+    pairing = best_pairing(candidates(paths))
+    assert pairing is not None
+    assert (len(pairing.pairs), pairing.label) == (600, ("", "_gt_labelIds"))
+
+
 def test_the_label_kind_of_most_images_is_taken(tmp_path):
     pairs(tmp_path, "images/{n}.png", "labels/{n}.png")
     label(tmp_path / "labels" / "001_labelTrainIds.png")
@@ -132,8 +142,9 @@ def test_images_without_a_label_do_not_mislead(tmp_path):
 
 def test_no_label_is_given_to_a_namesake_of_its_image(tmp_path):
     folder = pairs(tmp_path / "data", "training/image_2/{n}.png", "training/semantic/{n}.png")
-    for number in NUMBERS:
-        image(folder / "testing" / "image_2" / f"{number}.png")
+    for namesake in NUMBERS:
+        image(folder / "testing" / "image_2" / f"{namesake}.png")
+        image(folder / "unlabelled" / "image_2" / f"{namesake}.png")
     samples = find_samples(drafted(folder), [folder]).samples
     assert {sample.image.parts[-3] for sample in samples} == {"training"}
 
@@ -146,7 +157,23 @@ def test_outer_folders_are_left_away(tmp_path):
 def test_a_split_may_be_told_twice(tmp_path):
     images, labels = "{s}_images/{s}/{n}.jpg", "all_labels/{s}/{n}.png"
     folder = pairs(tmp_path / "data", images, labels, s=["train", "val"])
-    assert survey(drafted(folder), [folder]).counts == {"train": 3, "val": 3}
+    card = drafted(folder)
+    assert survey(card, [folder]).counts == {"train": 3, "val": 3}
+    assert set(card.domains) == {"mycity"}
+
+
+def test_a_split_without_labels_is_left_out(tmp_path):
+    images, labels = "images/{s}/{n}.jpg", "labels/{s}/{n}.png"
+    folder = pairs(tmp_path / "data", images, labels, s=["train", "val"])
+    image(folder / "images" / "test" / "001.jpg")
+    assert survey(drafted(folder), [folder]).defects == []
+
+
+def test_pairs_that_lie_deeper_than_most_do_not_count(tmp_path):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png")
+    pairs(folder, "images/0/old-{n}.jpg", "labels/0/old-{n}.png")
+    (folder / "images" / "0" / "old-003.jpg").unlink()
+    assert find_samples(drafted(folder), [folder]).pairs == 3
 
 
 def test_folders_that_vary_too_much_are_no_domains(tmp_path):
@@ -161,7 +188,16 @@ def test_ids_of_cityscapes_are_recognized(tmp_path):
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (0, *CITYSCAPES_IDS))
     dataset = prepare(drafted(folder), [folder])
     assert dataset.summary["label_map"]["name"] == "cityscapes-ids"
-    assert read_label(dataset.samples[0].label).ravel()[:20].tolist() == [255, *TRAIN_IDS]
+    assert read_label(dataset.samples[0].label).ravel()[:20].tolist() == [255, *range(19)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "label_map"), [(range(12), "own"), (range(19), "own"), (range(34), "cityscapes-ids")]
+)
+def test_small_ids_alone_prove_nothing(tmp_path, ids, label_map):
+    """CamVid's ids are 0 to 11, too, and mean something else."""
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", tuple(ids))
+    assert [layout.label_maps for layout in drafted(folder).layouts] == [(label_map,)]
 
 
 def test_other_ids_are_listed_with_their_shares_and_fit_once_classes_are_filled_in(tmp_path):
@@ -176,16 +212,16 @@ def test_other_ids_are_listed_with_their_shares_and_fit_once_classes_are_filled_
 
 def test_an_unfilled_map_is_a_card_but_labels_nothing(tmp_path):
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (3, 40))
-    with pytest.raises(DataError, match="labels no pixel"):
+    with pytest.raises(DataError, match="no pixel of it belongs to a class"):
         prepare(drafted(folder), [folder])
 
 
 def test_colours_are_listed_and_fit_once_classes_are_filled_in(tmp_path):
-    colors = ((1, 2, 3), (4, 5, 6), (4, 5, 6))
+    colors = ((128, 64, 128), (4, 5, 6), (4, 5, 6))  # the first is that of roads in Cityscapes
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", colors)
     path = tmp_path / "mycity.yaml"
     text = new_card(folder, "mycity")
-    assert text.index('"4,5,6": "?"  # 66.67%') < text.index('"1,2,3": "?"  # 33.33%')
+    assert text.index('"4,5,6": "?"  # 66.67%') < text.index('"128,64,128": "?"  # 33.33%')
     path.write_text(text.replace("classes: {}", 'classes: {car: ["4,5,6"]}'))
     dataset = prepare(read_card(path), [folder], strict=True)
     assert read_label(dataset.samples[0].label).ravel()[:3].tolist() == [255, 13, 13]
@@ -195,7 +231,7 @@ def test_the_colours_of_cityscapes_bring_their_classes(tmp_path):
     colors = ((0, 0, 0), *(c.color for c in CLASSES))
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", colors)
     dataset = prepare(drafted(folder), [folder], strict=True)
-    assert read_label(dataset.samples[0].label).ravel()[:20].tolist() == [255, *TRAIN_IDS]
+    assert read_label(dataset.samples[0].label).ravel()[:20].tolist() == [255, *range(19)]
 
 
 def test_of_too_many_colours_the_rarest_are_left_out(tmp_path):

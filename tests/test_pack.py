@@ -17,8 +17,9 @@ from pinmem_core.datasets import DatasetCard, Layout, get_card
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.images import read_image, read_label, write_png
 from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
-from pinmem_core.preparation.convert import label_digest
 from pinmem_core.preparation.pack import is_pack, pack, packed_card, unpack
+from pinmem_core.preparation.records import label_digest
+from pinmem_core.preparation.verify import verify
 
 CAMVID = get_card("camvid")
 MINE = DatasetCard(
@@ -265,6 +266,7 @@ def test_a_killed_unpack_is_done_anew(tmp_path, dataset, elsewhere):
     home = elsewhere()
     _killed("unpack", "checking", f"Path({str(path)!r})")
     assert not (home / "datasets" / "camvid").exists()
+    (home / "datasets" / ".camvid.unpacked" / "camvid" / ".archive.json").unlink()
     assert facts(unpack(path)) == facts(dataset)
     assert [p.name for p in (home / "datasets").iterdir()] == ["camvid"]
 
@@ -390,3 +392,13 @@ def test_a_member_that_leads_elsewhere_is_refused(tmp_path, dataset, elsewhere):
     with pytest.raises(DataError, match="leads out"):
         unpack(write(tmp_path / "evil.tar", {**files, "../../evil": b"x"}))
     assert list((home / "datasets").iterdir()) == []
+
+
+def test_a_pack_of_one_split_verifies_where_the_others_are_not(tmp_path, home, monkeypatch):
+    published = CAMVID.model_copy(update={"counts": {"train": 5, "val": 1}})
+    monkeypatch.setattr("pinmem_core.preparation.verify.get_card", lambda name: published)
+    prepare(CAMVID, [camvid_folder(tmp_path / "raw", {"0001TP": 6})])
+    pack("camvid", tmp_path / "train.tar", splits=["train"])
+    unpack(tmp_path / "train.tar")
+    assert verify("camvid").counts == {"train": 5}
+    assert verify("camvid").findings == ()

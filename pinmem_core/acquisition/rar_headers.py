@@ -67,7 +67,7 @@ def _walk_4(archive: Path, file: BinaryIO) -> Iterator[FileHeader]:
                 data, size = data + (more_data << 32), size + (more_size << 32)
             if kind == _FILE_4:
                 yield FileHeader(size, crc, bool(flags & _IS_LOCKED_4))
-        _skip(file, data)
+        file.seek(data, os.SEEK_CUR)
 
 
 def _walk_5(archive: Path, file: BinaryIO) -> Iterator[FileHeader]:
@@ -85,7 +85,7 @@ def _walk_5(archive: Path, file: BinaryIO) -> Iterator[FileHeader]:
             _require_plain(archive, False, True)
         if kind == _FILE_5:
             yield _file_5(header, extra)
-        _skip(file, data)
+        file.seek(data, os.SEEK_CUR)
 
 
 def _file_5(header: BinaryIO, extra: int) -> FileHeader:
@@ -131,9 +131,3 @@ def _number(file: BinaryIO) -> int:
         if byte < 0x80:
             return number
         shift += 7
-
-
-def _skip(file: BinaryIO, size: int) -> None:
-    if size > os.fstat(file.fileno()).st_size - file.tell():
-        raise EOFError
-    file.seek(size, os.SEEK_CUR)

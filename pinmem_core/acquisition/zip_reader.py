@@ -17,6 +17,7 @@ from pinmem_core.acquisition.members import (
     Reader,
     UnsupportedError,
     damage_named,
+    damaged,
     special_kind,
 )
 from pinmem_core.errors import DataError
@@ -24,7 +25,7 @@ from pinmem_core.errors import DataError
 _ENCRYPTED_FLAG = 0x1
 _END = b"PK\x05\x06"  # begins the record at the end of every zip
 _LONGEST_END = 22 + 0xFFFF
-_ZIP64 = 0xFFFF
+_IN_ZIP64 = 0xFFFF  # says that the number stands elsewhere
 
 
 class ZipReader(Reader):
@@ -36,7 +37,6 @@ class ZipReader(Reader):
         Raises:
             DataError: The directory is damaged, or the archive is one piece of several.
         """
-        _require_one_piece(self.archive)
         with self._open() as file:
             yield from map(_member, file.infolist())
 
@@ -47,14 +47,18 @@ class ZipReader(Reader):
             DataError: The archive is damaged, encrypted, or one piece of several.
             UnsupportedError: It is compressed in a way that Python does not know.
         """
-        _require_one_piece(self.archive)
         with self._open() as file:
             for info in file.infolist():
                 yield _member(info), self._blocks(file, info)
 
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
+        disk, count = _read_end(self.archive)
+        _require_one_piece(self.archive, disk)
         with self._errors_named(), zipfile.ZipFile(self.archive) as file:
+            listed = len(file.infolist())
+            if count not in (_IN_ZIP64, listed % 2**16):
+                raise damaged(self.archive, f"it lists {listed} of {count} members")
             yield file
 
     def _blocks(self, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
@@ -87,9 +91,9 @@ def _kind(info: zipfile.ZipInfo) -> str:
     return ENCRYPTED if info.flag_bits & _ENCRYPTED_FLAG else FILE
 
 
-def _require_one_piece(archive: Path) -> None:
+def _require_one_piece(archive: Path, disk: int) -> None:
     pieces = [archive.with_suffix(suffix) for suffix in (".z01", ".Z01")]
-    if _disk(archive) not in (0, _ZIP64) or any(piece.exists() for piece in pieces):
+    if disk not in (0, _IN_ZIP64) or any(piece.exists() for piece in pieces):
         joined = f"{archive.stem}-joined.zip"
         raise DataError(
             f"{archive} is the last of several pieces of one archive.",
@@ -97,12 +101,13 @@ def _require_one_piece(archive: Path) -> None:
         )
 
 
-def _disk(archive: Path) -> int:
-    """Return the number that the archive's end has among several pieces, counted from 0."""
+def _read_end(archive: Path) -> tuple[int, int]:
+    """Return which of several pieces this is, counted from 0, and the number of members."""
     with archive.open("rb") as file:
         file.seek(max(0, archive.stat().st_size - _LONGEST_END))
         tail = file.read()
     position = tail.rfind(_END)
     if position < 0 or len(tail) < position + 22:
-        return 0
-    return int(struct.unpack_from("<H", tail, position + 4)[0])
+        raise damaged(archive, "it has no end")
+    disk, count = struct.unpack_from("<H4xH", tail, position + 4)
+    return disk, count

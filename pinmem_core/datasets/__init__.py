@@ -37,7 +37,7 @@ def shipped_cards() -> dict[str, DatasetCard]:
 
 def cards() -> dict[str, DatasetCard]:
     """Return every known dataset's card by name, sorted; those of the user's own data, too."""
-    own = (read_card(path) for path in sorted(home().glob("datasets/*/card.yaml")))
+    own = (read_card(path) for path in sorted(home().glob("datasets/[!.]*/card.yaml")))
     known = {card.name: card for card in own} | shipped_cards()
     return {name: known[name] for name in sorted(known)}
 

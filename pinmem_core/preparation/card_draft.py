@@ -34,7 +34,7 @@ _LAYOUT = """\
 # Where the files lie, at any depth below the folder. A field in braces stands for any text without
 # a slash, or for what its colon leads to: a|b is a or b, (?!a) and (?<!a) keep a out.
 layouts:
-  - name: "found"
+  - name: "my folders"
     # The images.
     image: {image}
     # The label of an image, by the image's fields.

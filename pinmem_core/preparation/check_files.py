@@ -12,8 +12,8 @@ from PIL import Image
 from pinmem_core.errors import DataError
 from pinmem_core.images import check_picture, image_size, read_label
 from pinmem_core.labels import CLASSES, IGNORE_INDEX
-from pinmem_core.preparation.convert import Record, label_digest
 from pinmem_core.preparation.prepared import RECORDS, Sample
+from pinmem_core.preparation.records import Record, label_digest
 
 _IS_TRAIN_ID = np.isin(np.arange(256), [*range(len(CLASSES)), IGNORE_INDEX])
 

@@ -19,9 +19,17 @@ class Difference:
 
 
 def differences(dataset: PreparedDataset, card: DatasetCard) -> list[Difference]:
-    """Return the splits that are not of their published size, by name."""
+    """Return the splits that are not of their published size, by name.
+
+    Of a dataset that came in a pack only those splits that were packed.
+    """
     counts = dataset.counts
-    every = [Difference(name, n, counts.get(name, 0)) for name, n in sorted(card.counts.items())]
+    expected = dataset.summary.get("splits", card.counts)
+    every = [
+        Difference(name, published, counts.get(name, 0))
+        for name, published in sorted(card.counts.items())
+        if name in expected
+    ]
     return [difference for difference in every if difference.published != difference.here]
 
 

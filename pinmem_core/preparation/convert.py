@@ -3,23 +3,21 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pinmem_core.errors import DataError
 from pinmem_core.files import write_whole
 from pinmem_core.home import home
 from pinmem_core.images import check_picture, image_size, read_image, write_png
-from pinmem_core.labels import CLASSES, LabelMap
+from pinmem_core.labels import LabelMap
 from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.layouts import RawSample
-from pinmem_core.preparation.prepared import RECORDS, Sample
+from pinmem_core.preparation.prepared import Sample
+from pinmem_core.preparation.records import Record, count_pixels, label_digest
 from pinmem_core.preparation.reencoding import Reencoding
 
 _VERSION = 1
@@ -39,35 +37,6 @@ class Defect:
     file: str
     reason: str
     rule: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a converted sample beside its line in the manifest.
-
-    Attributes:
-        key: Digest of all that its files were made from; equal keys need no second conversion.
-        sample: Its line in the manifest, paths as written there.
-        label_sha256: Of the (H, W) trainIds.
-        pixels: Labelled pixels by trainId.
-    """
-
-    key: str
-    sample: Sample
-    label_sha256: str
-    pixels: tuple[int, ...]
-
-    def to_json(self) -> str:
-        """Return the record as a line."""
-        sample = json.loads(self.sample.to_json())
-        return json.dumps({**asdict(self), "sample": sample})
-
-    @classmethod
-    def from_json(cls, line: str) -> "Record":
-        """Return the record of a line."""
-        fields: dict[str, Any] = json.loads(line)
-        sample = Sample.from_json(json.dumps(fields.pop("sample")))
-        return cls(sample=sample, **{**fields, "pixels": tuple(fields["pixels"])})
 
 
 @dataclass(frozen=True)
@@ -158,7 +127,9 @@ class Conversion:
         """Write the trainIds of a sample and return its record."""
         pixels = count_pixels(train_ids)
         if not any(pixels):
-            raise _UnusableError(raw.label or raw.image, "labels no pixel", "nothing labelled")
+            raise _UnusableError(
+                raw.label or raw.image, "no pixel of it belongs to a class", "nothing labelled"
+            )
         label = Path("labels", f"{raw.id}.png")
         write_png(self.folder / label, train_ids)
         height, width = train_ids.shape
@@ -176,32 +147,6 @@ class _UnusableError(Exception):
     def __init__(self, file: Path, reason: str, rule: str) -> None:
         super().__init__(reason)
         self.defect = Defect(str(file), reason.rstrip("."), rule)
-
-
-def read_records(folder: Path) -> Iterator[Record]:
-    """Yield the records kept in `folder`; lines that a killed process tore are passed over."""
-    path = folder / RECORDS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            yield Record.from_json(line)
-        except (ValueError, TypeError, KeyError):
-            continue
-
-
-def own_files(sample: Sample) -> list[Path]:
-    """Return the files of a sample that lie inside its prepared dataset, relative to its root."""
-    return [path for path in (sample.image, sample.label) if path.parts[0] in ("images", "labels")]
-
-
-def label_digest(train_ids: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of (H, W) trainIds."""
-    return hashlib.sha256(train_ids.tobytes()).hexdigest()
-
-
-def count_pixels(train_ids: NDArray[np.uint8]) -> tuple[int, ...]:
-    """Return the number of pixels of each of the 19 classes."""
-    return tuple(Image.fromarray(train_ids).histogram()[: len(CLASSES)])
 
 
 def portable(path: Path, root: Path) -> str:

@@ -21,6 +21,10 @@ _LOOKED_AT = 32
 _GROUP = "group"
 _TRAIN_IDS = {*TRAIN_ID.values(), IGNORE_INDEX}
 _CITYSCAPES = STANDARD_MAPS["cityscapes-ids"].values
+_TYPICAL = [c for c in CLASSES if c.name in ("road", "building", "vegetation", "sky", "car")]
+"""Classes that streets hardly lack: small ids alone prove nothing."""
+_TYPICAL_TRAIN_IDS = {IGNORE_INDEX, *(c.train_id for c in _TYPICAL)}
+_TYPICAL_IDS = {c.label_id for c in _TYPICAL}
 
 Raw = int | str
 """An id, a colour "red,green,blue", or the name of a polygon's label."""
@@ -49,9 +53,9 @@ class LabelValues:
             return "cityscapes-ids" if values <= set(_CITYSCAPES.values()) else None
         if self.encoding != "ids":
             return None
-        if values <= _TRAIN_IDS:
+        if values <= _TRAIN_IDS and values >= _TYPICAL_TRAIN_IDS:
             return "trainids"
-        return "cityscapes-ids" if values <= set(_CITYSCAPES) else None
+        return "cityscapes-ids" if _TYPICAL_IDS <= values <= set(_CITYSCAPES) else None
 
     @property
     def classes(self) -> dict[Raw, str]:

@@ -12,7 +12,11 @@ from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.preparation.encodings import ENCODINGS
 
 _FIELD = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
-_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _LOOKED_AT = 32
 """Label files that are opened to tell versions apart by their largest id."""
 
@@ -90,7 +94,7 @@ class _Files:
     """All files below some folders, and an index by the last parts of their paths."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        self.paths = sorted((folder, path) for folder in folders for path in _relative(folder))
+        self.paths = sorted((folder, path) for folder in folders for path in files_below(folder))
         self._by_tail: dict[int, dict[str, list[Path]]] = {}
 
     def ending_with(self, tail: str) -> list[Path]:
@@ -103,8 +107,11 @@ class _Files:
         return self._by_tail[length].get(tail, [])
 
 
-def _relative(folder: Path) -> Iterator[str]:
-    """Yield the files below `folder`; links are followed, as datasets are often linked together."""
+def files_below(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of the files below `folder`.
+
+    Links are followed, as datasets are often linked together; hidden folders are passed over.
+    """
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -142,7 +149,7 @@ def _sample(
     return RawSample(
         id=layout.id.format(**fields),
         domain=layout.domain.format(**fields) if layout.domain else card.name,
-        split=_SPLIT_NAMES.get(split, split) if split else None,
+        split=_SPLIT_NAMES.get(split.lower(), split) if split else None,
         image=image,
         label=max(labels, key=lambda label: _shared(label, image)) if labels else None,
     )

@@ -8,7 +8,7 @@ from pinmem_core.datasets import shipped_cards
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.preparation.card_draft import draft
 from pinmem_core.preparation.label_values import label_values
-from pinmem_core.preparation.layouts import _relative
+from pinmem_core.preparation.layouts import files_below
 from pinmem_core.preparation.pairing import Candidates, best_pairing, candidates
 from pinmem_core.preparation.patterns import patterns_of
 
@@ -31,7 +31,7 @@ def new_card(folder: Path, name: str) -> str:
     folder = folder.expanduser()
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder.", "Name the folder that holds your data.")
-    found = candidates(map(PurePosixPath, _relative(folder)))
+    found = candidates(map(PurePosixPath, files_below(folder)))
     pairing = best_pairing(found)
     patterns = patterns_of(pairing, found.depth) if pairing else None
     if patterns is None:

@@ -8,7 +8,7 @@ from pinmem_core.acquisition.archives import extract, is_archive, stem
 from pinmem_core.acquisition.download import download
 from pinmem_core.acquisition.login import Credentials
 from pinmem_core.datasets import DatasetCard
-from pinmem_core.errors import DataError
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder
 from pinmem_core.home import locked, raw_root
@@ -57,7 +57,7 @@ def sources_of_last_time(card: DatasetCard) -> list[Path]:
     """Return the user's own folders that the dataset was prepared from, if all are still there."""
     try:
         dataset = PreparedDataset.open(card.name)
-    except DataError:
+    except (ConfigError, DataError):
         return []
     named = [Path(os.path.normpath(dataset.root / text)) for text in dataset.summary["sources"]]
     own = [folder for folder in named if not folder.is_relative_to(raw_root(card.name))]
@@ -67,6 +67,8 @@ def sources_of_last_time(card: DatasetCard) -> list[Path]:
 def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> list[Path]:
     """Return `path` itself, or the folders that its archives were unpacked into."""
     path = path.expanduser().absolute()
+    if not path.exists():
+        raise DataError(f"{path} does not exist.", "Name the folder or archive that you have.")
     if path.is_file():
         if is_archive(path):
             return [extract(path, raw_root(card.name), on_event=on_event)]

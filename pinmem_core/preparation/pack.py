@@ -22,7 +22,6 @@ from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.files import staged_folder
 from pinmem_core.home import dataset_root, locked
 from pinmem_core.images import check_picture, image_size, read_label
-from pinmem_core.preparation.convert import Record, label_digest, own_files, read_records
 from pinmem_core.preparation.pack_contents import (
     CARD,
     FORMAT_VERSION,
@@ -42,6 +41,7 @@ from pinmem_core.preparation.prepared import (
     PreparedDataset,
     digest,
 )
+from pinmem_core.preparation.records import Record, label_digest, own_files, read_records
 from pinmem_core.preparation.reencoding import Reencoding
 
 _LONGEST_TEXT = 64 << 20  # a card may list every sample

@@ -1,7 +1,6 @@
 """What a pack holds: a prepared dataset and its images, as they will lie on another machine."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +17,6 @@ from pinmem_core.datasets import DatasetCard, write_card
 from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import check_picture, image_size, read_image, read_label
-from pinmem_core.labels import CLASSES
-from pinmem_core.preparation.convert import Record, count_pixels, label_digest, read_records
 from pinmem_core.preparation.parallel import in_parallel
 from pinmem_core.preparation.prepared import (
     MANIFEST,
@@ -27,7 +24,13 @@ from pinmem_core.preparation.prepared import (
     SUMMARY,
     PreparedDataset,
     Sample,
-    digest,
+)
+from pinmem_core.preparation.records import (
+    Record,
+    count_pixels,
+    label_digest,
+    read_records,
+    totals,
 )
 from pinmem_core.preparation.reencoding import Reencoding
 
@@ -128,25 +131,22 @@ def pictures(
             name, source = entry
             return name, content(source, reencoding)
 
-        yield from _a_few_at_once(made, sorted(sources.items()), jobs)
+        yield from in_parallel(made, sorted(sources.items()), jobs)
 
 
 def packed_summary(
     summary: Mapping[str, Any],
-    packed: Iterable[PackedSample],
+    packed: Sequence[PackedSample],
     reencoding: Reencoding | None = None,
 ) -> dict[str, Any]:
     """Return what `dataset.json` will say in a pack."""
-    records = [item.record for item in packed]
-    pixels = np.sum([record.pixels for record in records], axis=0)
     return {
         **summary,
+        **totals([item.record for item in packed]),
+        "splits": sorted({item.source.split for item in packed}),
         "reencoding": asdict(reencoding) if reencoding else summary["reencoding"],
         "sources": [],
-        "counts": dict(sorted(Counter(r.sample.split for r in records).items())),
-        "class_pixels": {c.name: int(pixels[c.train_id]) for c in CLASSES},
         "excluded": [_without_folders(defect) for defect in summary["excluded"]],
-        "digest": digest((r.sample, r.label_sha256) for r in records),
     }
 
 
@@ -188,14 +188,6 @@ def _changed(path: Path) -> DataError:
         f"{path} has changed since the dataset was prepared.",
         "Prepare the dataset again: 'pinmem data prepare'.",
     )
-
-
-def _a_few_at_once(
-    function: Callable[[Item], Result], items: Sequence[Item], jobs: int | None
-) -> Generator[Result, None, None]:
-    """Yield as `in_parallel` does, never more than some pictures ahead of whoever writes them."""
-    for start in range(0, len(items), _AT_ONCE):
-        yield from in_parallel(function, items[start : start + _AT_ONCE], jobs)
 
 
 def _without_folders(defect: Mapping[str, str]) -> dict[str, str]:

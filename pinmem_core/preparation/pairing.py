@@ -4,8 +4,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import PurePosixPath
 from posixpath import commonpath
+from random import Random
 from typing import Literal
 
 SPLIT = re.compile(r"(.*?)(training|train|validation|valid|val|testing|test)(.*)")
@@ -130,29 +133,29 @@ def _pairings(
     images: Sequence[PurePosixPath], labels: Sequence[PurePosixPath]
 ) -> Iterator[Pairing]:
     """Yield pairings by the likeliest affixes: those by which most of some labels find images."""
+    some = Random(0).sample(labels, min(len(labels), _LOOKED_AT))
+    wanted = {shared for label in some for _, shared, _ in _runs(label.stem)}
     index = defaultdict(list)
     for image in images:
         for before, shared, after in _runs(image.stem):
-            index[shared].append((image, (before, after)))
-    step = -(-len(labels) // _LOOKED_AT) or 1
-    votes = Counter(vote for label in labels[::step] for vote in _vote(label, index))
+            if shared in wanted:
+                index[shared].append((str(image.parent), (before, after)))
+    votes = Counter(vote for label in some if (vote := _vote(label, index)))
     for (image_affixes, label_affixes), _ in votes.most_common(_TRIED):
         pairs = _pairs(images, labels, image_affixes, label_affixes)
         yield Pairing(tuple(pairs), image_affixes, label_affixes)
 
 
 def _vote(
-    label: PurePosixPath, index: Mapping[str, Sequence[tuple[PurePosixPath, Affixes]]]
-) -> Iterator[tuple[Affixes, Affixes]]:
-    """Yield the affixes by which a label finds an image, if it finds a single closest one."""
+    label: PurePosixPath, index: Mapping[str, Sequence[tuple[str, Affixes]]]
+) -> tuple[Affixes, Affixes] | None:
+    """Return the affixes by which a label finds the image that shares most of its name."""
+    folder = str(label.parent)
     for before, shared, after in _runs(label.stem):
         if shared in index:
-            hits = index[shared]
-            closest = max(_closeness(image, label) for image, _ in hits)
-            affixes = [own for image, own in hits if _closeness(image, label) == closest]
-            if len(affixes) == 1:
-                yield affixes[0], (before, after)
-            return
+            _, affixes = max(index[shared], key=lambda hit: _closeness(hit[0], folder))
+            return affixes, (before, after)
+    return None
 
 
 def _runs(stem: str) -> list[tuple[str, str, str]]:
@@ -167,16 +170,6 @@ def _runs(stem: str) -> list[tuple[str, str, str]]:
     return sorted(runs, key=lambda run: len(run[1]), reverse=True)
 
 
-def _closeness(image: PurePosixPath, label: PurePosixPath) -> tuple[int, int]:
-    """Return how many of an image's folders, and of the words in their names, a label shares."""
-    folders = label.parent.parts
-    words = _WORD.findall(str(image.parent))
-    return (
-        sum(folder in folders for folder in image.parent.parts),
-        sum(word in str(label.parent) for word in words),
-    )
-
-
 def _pairs(
     images: Iterable[PurePosixPath],
     labels: Iterable[PurePosixPath],
@@ -186,18 +179,28 @@ def _pairs(
     """Return each image with the closest of its labels, and each label with a single image."""
     by_shared = defaultdict(list)
     for label in labels:
-        shared = _between(label.stem, label_affixes)
-        if shared:
-            by_shared[shared].append(label)
-    closest: dict[PurePosixPath, Pair] = {}
+        if shared := _between(label.stem, label_affixes):
+            by_shared[shared].append((str(label.parent), label))
+    closest: dict[PurePosixPath, tuple[tuple[int, int], Pair]] = {}
     for image in images:
         shared = _between(image.stem, image_affixes)
         if shared and shared in by_shared:
-            label = max(by_shared[shared], key=lambda label: _closeness(image, label))
-            rival = closest.get(label)
-            if rival is None or _closeness(image, label) > _closeness(rival.image, label):
-                closest[label] = Pair(image, label, shared)
-    return list(closest.values())
+            folder = str(image.parent)
+            scored = ((_closeness(folder, other), label) for other, label in by_shared[shared])
+            closeness, label = max(scored, key=itemgetter(0))
+            if label not in closest or closeness > closest[label][0]:
+                closest[label] = closeness, Pair(image, label, shared)
+    return [pair for _, pair in closest.values()]
+
+
+@lru_cache(1 << 16)
+def _closeness(image_folder: str, label_folder: str) -> tuple[int, int]:
+    """Return how many of an image's folders, and of the words in their names, a label shares."""
+    folders = label_folder.split("/")
+    return (
+        sum(folder in folders for folder in image_folder.split("/")),
+        sum(word in label_folder for word in _WORD.findall(image_folder)),
+    )
 
 
 def _between(stem: str, affixes: Affixes) -> str | None:

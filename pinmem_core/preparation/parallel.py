@@ -1,16 +1,20 @@
 """Doing the same to many things at once."""
 
 import os
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_AHEAD = 8
+"""Results that may wait for whoever takes them, for each job."""
+
 
 def in_parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], jobs: int | None = None
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int | None = None
 ) -> Generator[Result, None, None]:
     """Yield `function` of each item, in order; closing the generator stops the work.
 
@@ -21,8 +25,15 @@ def in_parallel(
         items: What to call it with.
         jobs: Calls at once; None for one a core.
     """
-    pool = ThreadPoolExecutor(jobs or os.cpu_count())
+    jobs = jobs or os.cpu_count() or 1
+    pool = ThreadPoolExecutor(jobs)
+    waiting: deque[Future[Result]] = deque()
     try:
-        yield from pool.map(function, items)
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= jobs * _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -118,7 +118,7 @@ def _as_split(level: Sequence[str]) -> tuple[Affixes, tuple[str, ...]] | None:
 def _name(level: Sequence[str], fields: Sequence[_Field]) -> str:
     if len(set(level)) <= _MOST_DOMAINS and not _find(fields, "domain"):
         return "domain"
-    return f"folder{len(fields)}"
+    return f"folder{len(fields) + 1}"
 
 
 def _label_folders(pairs: Sequence[Pair], fields: Sequence[_Field]) -> list[str] | None:

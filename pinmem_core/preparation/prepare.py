@@ -8,22 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pinmem_core.datasets import DatasetCard, card_of_user, get_card, shipped_cards, write_card
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
 from pinmem_core.home import dataset_root, locked
-from pinmem_core.labels import CLASSES
-from pinmem_core.preparation.convert import (
-    Conversion,
-    Defect,
-    Record,
-    own_files,
-    portable,
-    read_records,
-)
+from pinmem_core.preparation.convert import Conversion, Defect, portable
 from pinmem_core.preparation.layouts import Found, RawSample, find_samples
 from pinmem_core.preparation.obtain import obtain
 from pinmem_core.preparation.parallel import in_parallel
@@ -34,8 +24,8 @@ from pinmem_core.preparation.prepared import (
     SUMMARY,
     PreparedDataset,
     Selection,
-    digest,
 )
+from pinmem_core.preparation.records import Record, own_files, read_records, totals
 from pinmem_core.preparation.reencoding import Reencoding
 from pinmem_core.preparation.splits import expand, split_of_each
 from pinmem_core.version import __version__
@@ -248,7 +238,6 @@ def _write(
     records: Sequence[Record],
     defects: Sequence[Defect],
 ) -> None:
-    pixels = np.sum([record.pixels for record in records], axis=0)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "dataset": card.name,
@@ -259,10 +248,8 @@ def _write(
         "label_map": {"name": label_map, "digest": conversion.label_map.digest},
         "reencoding": asdict(conversion.reencoding) if conversion.reencoding else None,
         "sources": [portable(folder, conversion.root) for folder in folders],
-        "counts": dict(sorted(Counter(r.sample.split for r in records).items())),
-        "class_pixels": {c.name: int(pixels[c.train_id]) for c in CLASSES},
+        **totals(records),
         "excluded": [asdict(defect) for defect in sorted(defects, key=lambda d: d.file)],
-        "digest": digest((r.sample, r.label_sha256) for r in records),
         "pinmem_version": __version__,
     }
     write_lines(conversion.folder / RECORDS, (r.to_json() for r in records))

@@ -13,7 +13,6 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.preparation.check_files import Checked, Finding, check_files
 from pinmem_core.preparation.completeness import differences, is_complete, left_out
-from pinmem_core.preparation.convert import Record, read_records
 from pinmem_core.preparation.parallel import in_parallel
 from pinmem_core.preparation.prepared import (
     MANIFEST,
@@ -23,6 +22,7 @@ from pinmem_core.preparation.prepared import (
     Sample,
     digest,
 )
+from pinmem_core.preparation.records import Record, read_records
 
 __all__ = ["Finding", "Verification", "verify"]
 

@@ -5,7 +5,6 @@ Run `python tests/benchmarks/preparation.py`; it needs about a minute and 300 MB
 
 import io
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from pinmem_core.scenes import draw_scene
 
 SIZE = (1914, 1052)
 """Of GTAV's frames."""
-ROUNDS = 15
+ROUNDS = 41
 SAMPLES = 25_000
 IDS = get_card("gtav").label_map("ids")
 
@@ -43,15 +42,15 @@ def gtav_label(number: int) -> Image.Image:
     return picture
 
 
-def timed(function: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Return the median seconds of a call."""
-    function()
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+def timed(*functions: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """Return the median seconds of a call of each function, called in turns."""
+    seconds: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds + 1):
+        for function, times in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+    return [median(times[1:]) for times in seconds]
 
 
 def remapping(folder: Path) -> None:
@@ -72,7 +71,7 @@ def remapping(folder: Path) -> None:
     def convert_label() -> None:
         conversion.write_label(raw, "train", image, conversion.read_label(raw, SIZE))
 
-    alone, whole = timed(read_and_write), timed(convert_label)
+    alone, whole = timed(read_and_write, convert_label)
     print(f"read and write a {SIZE[0]}x{SIZE[1]} label: {alone * 1e3:.1f} ms")
     print(f"the same with checks, remapping, digest and counts: {whole * 1e3:.1f} ms")
     print(f"  ratio {whole / alone:.2f}\n")
@@ -94,7 +93,7 @@ def colours(folder: Path) -> None:
         return result
 
     assert np.array_equal(loop(), label_map.apply(pixels)[0])
-    slow, fast = timed(loop, 5), timed(lambda: label_map.apply(pixels))
+    slow, fast = timed(loop, lambda: label_map.apply(pixels), rounds=5)
     print(f"colours to trainIds, a comparison for each of 19 colours: {slow * 1e3:.0f} ms")
     print(f"by one table: {fast * 1e3:.1f} ms\n  ratio {slow / fast:.1f}\n")
 
@@ -146,16 +145,22 @@ STAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+def peak_memory() -> float:
+    """Return the most MB that this process has held (Linux)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def stage(name: str, folder: Path) -> None:
     """Run one stage in this process and print its time and peak memory."""
+    before = peak_memory()
     start = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     STAGES[name](folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = time.perf_counter() - start
+    peak = peak_memory()
     print(
-        f"{SAMPLES} entries {name}: {seconds:.1f} s, peak memory {peak / 1024:.0f} MB "
-        f"({(peak - before) / 1024:.0f} MB more than before)",
+        f"{SAMPLES} entries {name}: {seconds:.1f} s, peak memory {peak:.0f} MB "
+        f"({peak - before:.0f} MB more than before)",
         flush=True,
     )
 

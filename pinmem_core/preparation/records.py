@@ -1,0 +1,81 @@
+"""What `prepare` notes of each sample, so that it need not look at its pixels again."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pinmem_core.labels import CLASSES
+from pinmem_core.preparation.prepared import RECORDS, Sample, digest
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a converted sample beside its line in the manifest.
+
+    Attributes:
+        key: Digest of all that its files were made from; equal keys need no second conversion.
+        sample: Its line in the manifest, paths as written there.
+        label_sha256: Of the (H, W) trainIds.
+        pixels: Labelled pixels by trainId.
+    """
+
+    key: str
+    sample: Sample
+    label_sha256: str
+    pixels: tuple[int, ...]
+
+    def to_json(self) -> str:
+        """Return the record as a line."""
+        sample = json.loads(self.sample.to_json())
+        return json.dumps({**asdict(self), "sample": sample})
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """Return the record of a line."""
+        fields: dict[str, Any] = json.loads(line)
+        sample = Sample.from_json(json.dumps(fields.pop("sample")))
+        return cls(sample=sample, **{**fields, "pixels": tuple(fields["pixels"])})
+
+
+def read_records(folder: Path) -> Iterator[Record]:
+    """Yield the records kept in `folder`; lines that a killed process tore are passed over."""
+    path = folder / RECORDS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            yield Record.from_json(line)
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def own_files(sample: Sample) -> list[Path]:
+    """Return the files of a sample that lie inside its prepared dataset, relative to its root."""
+    return [path for path in (sample.image, sample.label) if path.parts[0] in ("images", "labels")]
+
+
+def label_digest(train_ids: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of (H, W) trainIds."""
+    return hashlib.sha256(train_ids.tobytes()).hexdigest()
+
+
+def count_pixels(train_ids: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Return the number of pixels of each of the 19 classes."""
+    return tuple(Image.fromarray(train_ids).histogram()[: len(CLASSES)])
+
+
+def totals(records: Sequence[Record]) -> dict[str, Any]:
+    """Return what `dataset.json` says of all samples together: counts, class pixels and digest."""
+    pixels = np.sum([record.pixels for record in records], axis=0)
+    return {
+        "counts": dict(sorted(Counter(r.sample.split for r in records).items())),
+        "class_pixels": {c.name: int(pixels[c.train_id]) for c in CLASSES},
+        "digest": digest((r.sample, r.label_sha256) for r in records),
+    }
