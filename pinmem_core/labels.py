@@ -152,14 +152,16 @@ class LabelMap:
             raise ValueError(f"the label map needs {wanted}, got shape {raw.shape}")
         keys = _pack(raw) if self._colors else raw
         if keys.dtype == np.uint8:  # bytes.translate is several times faster than fancy indexing
-            translated = bytearray(keys.tobytes().translate(self._byte_table))
+            translated = keys.tobytes().translate(self._byte_table)
             train_ids = np.frombuffer(translated, dtype=np.uint8).reshape(keys.shape)
+            if self.UNKNOWN not in translated:
+                return train_ids, ()
         else:
             train_ids = np.take(self._table, keys)
         unknown = train_ids == self.UNKNOWN
         if not unknown.any():
             return train_ids, ()
-        train_ids[unknown] = IGNORE_INDEX
+        train_ids = np.where(unknown, np.uint8(IGNORE_INDEX), train_ids)
         return train_ids, tuple(int(value) for value in np.unique(keys[unknown]))
 
 

@@ -20,6 +20,7 @@ from pinmem_core.home import dataset_root, locked
 from pinmem_core.images import read_label, write_png
 from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
 from pinmem_core.preparation.convert import Conversion
+from pinmem_core.preparation.verify import verify
 
 CAMVID = get_card("camvid")
 
@@ -81,6 +82,21 @@ def prepare_elsewhere(source: Path, home: Path) -> str:
         return prepare(CAMVID, [source]).summary["digest"]
     finally:
         os.environ["PINMEM_HOME"] = before
+
+
+@pytest.mark.parametrize(
+    ("victim", "spoilt_by"),
+    [("labels/0001TP_00000.png", "labels/0001TP_00001.png"), ("labels/0001TP_00000.png", None)]
+    + [("images/0001TP_00000.png", None)],
+)
+def test_a_file_that_was_spoilt_is_made_again(tmp_path, victim, spoilt_by):
+    source = camvid_folder(tmp_path / "raw", {"0001TP": 3})
+    root = prepare(CAMVID, [source], reencoding=Reencoding("png")).root
+    before = _contents(root)
+    (root / victim).write_bytes((root / spoilt_by).read_bytes() if spoilt_by else b"torn")
+    assert any(victim in finding.file for finding in verify("camvid").findings)
+    prepare(CAMVID, [source], reencoding=Reencoding("png"))
+    assert _contents(root) == before
 
 
 def test_another_label_map_converts_all(tmp_path, converted):

@@ -25,7 +25,13 @@ from pinmem_core.preparation.prepared import (
     PreparedDataset,
     Selection,
 )
-from pinmem_core.preparation.records import Record, own_files, read_records, totals
+from pinmem_core.preparation.records import (
+    Record,
+    is_intact,
+    own_files,
+    read_records,
+    totals,
+)
 from pinmem_core.preparation.reencoding import Reencoding
 from pinmem_core.preparation.splits import expand, split_of_each
 from pinmem_core.version import __version__
@@ -195,13 +201,10 @@ def _take_over(
 ) -> Record | None:
     """Return the record of a sample that need not be converted again, its files in place."""
     folder, record = earlier.get(conversion.key(item.raw), (None, None))
-    if folder is None or record is None:
+    if folder is None or record is None or not is_intact(record, folder):
         return None
-    for path in own_files(record.sample):
-        if not (folder / path).exists():
-            return None
-        if folder != conversion.folder:
-            link_or_copy(folder / path, conversion.folder / path)
+    for path in own_files(record.sample) if folder != conversion.folder else ():
+        link_or_copy(folder / path, conversion.folder / path)
     sample = replace(record.sample, split=item.split, domain=item.raw.domain)
     return replace(record, sample=sample)
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Sample:
 
     def to_json(self) -> str:
         """Return the sample as a line of a manifest."""
-        return json.dumps({**asdict(self), "image": str(self.image), "label": str(self.label)})
+        return json.dumps({**vars(self), "image": str(self.image), "label": str(self.label)})
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the image (H, W, 3) and its trainIds (H, W).

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pinmem_core.errors import DataError
+from pinmem_core.images import check_picture, read_label
 from pinmem_core.labels import CLASSES
 from pinmem_core.preparation.prepared import RECORDS, Sample, digest
 
@@ -35,7 +37,7 @@ class Record:
     def to_json(self) -> str:
         """Return the record as a line."""
         sample = json.loads(self.sample.to_json())
-        return json.dumps({**asdict(self), "sample": sample})
+        return json.dumps({**vars(self), "sample": sample})
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
@@ -61,9 +63,20 @@ def own_files(sample: Sample) -> list[Path]:
     return [path for path in (sample.image, sample.label) if path.parts[0] in ("images", "labels")]
 
 
+def is_intact(record: Record, folder: Path) -> bool:
+    """Tell whether the files that `prepare` wrote into `folder` are still what they were."""
+    try:
+        for path in own_files(record.sample):
+            check_picture(folder / path)
+        label = read_label(folder / record.sample.label)
+    except DataError:
+        return False
+    return label_digest(label) == record.label_sha256
+
+
 def label_digest(train_ids: NDArray[np.uint8]) -> str:
     """Return the SHA-256 of (H, W) trainIds."""
-    return hashlib.sha256(train_ids.tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(train_ids).data).hexdigest()
 
 
 def count_pixels(train_ids: NDArray[np.uint8]) -> tuple[int, ...]:

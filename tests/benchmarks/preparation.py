@@ -106,14 +106,11 @@ def workers(folder: Path) -> None:
         write_png(folder / "images" / name, pixels)
         gtav_label(number).save(_made(folder / "labels") / name)
 
-    def seconds(jobs: int) -> float:
+    def prepare_by(jobs: int) -> None:
         shutil.rmtree(os.environ["PINMEM_HOME"], ignore_errors=True)
-        start = time.perf_counter()
         prepare(get_card("gtav"), [folder], jobs=jobs)
-        return time.perf_counter() - start
 
-    seconds(2)
-    one, two = (median(seconds(jobs) for _ in range(3)) for jobs in (1, 2))
+    one, two = timed(lambda: prepare_by(1), lambda: prepare_by(2), rounds=7)
     print(f"60 pairs prepared by one worker: {one:.2f} s; by two: {two:.2f} s")
     print(f"  ratio {one / two:.2f}\n")
 
