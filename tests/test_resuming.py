@@ -86,8 +86,11 @@ def prepare_elsewhere(source: Path, home: Path) -> str:
 
 @pytest.mark.parametrize(
     ("victim", "spoilt_by"),
-    [("labels/0001TP_00000.png", "labels/0001TP_00001.png"), ("labels/0001TP_00000.png", None)]
-    + [("images/0001TP_00000.png", None)],
+    [
+        ("labels/0001TP_00000.png", "labels/0001TP_00001.png"),
+        ("labels/0001TP_00000.png", None),
+        ("images/0001TP_00000.png", None),
+    ],
 )
 def test_a_file_that_was_spoilt_is_made_again(tmp_path, victim, spoilt_by):
     source = camvid_folder(tmp_path / "raw", {"0001TP": 3})

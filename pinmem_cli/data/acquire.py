@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -79,7 +80,8 @@ def credentials_for(card: "DatasetCard") -> "Credentials | None":
     found = find_credentials(card.login)
     if found or not sys.stdin.isatty():
         return found
-    username = typer.prompt(f"User name at {card.homepage}", err=True)
+    site = urlsplit(card.login).hostname
+    username = typer.prompt(f"User name at {site}", err=True)
     return Credentials(username, typer.prompt("Password", hide_input=True, err=True))
 
 
@@ -107,13 +109,14 @@ def download(
         list_wanted(card, names(parts), folder, output)
         return
     settle_terms(card, output, accept=accept_terms)
+    credentials = credentials_for(card)
     with output.listening() as listener:
         paths = fetch(
             card,
             folder,
             parts=names(parts),
             jobs=jobs,
-            credentials=credentials_for(card),
+            credentials=credentials,
             on_event=listener,
         )
     files = [{"file": str(path), "bytes": path.stat().st_size} for path in paths]

@@ -115,14 +115,16 @@ def prepare(
     if dry_run:
         _rehearse(card, sources or [], label_map, names(parts), output)
         return
+    credentials = None
     if not sources and not card.draw and not sources_of_last_time(card):
         settle_terms(card, output, accept=accept_terms)
+        credentials = credentials_for(card)
     with output.listening() as listener:
         folders = obtain(
             card,
             sources or [],
             parts=names(parts),
-            credentials=None if sources else credentials_for(card),
+            credentials=credentials,
             keep_archives=not remove_archives,
             on_event=listener,
         )
