@@ -74,9 +74,8 @@ def new_card(
     quiet: Quiet = False,
 ) -> None:
     """Write a card for data of your own, as far as looking at the folder tells."""
-    from pinmem_core.preparation.new_card import new_card as draft
-
     from pinmem_core.files import write_whole
+    from pinmem_core.preparation.new_card import new_card as draft
 
     chosen = name or folder.resolve().name.lower().replace(" ", "-")
     path = out or Path(f"{chosen}.yaml")
