@@ -40,7 +40,7 @@ app = typer.Typer(
     epilog=(
         "Begin with: pinmem train --recipe demo   (draws its own data; minutes on a CPU)\n\n"
         "Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 data missing or invalid, "
-        "4 verification failed, 5 environment, 130 interrupted"
+        "4 verification failed, 5 environment, 130 interrupted, 143 terminated"
     ),
 )
 app.add_typer(data.app, name="data")

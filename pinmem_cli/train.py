@@ -1,12 +1,15 @@
 """`pinmem train`: options in, one run out."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pinmem_cli.options import Json, OutputFolder, Quiet, examples, names
-from pinmem_cli.output import Output, table
+from pinmem_cli.output import Output, errors, table
+from pinmem_cli.signals import stopping
+from pinmem_core.errors import ConfigError, StoppedRunError
 
 if TYPE_CHECKING:
     from pinmem_core.config import TrainConfig
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "pinmem train --recipe demo",
+    "pinmem train --resume auto",
     "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
     "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
 )
@@ -70,6 +74,13 @@ def train(
         typer.Option("--set", help="Any other setting, e.g. optim.lr=0.02.", rich_help_panel=_HOW),
     ] = None,
     output: OutputFolder = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on with a run: its folder, its name, or auto for the newest unfinished one.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -94,6 +105,10 @@ def train(
         "init_weights": init_weights,
     }
     out = Output(as_json=json, quiet=quiet)
+    if resume:
+        _refuse_other_options([recipe, settings, output, *options.values()], dry_run)
+        _go_on(out, resume)
+        return
     config = _resolve(out, recipe, options, settings or [])
     if dry_run:
         _show_plan(out, config)
@@ -102,8 +117,35 @@ def train(
     from pinmem_core.learning import train as train_run
 
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
-    with out.listening() as listener:
-        result = train_run(config, output or runs_root() / name, on_event=listener)
+    folder = output or runs_root() / name
+    _run(out, lambda **how: train_run(config, folder, **how))
+
+
+def _go_on(out: Output, name: str) -> None:
+    from pinmem_core.home import find_run, newest_unfinished_run
+    from pinmem_core.learning import resume
+
+    folder = newest_unfinished_run() if name == "auto" else find_run(name)
+    out.note(f"run: {folder}")
+    _run(out, lambda **how: resume(folder, **how))
+
+
+def _refuse_other_options(options: list[object], dry_run: bool) -> None:
+    if dry_run or any(option is not None for option in options):
+        raise ConfigError(
+            "--resume takes everything from the run and goes with no other option.",
+            "Name the run alone, or leave --resume away to begin a new one.",
+        )
+
+
+def _run(out: Output, work: "Callable[..., RunResult]") -> None:
+    """Train until the end, or until a signal says so."""
+    with out.listening() as listener, stopping(out) as stop:
+        try:
+            result = work(on_event=listener, stop=stop)
+        except StoppedRunError as error:
+            errors().print(error.message, error.hint or "", markup=False)
+            raise typer.Exit(stop.exit_code) from None
     _show_result(out, result)
 
 

@@ -95,6 +95,15 @@ class EvaluationConfig(_Strict):
     """At most so many images of each domain, evenly spread; None: all."""
 
 
+class CheckpointConfig(_Strict):
+    """When a run saves what it needs to go on."""
+
+    every: int = Field(1000, ge=1)
+    """Iterations from one save to the next; there is one at the end, too."""
+    keep: int = Field(2, ge=1)
+    """Snapshots kept, the newest."""
+
+
 class TrainConfig(_Strict):
     """Everything that determines a run."""
 
@@ -117,7 +126,7 @@ class TrainConfig(_Strict):
     init_weights: str | None = None
     """Weights of the trunk: torchvision's enum name, a file, or None for random ones."""
     log_every: int = Field(10, ge=1)
-    checkpoint_every: int = Field(1000, ge=1)
+    checkpoint: CheckpointConfig = CheckpointConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()

@@ -35,6 +35,10 @@ class CheckpointError(DataError):
     """A checkpoint that is missing, torn, or of another architecture."""
 
 
+class StoppedRunError(PinMemError):
+    """A training run that was asked to stop, and did so after saving its state."""
+
+
 class MachineError(PinMemError):
     """Something this machine lacks: a device, a library, disk space."""
 

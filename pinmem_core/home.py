@@ -99,5 +99,21 @@ def find_run(name: str) -> Path:
     )
 
 
+def newest_unfinished_run() -> Path:
+    """Return the run under `runs_root` that was begun last and has not ended.
+
+    Raises:
+        DataError: There is none.
+    """
+    begun = [path.parent for path in runs_root().glob("*/config.json")]
+    unfinished = [run for run in begun if not (run / "scores.json").exists()]
+    if not unfinished:
+        raise DataError(
+            f"there is no unfinished run in {runs_root()}.",
+            "Name the folder of a run that lies elsewhere.",
+        )
+    return max(unfinished, key=lambda run: (run / "config.json").stat().st_mtime)
+
+
 def _run_log() -> Path:
     return runs_root() / "finished.jsonl"

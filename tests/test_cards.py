@@ -448,5 +448,7 @@ def test_archives_are_those_of_the_report(name):
         told = [d for d in about["downloads"] if d["file"] == archive.file]
         packages = {f"{CITYSCAPES}/file-handling/?packageID={d.get('packageID')}" for d in told}
         assert {*archive.url} <= {d.get("url") for d in told} | packages
-        for key in ("bytes", "md5", "sha256"):
+        for key in ("bytes", "md5"):
             assert getattr(archive, key) == next((d[key] for d in told if d.get(key)), None)
+        # left out where a single third party gives it: a wrong one would refuse a right file
+        assert archive.sha256 in {None, *(d.get("sha256") for d in told)}

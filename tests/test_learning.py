@@ -268,7 +268,7 @@ def test_an_interrupted_run_keeps_its_last_checkpoint(tmp_path):
     for every, kept in ((2, True), (3, False)):
         run = tmp_path / str(every)
         with pytest.raises(KeyboardInterrupt):
-            train(small_config(iterations=9, checkpoint_every=every), run, on_event=interrupt)
+            train(small_config(iterations=9, checkpoint__every=every), run, on_event=interrupt)
         assert (run / "checkpoint").exists() == run.exists() == kept
 
 

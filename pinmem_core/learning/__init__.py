@@ -1,5 +1,5 @@
 """How a segmenter learns: losses, methods, schedule, trainer."""
 
-from pinmem_core.learning.trainer import RunResult, train
+from pinmem_core.learning.trainer import RunResult, resume, train
 
-__all__ = ["RunResult", "train"]
+__all__ = ["RunResult", "resume", "train"]

@@ -1,0 +1,203 @@
+"""A run that is stopped or killed, and resumed, ends as one that was left in peace."""
+
+import multiprocessing
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PLUGINS, Result, small_config
+
+from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunError
+from pinmem_core.events import Metrics, Notice, Progress
+from pinmem_core.home import locked, runs_root
+from pinmem_core.learning import resume, train
+from pinmem_core.learning.trainer import _name
+from pinmem_core.preparation import PreparedDataset, draw_missing
+
+ITERATIONS = 6
+
+
+def config(**values):
+    return small_config(iterations=ITERATIONS, checkpoint__every=2, evaluation__every=3, **values)
+
+
+def state(run: Path) -> dict[str, bytes]:
+    """What has to be equal to the last bit: everything but the older snapshots."""
+    newest = max((run / "snapshots").iterdir())
+    assert newest.name == f"{ITERATIONS:08}"
+    files = [run / name for name in ("metrics.jsonl", "samples.json", "scores.json", "config.json")]
+    files += [*(run / "checkpoint").iterdir(), *newest.iterdir()]
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def straight(tmp_path):
+    return state(train(config(), tmp_path / "straight").run)
+
+
+class StopAfter:
+    """Hears of the progress, and says stop after the iteration `number`."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.done = number, 0
+
+    def hear(self, event) -> None:
+        if isinstance(event, Progress) and event.task == "training":
+            self.done = event.done
+
+    def __call__(self) -> bool:
+        return self.done >= self.number
+
+
+def stopped_run(run: Path, number: int = 5, **values) -> Path:
+    stop = StopAfter(number)
+    with pytest.raises(StoppedRunError, match=f"after iteration {number} of {ITERATIONS}"):
+        train(config(**values), run, stop=stop, on_event=stop.hear)
+    return run
+
+
+@pytest.mark.parametrize("method", ["aggregate", "mldg", "pinmem"])
+def test_stopped_and_resumed_is_bit_equal_to_straight(tmp_path, method):
+    straight = state(train(config(method=method), tmp_path / "straight").run)
+    run = stopped_run(tmp_path / "run", 3, method=method)
+    assert not (run / "scores.json").exists()
+    events = []
+    result = resume(run, on_event=events.append)
+    assert [e.iteration for e in events if isinstance(e, Metrics) and "lr" in e.values] == [4, 5, 6]
+    assert result.scores and state(run) == straight
+
+
+def test_killed_at_twenty_random_moments(tmp_path, straight):
+    """The child process takes some iterations and dies without a chance to do anything."""
+    run, dice = tmp_path / "run", random.Random(0)
+    fork = multiprocessing.get_context("fork")
+    kills = 0
+    while kills < 20:
+        child = fork.Process(target=_train_or_resume, args=(run,))
+        child.start()
+        child.join(dice.random() * 0.5)
+        kills += child.is_alive()
+        child.kill()
+        child.join()
+        if (run / "scores.json").exists():
+            assert state(run) == straight
+            run = tmp_path / f"run{kills}"
+    if not (run / "scores.json").exists():
+        _train_or_resume(run)
+    assert state(run) == straight
+
+
+def _train_or_resume(run: Path) -> None:
+    if (run / "config.json").exists():
+        resume(run)
+    else:
+        train(config(), run)
+
+
+def _command(*arguments: str) -> list[str]:
+    code = (
+        "import pinmem_core.datasets as d, pinmem_core.model.trunks as t, sys;"
+        f"d.__path__.append({str(PLUGINS / 'datasets')!r});"
+        f"t.__path__.append({str(PLUGINS / 'trunks')!r});"
+        "from pinmem_cli.app import main; main()"
+    )
+    return [sys.executable, "-c", code, *arguments]
+
+
+LONG = """
+    --sources toy:red,toy:blue --device cpu --iterations 100000 --batch 2 --crop 64
+    --set model.trunk=tiny --set model.feature_dim=16 --set model.memory.init_batches=1
+    --set log_every=1
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_exits_and_the_run_can_go_on(sent, code, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process = subprocess.Popen(_command("train", *LONG), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("iteration 3 "):
+            break
+    process.send_signal(sent)
+    told = process.stderr.read()
+    assert process.wait(30) == code
+    assert "stopped after iteration" in told and "pinmem train --resume" in told
+    (run,) = [path for path in runs_root().iterdir() if path.is_dir()]
+    assert len(list((run / "snapshots").iterdir())) == 1
+    process = subprocess.Popen(
+        _command("train", "--resume", "auto"), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert f"run: {run}" in process.stderr.readline()
+    assert "going on after iteration" in process.stderr.readline()
+    process.stderr.readline()
+    process.send_signal(sent)
+    process.stderr.readline()
+    process.send_signal(sent)
+    process.stderr.read()
+    assert process.wait(30) in (code, -sent)
+
+
+def test_a_damaged_snapshot_is_named_and_passed_over(tmp_path, straight):
+    run = stopped_run(tmp_path / "run")
+    newest = max((run / "snapshots").iterdir())
+    (newest / "optimizer.safetensors").write_bytes(b"torn")
+    events = []
+    resume(run, on_event=events.append)
+    told = [e.message for e in events if isinstance(e, Notice) and e.warning]
+    assert told == [
+        f"{newest} is damaged and passed over: optimizer.safetensors is not what was written"
+    ]
+    assert state(run) == straight
+
+
+def test_without_any_snapshot_a_run_begins_anew(tmp_path, straight):
+    run = stopped_run(tmp_path / "run")
+    for folder in (run / "snapshots").iterdir():
+        (folder / "manifest.json").write_text("{")
+    resume(run)
+    assert state(run) == straight
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_only_the_newest_snapshots_are_kept(tmp_path, keep):
+    run = train(config(checkpoint__keep=keep), tmp_path / "run").run
+    kept = sorted(int(folder.name) for folder in (run / "snapshots").iterdir())
+    assert kept == [2, 4, 6][-keep:]
+
+
+def test_other_samples_than_it_began_with_are_refused(tmp_path):
+    run = stopped_run(tmp_path / "run")
+    manifest = PreparedDataset.open("toy").manifest
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-2]))
+    with pytest.raises(DataError, match="samples are not those"):
+        resume(run)
+    assert (run / "checkpoint").exists()
+
+
+def test_what_cannot_be_resumed_is_told(tmp_path):
+    run = train(small_config(iterations=1), tmp_path / "run").run
+    with pytest.raises(ConfigError, match="has ended already"):
+        resume(run)
+    with pytest.raises(DataError, match="is no run"):
+        resume(tmp_path)
+    other = stopped_run(tmp_path / "other")
+    with locked(_name(other)), pytest.raises(MachineError, match="another pinmem"):
+        resume(other)
+    assert Result("train", "--resume", "nothing").code == 3
+    assert Result("train", "--resume", "auto").code == 3
+    refused = Result("train", "--resume", str(other), "--iterations", "9")
+    assert refused.code == 2 and "no other option" in refused.err
+    resumed = Result("train", "--resume", str(other), "--json")
+    assert resumed.code == 0 and resumed.json["iterations"] == ITERATIONS
+
+
+def test_stopping_before_the_first_iteration_leaves_nothing(tmp_path):
+    draw_missing(["toy"])
+    with pytest.raises(StoppedRunError, match="nothing is kept"):
+        train(config(), tmp_path / "run", stop=lambda: True)
+    assert not (tmp_path / "run").exists()
