@@ -186,6 +186,7 @@ def test_info_shows_what_the_card_knows():
     shown = Result("data", "info", "cityscapes")
     assert card.title in shown.out and "2975" in shown.out
     known = Result("data", "info", "cityscapes", "--json").json
+    assert known["published"] == {"train": 2975, "val": 500} and known["counts"] == {}
     assert known["state"] == "absent" and known["label_maps"] == ["cityscapes-ids", "trainids"]
     assert json.dumps(known["archives"]).count("md5") == 2
 

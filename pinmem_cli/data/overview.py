@@ -67,7 +67,11 @@ def _way(card: "DatasetCard") -> str:
 
 def _entry(card: "DatasetCard", state: "State") -> dict[str, object]:
     described = card.model_dump(mode="json", exclude={"label_maps", "layouts", "split_lists"})
-    known = {"label_maps": card.label_map_names, "layouts": [lay.name for lay in card.layouts]}
+    known = {
+        "label_maps": card.label_map_names,
+        "layouts": [lay.name for lay in card.layouts],
+        "published": card.counts,
+    }
     return {**described, **known, **asdict(state), "prepared": state.digest is not None}
 
 
