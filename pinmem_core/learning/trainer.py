@@ -266,13 +266,11 @@ class _Trainer:
     def _tell_unless_stopped(self, event: Event) -> None:
         """Pass an event on where nothing is lost by stopping: outside the iterations."""
         self.on_event(event)
-        if self.stop():
-            began = (self.folder / CHECKPOINT).exists()
-            raise (
-                self._stopped(self.config.iterations)
-                if began
-                else StoppedRunError("stopped before the first iteration; nothing is kept.")
-            )
+        if not self.stop():
+            return
+        if (self.folder / CHECKPOINT).exists():
+            raise self._stopped(self.config.iterations)
+        raise StoppedRunError("stopped before the first iteration; nothing is kept.")
 
     def _scores(self, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
         predictor = Predictor(self.segmenter, device=str(self.device), protocol=PROTOCOLS[PROTOCOL])
