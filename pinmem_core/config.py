@@ -104,6 +104,23 @@ class CheckpointConfig(_Strict):
     """Snapshots kept, the newest."""
 
 
+class ComputeConfig(_Strict):
+    """How the step is computed: its speed and memory, not what it means."""
+
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Of the network's convolutions; the memory and the losses are always float32."""
+    tf32: bool = False
+    """CUDA: let float32 convolutions and products round their factors to 10 bits."""
+    channels_last: bool = False
+    """Keep the channels of a pixel side by side in memory, as fast convolutions like them."""
+    compile: bool = False
+    """Have torch compile the network; the first iterations take minutes."""
+    accumulate: int = Field(1, ge=1)
+    """Split an iteration's images into so many steps whose gradients are averaged."""
+    recompute: bool = False
+    """Compute the trunk's activations again in the backward pass instead of keeping them."""
+
+
 class TrainConfig(_Strict):
     """Everything that determines a run."""
 
@@ -126,6 +143,9 @@ class TrainConfig(_Strict):
     init_weights: str | None = None
     """Weights of the trunk: torchvision's enum name, a file, or None for random ones."""
     log_every: int = Field(10, ge=1)
+    tensorboard: bool = False
+    """Write the figures and some predictions for TensorBoard, too."""
+    compute: ComputeConfig = ComputeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
