@@ -1,6 +1,7 @@
 """The one sink of all commands: data goes to stdout, everything else to stderr."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,11 @@ VERIFICATION_FAILED = 4
 """The exit code of a check that found something."""
 
 
+def is_first_process() -> bool:
+    """Return whether this is the process that speaks, of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def exit_code(error: PinMemError) -> int:
     """Return the exit code that tells this kind of failure."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
@@ -33,7 +39,8 @@ def errors() -> Console:
 def show_error(error: PinMemError) -> None:
     """Say what failed and how to mend it."""
     console = errors()
-    console.print("[bold red]error:[/] ", end="")
+    speaker = "" if is_first_process() else f"process {os.environ['RANK']}: "
+    console.print(f"[bold red]{speaker}error:[/] ", end="")
     console.print(error.message, markup=False)
     if error.hint:
         console.print(error.hint, markup=False, style="dim")

@@ -51,6 +51,7 @@ class EventView:
         )
         self._tasks: dict[str, TaskID] = {}
         self._current: TaskID | None = None
+        self._speed = ""
 
     def __enter__(self) -> Self:
         """Start showing."""
@@ -73,6 +74,9 @@ class EventView:
                 self._show_progress(event)
             case events.Metrics():
                 self._show_metrics(event)
+            case events.Speed():
+                used = decimal(event.memory_bytes)
+                self._speed = f"{event.images_per_second:.1f} images/s  {used}"
             case events.Notice():
                 prefix = "warning: " if event.warning else ""
                 self.console.print(f"{prefix}{event.message}", markup=False)
@@ -91,6 +95,7 @@ class EventView:
     def _show_metrics(self, event: events.Metrics) -> None:
         shown = {k: v for k, v in event.values.items() if k.endswith("total") or "val/" in k}
         figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        figures = f"{figures}  {self._speed}".rstrip()
         if self.console.is_terminal and self._current is not None:
             self._bars.update(self._current, figures=figures)
         else:

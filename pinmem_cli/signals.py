@@ -23,7 +23,7 @@ class Stop:
     @property
     def exit_code(self) -> int:
         """What shells expect of a program that a signal has ended."""
-        return 128 + (self.signal or signal.SIGINT)
+        return 128 + (self.signal or signal.SIGTERM)
 
 
 @contextmanager

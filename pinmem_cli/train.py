@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pinmem_cli.options import Json, OutputFolder, Quiet, examples, names
-from pinmem_cli.output import Output, errors, table
+from pinmem_cli.output import Output, errors, is_first_process, table
 from pinmem_cli.signals import stopping
 from pinmem_core.errors import ConfigError, StoppedRunError
 
@@ -144,9 +144,11 @@ def _run(out: Output, work: "Callable[..., RunResult]") -> None:
         try:
             result = work(on_event=listener, stop=stop)
         except StoppedRunError as error:
-            errors().print(error.message, error.hint or "", markup=False)
+            if is_first_process():
+                errors().print(error.message, error.hint or "", markup=False)
             raise typer.Exit(stop.exit_code) from None
-    _show_result(out, result)
+    if is_first_process():
+        _show_result(out, result)
 
 
 def _resolve(
@@ -190,11 +192,17 @@ def _show_plan(out: Output, config: "TrainConfig") -> None:
 
 
 def _show_result(out: Output, result: "RunResult") -> None:
-    rows = table("domain", "mIoU %", "images")
-    for phase, scores in result.scores.items():
-        for name, score in scores.items():
-            label = f"{name}  ({phase})"
-            rows.add_row(label, f"{100 * score.miou:.1f}", str(score.images))
+    columns = {
+        f"{name} ({phase})": score
+        for phase, scores in result.scores.items()
+        for name, score in scores.items()
+    }
+    rows = table("IoU %", *columns)
+    for street_class in next(iter(columns.values())).iou if columns else ():
+        rows.add_row(street_class, *(_percent(s.iou[street_class]) for s in columns.values()))
+    rows.add_section()
+    rows.add_row("mIoU", *(_percent(score.miou) for score in columns.values()))
+    rows.add_row("images", *(str(score.images) for score in columns.values()))
     out.result(
         {
             "run": str(result.run),
@@ -209,6 +217,10 @@ def _show_result(out: Output, result: "RunResult") -> None:
         f"run: {result.run}",
     )
     out.next_step(f"pinmem predict IMAGE -o mask.png --model {result.run}")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def score_json(score: "Scores") -> dict[str, Any]:

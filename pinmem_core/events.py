@@ -28,6 +28,19 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast a training runs, since this was last told.
+
+    Attributes:
+        images_per_second: Of all domains and processes together.
+        memory_bytes: The most that was in use so far: of the GPU, or else of this process.
+    """
+
+    images_per_second: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Notice:
     """A sentence worth reading; `warning` marks those that may need an action."""
 
@@ -35,7 +48,7 @@ class Notice:
     warning: bool = False
 
 
-Event = Progress | Metrics | Notice
+Event = Progress | Metrics | Speed | Notice
 Listener = Callable[[Event], None]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from pinmem_core.errors import ConfigError, DataError, MachineError
 
 
@@ -81,7 +83,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         staging.mkdir(parents=True)
         yield staging
         _put_in_place(staging, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk into its own
         raise MachineError(f"cannot write {folder}: {error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

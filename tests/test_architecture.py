@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GROUND = """
-    config devices discovery errors events files home images labels painting version
+    config devices discovery drawing errors events files home images labels painting ranks version
 """
 FLOORS = [
     GROUND.split(),

@@ -54,11 +54,11 @@ def test_fast_weights_move_and_return_to_the_last_bit():
     before = {k: p.detach().clone() for k, p in segmenter.named_parameters()}
     for p in segmenter.parameters():
         p.grad = torch.randn_like(p)
-    with fast_weights(segmenter, 0.5):
+    with fast_weights(segmenter, torch.tensor(0.5)):
         for name, p in segmenter.named_parameters():
             torch.testing.assert_close(p.detach(), before[name] - 0.5 * p.grad)
     assert all(torch.equal(p, before[k]) for k, p in segmenter.named_parameters())
-    with pytest.raises(RuntimeError), fast_weights(segmenter, 0.5):
+    with pytest.raises(RuntimeError), fast_weights(segmenter, torch.tensor(0.5)):
         raise RuntimeError
     assert all(torch.equal(p, before[k]) for k, p in segmenter.named_parameters())
 

@@ -1,31 +1,61 @@
+import multiprocessing
+import os
+import resource
+import signal
+import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import small_config
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from pinmem_core.config import AugmentationConfig
-from pinmem_core.errors import DataError
+from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.images import write_png
-from pinmem_core.loading import Batch, DomainLoader, load_domains
-from pinmem_core.loading.domains import draw_indices, draw_meta_split
-from pinmem_core.preparation import draw_missing
+from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
+from pinmem_core.loading.augmentation import Appearance, appear
+from pinmem_core.loading.crops import Crops
+from pinmem_core.loading.domains import draw_indices, draw_meta_split, geometry_rng
+from pinmem_core.loading.geometry import Axis, Geometry, draw_geometry
+from pinmem_core.preparation import Sample, draw_missing
 
 
 @pytest.fixture
-def domains():
+def domains() -> list[Domain]:
     draw_missing(["toy"])
     return load_domains(["toy:red", "toy:blue"], pseudo_domains=2, seed=0)
 
 
-def _batches(domains, iterations=range(4)) -> list[Batch]:
-    config = AugmentationConfig(crop=32)
-    return list(DomainLoader(domains, batch=3, iterations=iterations, config=config, seed=1))
+def _loader(domains, iterations=range(4), shard=(0, 1), **settings) -> DomainLoader:
+    config = small_config(**{"batch": 3, "seed": 1, "augmentation__crop": 32, **settings})
+    return DomainLoader.of(domains, config, iterations, shard=shard)
+
+
+def _of_class(kind: type[Sample], domains: list[Domain]) -> list[Domain]:
+    """The domains with samples of another class, which loading processes get, too."""
+    return [replace(d, samples=tuple(kind(**vars(s)) for s in d.samples)) for d in domains]
+
+
+def _same(a: Batch, b: Batch) -> bool:
+    plain = ("meta_train", "meta_test", "redrawn", "samples")
+    return (
+        torch.equal(a.images, b.images)
+        and torch.equal(a.labels, b.labels)
+        and all(getattr(a, name) == getattr(b, name) for name in plain)
+    )
+
+
+# Batches
 
 
 def test_a_batch_has_every_domain_in_the_documented_form(domains):
-    (batch,) = _batches(domains, range(1))
+    (batch,) = _loader(domains, range(1))
     assert batch.images.shape == (2, 3, 3, 32, 32) and batch.images.dtype == torch.float32
     assert batch.labels.shape == (2, 3, 32, 32) and batch.labels.dtype == torch.int64
     assert set(batch.labels.unique().tolist()) <= {*range(19), 255}
@@ -37,42 +67,187 @@ def test_a_batch_has_every_domain_in_the_documented_form(domains):
 
 
 def test_a_batch_is_a_function_of_seed_and_iteration_alone(domains):
-    straight = _batches(domains)
+    straight = list(_loader(domains))
     torch.manual_seed(99)  # global randomness has no say
-    later = _batches(domains, range(2, 4))
-    for a, b in zip(straight[2:], later, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
-        assert (a.meta_train, a.meta_test) == (b.meta_train, b.meta_test)
+    later = list(_loader(domains, range(2, 4)))
+    assert all(_same(a, b) for a, b in zip(straight[2:], later, strict=True))
     assert not torch.equal(straight[0].images, straight[1].images)
 
 
+def test_loading_leaves_global_randomness_alone(domains):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(_loader(domains, range(1)))
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_workers_change_nothing(domains):
-    config = AugmentationConfig(crop=32)
-    settings = {"batch": 2, "iterations": range(3), "config": config, "seed": 1}
-    alone = DomainLoader(domains, **settings)
-    helped = DomainLoader(domains, **settings, workers=2)
-    for a, b in zip(alone, helped, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+    alone, helped = _loader(domains), _loader(domains, workers=2)
+    assert all(_same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_file_is_told_in_a_sentence(domains, workers):
-    for sample in domains[1].samples:
-        sample.image.write_bytes(b"torn")
-    config = AugmentationConfig(crop=32)
-    loader = DomainLoader(
-        domains, batch=2, iterations=range(3), config=config, seed=1, workers=workers
+@pytest.mark.parametrize("workers", [0, 1])
+def test_crops_that_are_finished_where_the_network_is_are_the_same(domains, workers):
+    config = small_config(augmentation__crop=32, augmentation__strong="first-source")
+    raw = Crops(domains, config, range(config.batch), finish=False)
+    assert raw[0].images.dtype == raw[0].labels.dtype == torch.uint8
+    late = DomainLoader(raw, range(3), workers=workers)
+    early = DomainLoader.of(domains, config, range(3))
+    assert early.crops[0].images.dtype == torch.float32
+    assert all(_same(a, b) for a, b in zip(early, late, strict=True))
+
+
+def test_workers_finish_crops_unless_the_network_is_on_a_gpu(domains):
+    def finish(device: str) -> bool:
+        device = torch.device(device)
+        return DomainLoader.of(domains, small_config(), range(1), device=device).crops.finish
+
+    assert finish("cpu") and not finish("cuda:0")
+
+
+def test_a_batch_names_its_samples(domains):
+    (batch,) = _loader(domains, range(1))
+    expected = tuple(
+        tuple(f"{domain.name}/{domain.samples[i].id}" for i in draw_indices(1, 0, d, 8, 3))
+        for d, domain in enumerate(domains)
     )
-    with pytest.raises(DataError) as error:
-        list(loader)
-    assert "cannot be read" in error.value.message and "\n" not in error.value.message
-    assert error.value.hint
+    assert batch.samples == expected and expected[1][0].startswith("toy:blue/blue_")
+
+
+def test_a_batch_names_the_sample_that_replaced_an_empty_one(domains):
+    first, *others = domains[0].samples
+    write_png(first.label, np.full((64, 96), 255, np.uint8))
+    batches = list(_loader(domains, range(8)))
+    indices = [draw_indices(1, i, 0, 8, 3) for i in range(8)]
+    named = [batch.samples[0] for batch in batches]
+    assert sum(batch.redrawn for batch in batches) >= sum(i.count(0) for i in indices) > 0
+    assert {name for names in named for name in names} <= {f"toy:red/{s.id}" for s in others}
+    for batch in batches:
+        assert (batch.labels != 255).flatten(2).any(dim=-1).all()
+
+
+def test_the_parts_of_a_batch_are_the_batch(domains):
+    (batch,) = _loader(domains, range(1), batch=4)
+    parts = batch.parts(2)
+    assert [part.images.shape for part in parts] == [(2, 2, 3, 32, 32)] * 2
+    assert torch.equal(torch.cat([part.images for part in parts], dim=1), batch.images)
+    assert torch.equal(torch.cat([part.labels for part in parts], dim=1), batch.labels)
+    assert parts[1].samples == tuple(names[2:] for names in batch.samples)
+    assert (parts[1].meta_train, parts[1].meta_test) == (batch.meta_train, batch.meta_test)
+    with pytest.raises(ConfigError, match="4 images of a domain cannot be split into 3") as error:
+        batch.parts(3)
+    assert "1, 2, 4" in error.value.hint
+
+
+def test_shards_are_the_batch(domains):
+    whole = list(_loader(domains, batch=4))
+    shards = [list(_loader(domains, batch=4, shard=(rank, 2))) for rank in range(2)]
+    for batch, *ranks in zip(whole, *shards, strict=True):
+        assert torch.equal(torch.cat([b.images for b in ranks], dim=1), batch.images)
+        assert torch.equal(torch.cat([b.labels for b in ranks], dim=1), batch.labels)
+        joined = tuple(a + b for a, b in zip(*(b.samples for b in ranks), strict=True))
+        assert joined == batch.samples
+        assert {b.meta_train for b in ranks} == {batch.meta_train}
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(domains):
+    with pytest.raises(ConfigError, match=r"3 images of each domain .* by 2 processes") as error:
+        _loader(domains, shard=(0, 2))
+    assert "multiple of 2" in error.value.hint
+
+
+# Geometry
+
+
+def _by_torchvision(image, label, place: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same crop of the whole resized image, as torchvision resizes, pads and crops it."""
+    rows, columns, flip = place
+    pair = (
+        tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1)),
+        tv_tensors.Mask(torch.from_numpy(label.copy())),
+    )
+    results = []
+    for pixels, fill in zip(pair, (0, 255), strict=True):
+        size = [rows.scaled, columns.scaled]
+        pixels = v2.functional.resize(pixels, size, v2.InterpolationMode.BICUBIC)
+        left, top = max(0, -columns.start), max(0, -rows.start)
+        right = max(0, columns.start + columns.crop - columns.scaled)
+        bottom = max(0, rows.start + rows.crop - rows.scaled)
+        pixels = v2.functional.pad(pixels, [left, top, right, bottom], fill=fill)
+        at = (rows.start + top, columns.start + left)
+        pixels = v2.functional.crop(pixels, *at, rows.crop, columns.crop)
+        results.append(v2.functional.horizontal_flip(pixels) if flip else pixels)
+    return torch.Tensor(results[0].byte()), torch.Tensor(results[1].byte())
+
+
+@pytest.mark.parametrize("size", [(64, 96), (131, 257), (7, 300), (40, 3)])
+@pytest.mark.parametrize("crop", [32, 100])
+def test_a_crop_is_that_of_the_whole_resized_image(size, crop):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    label = rng.integers(0, 19, size, dtype=np.uint8)
+    config = AugmentationConfig(crop=crop, scale=(0.3, 3.0))
+    for _ in range(25):
+        place = draw_geometry(rng, size, config)
+        expected_image, expected_label = _by_torchvision(image, label, place)
+        assert torch.equal(place.cut_image(image).float(), expected_image)
+        assert torch.equal(place.cut_label(label).float(), expected_label)
+
+
+def test_labels_are_resized_as_torch_resizes_them():
+    """Even where floor(i * source / scaled) differs in 32 bits and in exact arithmetic."""
+    inexact = 0
+    for source in (31, 480, 1052, 1914):
+        for scaled in range(source // 2, 2 * source, 7):
+            positions = torch.arange(source, dtype=torch.float32)[None, None]
+            expected = F.interpolate(positions, size=scaled, mode="nearest")[0, 0].numpy()
+            assert np.array_equal(Axis(source, scaled, 0, 2 * scaled).nearest, expected)
+            inexact += not np.array_equal(np.arange(scaled) * source // scaled, expected)
+    assert inexact
+
+
+@pytest.mark.parametrize(("size", "crop"), [((36, 38), 33), ((30, 29), 33), ((40, 28), 33)])
+def test_crops_lie_where_torchvision_puts_them(size, crop):
+    """Its RandomCrop pads both sides by what is missing and then crops at random."""
+    image = tv_tensors.Image(torch.zeros(3, *size))
+    theirs = v2.RandomCrop(crop, pad_if_needed=True)
+    torch.manual_seed(0)
+    expected, drawn = [], []
+    for number in range(2000):
+        params = theirs.make_params([image])
+        left, top, _, _ = params["padding"]
+        expected.append((params["top"] - top, params["left"] - left))
+        config = AugmentationConfig(crop=crop, scale=(1.0, 1.0))
+        place = draw_geometry(np.random.default_rng(number), size, config)
+        drawn.append((place.rows.start, place.columns.start))
+    for axis in range(2):
+        counts = Counter(starts[axis] for starts in drawn)
+        assert counts.keys() == {starts[axis] for starts in expected}
+        share = 2000 / len(counts)
+        assert all(abs(count - share) < 5 * share**0.5 for count in counts.values())
+    assert abs(np.corrcoef(np.transpose(drawn))[0, 1]) < 0.1
+
+
+def test_scales_and_flips_are_drawn_evenly():
+    """In the order of the seeds that a run uses."""
+    places = [
+        draw_geometry(geometry_rng(0, number, 0, 0, 0), (1000, 2000), AugmentationConfig())
+        for number in range(2000)
+    ]
+    factors = np.array([place.rows.scaled / 1000 for place in places])
+    assert factors.min() >= 0.5 and factors.max() <= 2.0
+    counts, _ = np.histogram(factors, bins=10, range=(0.5, 2.0))
+    assert all(abs(count - 200) < 70 for count in counts)
+    assert all(abs(p.columns.scaled - 2 * p.rows.scaled) <= 1 for p in places)
+    flips = np.array([place.flip for place in places])
+    assert abs(flips.mean() - 0.5) < 0.05 and abs(np.corrcoef(flips, factors)[0, 1]) < 0.1
 
 
 def test_image_and_label_move_together(domains):
     """The toy images are a function of their labels, up to noise and the domain's tint."""
-    config = AugmentationConfig(crop=64, strong="none", scale=(1.0, 1.0))
-    loader = DomainLoader(domains, batch=4, iterations=range(3), config=config, seed=0)
+    settings = {"crop": 64, "strong": "none", "scale": (1.0, 1.0)}
+    loader = _loader(domains, range(3), **{f"augmentation__{k}": v for k, v in settings.items()})
     for batch in loader:
         green = batch.images[:, :, 1].flatten()
         label = batch.labels.flatten()
@@ -82,17 +257,34 @@ def test_image_and_label_move_together(domains):
 
 
 def test_padding_is_ignored(domains):
-    config = AugmentationConfig(crop=128, scale=(0.5, 0.5))
-    (batch,) = DomainLoader(domains, batch=2, iterations=range(1), config=config, seed=0)
+    (batch,) = _loader(domains, range(1), augmentation__crop=128, augmentation__scale=(0.5, 0.5))
     assert (batch.labels == 255).float().mean() > 0.9
     assert (batch.labels != 255).any(dim=-1).any(dim=-1).all()  # yet every crop has a label
 
 
-def test_a_domain_without_labels_is_refused_not_trained_on(domains):
-    for sample in domains[0].samples:
-        write_png(sample.label, np.full((64, 96), 255, np.uint8))
-    with pytest.raises(DataError, match="no labelled pixel"):
-        _batches(domains)
+# Appearance
+
+
+def test_a_crop_looks_as_its_own_seed_says():
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    looks = [Appearance(seed, strong) for seed, strong in ((1, True), (2, True), (1, False))]
+    together = appear(images, looks)
+    alone = [appear(image[None], [look])[0] for image, look in zip(images, looks, strict=True)]
+    assert torch.equal(together, torch.stack(alone))
+    same = appear(images[:1].expand(3, -1, -1, -1), looks)
+    assert not torch.equal(same[0], same[1]) and not torch.equal(same[0], same[2])
+
+
+def test_jitter_is_applied_to_half_of_the_images_and_strong_jitter_to_all():
+    image = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)  # a blur leaves it as it is
+
+    def changed(strong: bool) -> float:
+        values = [appear(image, [Appearance(seed, strong)]) for seed in range(200)]
+        unchanged = (100 / 255 - 0.485) / 0.229
+        return float(np.mean([abs(v[0, 0, 0, 0] - unchanged) > 1e-3 for v in values]))
+
+    assert abs(changed(strong=False) - 0.5) < 0.12
+    assert changed(strong=True) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -100,22 +292,134 @@ def test_a_domain_without_labels_is_refused_not_trained_on(domains):
     [("none", [0, 0]), ("all", [4, 4]), ("first-source", [4, 0])],
 )
 def test_strong_augmentation_follows_its_policy(domains, policy, expected):
-    loader = DomainLoader(
-        domains,
-        batch=1,
-        iterations=range(4),
-        config=AugmentationConfig(crop=32, strong=policy),
-        seed=0,
-    )
-    strong = [loader._strong_domains(i) for i in range(4)]
+    crops = _loader(domains, augmentation__strong=policy).crops
+    strong = [crops.strong_domains(i) for i in range(4)]
     assert [sum(d in s for s in strong) for d in range(2)] == expected
 
 
 def test_meta_test_domains_are_the_strong_ones(domains):
-    config = small_config().augmentation
-    loader = DomainLoader(domains, batch=1, iterations=range(8), config=config, seed=0)
+    config = small_config()
+    loader = DomainLoader(Crops(domains, config, range(1), finish=False), range(8))
     for iteration, batch in enumerate(loader):
-        assert loader._strong_domains(iteration) == set(batch.meta_test)
+        assert loader.crops.strong_domains(iteration) == set(batch.meta_test)
+        (appearances,) = {loader.crops[iteration].appearances}
+        assert {d for d in range(2) if appearances[d].strong} == set(batch.meta_test)
+
+
+# Failures
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_file_is_told_in_a_sentence(domains, workers):
+    for sample in domains[1].samples:
+        sample.image.write_bytes(b"torn")
+    with pytest.raises(DataError) as error:
+        list(_loader(domains, workers=workers))
+    assert "cannot be read" in error.value.message and "\n" not in error.value.message
+    assert error.value.hint
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_is_deleted_in_mid_run_is_named(domains, workers):
+    batches = iter(_loader(domains, range(40), workers=workers))
+    next(batches)
+    for sample in domains[0].samples:
+        sample.image.unlink()
+    with pytest.raises(DataError, match=r"red_\d\d\.png does not exist"):
+        list(batches)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_domain_without_labels_is_refused_not_trained_on(domains):
+    for sample in domains[0].samples:
+        write_png(sample.label, np.full((64, 96), 255, np.uint8))
+    with pytest.raises(DataError, match="no labelled pixel"):
+        list(_loader(domains))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Have torch look for dead workers after a tenth of a second, not after five."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+
+
+def test_a_killed_worker_is_told_by_the_next_batches(domains, impatient):
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(_loader(domains, range(100), workers=2))
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(MachineError, match="was killed") as error:
+        list(batches)
+    assert "fewer 'workers'" in error.value.hint
+    assert multiprocessing.active_children() == []
+
+
+class _Fatal(Sample):
+    """A picture so large that the system ends the process that reads it."""
+
+    def read(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_of_its_work_is_told(domains, impatient):
+    with pytest.raises(MachineError, match="was killed"):
+        list(_loader(_of_class(_Fatal, domains), workers=1))
+    assert multiprocessing.active_children() == []
+
+
+class _Starved(Sample):
+    """A sample that is read where little shared memory is left."""
+
+    def read(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        return super().read()
+
+
+def test_a_lack_of_shared_memory_is_told(domains):
+    with pytest.raises(MachineError, match="no shared memory left") as error:
+        list(_loader(_of_class(_Starved, domains), workers=1))
+    assert "--shm-size" in error.value.hint
+
+
+class _Counting(Sample):
+    """A sample that tells how many threads compute."""
+
+    def read(self):
+        raise DataError(f"{torch.get_num_threads()} thread(s)")
+
+
+def test_a_worker_computes_in_one_thread(domains):
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(DataError, match=r"^1 thread\(s\)"):
+            list(_loader(_of_class(_Counting, domains), workers=1))
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_workers_end_with_whoever_stops_early(domains):
+    for _ in _loader(domains, range(100), workers=2):
+        assert len(multiprocessing.active_children()) == 2
+        break
+    assert multiprocessing.active_children() == []
+    with pytest.raises(ZeroDivisionError):
+        for _ in _loader(domains, range(100), workers=2):
+            1 / 0  # noqa: B018
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_serve_a_loop_in_another_thread(domains):
+    """Only the main thread may handle signals."""
+    batches: list[Batch] = []
+    thread = threading.Thread(target=lambda: batches.extend(_loader(domains, workers=1)))
+    thread.start()
+    thread.join(timeout=60)
+    assert len(batches) == 4
+
+
+# Domains
 
 
 def test_meta_splits_are_drawn_as_the_reference_does():

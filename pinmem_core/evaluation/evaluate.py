@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from pinmem_core.datasets import get_card
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.inference import Predictor
 from pinmem_core.preparation import Sample, Selection, matching, select
+from pinmem_core.ranks import rank, sum_over_ranks, world_size
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _evenly(samples: Sequence[Sample], count: int | None) -> tuple[Sample, ...]:
 def evaluate(
     predictor: Predictor, samples: Sequence[Sample], *, on_event: Listener = ignore, task: str
 ) -> Scores:
-    """Predict every sample and score it against its label.
+    """Predict every sample and score it against its label; several ranks share the work.
 
     Args:
         predictor: The model and its protocol.
@@ -95,8 +97,10 @@ def evaluate(
         DataError: A file cannot be read, or a label has another size than its image.
     """
     matrix = ConfusionMatrix()
-    for done, sample in enumerate(samples, start=1):
+    mine = samples[rank() :: world_size()]
+    for done, sample in enumerate(mine, start=1):
         image, truth = sample.read()
         matrix.add(truth, predictor.predict(image))
-        on_event(Progress(task, done, len(samples)))
+        on_event(Progress(task, done, len(mine)))
+    matrix.counts = sum_over_ranks(torch.from_numpy(matrix.counts)).numpy()
     return Scores.of(matrix, len(samples))

@@ -11,6 +11,7 @@ from pinmem_core.loading import Domain, DomainLoader
 from pinmem_core.model import Segmenter
 from pinmem_core.model.memory import class_prototypes
 from pinmem_core.model.weights import load_trunk_weights
+from pinmem_core.ranks import rank, world_size
 
 
 def initial_segmenter(config: TrainConfig) -> Segmenter:
@@ -46,11 +47,13 @@ def initialize_memory(
         return
     count = settings.init_batches
     segmenter.eval()
-    loader = DomainLoader.of(domains, config, range(count))
+    loader = DomainLoader.of(
+        domains, config, range(count), device=device, shard=(rank(), world_size())
+    )
 
     def features_and_labels() -> Iterator[tuple[Tensor, Tensor]]:
         for done, batch in enumerate(loader, start=1):
-            images, labels = batch.to(device).all()
+            images, labels = batch.all()
             yield segmenter.encode(images).feature, labels
             on_event(Progress("initialising the memory", done, count))
 

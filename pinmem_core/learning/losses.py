@@ -1,5 +1,6 @@
 """The loss terms of the paper (docs/method.md, section 3) and their weighted sum."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from pinmem_core.config import LossConfig
 from pinmem_core.labels import IGNORE_INDEX
 from pinmem_core.model import Segmenter
 from pinmem_core.model.head import resize
+from pinmem_core.ranks import sum_over_ranks, world_size
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,23 @@ class Losses:
     written: Tensor | None = None
 
 
+def mean_losses(parts: Sequence[Losses]) -> Losses:
+    """Return the losses of several equal parts of a batch, averaged; nothing written is kept."""
+    terms = {
+        name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms
+    }
+    return Losses(terms, torch.stack([part.total for part in parts]).mean())
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy over labelled pixels; 0, not NaN, where there are none."""
+    """Return the mean cross-entropy over labelled pixels; 0, not NaN, where there are none.
+
+    With several ranks, the mean of what they return is the mean over the pixels of all: each
+    divides by the labelled pixels that a rank has on average.
+    """
     summed = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return summed / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    labelled = sum_over_ranks((labels != IGNORE_INDEX).sum())
+    return summed * world_size() / labelled.clamp(min=1)
 
 
 def auxiliary_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,7 +102,7 @@ def training_losses(
     output = segmenter.run(images, slots)
     terms = {
         "seg": cross_entropy(output.logits, labels),
-        "aux": auxiliary_loss(segmenter.auxiliary(output.encoding.trunk.aux), labels),
+        "aux": auxiliary_loss(segmenter.auxiliary_logits(output.encoding), labels),
     }
     written = None
     if output.scores is not None and segmenter.config.memory and segmenter.memory is not None:

@@ -7,21 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
-def fast_weights(module: nn.Module, step_size: float) -> Iterator[None]:
+def fast_weights(module: nn.Module, step_size: Tensor) -> Iterator[None]:
     """Move every parameter θ to θ' = θ - α·∇θ in place; θ returns, to the last bit, on leaving.
 
     Gradients are taken as constants (first order), so those of a loss at θ' add to ∇θ unchanged.
+
+    Args:
+        module: Its parameters' gradients are ∇θ.
+        step_size: α, 0-dim.
     """
     parameters = [p for p in module.parameters() if p.grad is not None]
     kept = [p.detach().clone() for p in parameters]
     with torch.no_grad():
         for parameter in parameters:
-            parameter.sub_(parameter.grad, alpha=step_size)  # type: ignore[arg-type]
+            parameter.addcmul_(parameter.grad, step_size, value=-1)  # type: ignore[arg-type]
     try:
         yield
     finally:

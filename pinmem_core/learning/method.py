@@ -2,16 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import LossConfig
 from pinmem_core.learning.losses import Losses
+from pinmem_core.learning.meta import fast_weights
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
+from pinmem_core.ranks import average_over_ranks
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Method(ABC):
 
     Args:
         weights: Of the loss terms.
+        scaler: Scales losses before their backward pass; None leaves them as they are.
 
     Attributes:
         memory: Whether the network needs a memory, may have one (by default not), or must not.
@@ -41,12 +46,13 @@ class Method(ABC):
     memory: ClassVar[Literal["required", "optional", "none"]]
     meta: ClassVar[bool]
 
-    def __init__(self, weights: LossConfig) -> None:
+    def __init__(self, weights: LossConfig, scaler: GradScaler | None = None) -> None:
         self.weights = weights
+        self.scaler = scaler or GradScaler(enabled=False)
 
     @abstractmethod
     def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
-        """Add the batch's gradient to the `grad` of the segmenter's parameters.
+        """Add the batch's gradient to the `grad` of the segmenter's parameters, by `backward`.
 
         Parameters and memory are as before when it returns; batch-norm statistics have moved once.
 
@@ -55,6 +61,17 @@ class Method(ABC):
             batch: Of all domains.
             inner_lr: Step size α of an inner step.
         """
+
+    def backward(self, segmenter: Segmenter, loss: Tensor) -> None:
+        """Add the (scaled) gradient of the ranks' mean loss to that of the parameters."""
+        self.scaler.scale(loss).backward()
+        gradients = [p.grad for p in segmenter.parameters() if p.grad is not None]
+        average_over_ranks(gradients)  # what was averaged before stays as it is
+
+    def fast_weights(self, segmenter: Segmenter, inner_lr: float) -> AbstractContextManager[None]:
+        """Have the parameters at θ' = θ - α·∇θ inside a `with` block."""
+        scale = self.scaler.scale(next(segmenter.parameters()).new_ones(()))
+        return fast_weights(segmenter, inner_lr / scale)
 
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:  # noqa: B027
         """Bring the memory up to date after the optimizer has stepped; does nothing without one."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,33 @@ _WEIGHTS, _OPTIMIZER, _MANIFEST = "model.safetensors", "optimizer.safetensors", 
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What is told of a snapshot beside its tensors.
+
+    Attributes:
+        iteration: Number of iterations done.
+        logged: Bytes that `metrics.jsonl` had.
+        scaler: State of the loss scaler; empty where none is at work.
+        processes: That trained together.
+    """
+
+    iteration: int
+    logged: int
+    scaler: dict[str, Any]
+    processes: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A run's state on disk.
 
     Attributes:
         folder: Holds it.
-        iteration: Number of iterations done.
-        logged: Bytes that `metrics.jsonl` had.
+        facts: About it.
     """
 
     folder: Path
-    iteration: int
-    logged: int
+    facts: Facts
 
     def restore(self, segmenter: Segmenter, optimizer: Optimizer) -> None:
         """Bring a segmenter and its optimizer into this state."""
@@ -46,11 +61,11 @@ class Snapshot:
         parameters = dict(segmenter.named_parameters())
         for key, value in safetensors.torch.load_file(self.folder / _OPTIMIZER).items():
             name, _, kind = key.rpartition("/")
-            optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)
+            optimizer.state[parameters[name]][kind].copy_(value)
 
 
 def save_snapshot(
-    run: Path, iteration: int, logged: int, segmenter: Segmenter, optimizer: Optimizer, keep: int
+    run: Path, facts: Facts, segmenter: Segmenter, optimizer: Optimizer, keep: int
 ) -> None:
     """Write the state of a run, and remove all but the `keep` newest snapshots.
 
@@ -59,11 +74,11 @@ def save_snapshot(
     """
     weights = {name: _on_cpu(value) for name, value in segmenter.state_dict().items()}
     buffers = dict(_buffers(segmenter, optimizer))
-    with staged_folder(run / FOLDER / f"{iteration:08}") as folder:
+    with staged_folder(run / FOLDER / f"{facts.iteration:08}") as folder:
         safetensors.torch.save_file(weights, folder / _WEIGHTS)
         safetensors.torch.save_file(buffers, folder / _OPTIMIZER)
         files = {name: _fingerprint(folder / name) for name in (_WEIGHTS, _OPTIMIZER)}
-        manifest = {"iteration": iteration, "logged": logged, "files": files}
+        manifest = {**asdict(facts), "files": files}
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for old in _folders(run)[:-keep]:
         shutil.rmtree(old)
@@ -85,7 +100,7 @@ def _read(folder: Path) -> Snapshot:
     for name, fingerprint in manifest["files"].items():
         if _fingerprint(folder / name) != fingerprint:
             raise ValueError(f"{name} is not what was written")
-    return Snapshot(folder, int(manifest["iteration"]), int(manifest["logged"]))
+    return Snapshot(folder, Facts(**{k: v for k, v in manifest.items() if k != "files"}))
 
 
 def _folders(run: Path) -> list[Path]:

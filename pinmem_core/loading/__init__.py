@@ -1,6 +1,7 @@
 """From manifests to training batches: domains, sampling, augmentation."""
 
-from pinmem_core.loading.batches import Batch, DomainLoader
+from pinmem_core.loading.batches import Batch
 from pinmem_core.loading.domains import Domain, load_domains
+from pinmem_core.loading.loader import DomainLoader
 
 __all__ = ["Batch", "Domain", "DomainLoader", "load_domains"]

@@ -13,7 +13,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.preparation import Sample, Selection, select
 
 # Independent random streams of one seed.
-_SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _CROPS, _STEPS = 1, 2, 3, 4, 5
+_SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _GEOMETRY, _STEPS, _APPEARANCE = 1, 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,21 @@ def draw_meta_split(seed: int, iteration: int, domains: int) -> tuple[list[int],
     return order[:first], order[first:]
 
 
-def crop_seed(seed: int, iteration: int, domain: int, slot: int, attempt: int) -> int:
-    """Return the seed of the augmentation of one crop."""
-    return _derive(seed, _CROPS, iteration, domain, slot, attempt)
+def geometry_rng(
+    seed: int, iteration: int, domain: int, slot: int, attempt: int
+) -> np.random.Generator:
+    """Return the source of one crop's scale, place and flip."""
+    return np.random.default_rng([seed, _GEOMETRY, iteration, domain, slot, attempt])
 
 
-def step_seed(seed: int, iteration: int) -> int:
-    """Return the seed of an iteration's own randomness: dropout and the Gumbel reading."""
-    return _derive(seed, _STEPS, iteration)
+def appearance_seed(seed: int, iteration: int, domain: int, slot: int, attempt: int) -> int:
+    """Return the seed of one crop's colours and blur."""
+    return _derive(seed, _APPEARANCE, iteration, domain, slot, attempt)
+
+
+def step_seed(seed: int, iteration: int, rank: int = 0) -> int:
+    """Return the seed of a rank's own randomness in an iteration: dropout, the Gumbel reading."""
+    return _derive(seed, _STEPS, iteration, rank)
 
 
 def _derive(*entropy: int) -> int:

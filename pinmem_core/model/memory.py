@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinmem_core.model.soft_masks import soft_masks
+from pinmem_core.ranks import sum_over_ranks
 
 
 def similarity(query: Tensor, slots: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
 
 def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sum features by class over the whole batch.
+    """Sum features by class over the whole batch, that of all ranks.
 
     Args:
         features: (N, D, h, w).
@@ -51,7 +52,8 @@ def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
         Σ mask_k · feature (K, D), and Σ mask_k (K,); the masks are the bilinearly shrunk labels.
     """
     masks = soft_masks(labels, num_classes, features.shape[-2:], features.dtype)
-    return torch.einsum("nkhw,ndhw->kd", masks, features), masks.sum(dim=(0, 2, 3))
+    sums = torch.einsum("nkhw,ndhw->kd", masks, features)
+    return sum_over_ranks(sums), sum_over_ranks(masks.sum(dim=(0, 2, 3)))
 
 
 def write(features: Tensor, labels: Tensor, slots: Tensor, momentum: float) -> Tensor:

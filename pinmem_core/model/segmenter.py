@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pinmem_core.config import ModelConfig
@@ -17,7 +18,7 @@ class Encoding(NamedTuple):
 
     Attributes:
         trunk: The trunk's features.
-        feature: F (N, D, h, w), non-negative.
+        feature: F (N, D, h, w), non-negative, never of half precision.
     """
 
     trunk: TrunkFeatures
@@ -43,11 +44,16 @@ class Segmenter(nn.Module):
 
     Args:
         config: The architecture.
+
+    Attributes:
+        autocast: The type that convolutions compute in, e.g. torch.bfloat16; None for that of
+            the weights. The memory, its scores and the logits are never of half precision.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.autocast: torch.dtype | None = None
         self.trunk = trunks.get(config.trunk)(config.output_stride)
         self.head = heads.get(config.head)(
             self.trunk.low_channels,
@@ -68,8 +74,19 @@ class Segmenter(nn.Module):
 
     def encode(self, images: Tensor) -> Encoding:
         """Return the features of normalised images (N, 3, H, W) before the memory."""
-        trunk = self.trunk(images)
-        return Encoding(trunk, self.head.project(trunk))
+        with self._autocasting(images):
+            trunk = self.trunk(images)
+            return Encoding(trunk, _full(self.head.project(trunk)))
+
+    def decode(self, refined: Tensor, encoding: Encoding) -> Tensor:
+        """Return logits (N, K, ·, ·), at the head's resolution, of the refined feature F'."""
+        with self._autocasting(refined):
+            return _full(self.head.decode(refined, encoding.trunk))
+
+    def auxiliary_logits(self, encoding: Encoding) -> Tensor:
+        """Return the auxiliary head's logits (N, K, ·, ·), at its resolution."""
+        with self._autocasting(encoding.feature):
+            return _full(self.auxiliary(encoding.trunk.aux))
 
     def run(self, images: Tensor, slots: Tensor | None = None) -> SegmenterOutput:
         """Segment normalised images (N, 3, H, W), reading `slots` (K, D), by default the memory."""
@@ -78,9 +95,17 @@ class Segmenter(nn.Module):
         if self.memory is not None:
             slots = self.memory.slots if slots is None else slots
             refined, scores = self.memory.read(encoding.feature, slots)
-        logits = self.head.decode(refined, encoding.trunk)
+        logits = self.decode(refined, encoding)
         return SegmenterOutput(resize(logits, images.shape[-2:]), scores, encoding)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K, H, W) of normalised images (N, 3, H, W)."""
         return self.run(images).logits
+
+    def _autocasting(self, like: Tensor) -> torch.autocast:
+        return torch.autocast(like.device.type, self.autocast, enabled=self.autocast is not None)
+
+
+def _full(values: Tensor) -> Tensor:
+    """Return `values` in float32, if their precision is less."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

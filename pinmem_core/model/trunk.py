@@ -39,6 +39,11 @@ class Trunk(nn.Module, ABC):
     def forward(self, images: Tensor) -> TrunkFeatures:
         """Return the features of normalised images (N, 3, H, W)."""
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the parts whose activations may be computed anew: the children of each stage."""
+        stages = [child for child in self.children() if isinstance(child, nn.Sequential)]
+        return [block for stage in stages for block in stage]
+
 
 def dilate(layer: nn.Module, dilation: int) -> None:
     """Keep a stage's resolution instead of halving it: dilated 3x3 convolutions, stride 1.

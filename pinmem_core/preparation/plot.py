@@ -4,21 +4,19 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
+from pinmem_core.drawing import MARGIN, Sheet
 from pinmem_core.labels import CLASSES, StreetClass
-from pinmem_core.painting import FAINT, INK, font, shortened
+from pinmem_core.painting import FAINT, INK
 from pinmem_core.preparation.statistics import Statistics
 
-_WIDTH, _ROW, _MARGIN = 1000, 26, 32
+_WIDTH, _ROW = 1000, 26
 _TOP = 148
 _HEIGHT = _TOP + _ROW * len(CLASSES) + 56
 _NAMES_END, _BARS_START, _BARS_END = 150, 162, 716
-_SHARES_END, _IMAGES_END, _PART_END = 802, 900, _WIDTH - _MARGIN
+_SHARES_END, _IMAGES_END, _PART_END = 802, 900, _WIDTH - MARGIN
 _BAR = 16
-_GRID = (222, 226, 230)
 _TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
-_OVERSAMPLING = 2
 
 
 def plot(statistics: Statistics, title: str) -> NDArray[np.uint8]:
@@ -28,7 +26,7 @@ def plot(statistics: Statistics, title: str) -> NDArray[np.uint8]:
         statistics: What to draw.
         title: What the figures are of.
     """
-    sheet = _Sheet()
+    sheet = Sheet(_WIDTH, _HEIGHT)
     total = max(1, sum(statistics.class_pixels.values()))
     shares = {name: pixels / total for name, pixels in statistics.class_pixels.items()}
     longest = max(shares.values()) or 1.0
@@ -41,43 +39,7 @@ def plot(statistics: Statistics, title: str) -> NDArray[np.uint8]:
     return sheet.finished()
 
 
-class _Sheet:
-    """White paper that is drawn on larger than it will be, for smooth edges."""
-
-    def __init__(self) -> None:
-        size = _WIDTH * _OVERSAMPLING, _HEIGHT * _OVERSAMPLING
-        self._picture = Image.new("RGB", size, "white")
-        self._draw = ImageDraw.Draw(self._picture)
-
-    def text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        size: int = 14,
-        color: tuple[int, int, int] = INK,
-        anchor: str = "lm",
-    ) -> None:
-        size *= _OVERSAMPLING
-        text = shortened(text, size, (_WIDTH - 2 * _MARGIN) * _OVERSAMPLING)
-        self._draw.text(_scaled(x, y), text, color, font(size), anchor)
-
-    def line(self, x: float, top: float, bottom: float) -> None:
-        self._draw.line((_scaled(x, top), _scaled(x, bottom)), _GRID, _OVERSAMPLING)
-
-    def bar(self, x: float, y: float, length: float, train_id: int) -> None:
-        ends = _scaled(x, y - _BAR / 2), _scaled(x + length, y + _BAR / 2)
-        self._draw.rounded_rectangle(ends, _OVERSAMPLING * _BAR / 5, CLASSES[train_id].color)
-
-    def finished(self) -> NDArray[np.uint8]:
-        return np.asarray(self._picture.resize((_WIDTH, _HEIGHT), Image.Resampling.LANCZOS))
-
-
-def _scaled(x: float, y: float) -> tuple[float, float]:
-    return x * _OVERSAMPLING, y * _OVERSAMPLING
-
-
-def _draw_head(sheet: _Sheet, statistics: Statistics, title: str) -> None:
+def _draw_head(sheet: Sheet, statistics: Statistics, title: str) -> None:
     width, height, _ = statistics.sizes[0]
     others = len(statistics.sizes) - 1
     plural = "" if others == 1 else "s"
@@ -86,20 +48,20 @@ def _draw_head(sheet: _Sheet, statistics: Statistics, title: str) -> None:
     labelled = sum(statistics.class_pixels.values()) / area
     mean = " ".join(f"{value:.3f}" for value in statistics.mean)
     std = " ".join(f"{value:.3f}" for value in statistics.std)
-    sheet.text(_MARGIN, 40, title, 24)
+    sheet.text(MARGIN, 40, title, 24)
     sheet.text(
-        _MARGIN, 72, f"{statistics.samples:,} samples · {sizes} · {labelled:.1%} of pixels labelled"
+        MARGIN, 72, f"{statistics.samples:,} samples · {sizes} · {labelled:.1%} of pixels labelled"
     )
     sheet.text(
-        _MARGIN, 94, f"RGB mean {mean} · deviation {std} · of {statistics.looked_at:,} images"
+        MARGIN, 94, f"RGB mean {mean} · deviation {std} · of {statistics.looked_at:,} images"
     )
 
 
-def _draw_axis(sheet: _Sheet, longest: float) -> None:
+def _draw_axis(sheet: Sheet, longest: float) -> None:
     bottom = _TOP + _ROW * len(CLASSES)
     for share in (tick for tick in _TICKS if tick <= longest):
         x = _BARS_START + _length(share, longest)
-        sheet.line(x, _TOP, bottom + 4)
+        sheet.line([(x, _TOP), (x, bottom + 4)])
         sheet.text(x, bottom + 14, f"{share:.0%}", 12, FAINT, "mm")
     note = "share of labelled pixels (square-root scale)"
     sheet.text(_BARS_START, _TOP - 14, note, 12, FAINT)
@@ -108,16 +70,18 @@ def _draw_axis(sheet: _Sheet, longest: float) -> None:
 
 
 def _draw_class(
-    sheet: _Sheet, y: float, street_class: StreetClass, share: float, longest: float
+    sheet: Sheet, y: float, street_class: StreetClass, share: float, longest: float
 ) -> None:
     color = INK if share else FAINT
     sheet.text(_NAMES_END, y, street_class.name, color=color, anchor="rm")
     sheet.text(_SHARES_END, y, _percent(share), color=color, anchor="rm")
     if share:
-        sheet.bar(_BARS_START, y, _length(share, longest), street_class.train_id)
+        end = _BARS_START + _length(share, longest)
+        top, bottom = y - _BAR / 2, y + _BAR / 2
+        sheet.rectangle(_BARS_START, top, end, bottom, street_class.color, radius=_BAR / 5)
 
 
-def _draw_images(sheet: _Sheet, y: float, images: int, samples: int) -> None:
+def _draw_images(sheet: Sheet, y: float, images: int, samples: int) -> None:
     color = INK if images else FAINT
     sheet.text(_IMAGES_END, y, f"{images:,}", color=color, anchor="rm")
     sheet.text(_PART_END, y, _percent(images / samples), color=FAINT, anchor="rm")

@@ -19,7 +19,7 @@ class Aggregate(Method):
         losses = training_losses(
             segmenter, images, labels, self.weights, write=segmenter.memory is not None
         )
-        losses.total.backward()
+        self.backward(segmenter, losses.total)
         return StepResult({"train": losses})
 
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:

@@ -1,7 +1,7 @@
 """`mldg`: first-order meta-learning for domain generalization (Li et al., AAAI 2018)."""
 
 from pinmem_core.learning.losses import training_losses
-from pinmem_core.learning.meta import fast_weights, unrecorded_statistics
+from pinmem_core.learning.meta import unrecorded_statistics
 from pinmem_core.learning.method import Method, StepResult
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
@@ -17,10 +17,10 @@ class MLDG(Method):
         """Add the gradient of the meta-train loss at θ and of the meta-test loss at θ'."""
         segmenter.train()
         inner = training_losses(segmenter, *batch.of(batch.meta_train), self.weights)
-        inner.total.backward()
-        with fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
+        self.backward(segmenter, inner.total)
+        with self.fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
             outer = training_losses(segmenter, *batch.of(batch.meta_test), self.weights)
-            outer.total.backward()
+            self.backward(segmenter, outer.total)
         return StepResult({"inner": inner, "outer": outer})
 
 

@@ -6,7 +6,7 @@ The paper's algorithm (docs/method.md, section 4), first order. θ are the param
 import torch
 
 from pinmem_core.learning.losses import training_losses
-from pinmem_core.learning.meta import fast_weights, unrecorded_statistics
+from pinmem_core.learning.meta import unrecorded_statistics
 from pinmem_core.learning.method import Method, StepResult, rewrite_memory
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
@@ -27,10 +27,10 @@ class PinMem(Method):
 
         # Inner: read and write M in the meta-train domains.
         inner = training_losses(segmenter, images, labels, self.weights, write=True)
-        inner.total.backward()
+        self.backward(segmenter, inner.total)
 
         # θ' = θ - α ∇L_inner
-        with fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
+        with self.fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
             # M' = write(M) at θ', with a graph to the write map alone.
             with torch.no_grad():
                 feature = segmenter.encode(images).feature
@@ -40,7 +40,7 @@ class PinMem(Method):
             outer = training_losses(
                 segmenter, *batch.of(batch.meta_test), self.weights, slots=rewritten
             )
-            outer.total.backward()
+            self.backward(segmenter, outer.total)
         return StepResult({"inner": inner, "outer": outer}, rewritten)
 
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:

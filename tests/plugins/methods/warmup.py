@@ -13,7 +13,7 @@ class FirstDomain(Method):
     def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
         segmenter.train()
         losses = training_losses(segmenter, *batch.of([0]), self.weights)
-        losses.total.backward()
+        self.backward(segmenter, losses.total)
         return StepResult({"train": losses})
 
 

@@ -1,0 +1,78 @@
+"""How a step is computed: precision, memory layout, compilation. What it means stays the same."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from pinmem_core.config import ComputeConfig
+from pinmem_core.learning.sync_norm import synchronize_batch_norm
+from pinmem_core.model import Segmenter
+from pinmem_core.ranks import world_size
+
+_PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -> Segmenter:
+    """Return `segmenter` on `device`, set up to compute as `config` says.
+
+    Its parameters keep their names and their precision.
+    """
+    segmenter.to(device)
+    segmenter.autocast = _PRECISIONS[config.precision]
+    if device.type == "cuda":
+        _set_up_cuda(config)
+    if world_size() > 1:
+        synchronize_batch_norm(segmenter, device)
+    if config.channels_last:
+        segmenter.to(memory_format=torch.channels_last)
+    if config.recompute:
+        for block in segmenter.trunk.blocks():
+            _recompute(block)
+    if config.compile:
+        for name in ("encode", "decode", "auxiliary_logits"):
+            setattr(segmenter, name, torch.compile(getattr(segmenter, name)))
+    return segmenter
+
+
+def _set_up_cuda(config: ComputeConfig) -> None:
+    """Say how float32 is multiplied, and let cuDNN look for the fastest convolutions."""
+    precision = "tf32" if config.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = True
+
+
+def _recompute(block: nn.Module) -> None:
+    """Have `block` keep its input only, and compute the rest again in the backward pass."""
+    block.forward = partial(_forward_twice, block, block.forward)
+
+
+def _forward_twice(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    return checkpoint(
+        forward,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (torch.enable_grad(), _counted_already(block)),
+    )
+
+
+@contextmanager
+def _counted_already(block: nn.Module) -> Iterator[None]:
+    """Keep running statistics as they are; autograd has to see the same operations again."""
+    norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, counted) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counted
