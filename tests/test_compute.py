@@ -1,0 +1,192 @@
+"""How a step is computed changes its speed and memory, and what comes of it by rounding alone."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import small_config
+
+from pinmem_core.errors import PinMemError
+from pinmem_core.learning import resume, train
+from pinmem_core.learning.iteration import Iteration
+from pinmem_core.learning.loss_watch import LossWatch
+from pinmem_core.loading import Batch
+from pinmem_core.model import Segmenter
+
+CPU = torch.device("cpu")
+
+
+def batch(images: int = 2, seed: int = 0) -> Batch:
+    dice = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 19, (2, images, 8, 8), generator=dice)
+    return Batch(
+        torch.randn(2, images, 3, 64, 64, generator=dice),
+        labels.repeat_interleave(8, 2).repeat_interleave(8, 3),
+        (0,),
+        (1,),
+    )
+
+
+def iteration(method: str = "pinmem", trunk: str = "tiny", **values) -> Iteration:
+    """Return one with the weights of seed 0, `values` naming its compute settings."""
+    config = small_config(
+        method=method,
+        model__trunk=trunk,
+        **({} if method == "mldg" else {"model__memory__read": "softmax"}),
+        **{f"compute__{name}": value for name, value in values.items()},
+    )
+    torch.manual_seed(0)
+    return Iteration(config, Segmenter(config.model), CPU)
+
+
+def outcome(*arguments, steps: int = 2, **values) -> dict[str, torch.Tensor]:
+    """Return state, and losses by name, after some steps."""
+    step = iteration(*arguments, **values)
+    for number in range(steps):
+        result = step.step(number, batch(seed=number))
+    terms = {f"{p}/{n}": t.detach() for p, of in result.losses.items() for n, t in of.terms.items()}
+    return {**step.segmenter.state_dict(), **terms}
+
+
+@pytest.mark.parametrize("trunk", ["tiny", "resnet10", "mobilenet_v2"])
+def test_recomputing_activations_changes_no_bit(trunk):
+    plain, recomputed = outcome("pinmem", trunk), outcome("pinmem", trunk, recompute=True)
+    assert plain.keys() == recomputed.keys()
+    for name, value in plain.items():
+        assert torch.equal(value, recomputed[name]), name
+
+
+def test_recomputing_keeps_less():
+    """What autograd keeps of a forward through the trunk, counted by its own hooks."""
+    kept = {}
+    for recompute in (False, True):
+        step = iteration(trunk="resnet18", recompute=recompute)
+        sizes: dict[int, int] = {}
+
+        def count(tensor: torch.Tensor, sizes=sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            step.segmenter.train().trunk(batch().all()[0])
+        kept[recompute] = sum(sizes.values()) - _weights(step.segmenter.trunk)
+    assert kept[True] < 0.4 * kept[False]
+
+
+def _weights(module: torch.nn.Module) -> int:
+    return sum(p.untyped_storage().nbytes() for p in module.parameters())
+
+
+def test_channels_last_is_the_same_but_for_rounding():
+    plain, last = outcome(steps=1), outcome(steps=1, channels_last=True)
+    for name, value in plain.items():
+        torch.testing.assert_close(last[name], value, rtol=1e-3, atol=1e-4)
+    step = iteration(channels_last=True)
+    assert step.segmenter.trunk.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++")
+def test_a_compiled_network_is_the_same_but_for_rounding():
+    plain, compiled = outcome(steps=1), outcome(steps=1, compile=True)
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("method", ["aggregate", "mldg", "pinmem"])
+def test_half_precision_comes_close_and_spares_memory_and_losses(precision, method):
+    full, half = outcome(method, steps=1), outcome(method, steps=1, precision=precision)
+    for name, value in full.items():
+        assert half[name].dtype == value.dtype, name
+        if "/" in name:
+            torch.testing.assert_close(half[name], value, rtol=0.03, atol=0.03)
+        if name == "memory.slots":
+            assert (half[name] * value).sum(dim=1).min() > 0.99
+    assert not torch.equal(half["head.classifier.weight"], full["head.classifier.weight"])
+
+
+def test_the_memory_and_what_it_gives_are_float32_in_half_precision():
+    step = iteration(precision="bf16")
+    seen = {}
+    memory = step.segmenter.memory
+    assert memory is not None
+    for name in ("fuse", "write_map", "classifier"):
+        getattr(memory, name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output.dtype})
+        )
+    step.segmenter.trunk.stem[0].register_forward_hook(
+        lambda module, inputs, output: seen.update(trunk=output.dtype)
+    )
+    result = step.step(0, batch())
+    assert seen == {
+        **dict.fromkeys(("fuse", "write_map", "classifier"), torch.float32),
+        "trunk": torch.bfloat16,
+    }
+    assert all(losses.total.dtype == torch.float32 for losses in result.losses.values())
+
+
+def test_gradients_that_overflow_in_fp16_cost_a_step_and_lower_the_scale():
+    step = iteration(precision="fp16")
+    before = {n: t.clone() for n, t in step.segmenter.named_parameters()}
+    step.scaler.scale(torch.ones(()))  # makes its tensors
+    step.scaler._scale.fill_(2.0**40)
+    step.step(0, batch())
+    assert step.scaler.get_scale() == 2.0**39
+    for name, parameter in step.segmenter.named_parameters():
+        assert torch.equal(parameter, before[name])
+    buffers = [state["momentum_buffer"] for state in step.optimizer.state.values()]
+    assert all((buffer == 0).all() for buffer in buffers)
+    step.check()
+    step.scaler._scale.fill_(0.5)
+    with pytest.raises(PinMemError, match="overflow in fp16"):
+        step.check()
+
+
+def test_a_run_in_fp16_is_resumed_exactly(tmp_path):
+    config = small_config(iterations=4, checkpoint__every=2, compute__precision="fp16")
+    straight = train(config, tmp_path / "straight").run
+    run = train(config, tmp_path / "run").run
+    shutil.rmtree(run / "snapshots" / "00000004")
+    (run / "scores.json").unlink()
+    resume(run)
+    for name in ("metrics.jsonl", "snapshots/00000004/model.safetensors"):
+        assert (run / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["aggregate", "pinmem"])
+def test_accumulating_averages_the_gradients_of_the_parts(method):
+    whole = batch(images=4)
+    parts = whole.parts(2)
+    gradients = []
+    for part in parts:
+        alone = iteration(method)
+        alone.segmenter.auxiliary[3].p = 0.0
+        alone.step(0, part)
+        gradients.append({n: p.grad for n, p in alone.segmenter.named_parameters()})
+    accumulated = iteration(method, accumulate=2)
+    accumulated.segmenter.auxiliary[3].p = 0.0
+    result = accumulated.step(0, whole)
+    for name, parameter in accumulated.segmenter.named_parameters():
+        zero = torch.zeros_like(parameter)
+        expected = sum(zero if g[name] is None else g[name] for g in gradients) / 2
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
+    assert all(losses.total.isfinite() for losses in result.losses.values())
+
+
+def test_the_verdict_on_losses_is_read_when_asked_for(monkeypatch):
+    step = iteration()
+    step.watch = LossWatch(CPU)
+    step.watch._waits = True
+    bad = batch(seed=1)
+    bad.images[0, 0, 0, 0, 0] = float("inf")
+    step.step(0, batch())
+    after_first = {n: p.detach().clone() for n, p in step.segmenter.named_parameters()}
+    step.check()
+    step.step(1, bad)
+    step.step(2, batch())
+    for name, parameter in step.segmenter.named_parameters():
+        assert torch.equal(parameter, after_first[name]), name
+    with pytest.raises(PinMemError, match=r"not finite in iteration 2 \(inner: seg"):
+        step.check()
