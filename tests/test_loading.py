@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import small_config
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -149,6 +151,14 @@ def test_shards_are_the_batch(domains):
         joined = tuple(a + b for a, b in zip(*(b.samples for b in ranks), strict=True))
         assert joined == batch.samples
         assert {b.meta_train for b in ranks} == {batch.meta_train}
+
+
+def test_no_two_crops_share_their_randomness(domains):
+    only = replace(domains[0], samples=domains[0].samples[:1])
+    crops = Crops([only, only], small_config(seed=1), range(2), finish=False)
+    drawn = [crops[iteration] for iteration in range(3)]
+    assert len({image.numpy().tobytes() for d in drawn for image in d.images}) == 12
+    assert len({appearance.seed for d in drawn for appearance in d.appearances}) == 12
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(domains):
@@ -344,12 +354,14 @@ def impatient(monkeypatch):
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
 
 
-def test_a_killed_worker_is_told_by_the_next_batches(domains, impatient):
-    handler = signal.getsignal(signal.SIGCHLD)
+def test_a_killed_worker_is_told_by_the_next_batches(domains, impatient, monkeypatch):
+    """And not by an exception in whatever the consumer does when it dies."""
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in a new process
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     batches = iter(_loader(domains, range(100), workers=2))
     next(batches)
-    assert signal.getsignal(signal.SIGCHLD) is handler
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    time.sleep(0.2)  # what the consumer does
     with pytest.raises(MachineError, match="was killed") as error:
         list(batches)
     assert "fewer 'workers'" in error.value.hint
