@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pinmem_cli import data, eval, predict, train
+from pinmem_cli import data, eval, eval_compare, predict, train
 from pinmem_cli.output import exit_code, show_error
 from pinmem_core.errors import MachineError, PinMemError
 from pinmem_core.version import __version__
@@ -16,6 +16,11 @@ _INTERRUPTED = 130
 
 class _ErrorBoundary(TyperGroup):
     """Turns the core's errors into one sentence and an exit code; tracebacks need --debug."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Let a command's name be two words, though its first is a command that takes arguments."""
+        words = " ".join(args[:2])
+        return super().resolve_command(ctx, [words, *args[2:]] if words in self.commands else args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -46,6 +51,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("eval", epilog=eval.EXAMPLES)(eval.evaluate)
+app.command("eval compare", epilog=eval_compare.EXAMPLES)(eval_compare.compare)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 
 

@@ -1,16 +1,21 @@
-"""`pinmem eval`: a run and targets in, scores out."""
+"""`pinmem eval`: a run and targets in, scores and a report out."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.table import Table
 
 from pinmem_cli.options import Device, Json, Quiet, examples, names
 from pinmem_cli.output import Output, table
-from pinmem_cli.train import score_json
+
+if TYPE_CHECKING:
+    from pinmem_core.evaluation import Report
 
 EXAMPLES = examples(
     "pinmem eval RUN --targets camvid:0001TP,demo:dusk",
     "pinmem eval RUN --protocol paper-eval --json",
+    "pinmem eval compare RUN OTHER-RUN",
 )
 
 
@@ -20,39 +25,84 @@ def evaluate(
         str | None, typer.Option(help="Domains to score on, by comma; default: the run's targets.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="paper-train, paper-eval or paper-pool.")
+        str, typer.Option(help="paper-train, paper-eval, paper-pool or fast.")
     ] = "paper-train",
+    precision: Annotated[
+        Literal["float32", "bf16", "fp16"], typer.Option(help="Of the network's convolutions.")
+    ] = "float32",
     device: Device = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to make for the report; default: RUN/eval/<protocol>-<time>.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a trained model on domains."""
-    from pinmem_core.evaluation import evaluate_run
-    from pinmem_core.labels import CLASS_NAMES
+    """Score a trained model on domains, and write a report.
 
-    output = Output(as_json=json, quiet=quiet)
-    with output.listening() as listener:
+    'pinmem eval compare' sets reports side by side.
+    """
+    from pinmem_core.evaluation.report import PAGE, evaluate_run, report_folder
+
+    out = Output(as_json=json, quiet=quiet)
+    folder = output or report_folder(run, protocol)
+    with out.listening() as listener:
         report = evaluate_run(
-            run, names(targets), protocol=protocol, device=device, on_event=listener
+            run,
+            names(targets),
+            protocol=protocol,
+            precision=precision,
+            device=device,
+            output=folder,
+            on_event=listener,
         )
-    rows = table("IoU %", *report.scores)
-    for name in CLASS_NAMES:
-        found = [scores.iou[name] for scores in report.scores.values()]
-        rows.add_row(name, *("-" if iou is None else f"{100 * iou:.1f}" for iou in found))
-    rows.add_row("mean", *(f"{100 * scores.miou:.1f}" for scores in report.scores.values()))
-    output.result(
-        {
-            "targets": {
-                name: {**score_json(scores), "split": report.splits[name]}
-                for name, scores in report.scores.items()
-            },
-            "protocol": report.protocol,
-            "checkpoint": str(report.checkpoint),
-        },
-        rows,
+    data = report.as_json()
+    for target in data["targets"].values():
+        for key in ("counts", "missed", "per_image"):  # thousands of lines
+            del target[key]
+    data |= {"protocol": report.protocol, "checkpoint": str(report.checkpoint)}
+    out.result(
+        data | {"report": str(folder)},
+        _scores(report),
         "",
-        *(f"{n}: split '{report.splits[n]}', {s.images} images" for n, s in report.scores.items()),
-        f"protocol: {report.protocol}",
+        f"protocol: {report.protocol}, {precision}",
         f"checkpoint: {report.checkpoint}",
+        f"report: {folder / PAGE}",
     )
-    output.next_step(f"pinmem predict IMAGE -o mask.png --model {run}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {run}")
+
+
+def _scores(report: "Report") -> Table:
+    """Return the table of all targets, the last column their mean."""
+    scores = report.scores
+    mean = ["mean"] if len(scores) > 1 else []
+    rows = table("IoU %", *scores, *mean)
+    for name in next(iter(scores.values())).iou:
+        rows.add_row(name, *(_percent(of.iou[name]) for of in scores.values()))
+    rows.add_section()
+    domains = report.domains.values()
+    for class_set, average in report.average.items():
+        mious = [of.miou_by_set[class_set] for of in scores.values()]
+        headline = class_set == "occurring"
+        name = "mIoU" if headline else f"mIoU-{class_set}"
+        rows.add_row(name, *map(_percent, [*mious, *([average] if mean else [])]))
+        if headline:
+            rows.add_row("  95 % interval", *(_interval(domain.interval) for domain in domains))
+    rows.add_row("pixel accuracy", *(_percent(of.pixel_accuracy) for of in scores.values()))
+    rows.add_row("ECE", *(_percent(domain.result.calibration.ece) for domain in domains))
+    rows.add_row("images", *(f"{of.images:,}" for of in scores.values()))
+    rows.add_row("split", *report.splits.values())
+    return rows
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{_percent(ends[0])}..{_percent(ends[1])}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"

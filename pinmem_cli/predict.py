@@ -1,67 +1,128 @@
-"""`pinmem predict`: images in, masks out."""
+"""`pinmem predict`: images and videos in, masks out."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pinmem_cli.options import Device, Json, Quiet, examples
-from pinmem_cli.output import Output
+from pinmem_cli.output import Output, errors
+from pinmem_core.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from pinmem_core.inference.outcome import Outcome
 
 EXAMPLES = examples(
     "pinmem predict street.jpg -o mask.png",
-    "pinmem predict *.jpg -o masks/ --format overlay --model RUN",
+    "pinmem predict photos/ 'drives/**/*.png' -o masks/ --format overlay --format trainid",
+    "pinmem predict drive.mp4 -o overlay.mp4 --format overlay",
+    "pinmem predict - -o - < street.jpg > mask.png",
 )
+
+_Precision = Literal["float32", "bf16", "fp16"]
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Images, videos, folders, quoted patterns, or - for standard input."),
+    ],
     out: Annotated[
-        Path, typer.Option("--output", "-o", help="A PNG for one image; else a folder.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="A file for one input; else a folder; - for standard output."
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="A run or checkpoint; default: the newest run.")
     ] = None,
-    form: Annotated[
-        str, typer.Option("--format", help="color, trainid, labelid or overlay.")
-    ] = "color",
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="color (the default), trainid, labelid, overlay, beside, confidence, entropy or "
+            "probabilities; may be repeated.",
+        ),
+    ] = None,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Make of a video a folder of pictures, not a video.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    protocol: Annotated[
+        str, typer.Option(help="paper-train, paper-eval, paper-pool or fast.")
+    ] = "paper-train",
+    precision: Annotated[_Precision, typer.Option(help="Of the network's convolutions.")] = (
+        "float32"
+    ),
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment images with a trained model."""
-    from pinmem_core.home import newest_run
-    from pinmem_core.inference.files import output_paths, predict_files
-    from pinmem_core.inference.painters import get_painter
+    """Segment images and videos with a trained model."""
+    from pinmem_core.inference import PROTOCOLS, load
+    from pinmem_core.inference.files import predict_bytes, predict_files
+    from pinmem_core.inference.outputs import plan, plan_stream
+    from pinmem_core.inference.painters import get_forms
+    from pinmem_core.inference.sources import STANDARD, find_sources
 
     output = Output(as_json=json, quiet=quiet)
-    painter = get_painter(form)
-    jobs = output_paths(images, out)
-    if model is None:
-        model = str(newest_run())
-        output.note(f"model: {model} (the newest run)")
+    streams = out == STANDARD
+    if streams and json:
+        raise ConfigError("--json and '-o -' both want standard output.", "Leave one of them out.")
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    forms = get_forms(formats or ["color"])
+    with output.listening() as tell:
+        sources = find_sources(
+            inputs, out=None if streams else out, stdin=sys.stdin.buffer, on_event=tell
+        )
+        if streams:
+            source, form = plan_stream(sources, forms)
+        else:
+            jobs = plan(sources, out, forms, frames=frames, force=force)
+        name = _model(model, output)
+        predictor = load(
+            name, device=device, protocol=PROTOCOLS[protocol], precision=precision, on_event=tell
+        )
+        if streams:
+            sys.stdout.buffer.write(predict_bytes(predictor, source, form, on_event=tell))
+            return
+        outcome = predict_files(predictor, jobs, on_event=tell)
+    _tell(outcome, {"model": name, "protocol": protocol, "precision": precision}, output)
 
-    from pinmem_core.inference import load
 
-    predictor = load(model, device=device)
-    with output.listening() as listener:
-        outcome = predict_files(predictor, jobs, painter, on_event=listener)
+def _model(name: str | None, output: Output) -> str:
+    """Return the name of the model, the newest run's if none is given."""
+    from pinmem_core.home import newest_run
+
+    if name is None:
+        name = str(newest_run())
+        output.note(f"model: {name} (the newest run)")
+    return name
+
+
+def _tell(outcome: "Outcome", setting: dict[str, Any], output: Output) -> None:
     for failure in outcome.failed:
-        output.note(f"failed: {failure.reason}")
+        errors().print(f"failed: {failure.reason}", markup=False)
     output.result(
         {
             "outputs": [
-                {
-                    "input": str(done.input),
-                    "output": str(done.output),
-                    "width": done.width,
-                    "height": done.height,
-                }
+                {**vars(done), "input": str(done.input), "output": str(done.output)}
                 for done in outcome.outputs
             ],
             "failed": [{"input": str(f.input), "reason": f.reason} for f in outcome.failed],
+            "images": outcome.images,
+            "seconds": round(outcome.seconds, 3),
+            "images_per_second": round(outcome.images_per_second, 3),
+            **setting,
         },
         *(f"{done.output}  {done.width}x{done.height}" for done in outcome.outputs),
+    )
+    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+    output.note(
+        f"{outcome.images} images in {outcome.seconds:.1f} s "
+        f"({outcome.images_per_second:.1f} images/s){failed}"
     )
     if outcome.failed:
         raise typer.Exit(1 if outcome.outputs else 3)

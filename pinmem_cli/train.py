@@ -1,6 +1,6 @@
 """`pinmem train`: options in, one run out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +8,7 @@ import typer
 
 from pinmem_cli.options import Json, OutputFolder, Quiet, examples, names
 from pinmem_cli.output import Output, errors, is_first_process, table
+from pinmem_cli.plans import show_plan, show_recipe, show_recipes
 from pinmem_cli.signals import stopping
 from pinmem_core.errors import ConfigError, StoppedRunError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "pinmem train --recipe demo",
+    "pinmem train --list",
+    "pinmem train --recipe paper-resnet50 --dry-run",
     "pinmem train --resume auto",
     "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
     "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
@@ -84,9 +87,20 @@ def train(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Show what would be trained, and stop.", rich_help_panel=_OUTPUT
+            "--dry-run",
+            help="Show what would be trained and what it would take, draw a batch, and stop.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = False,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="List the recipes, and stop.", rich_help_panel=_OUTPUT)
+    ] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show", metavar="RECIPE", help="Show a recipe, and stop.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -105,19 +119,28 @@ def train(
         "init_weights": init_weights,
     }
     out = Output(as_json=json, quiet=quiet)
+    others = [recipe, settings, output, *options.values(), dry_run or None]
+    if list_recipes:
+        _refuse_other_options("--list", "shows all recipes", [show, resume, *others])
+        show_recipes(out)
+        return
+    if show:
+        _refuse_other_options("--show", "shows a recipe as it is", [resume, *others])
+        show_recipe(out, show)
+        return
     if resume:
-        _refuse_other_options([recipe, settings, output, *options.values()], dry_run)
+        _refuse_other_options("--resume", "takes everything from the run", others)
         _go_on(out, resume)
         return
     config = _resolve(out, recipe, options, settings or [])
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{'dry-run' if dry_run else config.method}"
+    folder = output or runs_root() / name
     if dry_run:
-        _show_plan(out, config)
+        show_plan(out, config, folder.with_name(f"{folder.name}.png"))
         return
 
     from pinmem_core.learning import train as train_run
 
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
-    folder = output or runs_root() / name
     _run(out, lambda **how: train_run(config, folder, **how))
 
 
@@ -130,11 +153,11 @@ def _go_on(out: Output, name: str) -> None:
     _run(out, lambda **how: resume(folder, **how))
 
 
-def _refuse_other_options(options: list[object], dry_run: bool) -> None:
-    if dry_run or any(option is not None for option in options):
+def _refuse_other_options(flag: str, what: str, options: Sequence[object]) -> None:
+    if any(option is not None for option in options):
         raise ConfigError(
-            "--resume takes everything from the run and goes with no other option.",
-            "Name the run alone, or leave --resume away to begin a new one.",
+            f"{flag} {what} and goes with no other option.",
+            f"Leave the others away, or {flag} to begin a new run.",
         )
 
 
@@ -155,9 +178,10 @@ def _resolve(
     out: Output, recipe: str | None, options: dict[str, Any], overrides: list[str]
 ) -> "TrainConfig":
     """Join recipe, options and --set, the later over the earlier."""
-    from pinmem_core.config import load_recipe, nested, validate, with_overrides
+    from pinmem_core.config import nested, validate, with_overrides
     from pinmem_core.datasets import get_card
     from pinmem_core.preparation import Selection
+    from pinmem_core.recipe import load_recipe
 
     if recipe is None:
         first = options["sources"][0] if options["sources"] else "demo"
@@ -165,30 +189,6 @@ def _resolve(
         out.note(f"recipe: {recipe}")
     given = {key: value for key, value in options.items() if value is not None}
     return validate(with_overrides(nested(load_recipe(recipe), given), overrides))
-
-
-def _show_plan(out: Output, config: "TrainConfig") -> None:
-    from pinmem_core.learning.plan import plan
-
-    with out.listening() as listener:
-        planned = plan(config, on_event=listener)
-    rows = table("domain", "training samples")
-    for name, count in planned.domains.items():
-        rows.add_row(name, str(count))
-    out.result(
-        {
-            "config": planned.config.model_dump(mode="json"),
-            "domains": planned.domains,
-            "scored": planned.scored,
-            "parameters": planned.parameters,
-            "batch_shape": planned.batch_shape,
-        },
-        planned.config.model_dump_json(indent=2),
-        rows,
-        f"scored afterwards: {', '.join(f'{n} ({c})' for n, c in planned.scored.items())}",
-        f"network: {planned.parameters:,} parameters; a batch is {planned.batch_shape}",
-    )
-    out.next_step("the same command without --dry-run")
 
 
 def _show_result(out: Output, result: "RunResult") -> None:

@@ -1,4 +1,4 @@
-"""The whole configuration of a run, typed; named recipes; overrides such as `optim.lr=0.02`.
+"""The whole configuration of a run, typed; and overrides such as `optim.lr=0.02`.
 
 Unknown keys are errors, never ignored. Schedules count iterations and batches count images, so that
 a configuration means the same on one device and on eight.
@@ -7,15 +7,12 @@ a configuration means the same on one device and on eight.
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.errors import ConfigError
 from pinmem_core.labels import CLASSES
-
-_RECIPES = Path(__file__).with_name("recipes")
 
 
 class _Strict(BaseModel):
@@ -158,22 +155,6 @@ class TrainConfig(_Strict):
         if len(set(self.sources)) != len(self.sources):
             raise ValueError("a source is named twice")
         return self
-
-
-def recipe_names() -> list[str]:
-    """Return the names of all recipes, sorted."""
-    return sorted(file.stem for file in _RECIPES.glob("*.toml"))
-
-
-def load_recipe(name: str) -> dict[str, Any]:
-    """Return the settings of the recipe `name`, not validated yet.
-
-    Raises:
-        ConfigError: No recipe has this name.
-    """
-    if name not in recipe_names():
-        raise unknown_name("recipe", name, recipe_names())
-    return tomllib.loads((_RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def nested(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

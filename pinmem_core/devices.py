@@ -6,10 +6,10 @@ from pinmem_core.errors import ConfigError, MachineError
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device that `name` means; "auto" is CUDA where there is one, else the CPU.
+    """Return the device that `name` means; "auto" is CUDA, else Apple's MPS, else the CPU.
 
     Args:
-        name: "auto", "cpu", "cuda", "cuda:1", ...
+        name: "auto", "cpu", "mps", "cuda", "cuda:1", ...
         local_rank: Number of this process among those of this machine: "auto" and "cuda" mean the
             GPU of that number.
 
@@ -18,15 +18,29 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         MachineError: This machine lacks the device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = _best()
     if name == "cuda" and local_rank:
         name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device '{name}'.", "Known: auto, cpu, cuda, cuda:N.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        hint = "Known: auto, cpu, mps, cuda, cuda:N."
+        raise ConfigError(f"unknown device '{name}'.", hint) from None
+    if not _exists(device):
         raise MachineError(
             f"this machine has no device '{name}'.", "Use '--device cpu', or '--device auto'."
         )
     return device
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _exists(device: torch.device) -> bool:
+    """Tell whether this machine has a device; of other kinds than these, torch will say."""
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return device.type != "mps" or torch.backends.mps.is_available()

@@ -16,7 +16,7 @@ MARGIN = 32
 GRID = (222, 226, 230)
 """Colour of the lines that the eye follows from a curve or bar to its axis."""
 MANY = 50
-"""Points from which on a curve that is to be smooth shows their running mean."""
+"""Points from which on a running mean is one of several."""
 
 _OVERSAMPLING = 2
 _LOGARITHMIC_FROM = 1000
@@ -118,6 +118,10 @@ class Sheet:
         """Fill a circle around (x, y)."""
         ends = _scaled(x - radius, y - radius), _scaled(x + radius, y + radius)
         self._draw.ellipse(ends, color)
+
+    def polygon(self, corners: Iterable[tuple[float, float]], color: Color) -> None:
+        """Fill the polygon of `corners`."""
+        self._draw.polygon([_scaled(x, y) for x, y in corners], color)
 
     def finished(self) -> NDArray[np.uint8]:
         """Return the (H, W, 3) RGB picture of what has been drawn."""
@@ -244,15 +248,14 @@ class Chart:
 
         Args:
             curves: The last lies on top.
-            smooth: Show the running mean of many points, and each of them faintly behind it.
+            smooth: Show the running mean of many points, and faintly behind it the points.
         """
         self._draw_axes()
-        averaged = [smooth and len(curve.y) >= MANY for curve in curves]
-        for curve, many in zip(curves, averaged, strict=True):
-            if many:
+        if smooth:
+            for curve in curves:
                 self.sheet.faint_line(self._places(curve.x, curve.y), curve.color)
-        for curve, many in zip(curves, averaged, strict=True):
-            points = self._places(curve.x, _running_mean(curve.y) if many else curve.y)
+        for curve in curves:
+            points = self._places(curve.x, _running_mean(curve.y) if smooth else curve.y)
             self.sheet.line(points, curve.color, 2.5)
             for x, y in points if len(points) <= _FEW else []:
                 self.sheet.disc(x, y, 3, curve.color)
@@ -280,10 +283,17 @@ class Chart:
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of each value's neighbours, a twenty-fifth of all."""
-    window = np.ones(len(values) // 25 | 1)
+    """Return the means of neighbours, about two of `MANY` values; few values stay as they are."""
+    window = np.ones(len(values) // (MANY // 2) | 1)
     counts = np.convolve(np.ones_like(values), window, "same")
     return np.convolve(values, window, "same") / counts
+
+
+def ramp(shares: NDArray[np.floating], colors: Sequence[Color]) -> NDArray[np.uint8]:
+    """Return the (..., 3) RGB colours of `shares` (...): 0 the first colour, 1 the last."""
+    places = np.linspace(0, 1, len(colors))
+    channels = [np.interp(shares, places, channel) for channel in zip(*colors, strict=True)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def _scaled(x: float, y: float) -> tuple[float, float]:

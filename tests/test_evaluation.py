@@ -1,59 +1,182 @@
+import math
+import threading
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import small_config
+from test_ranks import in_ranks
 
-from pinmem_core.errors import ConfigError
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import (
+    Calibration,
     ConfusionMatrix,
-    Scores,
+    Target,
+    evaluate,
+    evaluate_domain,
     evaluate_run,
     load_target,
     load_validation,
 )
+from pinmem_core.events import Progress
+from pinmem_core.inference import Protocol
 from pinmem_core.learning import train
 from pinmem_core.preparation import draw_missing
 
 
-def _brute_force(pairs):
-    iou = []
-    for k in range(19):
-        hit = union = 0
-        for truth, prediction in pairs:
-            for t, p in zip(truth.flat, prediction.flat, strict=True):
-                if t != 255:
-                    hit += t == p == k
-                    union += t == k or p == k
-        iou.append(hit / union if union else np.nan)
-    return np.array(iou)
+class ByColor:
+    """Predicts a class and a confidence from the colour of each pixel."""
+
+    protocol = Protocol()
+
+    def __init__(self):
+        self.seen = 0
+
+    def predict(self, image):
+        self.seen += 1
+        return image[..., 0] % 19
+
+    def analyze(self, image, *, confidence):
+        assert confidence
+        sureness = (image[..., 1] / 255).astype(np.float32)
+        return SimpleNamespace(train_ids=self.predict(image), confidence=sureness)
 
 
-def test_iou_equals_counting_by_hand():
-    rng = np.random.default_rng(0)
-    matrix, pairs = ConfusionMatrix(), []
-    for _ in range(3):
-        truth = rng.choice([0, 1, 2, 5, 255], (7, 9)).astype(np.uint8)
-        prediction = rng.choice([0, 1, 2, 6], (7, 9)).astype(np.uint8)
-        matrix.add(truth, prediction)
-        pairs.append((truth, prediction))
-    np.testing.assert_array_equal(matrix.iou, _brute_force(pairs))
-    assert matrix.counts.sum() == sum((t != 255).sum() for t, _ in pairs)
+@dataclass
+class Street:
+    """A sample of noise; tells when it is read."""
+
+    id: str
+    labelled: bool = True
+    was_read: threading.Event = field(default_factory=threading.Event)
+
+    def read(self):
+        rng = np.random.default_rng([*self.id.encode()])
+        self.was_read.set()
+        image = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+        truth = np.where(rng.random((9, 11)) < 0.5, image[..., 0] % 19, 3).astype(np.uint8)
+        truth[:2] = 255
+        return image, truth if self.labelled else np.full_like(truth, 255)
 
 
-def test_a_class_that_does_not_occur_is_not_averaged_but_costs_the_one_it_replaces():
-    matrix = ConfusionMatrix()
-    matrix.add(np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 9, 1, 1]], np.uint8))
-    scores = Scores.of(matrix, images=1)
-    assert scores.iou["terrain"] is None and scores.iou["road"] == 0.5
-    assert scores.miou == 0.75
-    assert scores.pixels == 4
+class Torn(Street):
+    def read(self):
+        raise DataError(f"{self.id} cannot be read.")
 
 
-def test_counts_stay_exact_beyond_32_bits():
-    matrix = ConfusionMatrix()
-    matrix.add(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8))
-    matrix.counts *= 2**31
-    matrix.add(np.zeros((1, 1), np.uint8), np.ones((1, 1), np.uint8))
-    assert matrix.counts.sum() == 2**31 + 1
+def streets(count=7):
+    return Target("street", "val", tuple(Street(f"s{n}") for n in range(count)))
+
+
+def test_each_image_is_predicted_once_and_keeps_its_own_counts():
+    target, predictor, events = streets(), ByColor(), []
+    result = evaluate_domain(predictor, target, on_event=events.append, task="scoring")
+    assert predictor.seen == len(target.samples)
+    assert events == [Progress("scoring", n, 7) for n in range(1, 8)]
+    assert (result.name, result.split) == ("street", "val")
+    assert [image.id for image in result.images] == [sample.id for sample in target.samples]
+    whole, calibration = ConfusionMatrix(), Calibration()
+    for sample, found in zip(target.samples, result.images, strict=True):
+        image, truth = sample.read()
+        matrix = ConfusionMatrix()
+        matrix.add(truth, image[..., 0] % 19)
+        np.testing.assert_array_equal(found.counts, matrix.counts)
+        whole += matrix
+        sureness = (image[..., 1] / 255).astype(np.float32)
+        calibration += Calibration.of(sureness, truth, image[..., 0] % 19)
+    np.testing.assert_array_equal(result.matrix.counts, whole.counts)
+    assert result.scores.miou == whole.miou() and result.scores.images == 7
+    assert (result.calibration.ece, result.calibration.auroc) == (
+        calibration.ece,
+        calibration.auroc,
+    )
+    assert result.calibration.counts.sum() == whole.pixels == 7 * 7 * 11
+
+
+def test_what_the_protocol_shows_is_what_is_scored():
+    predictor = ByColor()
+    predictor.protocol = SimpleNamespace(view_of=lambda image, label: (image[:4], label[:4]))
+    result = evaluate_domain(predictor, streets(), task="scoring")
+    assert result.scores.pixels == 7 * 2 * 11  # of nine rows, the first two are never labelled
+
+
+def test_scores_alone_are_those_of_the_whole_result():
+    target = streets()
+    scores = evaluate(ByColor(), target.samples, task="scoring")
+    assert scores == evaluate_domain(ByColor(), target, task="scoring").scores
+
+
+def test_the_next_images_are_read_while_one_is_predicted():
+    target = streets()
+
+    class Patient(ByColor):
+        def predict(self, image):
+            following = target.samples[self.seen + 1 :][:1]
+            assert all(sample.was_read.wait(10) for sample in following)
+            return super().predict(image)
+
+    assert evaluate(Patient(), target.samples, task="scoring").images == 7
+
+
+def test_few_images_are_held_at_a_time():
+    target = streets(20)
+
+    class Curious(ByColor):
+        def predict(self, image):
+            ahead = target.samples[self.seen + 6 :]
+            assert not any(sample.was_read.is_set() for sample in ahead)
+            return super().predict(image)
+
+    evaluate(Curious(), target.samples, task="scoring")
+
+
+def _facts(result):
+    calibration = result.calibration
+    return {
+        "ids": [image.id for image in result.images],
+        "counts": [image.counts.tolist() for image in result.images],
+        "scores": result.scores,
+        "calibration": (calibration.ece, calibration.auroc, calibration.counts.tolist()),
+    }
+
+
+def _on_a_rank(rank):
+    predictor = ByColor()
+    domain = evaluate_domain(predictor, streets(), task="scoring")
+    share = predictor.seen
+    return _facts(domain), evaluate(predictor, streets().samples, task="scoring"), share
+
+
+def test_ranks_share_the_images_and_all_get_the_result_of_one(tmp_path):
+    first, second = in_ranks(_on_a_rank, folder=tmp_path)
+    alone = evaluate_domain(ByColor(), streets(), task="scoring")
+    assert first[0] == second[0] == _facts(alone)
+    assert first[1] == second[1] == alone.scores
+    assert (first[2], second[2]) == (4, 3)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_no_thread_stays_behind():
+    before = threading.active_count()
+    samples = (Street("s0"), Torn("s1"), *streets(9).samples)
+    with pytest.raises(DataError, match="s1 cannot be read"):
+        evaluate(ByColor(), samples, task="scoring")
+    assert threading.active_count() == before
+
+
+def test_a_target_without_labels_is_said_and_has_no_score():
+    target = Target("city@test", "test", (Street("a", labelled=False),))
+    with pytest.raises(DataError, match="no pixel is labelled in the 1 images of city@test"):
+        evaluate_domain(ByColor(), target, task="scoring")
+    assert math.isnan(evaluate(ByColor(), target.samples, task="scoring").miou)
+
+
+def test_images_without_labels_among_others_change_nothing():
+    target = streets(3)
+    more = Target("street", "val", (*target.samples, Street("a", labelled=False)))
+    few, many = (evaluate_domain(ByColor(), t, task="scoring") for t in (target, more))
+    assert few.scores.iou == many.scores.iou and many.scores.images == 4
+    assert few.calibration.ece == many.calibration.ece
 
 
 def test_a_seen_domain_is_scored_on_its_validation_split_only(tmp_path):

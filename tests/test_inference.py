@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.home import find_run, newest_run, register_run
 from pinmem_core.images import read_image, write_png
-from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
+from pinmem_core.inference import PROTOCOLS, Prediction, Predictor, Protocol
 from pinmem_core.inference.files import output_paths, predict_files
 from pinmem_core.inference.painters import get_painter
 from pinmem_core.inference.protocol import windows
@@ -68,17 +69,6 @@ def test_sliding_and_flipping_equal_the_plain_loop(segmenter, image, fuse):
 
 def _fuse(logits, fuse):
     return (logits.softmax(1) if fuse == "probabilities" else logits)[0]
-
-
-def test_one_window_is_the_whole_image(segmenter, image):
-    whole = Predictor(segmenter, device="cpu", protocol=Protocol()).predict(image)
-    window = Predictor(segmenter, device="cpu", protocol=Protocol(crop=64)).predict(image)
-    assert np.array_equal(whole, window)
-
-
-def test_protocols_describe_themselves():
-    assert PROTOCOLS["paper-train"].describe() == ("whole image, scale 1, no flip, mean of logits")
-    assert "sliding 768x768 (stride 512)" in PROTOCOLS["paper-eval"].describe()
 
 
 def test_files_are_written_in_every_form_and_a_bad_one_does_not_stop_the_rest(
@@ -147,8 +137,120 @@ def test_the_newest_run_is_the_last_that_still_exists(tmp_path, home):
         find_run("nobody")
 
 
-def test_devices_this_machine_lacks_are_said(segmenter):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    with pytest.raises(MachineError, match="no device 'cuda'"):
-        Predictor(segmenter, device="cuda")
+def test_protocols_describe_themselves():
+    assert PROTOCOLS["paper-train"].describe() == ("whole image, scale 1, no flip, mean of logits")
+    assert "sliding 768x768 (stride 512)" in PROTOCOLS["paper-eval"].describe()
+    assert PROTOCOLS["fast"].describe() == (
+        "whole image, or the largest windows that fit into memory (overlap 1/8), "
+        "scale 1, no flip, mean of logits"
+    )
+
+
+@pytest.mark.parametrize("fuse", ["logits", "probabilities"])
+def test_an_analysis_says_how_sure_the_network_is(segmenter, image, fuse):
+    predictor = Predictor(segmenter, device="cpu", protocol=Protocol(fuse=fuse))
+    scores = predictor.scores(image).double()
+    shares = (scores if fuse == "probabilities" else scores.softmax(0)).numpy()
+    found = predictor.analyze(image, confidence=True, entropy=True, probabilities=True)
+    assert np.array_equal(found.train_ids, predictor.predict(image))
+    np.testing.assert_allclose(found.confidence, shares.max(axis=0), rtol=1e-5)
+    entropy = -(shares * np.log(shares)).sum(axis=0) / np.log(19)
+    np.testing.assert_allclose(found.entropy, entropy, rtol=1e-5)
+    np.testing.assert_allclose(found.probabilities, shares, atol=1e-3)
+    types = found.confidence.dtype, found.entropy.dtype, found.probabilities.dtype
+    assert types == (np.float32, np.float32, np.float16)
+    plain = predictor.analyze(image)
+    assert plain.confidence is plain.entropy is plain.probabilities is None
+
+
+def test_entropy_is_0_for_one_class_and_1_for_all_alike():
+    scores = torch.stack([torch.zeros(1, 2), torch.tensor([[0.0, 1e4]]), torch.zeros(1, 2)])
+    found = Prediction.empty(3, (1, 2), (False, True, False))
+    found.fill(slice(0, 1), scores, are_probabilities=False)
+    assert found.entropy.tolist() == [[1.0, 0.0]]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"trunk": "mobilenet_v2", "feature_dim": 32},
+        {"trunk": "resnet18", "output_stride": 32, "memory": None},
+        {"trunk": "tiny", "head": "deeplabv2", "output_stride": 8},
+    ],
+)
+def test_batch_norms_are_folded_and_the_network_given_stays_as_it_is(config, image):
+    torch.manual_seed(0)
+    network = Segmenter(ModelConfig(**config))
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+            torch.nn.init.uniform_(norm.bias, -0.1, 0.1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    predictor = Predictor(network, device="cpu")
+    seen = normalize(torch.from_numpy(image).permute(2, 0, 1))[None]
+    norms = [m for m in predictor._network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == (2 if network.memory else 1)  # of the training heads
+    expected = network(seen)[0]
+    close = 1e-5 * expected.abs().max().item()
+    torch.testing.assert_close(predictor.scores(image), expected, rtol=0, atol=close)
+    after = predictor.segmenter.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_what_cannot_be_folded_is_left(image):
+    class Reused(Segmenter):
+        """Uses a convolution's output beside its batch norm, too."""
+
+        def encode(self, images):
+            encoding = super().encode(images)
+            return encoding._replace(feature=encoding.feature + self.trunk.stem[0](images).mean())
+
+    torch.manual_seed(0)
+    network = Reused(ModelConfig(trunk="tiny", feature_dim=16, memory=None)).eval()
+    torch.nn.init.constant_(network.trunk.stem[1].running_var, 9)
+    scores = Predictor(network, device="cpu").scores(image)
+    with torch.no_grad():
+        expected = network(normalize(torch.from_numpy(image).permute(2, 0, 1))[None])[0]
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_is_the_predictors_alone(segmenter, image):
+    half = Predictor(segmenter, device="cpu", precision="bf16")
+    full = Predictor(segmenter, device="cpu")
+    assert segmenter.autocast is None
+    difference = (half.scores(image) - full.scores(image)).abs().max()
+    assert 0 < difference < 0.05 * full.scores(image).abs().max()
+
+
+def test_a_lack_of_gpu_memory_is_said(segmenter, image, monkeypatch):
+    predictor = Predictor(segmenter, device="cpu")
+
+    def fail(images):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(predictor._network, "forward", fail)
+    with pytest.raises(MachineError, match="1 window of 56x40 did not fit"):
+        predictor.predict(image)
+
+
+def test_devices_this_machine_lacks_are_said(segmenter, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("cuda", "cuda:1", "mps"):
+        with pytest.raises(MachineError, match=f"no device '{name}'"):
+            Predictor(segmenter, device=name)
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        Predictor(segmenter, device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_best_device_is_chosen(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto").type == chosen

@@ -14,6 +14,7 @@ from pinmem_core.painting import font, shortened
 
 BLUE, RED = (0, 114, 178), (213, 94, 0)
 SEEN = "classes were seen; the mean cosine of two of their slots is"
+LONG = "a term of a plug-in that describes itself at length and in breadth"
 NOTHING = "Fewer than two classes have been seen: there is nothing to compare."
 TERMS = ("seg", "aux", "read", "div", "cls")
 
@@ -83,6 +84,7 @@ def _has(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> bool:
         (0.31, 2.9, "0 1 2 3"),
         (0.0, 1.0, "0.0 0.5 1.0"),
         (0.0, 0.8, "0.0 0.2 0.4 0.6 0.8"),
+        (0.6, 1.4, "0.6 0.8 1.0 1.2 1.4"),
         (-0.3, 0.2, "-0.4 -0.2 0.0 0.2"),
         (1.2e-4, 3.8e-4, "1e-4 2e-4 3e-4 4e-4"),
         (0.0, 2.2e-5, "0 1e-5 2e-5 3e-5"),
@@ -91,6 +93,7 @@ def _has(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> bool:
         (1e-4, 1e3, "1e-4 0.01 1 100"),
         (0.02, 30.0, "0.01 0.1 1 10 100"),
         (0.5, 0.5, "0.45 0.50 0.55"),
+        (0.5, 0.5000001, "0.45 0.50 0.55 0.60"),
         (0.0, 0.0, "0.0 0.2 0.4 0.6"),
         (-2.0, -2.0, "-2.2 -2.1 -2.0 -1.9 -1.8"),
     ],
@@ -98,7 +101,7 @@ def _has(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> bool:
 def test_ticks_are_round_and_short(low, high, labels):
     scale = Scale.around(low, high)
     assert " ".join(scale.labels) == labels
-    assert scale.low <= low <= high <= scale.high
+    assert -1e-9 < scale.share(low) <= scale.share(high) < 1 + 1e-9
     assert [float(s.replace(",", "")) for s in scale.labels] == pytest.approx(scale.ticks)
 
 
@@ -189,21 +192,23 @@ def test_each_term_has_a_panel_with_a_curve_a_phase(texts):
     assert [name for name in names if name in ("total", *TERMS, "lr")] == ["total", *TERMS, "lr"]
     assert names[0] == "my run"
     assert {"inner (meta-train)", "outer (meta-test)", "over 30 iterations"} <= set(names)
-    assert _has(picture, BLUE) and _has(picture, RED)
+    curves = picture[100:]  # below the legend
+    assert _has(curves, BLUE) and _has(curves, RED)
 
 
 def test_a_baseline_has_one_curve_and_no_more_panels_than_terms(texts):
     picture = plot_losses(list(_run(3, phases=("train",), terms=("seg", "aux"))), "")
-    assert _has(picture, BLUE) and not _has(picture, RED)
+    assert _has(picture[100:], BLUE) and not _has(picture, RED)
     names = {text.text for text in texts}
     assert {"train", "total", "seg", "aux"} <= names and not names & {"read", "div", "cls", "inner"}
 
 
 def test_terms_of_other_methods_have_a_panel_and_other_figures_none(texts):
     lines = [{"iteration": 1, "inner/total": 1.0, "inner/style": 2.0, "speed/images": 7.0}]
+    lines.append({"iteration": 1, "val/total": 0.5})
     plot_losses(lines, "")
     names = [text.text for text in texts]
-    assert "style" in names and "images" not in names and "speed" not in names
+    assert "style" in names and not {"images", "speed", "val"} & {*names}
 
 
 def test_validation_is_shown_by_domain_from_best_to_worst(texts):
@@ -231,17 +236,25 @@ def _many_domains(count: int) -> list[Mapping[str, float]]:
         list(_run(3, scale=1e3)),
         list(_run(60, scale=0.0)),
         [*_run(5000, terms=("seg",)), *_many_domains(2)],
-        [*_run(3, phases=("inner", "outer", "train", "a phase with a rather long name")),
-         *_many_domains(14)],
-        [{"iteration": n, "train/total": 10.0 ** (n - 4), "lr": 1e-9} for n in range(8)],
+        [*_run(60, phases=[f"{n} {LONG}" for n in range(4)]), *_many_domains(14)],
+        [{"iteration": n, "train/total": 1, f"train/{LONG}": 10.0 ** n, "lr": 1} for n in range(8)],
+        [{"iteration": n, "train/total": 1, "train/read": 10.0 ** (n - 4)} for n in range(8)],
         [{"iteration": 1_234_567, "train/total": 1.0001234, "lr": 0.00998877}],
     ],
-    ids=["none", "bare", "1", "2-small", "3-large", "zero", "5000", "crowded", "decades", "long"],
+    ids=[
+        "none", "bare", "1", "2-small", "3-large", "zero", "5000", "crowded", "term", "decades",
+        "long",
+    ],
 )  # fmt: skip
 def test_texts_neither_overlap_nor_leave_the_sheet(texts, lines):
     picture = plot_losses(lines, "a title " * 40)
     assert picture.dtype == np.uint8 and picture.shape[1:] == (1264, 3)
     assert _overlapping(texts) == []
+
+
+def test_a_run_that_has_logged_nothing_has_no_panels(texts):
+    plot_losses([], "empty")
+    assert [text.text for text in texts] == ["empty", "over 0 iterations"]
 
 
 def test_values_that_are_not_finite_are_left_out():
@@ -263,7 +276,7 @@ def _cell(picture: NDArray[np.uint8], row: int, column: int) -> tuple[int, ...]:
 
 def test_cells_tell_the_cosines_of_slots(texts):
     slots = np.zeros((19, 3), np.float32)
-    slots[:4] = [[2, 0, 0], [-1, 0, 0], [0, 5, 0], [3, 3, 0]]
+    slots[:4] = [[2, 0, 0], [-1, 0, 0], [-0.01, 5, 0], [3, 3, 0]]
     picture = plot_memory(slots, "my memory")
     red, blue, neutral = (202, 0, 32), (5, 113, 176), (247, 247, 247)
     assert _cell(picture, 0, 0) == _cell(picture, 3, 3) == red
@@ -302,13 +315,20 @@ def test_a_sentence_tells_how_alike_slots_are(texts, slots, sentence):
     assert texts[-1].text == sentence
 
 
-@pytest.mark.parametrize("count", [2, 19, 50, 70])
+@pytest.mark.parametrize("count", [2, 19, 70, 150])
 def test_a_memory_of_any_size_fits_on_its_sheet(texts, count):
     slots = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
     slots[1] = 0
     picture = plot_memory(slots, "a title " * 40)
     assert max(picture.shape) < 2200
     assert _overlapping(texts) == []
+
+
+def test_a_text_lies_as_its_anchor_says():
+    sheet = Sheet(300, 40)
+    width = sheet.text(150, 20, "some words", anchor="rm")
+    _, columns = (sheet.finished() < 200).any(axis=2).nonzero()
+    assert columns.max() < 151 and np.ptp(columns) == pytest.approx(width, abs=3)
 
 
 def test_a_text_rises_from_its_place():

@@ -1,16 +1,28 @@
 """Scores that can be cited: exact counts, and which protocol made them."""
 
+from pinmem_core.evaluation.calibration import Calibration
+from pinmem_core.evaluation.class_sets import CLASS_SET_NAMES
 from pinmem_core.evaluation.evaluate import Target, evaluate, load_target, load_validation
+from pinmem_core.evaluation.intervals import bootstrap_interval, paired_interval
 from pinmem_core.evaluation.report import Report, evaluate_run
-from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
+from pinmem_core.evaluation.results import DomainResult, ImageResult, evaluate_domain
+from pinmem_core.evaluation.scores import ConfusionMatrix, Scores, mean_over_domains
 
 __all__ = [
+    "CLASS_SET_NAMES",
+    "Calibration",
     "ConfusionMatrix",
+    "DomainResult",
+    "ImageResult",
     "Report",
     "Scores",
     "Target",
+    "bootstrap_interval",
     "evaluate",
+    "evaluate_domain",
     "evaluate_run",
     "load_target",
     "load_validation",
+    "mean_over_domains",
+    "paired_interval",
 ]

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
-import torch
 
 from pinmem_core.datasets import get_card
+from pinmem_core.evaluation.reading import my_share
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
-from pinmem_core.events import Listener, Notice, Progress, ignore
+from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.inference import Predictor
 from pinmem_core.preparation import Sample, Selection, matching, select
-from pinmem_core.ranks import rank, sum_over_ranks, world_size
+from pinmem_core.ranks import from_all
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,6 @@ def evaluate(
         DataError: A file cannot be read, or a label has another size than its image.
     """
     matrix = ConfusionMatrix()
-    mine = samples[rank() :: world_size()]
-    for done, sample in enumerate(mine, start=1):
-        image, truth = sample.read()
+    for _, image, truth in my_share(samples, predictor.protocol, on_event=on_event, task=task):
         matrix.add(truth, predictor.predict(image))
-        on_event(Progress(task, done, len(mine)))
-    matrix.counts = sum_over_ranks(torch.from_numpy(matrix.counts)).numpy()
-    return Scores.of(matrix, len(samples))
+    return Scores.of(reduce(add, from_all(matrix)), len(samples))

@@ -1,6 +1,7 @@
 """From a picture to its classes."""
 
+from pinmem_core.inference.prediction import Band, Prediction
 from pinmem_core.inference.predictor import Predictor, load
 from pinmem_core.inference.protocol import PROTOCOLS, Protocol
 
-__all__ = ["PROTOCOLS", "Predictor", "Protocol", "load"]
+__all__ = ["PROTOCOLS", "Band", "Prediction", "Predictor", "Protocol", "load"]

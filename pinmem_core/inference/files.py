@@ -1,96 +1,153 @@
-"""Predicting image files into mask files."""
+"""Predicting images and videos into files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from io import BytesIO
+from itertools import groupby
+from time import perf_counter
+from typing import NamedTuple
 
-from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.images import read_image, write_png
-from pinmem_core.inference.painters import Painter
+import numpy as np
+from numpy.typing import NDArray
+
+from pinmem_core.errors import DataError
+from pinmem_core.events import Listener, Notice, Progress, ignore
+from pinmem_core.images import Picture, read_picture
+from pinmem_core.inference.outcome import Failed, Outcome, Predicted
+from pinmem_core.inference.outputs import Job
+from pinmem_core.inference.overlap import ahead, behind
+from pinmem_core.inference.painters import Form, needs, write_form
+from pinmem_core.inference.prediction import Prediction
 from pinmem_core.inference.predictor import Predictor
+from pinmem_core.inference.sources import Source
+from pinmem_core.inference.videos import predict_video, require_pyav
+from pinmem_core.inference.writing import whole_file
+
+_WRITERS = 2
+"""Threads that paint and compress."""
+
+_Results = Generator[tuple[Predicted, ...] | Failed, None, None]
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """A mask that was written; width and height in pixels, those of the upright image."""
-
-    input: Path
-    output: Path
-    width: int
-    height: int
+class _Read(NamedTuple):
+    job: Job
+    picture: Picture
 
 
-@dataclass(frozen=True)
-class Failed:
-    """An image that could not be predicted, and why."""
-
-    input: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of all images."""
-
-    outputs: tuple[Predicted, ...]
-    failed: tuple[Failed, ...]
-
-
-def output_paths(images: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Return each image with the path of its mask.
-
-    One image goes to `out` itself where that ends in ".png"; else masks go into the folder `out`
-    under the image's name.
-
-    Raises:
-        ConfigError: Two images would share a mask, a mask would replace an input image, or `out`
-            is no PNG.
-    """
-    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"):
-        raise ConfigError(
-            f"a mask cannot be written to {out}: masks are PNG.", "Use '-o NAME.png'."
-        )
-    if len(images) == 1 and out.suffix.lower() == ".png" and not out.is_dir():
-        masks = [out]
-    else:
-        masks = [out / f"{image.stem}.png" for image in images]
-    taken: dict[Path, Path] = {image.resolve(): image for image in images}
-    for image, mask in zip(images, masks, strict=True):
-        other = taken.setdefault(mask.resolve(), image)
-        if mask.resolve() == other.resolve():
-            raise ConfigError(f"the mask {mask} would replace an input image.", "Name another -o.")
-        if other is not image:
-            raise ConfigError(
-                f"{other} and {image} would both be written to {mask}.",
-                "Predict them in two calls, into two folders.",
-            )
-    return list(zip(images, masks, strict=True))
+class _Seen(NamedTuple):
+    job: Job
+    pixels: NDArray[np.uint8]
+    prediction: Prediction
 
 
 def predict_files(
-    predictor: Predictor,
-    jobs: Sequence[tuple[Path, Path]],
-    painter: Painter,
-    *,
-    on_event: Listener = ignore,
+    predictor: Predictor, jobs: Sequence[Job], *, on_event: Listener = ignore
 ) -> Outcome:
-    """Predict every image and write its mask; an unreadable one does not stop the others.
+    """Predict every image and video and write what is made of it.
+
+    One that cannot be read does not stop the others. While the network looks at an image, the next
+    ones are read and the last ones written; results keep the order of `jobs`. No file is ever half
+    written, whatever interrupts this.
 
     Args:
         predictor: The model and its protocol.
-        jobs: Images and the paths of their masks.
-        painter: The form of the masks.
-        on_event: Hears of the progress.
+        jobs: What is read, and what is written where (`plan`).
+        on_event: Hears of the progress, and of images that have several frames.
+
+    Raises:
+        MachineError: An output cannot be written, or a video is met without PyAV.
     """
+    if any(job.source.is_video for job in jobs):
+        require_pyav()
+    began = perf_counter()
     outputs: list[Predicted] = []
     failed: list[Failed] = []
-    for done, (image, mask) in enumerate(jobs, start=1):
+    images = 0
+    with closing(_results(predictor, jobs, on_event)) as results:
+        for done, result in enumerate(results, start=1):
+            if isinstance(result, Failed):
+                failed.append(result)
+            else:
+                outputs += result
+                images += result[0].frames
+            on_event(Progress("predicting", done, len(jobs)))
+    return Outcome(tuple(outputs), tuple(failed), images, perf_counter() - began)
+
+
+def predict_bytes(
+    predictor: Predictor, source: Source, form: Form, *, on_event: Listener = ignore
+) -> bytes:
+    """Return the file, a PNG or NPZ, that is made of one image.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    picture = read_picture(source.path, source.content)
+    prediction = _analyze(predictor, source, picture, [form], on_event)
+    file = BytesIO()
+    write_form(form, picture.pixels, prediction, file)
+    return file.getvalue()
+
+
+def _results(predictor: Predictor, jobs: Sequence[Job], on_event: Listener) -> _Results:
+    for are_videos, group in groupby(jobs, key=lambda job: job.source.is_video):
+        predict = _videos if are_videos else _images
+        yield from predict(predictor, group, on_event)
+
+
+def _videos(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
+    for job in jobs:
         try:
-            pixels = read_image(image)
-            write_png(mask, painter(pixels, predictor.predict(pixels)))
-            outputs.append(Predicted(image, mask, pixels.shape[1], pixels.shape[0]))
+            yield predict_video(predictor, job, on_event)
         except DataError as error:
-            failed.append(Failed(image, error.message))
-        on_event(Progress("predicting", done, len(jobs)))
-    return Outcome(tuple(outputs), tuple(failed))
+            yield Failed(job.source.path, error.message)
+
+
+def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
+    with closing(ahead(map(_read, jobs))) as read:
+        seen = (_see(predictor, item, on_event) for item in read)
+        with closing(behind(_write, seen, _WRITERS)) as written:
+            yield from written
+
+
+def _read(job: Job) -> _Read | Failed:
+    try:
+        return _Read(job, read_picture(job.source.path, job.source.content))
+    except DataError as error:
+        return Failed(job.source.path, error.message)
+
+
+def _see(predictor: Predictor, item: _Read | Failed, on_event: Listener) -> _Seen | Failed:
+    if isinstance(item, Failed):
+        return item
+    job, picture = item
+    forms = [output.form for output in job.outputs]
+    prediction = _analyze(predictor, job.source, picture, forms, on_event)
+    return _Seen(job, picture.pixels, prediction)
+
+
+def _analyze(
+    predictor: Predictor,
+    source: Source,
+    picture: Picture,
+    forms: Iterable[Form],
+    on_event: Listener,
+) -> Prediction:
+    if picture.frames > 1:
+        count = picture.frames
+        on_event(Notice(f"{source.path} has {count} frames or pages: the first is predicted"))
+    return predictor.analyze(picture.pixels, **needs(forms))
+
+
+def _write(item: _Seen | Failed) -> tuple[Predicted, ...] | Failed:
+    if isinstance(item, Failed):
+        return item
+    job, pixels, prediction = item
+    for output in job.outputs:
+        with whole_file(output.path) as partial, partial.open("wb") as file:
+            write_form(output.form, pixels, prediction, file)
+    height, width = pixels.shape[:2]
+    return tuple(
+        Predicted(job.source.path, output.path, output.format, width, height, frames=1)
+        for output in job.outputs
+    )

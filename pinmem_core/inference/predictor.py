@@ -2,32 +2,61 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from pinmem_core.devices import pick_device
+from pinmem_core.errors import MachineError
+from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.home import find_run
 from pinmem_core.images import read_image
-from pinmem_core.inference.protocol import Protocol, window_counts, windows
+from pinmem_core.inference.network import bytes_per_pixel, folded
+from pinmem_core.inference.prediction import Band, Prediction
+from pinmem_core.inference.protocol import Protocol, windows
+from pinmem_core.inference.rows import Rows
+from pinmem_core.inference.tiling import Appetite, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model import Segmenter, load_checkpoint
 
+__all__ = ["CHECKPOINT", "Band", "Precision", "Prediction", "Predictor", "checkpoint_of", "load"]
+
 CHECKPOINT = "checkpoint"
 """Folder of the checkpoint inside a run."""
+Precision = Literal["float32", "bf16", "fp16"]
+_AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU_MEMORY = 3 * 2**29
+"""Bytes that a prediction may take of any CPU's memory, so that all choose the same windows."""
+_CPU_BATCH = 2**18
+"""Pixels of the windows that a CPU, which gains nothing from more, sees at once."""
 
 
 class Predictor:
     """A segmenter, a device and a protocol.
 
+    Predictions do not depend on how many windows are computed at once, but for rounding: scores
+    differ by less than a 1e-5th of the largest.
+
     Args:
-        segmenter: Is put into evaluation mode, in which it is deterministic.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
-        protocol: How images are shown to it.
+        segmenter: Is put into evaluation mode, in which it is deterministic. Its weights are taken
+            as they are now.
+        device: "auto", "cpu", "mps", "cuda", "cuda:1", ...
+        protocol: How images are shown to it; by default whole.
+        precision: Of the network's convolutions.
+        memory: Bytes that one prediction may take beside the network and the image; None for what
+            suits the device: 1.5 GiB of a CPU's, half of what a GPU has free.
+        on_event: Hears, once, of an image that was too large to be seen whole.
+
+    Attributes:
+        segmenter: As it was given.
+        device: Where it computes.
+        protocol: Likewise.
+        tiled: Whether an image was too large to be seen whole, though the protocol says so; then
+            figures are not quite the protocol's.
 
     Raises:
         ConfigError: The device's name is unknown.
@@ -35,78 +64,203 @@ class Predictor:
     """
 
     def __init__(
-        self, segmenter: Segmenter, *, device: str = "auto", protocol: Protocol | None = None
+        self,
+        segmenter: Segmenter,
+        *,
+        device: str = "auto",
+        protocol: Protocol | None = None,
+        precision: Precision = "float32",
+        memory: int | None = None,
+        on_event: Listener = ignore,
     ) -> None:
         self.device = pick_device(device)
         self.segmenter = segmenter.to(self.device).eval()
         self.protocol = protocol or Protocol()
+        self.memory = _room(self.device) if memory is None else memory
+        self.on_event = on_event
+        self.tiled = False
+        self._told = False
+        self._network = folded(self.segmenter)
+        self._network.autocast = None
+        if self.device.type == "cpu" or precision != "float32":
+            self._network.to(memory_format=torch.channels_last)
+        self._bytes_per_pixel = bytes_per_pixel(self._network)
+        self._network.autocast = _AUTOCAST[precision]
 
     def predict(self, image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the (H, W) trainIds of an image file, or of (H, W, 3) RGB pixels.
 
         Raises:
             DataError: The file cannot be read.
+            MachineError: The GPU's memory does not suffice.
         """
-        return self.scores(image).argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return self.analyze(image).train_ids
+
+    def analyze(
+        self,
+        image: Path | str | NDArray[np.uint8],
+        *,
+        confidence: bool = False,
+        entropy: bool = False,
+        probabilities: bool = False,
+    ) -> Prediction:
+        """Return the classes of an image, as `predict` takes it, and what is asked for beside.
+
+        Args:
+            image: The file, or its pixels.
+            confidence: Give each pixel's largest class probability.
+            entropy: Give the entropy of each pixel's class probabilities.
+            probabilities: Give them all; they take 2 K bytes a pixel.
+
+        Raises:
+            DataError: The file cannot be read.
+            MachineError: The GPU's memory does not suffice.
+        """
+        pixels = _pixels(image)
+        wanted = confidence, entropy, probabilities
+        classes = self.segmenter.config.num_classes
+        found = Prediction.empty(classes, pixels.shape[:2], wanted)
+        fused = self.protocol.fuse == "probabilities"
+        for band in self.bands(pixels):
+            found.fill(band.rows, band.scores, are_probabilities=fused)
+        return found
+
+    def scores(self, image: Path | str | NDArray[np.uint8]) -> Tensor:
+        """Return the fused logits or probabilities (K, H, W) of an image, as `predict` takes it.
+
+        They take 4 K bytes a pixel: `bands` suits large images better.
+        """
+        return torch.cat([band.scores for band in self.bands(image)], dim=1)
 
     @torch.inference_mode()
-    def scores(self, image: Path | str | NDArray[np.uint8]) -> Tensor:
-        """Return the fused logits or probabilities (K, H, W) of an image, as `predict` takes it."""
-        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        views = [view for scale in self.protocol.scales for view in self._views(pixels, scale)]
-        return torch.stack(views).mean(dim=0)[0]
+    def bands(self, image: Path | str | NDArray[np.uint8]) -> Iterator[Band]:
+        """Yield the fused scores of an image, as `predict` takes it, from top to bottom.
 
-    def _views(self, pixels: NDArray[np.uint8], scale: float) -> Iterator[Tensor]:
-        """Yield the scores (1, K, H, W) of an image at one scale, and of its mirror image."""
+        Raises:
+            DataError: The file cannot be read.
+            MachineError: The GPU's memory does not suffice.
+        """
+        pixels = _pixels(image)
         height, width = pixels.shape[:2]
-        if scale != 1:
-            size = max(1, int(width * scale)), max(1, int(height * scale))
-            resample = Image.Resampling[self.protocol.resample.upper()]
-            pixels = np.asarray(Image.fromarray(pixels).resize(size, resample))
-        seen = normalize(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None].to(self.device)
-        yield self._scores_of(seen, scale, (height, width))
-        if self.protocol.flip:
-            yield self._scores_of(seen.flip(-1), scale, (height, width)).flip(-1)
+        streams = [self._stream(pixels, scale) for scale in self.protocol.scales]
+        for rows in chunks(height, width, self.segmenter.config.num_classes):
+            views = [stream.take(rows) for stream in streams]
+            if self.protocol.crop is None:
+                views = [self._fused(view) for view in views]
+            several = views[0] if len(views) == 1 else torch.cat(views)
+            yield Band(rows, several[0] if len(several) == 1 else several.mean(dim=0))
 
-    def _scores_of(self, seen: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
-        """Return the scores (1, K, H, W), at `size`, of an image seen whole or in windows."""
-        if self.protocol.crop is None:
-            return self._fused(_resize(self.segmenter(seen), size))
-        return _resize(self._windowed(seen, int(self.protocol.crop * scale)), size)
+    def _stream(self, pixels: NDArray[np.uint8], scale: float) -> Rows:
+        """Return the scores of an image seen at one scale."""
+        size = pixels.shape[0], pixels.shape[1]
+        seen = _resized(pixels, scale, self.protocol.resample)
+        tiles = self._tiles(seen, scale)
+        return Rows(tiles.scores(self._look), len(seen), size)
 
-    def _windowed(self, seen: Tensor, crop: int) -> Tensor:
-        """Return the mean scores (1, K, h, w) of the windows of an image."""
-        height, width = seen.shape[-2:]
-        total: Tensor | None = None
+    def _tiles(self, seen: NDArray[np.uint8], scale: float) -> Tiles:
+        """Return an image at one scale in the windows that it is seen in."""
+        height, width = seen.shape[:2]
+        memory = self.memory / len(self.protocol.scales)
+        appetite = self._appetite()
+        if isinstance(self.protocol.crop, int):
+            crop = int(self.protocol.crop * scale)
+        else:
+            crop = largest_crop(height, width, appetite, memory)
+            if crop < max(height, width):
+                self._tell_of_windows(height, width, crop)
         places = windows(height, width, crop, self.protocol.overlap)
-        for rows, columns in places:
-            scores = self._fused(self.segmenter(seen[..., rows, columns]))
-            if total is None:
-                total = scores.new_zeros(1, scores.shape[1], height, width)
-            total[..., rows, columns] += scores
-        assert total is not None
-        times = window_counts(places, total.shape[1:], self.protocol.count)
-        return total / times.to(total)
+        rows, columns = places[0]
+        pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
+        left = memory - appetite.kept * (rows.stop - rows.start) * width
+        batch = max(1, int(left / (appetite.pixel * pixels)))
+        if self.device.type == "cpu":
+            batch = min(batch, max(1, _CPU_BATCH // pixels))
+        return Tiles(seen, places, self.protocol.flip, batch, self.protocol.count)
+
+    def _appetite(self) -> Appetite:
+        fuses = self.protocol.fuse == "probabilities"
+        score = self.segmenter.config.num_classes * (8 if fuses else 4)
+        return Appetite(self._bytes_per_pixel + fuses * score, score * (1 + self.protocol.flip))
+
+    def _tell_of_windows(self, height: int, width: int, crop: int) -> None:
+        whole_was_promised = self.protocol.crop is None
+        self.tiled = self.tiled or whole_was_promised
+        if not self._told:
+            self._told = True
+            message = (
+                f"an image of {width}x{height} does not fit into {self.memory / 1e9:.1f} GB of "
+                f"memory; it is seen in overlapping windows of {crop}x{crop}"
+            )
+            self.on_event(Notice(message, warning=whole_was_promised))
+
+    def _look(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the scores (N, K, h, w) of RGB windows (N, h, w, 3)."""
+        seen = normalize(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2))
+        try:
+            logits = self._network(seen)
+        except torch.OutOfMemoryError:
+            number, height, width = images.shape[:3]
+            windows = f"{number} window{'s' * (number > 1)} of {width}x{height}"
+            raise MachineError(
+                f"{windows} did not fit into the memory of {self.device}.",
+                "Allow the prediction less memory, or choose a protocol of smaller windows.",
+            ) from None
+        return logits if self.protocol.crop is None else self._fused(logits)
 
     def _fused(self, logits: Tensor) -> Tensor:
         """Return what is averaged; probabilities in float64, as the original does."""
-        return logits.softmax(dim=1).double() if self.protocol.fuse == "probabilities" else logits
+        if self.protocol.fuse == "logits":
+            return logits
+        shares = logits.softmax(dim=1)
+        return shares if self.device.type == "mps" else shares.double()  # which MPS lacks
 
 
-def _resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    if scores.shape[-2:] == size:
-        return scores
-    return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+def _pixels(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return image if isinstance(image, np.ndarray) else read_image(Path(image))
 
 
-def load(name: str, *, device: str = "auto", protocol: Protocol | None = None) -> Predictor:
+def _resized(pixels: NDArray[np.uint8], scale: float, resample: str) -> NDArray[np.uint8]:
+    if scale == 1:
+        return pixels
+    size = max(1, int(pixels.shape[1] * scale)), max(1, int(pixels.shape[0] * scale))
+    method = Image.Resampling[resample.upper()]
+    return np.asarray(Image.fromarray(pixels).resize(size, method))
+
+
+def _room(device: torch.device) -> int:
+    """Return the bytes that a prediction may take on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() // 2
+    return _CPU_MEMORY
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    protocol: Protocol | None = None,
+    precision: Precision = "float32",
+    memory: int | None = None,
+    on_event: Listener = ignore,
+) -> Predictor:
     """Return a predictor from a run's name, a run folder or a checkpoint folder.
+
+    The rest is as for `Predictor`.
 
     Raises:
         DataError: There is no such run, or its checkpoint is damaged.
     """
     segmenter, _ = load_checkpoint(checkpoint_of(name))
-    return Predictor(segmenter, device=device, protocol=protocol)
+    return Predictor(
+        segmenter,
+        device=device,
+        protocol=protocol,
+        precision=precision,
+        memory=memory,
+        on_event=on_event,
+    )
 
 
 def checkpoint_of(name: str) -> Path:

@@ -2,12 +2,15 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.errors import MachineError
@@ -79,16 +82,24 @@ def _splits(config: TrainConfig, batch: Batch) -> list[Batch]:
 
 def _footprint(iteration: Iteration, batch: Batch) -> Footprint:
     """Return what an iteration takes, from tensors that have a shape and no content."""
-    segmenter, states = iteration.segmenter, iteration.optimizer.state.values()
-    held = [*segmenter.parameters(), *segmenter.buffers(), *(b for s in states for b in s.values())]
     with FakeTensorMode() as fake:
         images, labels = fake.from_tensor(batch.images), fake.from_tensor(batch.labels)
-        empty = {id(tensor): fake.from_tensor(tensor) for tensor in held}
+        empty = {id(tensor): fake.from_tensor(tensor) for tensor in _tensors(iteration)}
         held = [images, labels, *empty.values()]
         iteration = copy.deepcopy(iteration, empty)
         iteration.watch = _Unwatched(images.device)
+        iteration.scaler = GradScaler(enabled=False)
         batch = replace(batch, images=images, labels=labels)
-        return footprint(lambda: iteration.step(0, batch), held)
+        return footprint(partial(iteration.step, 0, batch), held)
+
+
+def _tensors(iteration: Iteration) -> Iterator[Tensor]:
+    """Yield all that a copy of `iteration` would copy."""
+    yield from iteration.segmenter.parameters()
+    yield from iteration.segmenter.buffers()
+    for state in iteration.optimizer.state.values():
+        yield from state.values()
+    yield iteration.watch.bad
 
 
 class _Unwatched(LossWatch):
@@ -98,9 +109,7 @@ class _Unwatched(LossWatch):
         """Find nothing wrong."""
 
 
-def _measured_on_gpu(
-    iteration: Iteration, splits: Sequence[Batch], counted: Estimate
-) -> Estimate:
+def _measured_on_gpu(iteration: Iteration, splits: Sequence[Batch], counted: Estimate) -> Estimate:
     """Return the estimate with the time and the memory that real iterations took."""
     device = splits[0].images.device
     torch.cuda.reset_peak_memory_stats(device)
@@ -138,15 +147,21 @@ def _cropped(batch: Batch, side: int) -> Batch:
 
 
 def _timed(iteration: Iteration, splits: Sequence[Batch]) -> tuple[float, float]:
-    """Return FLOPs and seconds of an iteration, the mean over `splits`."""
-    flops = [footprint(lambda split=split: iteration.step(0, split)).flops for split in splits]  # warms up
+    """Return FLOPs and seconds of an iteration, the mean over `splits`; counting warms up."""
+    flops = [footprint(partial(iteration.step, 0, split)).flops for split in splits]
     seconds = [min(_seconds(iteration, split) for _ in range(_ROUNDS)) for split in splits]
     return fmean(flops), fmean(seconds)
 
 
 def _seconds(iteration: Iteration, batch: Batch) -> float:
+    wait_for(batch.images.device)
     began = time.perf_counter()
     iteration.step(0, batch)
-    if batch.images.device.type == "cuda":
-        torch.cuda.synchronize(batch.images.device)
+    wait_for(batch.images.device)
     return time.perf_counter() - began
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,6 +1,6 @@
-"""What a computation would take, found out without computing it.
+"""What a computation takes: every operation that torch is asked for is looked at.
 
-Tensors without content run through the real code; every operation that it calls is counted.
+The tensors may be without content (torch's FakeTensorMode); then nothing is computed.
 """
 
 import weakref
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 
 @dataclass(frozen=True)
@@ -32,34 +32,39 @@ def footprint(compute: Callable[[], object], held: Iterable[Tensor] = ()) -> Foo
     """Return what `compute` takes.
 
     Args:
-        compute: The computation; under torch's FakeTensorMode it takes no time to speak of.
+        compute: The computation.
         held: Tensors that exist before it.
     """
-    with _PeakMemory(held) as memory, FlopCounterMode(display=False) as counter:
+    with _Meter(held) as meter:
         compute()
-    return Footprint(counter.get_total_flops(), memory.peak)
+    return Footprint(meter.flops, meter.peak)
 
 
-class _PeakMemory(TorchDispatchMode):
-    """Adds up the bytes of every storage from the operation that makes it to its end."""
+class _Meter(TorchDispatchMode):
+    """Adds up operations, and the bytes of each storage from its first sight to its end.
+
+    torch's own FlopCounterMode would keep tensors alive that are computed anew in the backward.
+    """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()
         self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.bytes = self.peak = 0
+        self.flops = self.bytes = self.peak = 0
         for tensor in held:
-            self._count(tensor)
+            self._see(tensor)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func.overloadpacket):
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._count(leaf)
+                self._see(leaf)
         return result
 
-    def _count(self, tensor: Tensor) -> None:
+    def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage in self.alive:
             return

@@ -8,9 +8,12 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.drawing import GRID, MANY, MARGIN, Chart, Curve, Scale, Sheet
-from pinmem_core.labels import CLASS_NAMES, Color
+from pinmem_core.drawing import MANY, MARGIN, Chart, Curve, Scale, Sheet
+from pinmem_core.evaluation.memory_matrix import plot_memory
+from pinmem_core.labels import Color
 from pinmem_core.painting import FAINT, INK
+
+__all__ = ["plot_losses", "plot_memory"]
 
 _TERMS = {
     "total": "weighted sum of the terms",
@@ -42,17 +45,8 @@ _LABELS = 64
 _NAMES = 260
 """Width of the names right of a wide panel's chart."""
 _NAME_ROW = 24
-
-_CELL, _MATRIX = 46, 1800
-"""Pixels of a cell of the matrix, and at most of all cells in a row."""
-_READABLE = 34
-"""Pixels of a cell from which on it shows its value."""
-_ROW_NAMES, _COLUMN_NAMES = 190, 110
-_NARROWEST = 720
-_NEVER_SEEN = "never seen"
-# ColorBrewer's RdBu, whose ends colour-blind people tell apart.
-_COSINES = (-1.0, -0.5, 0.0, 0.5, 1.0)
-_COSINE_COLORS = ((5, 113, 176), (146, 197, 222), (247, 247, 247), (244, 165, 130), (202, 0, 32))
+_PHASE = 200
+"""Width that the name of a phase may take."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +162,7 @@ def _draw_head(
     x: float = MARGIN
     for phase, color in phases.items():
         sheet.line([(x, 76), (x + 24, 76)], color, 3)
-        x += 32 + sheet.text(x + 32, 76, _PHASES.get(phase, phase)) + 28
+        x += 32 + sheet.text(x + 32, 76, _PHASES.get(phase, phase), room=_PHASE) + 28
     note = f"over {last:,} iteration{'' if last == 1 else 's'}"
     if averaged:
         note += " · strong: the running mean, faint: each logged iteration"
@@ -178,9 +172,9 @@ def _draw_head(
 def _draw_panel(sheet: Sheet, panel: _Panel, left: float, top: float, x_scale: Scale) -> None:
     values = np.concatenate([curve.y for curve in panel.curves])
     y_scale = Scale.around(float(values.min()), float(values.max()))
-    width = sheet.text(left, top + 8, panel.title, 16)
+    width = sheet.text(left, top + 8, panel.title, 16, room=0.7 * _PANEL)
     note = panel.note + (" (logarithmic)" if y_scale.logarithmic else "")
-    sheet.text(left + width + 10, top + 9, note, 12, FAINT, room=_PANEL - width - 10)
+    sheet.text(left + width + 10, top + 9, note, 12, FAINT)
     right = left + panel.columns * (_PANEL + _GAP) - _GAP - (_NAMES if panel.wide else 0)
     top += _ABOVE
     chart = Chart(sheet, left + _LABELS, top, right, top + panel.height, x_scale, y_scale)
@@ -196,87 +190,3 @@ def _draw_names(sheet: Sheet, curves: Sequence[Curve], left: float, top: float) 
         sheet.disc(left, y, 5, curve.color)
         sheet.text(left + 48, y, f"{curve.y[-1]:.1f}", anchor="rm")
         sheet.text(left + 60, y, curve.name, room=_NAMES - _GAP - 60)
-
-
-def plot_memory(slots: NDArray[np.float32], title: str) -> NDArray[np.uint8]:
-    """Return an (H, W, 3) RGB picture of how alike the slots of a memory are.
-
-    Args:
-        slots: (K, D), by trainId; a row of zeros is a class that was never seen.
-        title: What memory it is.
-    """
-    lengths = np.linalg.norm(slots.astype(np.float64), axis=1)
-    seen = lengths > 0
-    unit = slots / np.where(seen, lengths, 1)[:, None]
-    cosines = np.where(np.outer(seen, seen), unit @ unit.T, np.nan)
-    cell = max(1, min(_CELL, _MATRIX // len(slots)))
-    left, top, side = MARGIN + _ROW_NAMES, MARGIN + 32 + _COLUMN_NAMES, cell * len(slots)
-    width = max(_NARROWEST, left + side + 3 * MARGIN)
-    sheet = Sheet(width, top + side + 2 * MARGIN)
-    sheet.text(MARGIN, 40, title, 24)
-    _draw_class_names(sheet, seen, left, top, cell)
-    _draw_cells(sheet, cosines, left, top, cell)
-    _draw_color_scale(sheet, left + side + 24, top, side)
-    sheet.text(MARGIN, top + side + MARGIN, _likeness(cosines))
-    return sheet.finished()
-
-
-def _draw_class_names(
-    sheet: Sheet, seen: NDArray[np.bool_], left: float, top: float, cell: int
-) -> None:
-    size = min(14, cell)
-    for number, is_seen in enumerate(seen):
-        known = number < len(CLASS_NAMES)
-        name = CLASS_NAMES[number] if known else f"class {number}"
-        color, middle = INK if is_seen else FAINT, (number + 0.5) * cell
-        sheet.slanted(left + middle, top - 8, name, size, color)
-        label = name if is_seen else f"{name} ({_NEVER_SEEN})"
-        sheet.text(left - 10, top + middle, label, size, color, "rm", room=_ROW_NAMES)
-
-
-def _draw_cells(
-    sheet: Sheet, cosines: NDArray[np.float64], left: float, top: float, cell: int
-) -> None:
-    for (row, column), cosine in np.ndenumerate(cosines):
-        x, y = left + column * cell, top + row * cell
-        color = _cosine_color(cosine)
-        sheet.rectangle(x, y, x + cell, y + cell, color)
-        if cell >= _READABLE and isfinite(cosine):
-            ink = INK if sum(color) > 400 else (255, 255, 255)
-            sheet.text(x + cell / 2, y + cell / 2, _two_digits(cosine), 12, ink, "mm")
-
-
-def _cosine_color(cosine: float) -> Color:
-    """Return the colour of a cosine, grey where there is none."""
-    if not isfinite(cosine):
-        return GRID
-    channels = zip(*_COSINE_COLORS, strict=True)
-    red, green, blue = (round(np.interp(cosine, _COSINES, values)) for values in channels)
-    return red, green, blue
-
-
-def _two_digits(cosine: float) -> str:
-    return f"{round(cosine, 2) + 0:.2f}"  # adding 0 makes -0 a 0
-
-
-def _draw_color_scale(sheet: Sheet, left: float, top: float, height: float) -> None:
-    """Draw the colours from 1, above, to -1."""
-    steps = 100
-    for step in range(steps):
-        y = top + height * step / steps
-        color = _cosine_color(1 - 2 * (step + 0.5) / steps)
-        sheet.rectangle(left, y, left + 14, y + height / steps, color)
-    for cosine in _COSINES:
-        y = top + height * (1 - cosine) / 2
-        sheet.text(left + 22, y, f"{cosine:g}", 12, FAINT)
-
-
-def _likeness(cosines: NDArray[np.float64]) -> str:
-    """Return a sentence on the cosines (K, K) of different slots, NaN being none."""
-    count = len(cosines)
-    pairs = cosines[~np.eye(count, dtype=bool)]
-    seen = int(np.isfinite(cosines.diagonal()).sum())
-    if seen < 2:
-        return "Fewer than two classes have been seen: there is nothing to compare."
-    mean = _two_digits(float(np.nanmean(pairs)))
-    return f"{seen} of {count} classes were seen; the mean cosine of two of their slots is {mean}."

@@ -1,7 +1,7 @@
 """How fast pinmem's iteration is, and what memory it takes, beside the naive transcription.
 
-Run `python tests/benchmarks/step.py`, with `--device cuda` where there is one. Each variant lives in
-its own process; they take turns, so that noise hits all alike. All see one random batch and the
+Run `python tests/benchmarks/step.py`, with `--device cuda` where there is one. Each variant lives
+in its own process; they take turns, so that noise hits all alike. All see one random batch and the
 same weights, without dropout and read by softmax, so that their first losses can be compared.
 """
 
@@ -22,12 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pinmem_core.config import AugmentationConfig, ComputeConfig, ModelConfig, TrainConfig
+from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.losses import training_losses
 from pinmem_core.learning.method import rewrite_memory
-from pinmem_core.learning.methods import methods
 from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
-from pinmem_core.loading.domains import step_seed
 from pinmem_core.model import Segmenter
 
 Losses = dict[str, dict[str, float]]
@@ -38,6 +37,7 @@ VARIANTS = {
     "cpu": {
         NAIVE: ComputeConfig(),
         SAME: ComputeConfig(),
+        "pinmem float32, channels last": ComputeConfig(channels_last=True),
         "pinmem bf16": ComputeConfig(precision="bf16", channels_last=True),
     },
     "cuda": {
@@ -49,6 +49,7 @@ VARIANTS = {
     },
 }
 WARM_UP = {"cpu": 1, "cuda": 5}
+"""Iterations after the first one that are not counted."""
 PRODUCT = {"cpu": 2048, "cuda": 8192}
 """Side of the matrices whose product shows the device's peak."""
 BLOCK = 16
@@ -56,31 +57,15 @@ BLOCK = 16
 TOLERANCE = 1e-4
 
 
-# --- pinmem's iteration: the one place that knows how the trainer runs it --------------------------
+# What iterates.
 
 
 def pinmem_step(config: TrainConfig, segmenter: Segmenter, device: torch.device) -> Step:
-    """Return the trainer's iteration."""
-    method = methods.get("pinmem")(config.loss)
-    torch.backends.cudnn.allow_tf32 = config.compute.tf32
-    torch.backends.cuda.matmul.allow_tf32 = config.compute.tf32
-    if config.compute.channels_last:
-        segmenter.to(memory_format=torch.channels_last)
-    if config.compute.compile:
-        segmenter.trunk.compile()
-    optimizer = sgd(config, segmenter)
-    reduced = config.compute.precision != "float32"
+    """Return pinmem's own iteration, as the trainer runs it."""
+    iteration = Iteration(config, segmenter, device)
 
-    def step(iteration: int, batch: Batch) -> Losses:
-        torch.manual_seed(step_seed(config.seed, iteration))
-        set_learning_rate(config, optimizer, iteration)
-        optimizer.zero_grad()
-        inner_lr = inner_learning_rate(config.optim, iteration, config.iterations)
-        with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-            result = method.step(segmenter, batch, inner_lr)
-        optimizer.step()
-        with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-            method.refresh(segmenter, batch)
+    def step(number: int, batch: Batch) -> Losses:
+        result = iteration.step(number, batch)
         return {
             phase: {n: t.item() for n, t in {**of.terms, "total": of.total}.items()}
             for phase, of in result.losses.items()
@@ -89,36 +74,25 @@ def pinmem_step(config: TrainConfig, segmenter: Segmenter, device: torch.device)
     return step
 
 
-# ---------------------------------------------------------------------------------------------------
-
-
 def naive_step(config: TrainConfig, segmenter: Segmenter, device: torch.device) -> Step:
-    """Return the naive iteration."""
-    torch.backends.cudnn.allow_tf32 = False
-    optimizer = sgd(config, segmenter)
+    """Return the naive iteration, in true float32 on CUDA, too."""
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.benchmark = True
+    optim, span = config.optim, config.iterations
+    optimizer = torch.optim.SGD(
+        segmenter.parameters(), optim.lr, optim.momentum, weight_decay=optim.weight_decay
+    )
 
-    def step(iteration: int, batch: Batch) -> Losses:
-        set_learning_rate(config, optimizer, iteration)
-        inner_lr = inner_learning_rate(config.optim, iteration, config.iterations)
+    def step(number: int, batch: Batch) -> Losses:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(optim, number, span)
+        inner_lr = inner_learning_rate(optim, number, span)
         return naive_iteration(segmenter, optimizer, batch, inner_lr, config.loss)
 
     return step
 
 
-def sgd(config: TrainConfig, segmenter: Segmenter) -> torch.optim.Optimizer:
-    """Return the method's optimizer."""
-    optim = config.optim
-    return torch.optim.SGD(
-        segmenter.parameters(), optim.lr, optim.momentum, weight_decay=optim.weight_decay
-    )
-
-
-def set_learning_rate(
-    config: TrainConfig, optimizer: torch.optim.Optimizer, iteration: int
-) -> None:
-    """Follow the schedule."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config.optim, iteration, config.iterations)
+# What they iterate on.
 
 
 def run_config(options: argparse.Namespace, compute: ComputeConfig) -> TrainConfig:
@@ -154,106 +128,105 @@ def random_batch(config: TrainConfig) -> Batch:
     """Return two domains of coloured blocks under noise, each image of its own contrast."""
     rng = torch.Generator().manual_seed(config.seed)
     crop, classes = config.augmentation.crop, config.model.num_classes
-    shape = (2, config.batch)
-    gain, offset = (torch.rand((*shape, 3, 1, 1), generator=rng) for _ in range(2))
-    blocks = torch.randint(
-        0, classes + 1, (*shape, -(-crop // BLOCK), -(-crop // BLOCK)), generator=rng
-    )
+    shape, side = (2, config.batch), -(-crop // BLOCK)
+    blocks = torch.randint(0, classes + 1, (*shape, side, side), generator=rng)
     labels = blocks.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)[..., :crop, :crop]
     colours = torch.randn((classes + 1, 3), generator=rng)[labels].movedim(-1, 2)
     noise = torch.randn((*shape, 3, crop, crop), generator=rng)
+    gain, offset = (torch.rand((*shape, 3, 1, 1), generator=rng) for _ in range(2))
     images = (colours + 0.5 * noise) * (0.4 + 1.2 * gain) + 2 * offset - 1
     batch = Batch(images, labels.masked_fill(labels == classes, 255), (0,), (1,))
     return batch.to(torch.device(config.device))
 
 
-@dataclass(frozen=True)
-class Round:
-    """What a process did in one turn.
-
-    Attributes:
-        seconds: For all iterations.
-        losses: Of the last one.
-    """
-
-    seconds: float
-    losses: Losses
+# One process a variant.
 
 
 def work(pipe: Connection, name: str, options: argparse.Namespace) -> None:
-    """Be the process of a variant: run as many iterations as asked for, until asked for none."""
+    """Run as many iterations as the pipe asks for, and tell the seconds, until it asks for none."""
     torch.set_num_threads(options.threads)
     config = run_config(options, VARIANTS[options.device][name])
     segmenter, batch = untrained_segmenter(config), random_batch(config)
     make = naive_step if name == NAIVE else pinmem_step
     step = make(config, segmenter, torch.device(config.device))
     pipe.send(held_memory(options.device)[0])
-    iteration = 0
+    pipe.send(step(0, batch))
+    done = 1
     while count := pipe.recv():
         start = time.perf_counter()
-        for iteration in range(iteration, iteration + count):  # noqa: B020
-            losses = step(iteration, batch)  # which waits for the device
-        iteration += 1
-        pipe.send(Round(time.perf_counter() - start, losses))
+        for number in range(done, done + count):
+            step(number, batch)  # reads the losses, and so waits for the device
+        pipe.send(time.perf_counter() - start)
+        done += count
     pipe.send(held_memory(options.device)[1])
 
 
 def held_memory(device: str) -> tuple[float, float]:
     """Return the MB that this process holds, and the most that it has held."""
     if device == "cuda":
-        figures = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-        return figures[0] / 2**20, figures[1] / 2**20
+        return torch.cuda.memory_allocated() / 2**20, torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     sizes = dict(line.split(":", 1) for line in status)
-    return tuple(int(sizes[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
+    now, most = (int(sizes[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
+    return now, most
 
 
+@dataclass
 class Worker:
-    """A variant's process, seen from outside; its rounds after the warm-up.
+    """A variant's process, seen from outside.
 
-    Args:
-        name: Of the variant.
-        options: Of the command line.
+    Attributes:
+        before: MB that it held before the first iteration.
+        first: Losses of the first iteration.
+        seconds: Of its rounds.
     """
 
-    def __init__(self, name: str, options: argparse.Namespace) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, name, options), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.before: float = self.pipe.recv()
-        self.first = self.run(1).losses
-        self.run(WARM_UP[options.device])
-        self.rounds: list[Round] = []
+    pipe: Connection
+    before: float
+    first: Losses
+    seconds: list[float]
 
-    def run(self, iterations: int) -> Round:
-        """Have it run some iterations."""
+    def run(self, iterations: int) -> float:
+        """Have it run some iterations; return the seconds that they took."""
         self.pipe.send(iterations)
         return self.pipe.recv()
 
     def end(self) -> float:
         """Have it end; return the most MB that it held."""
         self.pipe.send(0)
-        peak: float = self.pipe.recv()
-        self.process.join()
-        return peak
+        return self.pipe.recv()
 
 
-def same_losses(expected: Losses, got: Losses) -> float:
-    """Return the largest relative difference of a loss term.
+@contextmanager
+def process(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
+    """Run `function(pipe, *arguments)` in a fresh process; yield the other end of its pipe."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=function, args=(theirs, *arguments), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        child.terminate()
+        child.join()
 
-    Raises:
-        AssertionError: It is more than rounding.
-    """
-    differences = {
-        f"{phase}/{name}": abs(got[phase][name] - loss) / abs(loss)
-        for phase, terms in expected.items()
-        for name, loss in terms.items()
-    }
-    worst = max(differences, key=differences.__getitem__)
-    assert differences[worst] < TOLERANCE, f"{worst} differs by {differences[worst]:.1e}"
-    return differences[worst]
+
+@contextmanager
+def started(names: list[str], options: argparse.Namespace) -> Iterator[dict[str, Worker]]:
+    """Start the processes of some variants, one after the other, and warm them up."""
+    if not names:
+        yield {}
+        return
+    name, *rest = names
+    with process(work, name, options) as pipe:
+        worker = Worker(pipe, pipe.recv(), pipe.recv(), [])
+        worker.run(WARM_UP[options.device])
+        with started(rest, options) as others:
+            yield {name: worker, **others}
+
+
+# What the device can do, and what the method asks of it.
 
 
 def needed_flop(config: TrainConfig) -> int:
@@ -272,53 +245,85 @@ def needed_flop(config: TrainConfig) -> int:
     return counter.get_total_flops()
 
 
-def measured_peak(device: str, dtype: torch.dtype) -> float:
+def measured_peak(device: str, precision: str) -> float:
     """Return the operations a second of a large matrix product."""
-    side = PRODUCT[device]
-    matrix = torch.randn(side, side, device=device).to(dtype)
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.randn(PRODUCT[device], PRODUCT[device], device=device).to(dtype)
     fastest = float("inf")
     for _ in range(10):
         start = time.perf_counter()
         (matrix @ matrix)[0, 0].item()
         fastest = min(fastest, time.perf_counter() - start)
-    return 2 * side**3 / fastest
+    return 2 * PRODUCT[device] ** 3 / fastest
+
+
+def precision_of(compute: ComputeConfig) -> str:
+    """Return the precision of most of a variant's products."""
+    return "tf32" if compute.tf32 else compute.precision
 
 
 def measure_limits(pipe: Connection, options: argparse.Namespace) -> None:
-    """Send the operations of an iteration, and the device's peak by type."""
+    """Tell the operations of an iteration, and the device's peak by precision."""
     torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    config = run_config(options, ComputeConfig())
-    peaks = {
-        name: measured_peak(options.device, dtype)
-        for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
+    precisions = {precision_of(compute): None for compute in VARIANTS[options.device].values()}
+    peaks = {precision: measured_peak(options.device, precision) for precision in precisions}
+    pipe.send((needed_flop(run_config(options, ComputeConfig())), peaks))
+
+
+# What is printed.
+
+
+def compare_losses(expected: Losses, got: Losses) -> None:
+    """Print losses and the largest relative difference; fail where it is more than rounding."""
+    for phase, terms in expected.items():
+        print(f"{phase}: {', '.join(f'{name} {loss:.5f}' for name, loss in terms.items())}")
+    differences = {
+        f"{phase}/{name}": abs(got[phase][name] - loss) / abs(loss)
+        for phase, terms in expected.items()
+        for name, loss in terms.items()
     }
-    pipe.send((needed_flop(config), peaks))
+    worst = max(differences, key=differences.__getitem__)
+    assert differences[worst] < TOLERANCE, f"{worst} differs by {differences[worst]:.1e}"
+    print(f"these first losses of '{SAME}' differ by {differences[worst]:.1e} at most\n")
 
 
-def limits(options: argparse.Namespace) -> tuple[int, dict[str, float]]:
-    """Return what `measure_limits` finds, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=measure_limits, args=(theirs, options), daemon=True)
-    process.start()
-    theirs.close()
-    found: tuple[int, dict[str, float]] = ours.recv()
-    process.join()
-    return found
+def report_speed(workers: dict[str, Worker], options: argparse.Namespace) -> None:
+    """Print the speed of every variant."""
+    speeds = {n: [options.iterations / s for s in w.seconds] for n, w in workers.items()}
+    naive = speeds[NAIVE]
+    for name, found in speeds.items():
+        print(
+            f"{name:30}{median(found):8.3f} iterations/s ({min(found):.3f} to {max(found):.3f}),"
+            f"{2 * options.batch * median(found):8.2f} images/s,"
+            f" {median(found) / median(naive):.2f} x naive"
+            f" ({max(found) / max(naive):.2f} x at their fastest)"
+        )
+    print()
 
 
-@contextmanager
-def workers(options: argparse.Namespace) -> Iterator[dict[str, Worker]]:
-    """Start every variant, one after the other."""
-    started: dict[str, Worker] = {}
-    try:
-        for name in VARIANTS[options.device]:
-            started[name] = Worker(name, options)
-        yield started
-    finally:
-        for worker in started.values():
-            worker.process.terminate()
+def report_limits(workers: dict[str, Worker], options: argparse.Namespace) -> None:
+    """Print the share of the device's peak that the needed operations of a variant reach."""
+    with process(measure_limits, options) as pipe:
+        flop, peaks = pipe.recv()
+    for precision, peak in peaks.items():
+        print(f"a product of {precision} matrices: {peak / 1e12:.2f} TFLOP/s")
+    print(f"an iteration needs {flop / 1e12:.2f} TFLOP")
+    for name, worker in workers.items():
+        speed = flop * options.iterations / median(worker.seconds)
+        share = speed / peaks[precision_of(VARIANTS[options.device][name])]
+        print(f"{name:30}{speed / 1e12:8.2f} TFLOP/s, {share:.1%} of the peak")
+    print()
+
+
+def report_memory(workers: dict[str, Worker]) -> None:
+    """End every variant and print the memory that it took."""
+    peaks = {name: worker.end() for name, worker in workers.items()}
+    for name, worker in workers.items():
+        print(
+            f"{name:30}{peaks[name]:8.0f} MB at most ({worker.before:.0f} before the first step),"
+            f" {peaks[name] / peaks[NAIVE]:.2f} x naive"
+        )
 
 
 def parsed_options() -> argparse.Namespace:
@@ -329,20 +334,9 @@ def parsed_options() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2, help="images of each of the two domains")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--iterations", type=int, default=1, help="in each round")
     return parser.parse_args()
-
-
-def report(options: argparse.Namespace, name: str, worker: Worker, naive: Worker) -> None:
-    """Print a variant's speed."""
-    images = 2 * options.batch
-    speeds, base = ([options.iterations / r.seconds for r in w.rounds] for w in (worker, naive))
-    print(
-        f"{name:24}{median(speeds):8.3f} iterations/s ({min(speeds):.3f} .. {max(speeds):.3f})"
-        f"{images * median(speeds):9.2f} images/s   x {median(speeds) / median(base):.2f} naive"
-        f" (fastest rounds: x {max(speeds) / max(base):.2f})"
-    )
 
 
 def main() -> None:
@@ -353,28 +347,15 @@ def main() -> None:
         f"{options.crop}, {options.threads} threads, {options.rounds} rounds of "
         f"{options.iterations} iterations, torch {torch.__version__}"
     )
-    flop, peaks = limits(options)
-    for kind, peak in peaks.items():
-        print(f"a product of {kind} matrices: {peak / 1e12:.2f} TFLOP/s")
-    print(f"an iteration needs {flop / 1e12:.2f} TFLOP\n")
-    with workers(options) as started:
-        naive = started[NAIVE]
-        worst = same_losses(naive.first, started[SAME].first)
-        for phase, terms in naive.first.items():
-            print(f"{phase}: {', '.join(f'{name} {loss:.5f}' for name, loss in terms.items())}")
-        print(f"the first losses of '{SAME}' differ from these by {worst:.1e} at most\n")
+    with started(list(VARIANTS[options.device]), options) as workers:
+        compare_losses(workers[NAIVE].first, workers[SAME].first)
         for _ in range(options.rounds):
-            for worker in started.values():
-                worker.rounds.append(worker.run(options.iterations))
-        for name, worker in started.items():
-            report(options, name, worker, naive)
-        print()
-        peak = {name: worker.end() for name, worker in started.items()}
-        for name, worker in started.items():
-            print(
-                f"{name:24}{peak[name]:8.0f} MB at most ({worker.before:.0f} before)"
-                f"   x {peak[name] / peak[NAIVE]:.2f} naive"
-            )
+            for worker in workers.values():
+                worker.seconds.append(worker.run(options.iterations))
+        report_speed(workers, options)
+        if options.device == "cuda":
+            report_limits(workers, options)
+        report_memory(workers)
 
 
 if __name__ == "__main__":

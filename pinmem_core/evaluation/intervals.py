@@ -1,0 +1,122 @@
+"""How sure a mIoU is: intervals by the bootstrap over images.
+
+As many images are drawn as there are, with replacement, over and over; the interval holds the
+middle of what the mIoU comes to. It tells what other images of the same kind would give, not what
+another training would.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinmem_core.errors import DataError
+from pinmem_core.evaluation.class_sets import OCCURRING
+from pinmem_core.evaluation.results import ImageResult
+from pinmem_core.evaluation.scores import mean_iou
+
+
+class _Counts(NamedTuple):
+    """Of N images, each (N, 19). Whole numbers in float64, whose products are fast and exact."""
+
+    hits: NDArray[np.float64]
+    truth: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, results: Sequence[ImageResult]) -> "_Counts":
+        matrices = [result.matrix for result in results]
+        return cls(
+            np.array([matrix.hits for matrix in matrices], np.float64),
+            np.array([matrix.truth for matrix in matrices], np.float64),
+            np.array([matrix.predicted for matrix in matrices], np.float64),
+        )
+
+    def mious(self, weights: NDArray[np.float64], class_set: str) -> NDArray[np.float64]:
+        """Return the mIoU (draws,) of images taken as often as `weights` (draws, N) says."""
+        hits, truth, predicted = (weights @ counts for counts in self)
+        return mean_iou(hits, truth, predicted, class_set)
+
+
+def bootstrap_interval(
+    results: Sequence[ImageResult],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    class_set: str = OCCURRING,
+) -> tuple[float, float]:
+    """Return the interval of a mIoU: (low, high), in 0..1.
+
+    Args:
+        results: Of at least one image, with labelled pixels among them.
+        level: Share of the draws that lie in it.
+        draws: How often images are drawn; equal seeds draw the same.
+        seed: Of the random numbers.
+        class_set: Which classes are averaged.
+    """
+    weights = _weights(len(results), draws, seed)
+    return _middle(_Counts.of(results).mious(weights, class_set), level)
+
+
+def paired_interval(
+    first: Sequence[ImageResult],
+    second: Sequence[ImageResult],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    class_set: str = OCCURRING,
+) -> tuple[float, float]:
+    """Return the interval of mIoU(second) - mIoU(first) of two models on the same images.
+
+    Each draw takes the same images for both, so that what makes them hard cancels out. 0 outside
+    the interval means that the difference is more than the choice of images.
+
+    Args:
+        first: Of at least one image.
+        second: Of the same images, in any order.
+        level: Share of the draws that lie in the interval.
+        draws: How often images are drawn; equal seeds draw the same.
+        seed: Of the random numbers.
+        class_set: Which classes are averaged.
+
+    Raises:
+        DataError: The images, or their labels, are not the same.
+    """
+    counts = _Counts.of(first)
+    others = _Counts.of(_in_order_of(first, second))
+    if not np.array_equal(counts.truth, others.truth):
+        raise DataError(
+            "the two models were scored on the same images with other labels.",
+            "Score both by one protocol, on data prepared in one way.",
+        )
+    weights = _weights(len(first), draws, seed)
+    return _middle(others.mious(weights, class_set) - counts.mious(weights, class_set), level)
+
+
+def _in_order_of(
+    results: Sequence[ImageResult], others: Sequence[ImageResult]
+) -> list[ImageResult]:
+    by_id = {other.id: other for other in others}
+    ids = [result.id for result in results]
+    if by_id.keys() != set(ids):
+        only = sorted(by_id.keys() ^ set(ids))
+        raise DataError(
+            f"the two models were not scored on the same images: {len(only)} are of one of them "
+            f"only, '{only[0]}' for example.",
+            "Score both on the same target.",
+        )
+    return [by_id[image] for image in ids]
+
+
+def _weights(images: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each draw takes each image: (draws, images)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(images, np.full(images, 1 / images), draws).astype(np.float64)
+
+
+def _middle(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,132 @@
+"""The memory's slots among the class features of images."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinmem_core.drawing import MARGIN, Sheet
+from pinmem_core.evaluation.marks import SYMBOLS, draw_symbol, place_names
+from pinmem_core.evaluation.memory_matrix import slot_name
+from pinmem_core.evaluation.projection import Plane
+from pinmem_core.labels import COLOR_TABLE, Color
+from pinmem_core.painting import FAINT, INK, font
+
+_WIDTH, _HEIGHT, _TOP, _BELOW = 1160, 800, 68, 56
+_LEGEND = 220
+"""Width of the legend, right of the chart."""
+_EDGE = 40
+"""Pixels of the chart that stay free of marks at its edges."""
+_ROW = 22
+_POINT, _SWATCH, _SLOT = 5, 6, 9
+"""Radii of the marks."""
+_TEXT = 13
+_WHITE: Color = (255, 255, 255)
+_BARE = _WHITE, 0
+
+
+class _Mark(NamedTuple):
+    """A class feature, or a slot, of a class; `domain` is the number of the feature's."""
+
+    x: float
+    y: float
+    train_id: int
+    domain: int = 0
+
+
+def plot_projection(
+    written: Mapping[str, NDArray[np.float32]], slots: NDArray[np.float32], title: str
+) -> NDArray[np.uint8]:
+    """Return an RGB picture of a memory's slots among what images would write into it.
+
+    Both are shown in the plane in which all of them differ most. A point is a class in an image:
+    its colour is the class's, its shape the domain's (shapes repeat after the eighth). Slots are
+    large and named.
+
+    Args:
+        written: By domain, at least one: `Reading.written` of its images, (images, K, D).
+        slots: (K, D), at least two that are not zero. Rows of zeros, here as in `written`, are
+            classes that were not seen.
+        title: What memory it is.
+    """
+    features = np.concatenate([*written.values()])
+    domains = np.repeat(np.arange(len(written)), [len(images) for images in written.values()])
+    images, classes = np.nonzero(features.any(axis=2))
+    (seen,) = np.nonzero(slots.any(axis=1))
+    shown = np.concatenate([features[images, classes], slots[seen]])
+    plane = Plane.of(shown)
+    sheet = Sheet(_WIDTH, max(_HEIGHT, _TOP + (len(written) + len(slots) + 4) * _ROW))
+    sheet.text(MARGIN, 36, title, 24)
+    room = _draw_frame(sheet, plane)
+    places = _fitted(plane.project(shown), room).tolist()
+    columns = [*classes.tolist(), *seen.tolist()], domains[images].tolist() + [0] * len(seen)
+    marks = [_Mark(*at, *what) for at, *what in zip(places, *columns, strict=True)]
+    _draw_points(sheet, marks[: len(images)])
+    _draw_slots(sheet, marks[len(images) :], np.array(places[: len(images)]).reshape(-1, 2), room)
+    _draw_legend(sheet, sorted({mark.train_id for mark in marks}), [*written])
+    return sheet.finished()
+
+
+def _draw_frame(sheet: Sheet, plane: Plane) -> NDArray[np.float64]:
+    """Draw the chart's frame; return its upper left and lower right corner."""
+    left, top, bottom = MARGIN, _TOP, sheet.height - _BELOW
+    right = sheet.width - 2 * MARGIN - _LEGEND
+    sheet.line([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
+    across, up = plane.shares
+    note = f"across: {across:.0%} of the variance, up: {up:.0%}; both at the same scale"
+    sheet.text(left, bottom + 20, note, _TEXT, FAINT)
+    return np.array([[left, top], [right, bottom]], np.float64)
+
+
+def _fitted(places: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where on the sheet `places` (N, 2) lie: as large as fits, at one scale."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    free = room[1] - room[0] - 2 * _EDGE
+    scale = (free / np.maximum(high - low, 1e-9)).min()
+    return room.mean(axis=0) + (places - (low + high) / 2) * (scale, -scale)
+
+
+def _draw_points(sheet: Sheet, points: Sequence[_Mark]) -> None:
+    for x, y, train_id, domain in points:
+        symbol = SYMBOLS[domain % len(SYMBOLS)]
+        draw_symbol(sheet, symbol, (x, y), _POINT, _color(train_id), (_WHITE, 1))
+
+
+def _draw_slots(
+    sheet: Sheet,
+    slots: Sequence[_Mark],
+    points: NDArray[np.float64],
+    room: NDArray[np.float64],
+) -> None:
+    names = [slot_name(slot.train_id) for slot in slots]
+    sizes = np.array([(font(_TEXT).getlength(name) + 6, _TEXT + 4) for name in names])
+    places = np.array([(slot.x, slot.y) for slot in slots])
+    centres = place_names(places, _SLOT + 2, sizes, points, room).tolist()
+    for slot, (x, y) in zip(slots, centres, strict=True):
+        sheet.line([(slot.x, slot.y), (x, y)], INK)
+    for slot in slots:
+        draw_symbol(sheet, SYMBOLS[0], (slot.x, slot.y), _SLOT, _color(slot.train_id), (INK, 2))
+    for name, (x, y), (width, height) in zip(names, centres, (sizes / 2).tolist(), strict=True):
+        sheet.rectangle(x - width, y - height, x + width, y + height, _WHITE, 4)
+        sheet.text(x, y, name, _TEXT, anchor="mm")
+
+
+def _draw_legend(sheet: Sheet, classes: Sequence[int], domains: Sequence[str]) -> None:
+    x, y, room = sheet.width - MARGIN - _LEGEND, _TOP + 8, _LEGEND - 20
+    draw_symbol(sheet, SYMBOLS[0], (x, y), _SLOT, _WHITE, (INK, 2))
+    sheet.text(x + 20, y, "slot of the memory", _TEXT, room=room)
+    for number, domain in enumerate(domains):
+        y += _ROW
+        draw_symbol(sheet, SYMBOLS[number % len(SYMBOLS)], (x, y), _POINT, FAINT, _BARE)
+        sheet.text(x + 20, y, domain, _TEXT, room=room)
+    y += _ROW
+    for train_id in classes:
+        y += _ROW
+        draw_symbol(sheet, SYMBOLS[1], (x, y), _SWATCH, _color(train_id), _BARE)
+        sheet.text(x + 20, y, slot_name(train_id), _TEXT, room=room)
+
+
+def _color(train_id: int) -> Color:
+    red, green, blue = COLOR_TABLE[train_id].tolist()
+    return red, green, blue

@@ -1,0 +1,135 @@
+"""What a report holds, and its form for programs: `report.json`."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pinmem_core.evaluation.calibration import Calibration
+from pinmem_core.evaluation.class_sets import CLASS_SET_NAMES
+from pinmem_core.evaluation.origin import Origin
+from pinmem_core.evaluation.results import DomainResult, ImageResult
+from pinmem_core.evaluation.scores import Scores, mean_over_domains
+from pinmem_core.labels import CLASS_NAMES
+
+SCHEMA_VERSION = 1
+LEVEL = 0.95
+"""Share of the bootstrap's draws that an interval holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class DomainReport:
+    """What a report says of one target.
+
+    Attributes:
+        result: The counts, and all that is read off them.
+        dataset_digest: By which two people tell whether they prepared the same data.
+        interval: (low, high) of the mIoU over the classes that occur, in 0..1.
+    """
+
+    result: DomainResult
+    dataset_digest: str
+    interval: tuple[float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the target's part of `report.json`."""
+        return {
+            "split": self.result.split,
+            "dataset_digest": self.dataset_digest,
+            **asdict(self.result.scores),
+            "interval": {"level": LEVEL, "low": self.interval[0], "high": self.interval[1]},
+            "calibration": _calibration_json(self.result.calibration),
+            "counts": self.result.matrix.counts.tolist(),
+            "missed": self.result.matrix.missed.tolist(),
+            "per_image": [_image_json(image) for image in self.result.images],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The scores of one checkpoint.
+
+    Attributes:
+        origin: What made them.
+        domains: By the target's name.
+    """
+
+    origin: Origin
+    domains: dict[str, DomainReport]
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """By target."""
+        return {name: domain.result.scores for name, domain in self.domains.items()}
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Which split of each target was scored."""
+        return {name: domain.result.split for name, domain in self.domains.items()}
+
+    @property
+    def protocol(self) -> str:
+        """Name and description of how images were predicted."""
+        return self.origin.words
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder that was scored."""
+        return self.origin.checkpoint
+
+    @property
+    def average(self) -> dict[str, float | None]:
+        """The mean of the targets' mIoU by class set; None where a target has none."""
+        return {name: mean_over_domains(self.scores.values(), name) for name in CLASS_SET_NAMES}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for programs; shares are in 0..1, None where there is no value."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **self.origin.as_json(),
+            "classes": list(CLASS_NAMES),
+            "average_miou_by_set": self.average,
+            "targets": {name: domain.as_json() for name, domain in self.domains.items()},
+        }
+
+    def as_text(self) -> str:
+        """Return `as_json` as a text in which each list of numbers takes one line."""
+        text = json.dumps(self.as_json(), indent=1, allow_nan=False)
+        return re.sub(r"\[\n[-+.\deE,\s]+]", lambda found: " ".join(found[0].split()), text) + "\n"
+
+
+def image_counts(entry: dict[str, Any]) -> ImageResult:
+    """Return the counts that `per_image` of a `report.json` holds of one image."""
+    table = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES) + 1), np.int64)
+    table.ravel()[entry["cells"]] = entry["pixels"]
+    return ImageResult(entry["id"], table[:, :-1], table[:, -1])
+
+
+def _image_json(image: ImageResult) -> dict[str, Any]:
+    """Return an image's counts: of 19 rows of 20 (the last: missed), the cells that hold any."""
+    table = np.column_stack([image.counts, image.missed]).ravel()
+    cells = np.flatnonzero(table)
+    return {
+        "id": image.id,
+        "miou": known(image.matrix.miou()),
+        "cells": cells.tolist(),
+        "pixels": table[cells].tolist(),
+    }
+
+
+def _calibration_json(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "ece": known(calibration.ece),
+        "auroc": known(calibration.auroc),
+        "counts": calibration.counts.tolist(),
+        "confidence_sums": calibration.confidence_sums.tolist(),
+        "hits": calibration.hits.tolist(),
+    }
+
+
+def known(value: float) -> float | None:
+    """Return `value`, or None for NaN."""
+    return None if np.isnan(value) else float(value)

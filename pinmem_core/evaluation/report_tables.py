@@ -1,0 +1,94 @@
+"""The tables of a report's page."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pinmem_core.evaluation.calibration import Calibration
+from pinmem_core.evaluation.class_sets import CLASS_SET_NAMES
+from pinmem_core.evaluation.markup import bar, cell, percent, table
+from pinmem_core.evaluation.report_data import LEVEL, DomainReport, Report
+from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
+from pinmem_core.labels import CLASS_NAMES
+
+
+def summary(report: Report) -> str:
+    """Return the table of the figures that are cited, a row a target."""
+    heads = [
+        "target",
+        "mIoU %",
+        f"{LEVEL:.0%} interval",
+        *(f"mIoU-{name}" for name in CLASS_SET_NAMES[1:]),
+        "pixel accuracy %",
+        "ECE %",
+        "AUROC %",
+        "images",
+        "split",
+    ]
+    rows = [(name, _summary_row(domain)) for name, domain in report.domains.items()]
+    if len(rows) > 1:
+        first, *others = (percent(miou) for miou in report.average.values())
+        mean = [cell(first, "main"), cell(""), *map(cell, others), *[cell("")] * 5]
+        rows.append(("mean of the targets", mean))
+    return table("Scores by target", heads, rows)
+
+
+def _summary_row(domain: DomainReport) -> list[str]:
+    scores, calibration = domain.result.scores, domain.result.calibration
+    low, high = domain.interval
+    return [
+        cell(percent(scores.miou), "main"),
+        cell(f"{percent(low)} to {percent(high)}"),
+        *(cell(percent(scores.miou_by_set[name])) for name in CLASS_SET_NAMES[1:]),
+        cell(percent(scores.pixel_accuracy)),
+        cell(percent(calibration.ece)),
+        cell(percent(calibration.auroc)),
+        cell(f"{scores.images:,}"),
+        cell(domain.result.split),
+    ]
+
+
+def by_class(scores: Mapping[str, Scores]) -> str:
+    """Return the table of the IoU of each class, a column a target."""
+    rows = [(name, [bar(of.iou[name]) for of in scores.values()]) for name in CLASS_NAMES]
+    rows.append(("mean", [bar(of.miou) for of in scores.values()]))
+    return table("IoU % by class and target", ["class", *scores], rows)
+
+
+def details(scores: Scores) -> str:
+    """Return the table of a target's classes that occur or are predicted."""
+    heads = ["class", "IoU %", "precision %", "recall %", "share of the pixels %"]
+    seen = [n for n in CLASS_NAMES if scores.iou[n] is not None or scores.precision[n] is not None]
+    columns = scores.iou, scores.precision, scores.recall, scores.frequency
+    rows = [(name, [bar(column[name]) for column in columns]) for name in seen]
+    return table("Classes", heads, rows)
+
+
+def confusion(matrix: ConfusionMatrix) -> str:
+    """Return the confusion matrix, a row a class that occurs, as shares of its pixels."""
+    rows = np.flatnonzero(matrix.occurs).tolist()
+    columns = np.flatnonzero(matrix.occurs | (matrix.predicted > 0)).tolist()
+    heads = ["true class", *(CLASS_NAMES[column] for column in columns)]
+    body = [(CLASS_NAMES[row], [_heat(matrix, row, column) for column in columns]) for row in rows]
+    caption = "Confusion: of the pixels of a true class (row), how many % are predicted as which"
+    return f'<div class="confusion">{table(caption, heads, body)}</div>'
+
+
+def _heat(matrix: ConfusionMatrix, row: int, column: int) -> str:
+    pixels = int(matrix.counts[row, column])
+    share = pixels / int(matrix.truth[row])
+    told = f"{CLASS_NAMES[row]} predicted as {CLASS_NAMES[column]}: {share:.2%}, {pixels:,} pixels"
+    shown = f"{100 * share:.0f}" if share >= 0.005 else ""
+    return f'<td class="heat" style="--v:{share:.3f}" title="{told}">{shown}</td>'
+
+
+def confidence(calibration: Calibration) -> str:
+    """Return the table of the values that a reliability diagram shows."""
+    shares = calibration.counts / calibration.counts.sum()
+    columns = calibration.mean_confidence, calibration.accuracy, shares
+    rows = [
+        (f"{number + 1}", [cell(percent(column[number])) for column in columns])
+        for number in np.flatnonzero(calibration.counts)
+    ]
+    heads = ["bin", "mean confidence %", "accuracy %", "share of the pixels %"]
+    return table("Bins of confidence", heads, rows)

@@ -1,0 +1,56 @@
+"""Taking rows of scores at the image's size from a stream of them at another."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Rows:
+    """Scores that arrive from top to bottom.
+
+    Args:
+        parts: (V, K, h, w), of h rows each.
+        height: Rows of all parts.
+        size: Height and width of the image, to which they are resized bilinearly.
+    """
+
+    def __init__(self, parts: Iterator[Tensor], height: int, size: tuple[int, int]) -> None:
+        self._parts = parts
+        self._height, self._size = height, size
+        self._held: list[Tensor] = []
+        self._start = self._stop = 0
+
+    def take(self, rows: slice) -> Tensor:
+        """Return `rows` of the image, (V, K, h, W); later calls must not reach above them."""
+        if self._height == self._size[0]:
+            return self._widened(self._source(rows))
+        above, below, share = self._neighbours(rows)
+        source = self._source(slice(int(above[0]), int(below[-1]) + 1))
+        offset = above[0]
+        share = share.to(source)[:, None]
+        upper, lower = source[:, :, above - offset], source[:, :, below - offset]
+        return self._widened(upper * (1 - share) + lower * share)
+
+    def _neighbours(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the source rows above and below each row, and the share of the lower."""
+        centres = torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5
+        places = (centres * (self._height / self._size[0]) - 0.5).clamp(min=0)
+        above = places.long()
+        return above, (above + 1).clamp(max=self._height - 1), places - above
+
+    def _widened(self, scores: Tensor) -> Tensor:
+        size = scores.shape[2], self._size[1]
+        if scores.shape[-2:] == size:
+            return scores
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+    def _source(self, rows: slice) -> Tensor:
+        while self._held and self._start + self._held[0].shape[2] <= rows.start:
+            self._start += self._held.pop(0).shape[2]
+        while self._stop < rows.stop:
+            self._held.append(next(self._parts))
+            self._stop += self._held[-1].shape[2]
+        held = self._held[0] if len(self._held) == 1 else torch.cat(self._held, dim=2)
+        return held[:, :, rows.start - self._start : rows.stop - self._start]

@@ -1,0 +1,385 @@
+import hashlib
+import json
+import os
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import chromium
+import numpy as np
+import pytest
+import torch
+from conftest import Result
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.evaluation import evaluate_run
+from pinmem_core.evaluation.calibration import Calibration
+from pinmem_core.evaluation.charts import reliability
+from pinmem_core.evaluation.compare import SavedReport, compare, find_report
+from pinmem_core.evaluation.evaluate import Target
+from pinmem_core.evaluation.examples import Example, Examples, find_examples
+from pinmem_core.evaluation.markup import data_uri
+from pinmem_core.evaluation.origin import Origin
+from pinmem_core.evaluation.report_data import DomainReport, Report, image_counts
+from pinmem_core.evaluation.report_html import Pictures, as_html
+from pinmem_core.evaluation.report_tables import confusion
+from pinmem_core.evaluation.results import DomainResult, ImageResult
+from pinmem_core.evaluation.scores import ConfusionMatrix
+from pinmem_core.images import write_png
+from pinmem_core.inference import PROTOCOLS, Protocol
+from pinmem_core.model import Segmenter, save_checkpoint
+from pinmem_core.preparation import Sample, draw_missing
+
+HOSTILE = 'town:<b onload="x">&'
+"""A name as no target has it: nothing in it may become markup."""
+VOID = {"meta", "link", "img"}
+
+
+def _image(name, seed, spoilt=0.3):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 5, (20, 30)).astype(np.uint8)
+    guess = rng.integers(0, 7, truth.shape)
+    matrix = ConfusionMatrix()
+    matrix.add(truth, np.where(rng.random(truth.shape) < spoilt, guess, truth).astype(np.uint8))
+    return ImageResult(name, matrix.counts, matrix.missed)
+
+
+def _domain(name, spoilt=0.3):
+    confidence = np.linspace(0.2, 1, 600, dtype=np.float32)
+    truth = (np.arange(600) % 3 > 0).astype(np.uint8)
+    images = tuple(_image(f"image_{seed}", seed, spoilt) for seed in range(12))
+    calibration = Calibration.of(confidence, truth, np.ones_like(truth))
+    return DomainReport(DomainResult(name, "val", images, calibration), f"d-{name}", (0.2, 0.3))
+
+
+@pytest.fixture
+def report():
+    origin = Origin(
+        checkpoint=Path("runs/some <run>/checkpoint"),
+        weights_sha256="ab" * 32,
+        name="paper-eval",
+        protocol=PROTOCOLS["paper-eval"],
+        precision="float32",
+        device="cpu (x86_64)",
+        date="2026-11-22T23:00:00+00:00",
+        versions={"pinmem": "0.1.0"},
+    )
+    return Report(origin, {name: _domain(name) for name in (HOSTILE, "town:night")})
+
+
+@pytest.fixture
+def page(report):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+    example = Example("image_1", 0.5, noise, noise, noise)
+    examples = {name: Examples((example,), (example,)) for name in report.domains}
+    wide = np.full((20, 1500, 3), 200, np.uint8)
+    return as_html(report, Pictures(examples, {"cosines <of> slots": wide}))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was never trained."""
+    torch.manual_seed(0)
+    draw_missing(["toy"])
+    about = {"training": {"targets": ["toy:blue@all"], "sources": ["toy:red"]}}
+    segmenter = Segmenter(ModelConfig(trunk="tiny", feature_dim=16))
+    save_checkpoint(segmenter, tmp_path / "run" / "checkpoint", about)
+    return tmp_path / "run"
+
+
+def _saved(tmp_path, report, name):
+    path = tmp_path / name / "report.json"
+    path.parent.mkdir()
+    path.write_text(report.as_text())
+    return SavedReport.read(path)
+
+
+def test_the_file_for_programs_holds_every_count(report):
+    data = json.loads(report.as_text())
+    target = data["targets"]["town:night"]
+    result = report.domains["town:night"].result
+    for image, saved in zip(result.images, target["per_image"], strict=True):
+        again = image_counts(saved)
+        assert again.id == image.id and saved["miou"] == image.matrix.miou()
+        assert np.array_equal(again.counts, image.counts)
+    assert target["counts"] == result.matrix.counts.tolist()
+    assert target["miou"] == result.scores.miou == target["miou_by_set"]["occurring"]
+    assert data["protocol"]["fields"]["crop"] == 768
+    assert "sliding 768x768" in data["protocol"]["description"]
+    mious = [target["miou"] for target in data["targets"].values()]
+    assert data["average_miou_by_set"]["occurring"] == pytest.approx(sum(mious) / 2)
+
+
+def test_pixels_that_were_predicted_as_no_class_are_kept(report):
+    missed = np.zeros(19, np.int64)
+    missed[3] = 7
+    image = ImageResult("x", np.eye(19, dtype=np.int64), missed)
+    domain = report.domains["town:night"]
+    domain = replace(domain, result=replace(domain.result, images=(image,)))
+    (saved,) = domain.as_json()["per_image"]
+    assert image_counts(saved).missed[3] == 7 and image_counts(saved).missed.sum() == 7
+
+
+def test_the_file_for_programs_can_be_read_by_people(report):
+    lines = report.as_text().splitlines()
+    assert sum('"cells": [' in line and line.endswith("],") for line in lines) == 24
+    assert max(map(len, lines)) < 2000 and len(lines) < 900
+
+
+class _Checker(HTMLParser):
+    """Fails where tags are not nested; gathers what the tests look at."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags = [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_outside(page):
+    checked = _Checker(page)
+    assert not re.search(r"https?:|//\w|url\(|@import|<script", page)
+    images = checked.of("img")
+    assert len(images) == 2 * 2 * 3 + 1
+    assert all(image["src"].startswith("data:image/") and image["alt"] for image in images)
+    assert "default-src 'none'" in page
+    assert not checked.of("b") and "some &lt;run&gt;" in page
+
+
+def test_the_page_can_be_walked_by_heading_and_link(page):
+    checked = _Checker(page)
+    headings = [tag for tag, _ in checked.tags if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == "h1" and headings.count("h1") == 1
+    assert all(int(b[1]) - int(a[1]) <= 1 for a, b in pairwise(headings))
+    anchors = {attributes.get("id") for _, attributes in checked.tags}
+    assert {a["href"].removeprefix("#") for a in checked.of("a")} <= anchors
+    assert all("scope" in head for head in checked.of("th"))
+
+
+def test_the_page_says_the_figures_and_what_made_them(page, report):
+    for domain in report.domains.values():
+        scores = domain.result.scores
+        assert f">{100 * scores.miou:.1f}<" in page and f"{scores.pixels:,}" in page
+        assert f"{100 * scores.iou['road']:.1f}" in page
+    assert "20.0 to 30.0" in page and "ab" * 32 in page
+    assert report.origin.words in page and "d-town:night" in page
+
+
+def test_a_confusion_matrix_tells_shares_of_the_true_class():
+    matrix = ConfusionMatrix()
+    matrix.add(np.array([[0, 0, 0, 10]], np.uint8), np.array([[0, 0, 13, 10]], np.uint8))
+    shown = confusion(matrix)
+    assert 'title="road predicted as car: 33.33%, 1 pixels">33<' in shown
+    assert 'title="sky predicted as sky: 100.00%, 1 pixels">100<' in shown
+    assert shown.count("<tr>") == 3 and shown.count("<td") == 2 * 3
+
+
+def test_a_reliability_diagram_is_as_high_as_the_accuracy():
+    confidence = np.full((1, 8), 0.95, np.float32)
+    truth = np.array([[0, 0, 0, 1, 1, 1, 1, 1]], np.uint8)
+    chart = reliability(Calibration.of(confidence, truth, np.zeros_like(truth)))
+    (height,) = re.findall(r'class="bar".*?height="([\d.]+)"', chart)
+    assert float(height) == pytest.approx(240 * 3 / 8, abs=0.1)
+    assert "confidence 95.0%: 37.5% right" in chart and "100.0% of the pixels" in chart
+
+
+def test_photos_become_jpeg_and_drawings_png():
+    flat = np.zeros((64, 64, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert data_uri(flat).startswith("data:image/png;base64,")
+    assert data_uri(noise).startswith("data:image/jpeg;base64,")
+
+
+class _Blind:
+    """Takes everything for road."""
+
+    protocol = Protocol()
+
+    def predict(self, image):
+        return np.zeros(image.shape[:2], np.uint8)
+
+
+def test_examples_are_the_worst_and_best_of_those_with_labels(tmp_path):
+    samples, results = [], []
+    for number, right in enumerate((2, 9, 5, 0, 7, None)):
+        label = np.full((2, 5), 255, np.uint8)
+        if right is not None:
+            label = (np.arange(10).reshape(2, 5) >= right).astype(np.uint8)
+        image, mask = tmp_path / f"{number}.png", tmp_path / f"label_{number}.png"
+        write_png(image, np.zeros((2, 5, 3), np.uint8))
+        write_png(mask, label)
+        samples.append(Sample(str(number), image, mask, "val", "", 5, 2))
+        matrix = ConfusionMatrix()
+        matrix.add(label, np.zeros_like(label))
+        results.append(ImageResult(str(number), matrix.counts, matrix.missed))
+    target = Target("t", "val", tuple(samples))
+    result = DomainResult("t", "val", tuple(results), Calibration())
+    found = find_examples(_Blind(), target, result, 2)
+    assert [e.id for e in found.worst] == ["3", "0"] and [e.id for e in found.best] == ["1", "4"]
+    assert found.best[0].miou == pytest.approx(0.9 / 2)
+    few = find_examples(_Blind(), target, result, 3)
+    assert [e.id for e in few.worst] == ["3", "0", "2"] and [e.id for e in few.best] == ["1", "4"]
+    road, sidewalk = found.worst[1].truth[0, 0], found.worst[1].truth[1, 4]
+    assert np.array_equal(found.worst[1].prediction[1, 4], road) and not np.array_equal(
+        road, sidewalk
+    )
+
+
+def test_reports_are_compared_with_the_first(tmp_path, report):
+    better = Report(report.origin, {name: _domain(name, 0.1) for name in report.domains})
+    saved = [_saved(tmp_path, r, n) for r, n in ((report, "a"), (better, "b"))]
+    compared = compare(saved)
+    first, second = compared.targets["town:night"]
+    assert first.difference == 0 and first.interval == (0, 0)
+    assert second.difference == pytest.approx(second.miou - first.miou)
+    assert 0 < second.interval[0] < second.difference < second.interval[1]
+    assert second.class_differences["road"] == pytest.approx(second.iou["road"] - first.iou["road"])
+    assert second.class_differences["train"] is None
+    assert compared.average[1] - compared.average[0] == pytest.approx(second.difference)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("the protocol differs", lambda d: d["protocol"].update(name="fast")),
+        ("the set of classes differs", lambda d: d["classes"].pop()),
+        ("the set of targets differs", lambda d: d["targets"].pop("town:night")),
+        ("split of town:night", lambda d: d["targets"]["town:night"].update(split="all")),
+        ("data of town:night", lambda d: d["targets"]["town:night"].update(dataset_digest="x")),
+    ],
+)
+def test_reports_of_other_things_are_not_compared(tmp_path, report, what, change):
+    first = _saved(tmp_path, report, "a")
+    data = report.as_json()
+    change(data)
+    (tmp_path / "b.json").write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=what):
+        compare([first, SavedReport.read(tmp_path / "b.json")])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "no report"),
+        ("[1]", "no report"),
+        ("\xff", "no report"),
+        ('{"schema_version": 99}', "another version"),
+        ('{"schema_version": 1, "targets": {}}', "damaged"),
+    ],
+)
+def test_what_is_no_report_is_said(tmp_path, text, said):
+    path = tmp_path / "report.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=said):
+        SavedReport.read(path)
+
+
+def test_a_report_is_found_by_file_folder_or_run(tmp_path):
+    with pytest.raises(DataError, match="no run"):
+        find_report(str(tmp_path / "nowhere"))
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(DataError, match="holds no report"):
+        find_report(str(tmp_path))
+    for age, name in ((5, "zzz"), (1, "new")):
+        file = tmp_path / "eval" / name / "report.json"
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        os.utime(file, (1e9 - age, 1e9 - age))
+    for text in (tmp_path, tmp_path / "checkpoint", file.parent, file):
+        assert find_report(str(text)) == file
+
+
+def test_evaluating_a_run_writes_its_report(run, tmp_path):
+    out = tmp_path / "out"
+    report = evaluate_run(str(run), ["toy:blue@all", "toy:red"], device="cpu", output=out)
+    data = json.loads((out / "report.json").read_text())
+    weights = run / "checkpoint" / "model.safetensors"
+    assert data["checkpoint"]["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert data["model"] == "run" and data["device"].startswith("cpu (")
+    assert set(data["versions"]) == {"pinmem", "Python", "torch", "numpy"}
+    assert list(data["targets"]) == ["toy:blue@all", "toy:red"]
+    blue = data["targets"]["toy:blue@all"]
+    assert blue["miou"] == report.scores["toy:blue@all"].miou
+    assert [image["id"] for image in blue["per_image"]] == [f"blue_{n:02}" for n in range(10)]
+    low, high = blue["interval"]["low"], blue["interval"]["high"]
+    assert low < blue["miou"] < high
+    page = (out / "report.html").read_text()
+    assert _Checker(page) and "Worst images" in page and len(page) < 5e6
+    with pytest.raises(ConfigError, match="exists already"):
+        evaluate_run(str(run), device="cpu", output=out)
+
+
+def test_an_evaluation_that_fails_leaves_no_folder(run, tmp_path, home):
+    write_png(home / "datasets" / "toy" / "labels" / "blue_05.png", np.zeros((3, 3), np.uint8))
+    with pytest.raises(DataError, match="3x3"):
+        evaluate_run(str(run), device="cpu", output=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_the_command_scores_compares_and_says_where_the_report_is(run, tmp_path):
+    done = Result("eval", str(run), "--targets", "toy:blue,toy:red", "--device", "cpu")
+    (folder,) = (run / "eval").iterdir()
+    assert done.code == 0 and folder.name.startswith("paper-train-")
+    assert f"report: {folder}/report.html" in done.out and "mIoU-16" in done.out
+    named = Result(
+        "eval", str(run), "-o", str(tmp_path / "b"), "--protocol", "paper-pool", "--json"
+    ).json
+    assert named["report"] == str(tmp_path / "b") and "paper-pool: whole" in named["protocol"]
+    assert set(named["targets"]) == {"toy:blue@all"}
+    assert {"miou", "interval", "calibration", "split"} <= set(named["targets"]["toy:blue@all"])
+
+    both = Result("eval", "compare", str(run), str(folder), "--json").json
+    assert both["targets"]["toy:red"][1]["difference"] == 0
+    assert [r["path"] for r in both["reports"]] == [str(folder / "report.json")] * 2
+    told = Result("eval", "compare", str(run), str(folder))
+    assert told.code == 0 and "+0.0..+0.0" in told.out and "mean of the targets" in told.out
+    refused = Result("eval", "compare", str(run), str(tmp_path / "b"))
+    assert refused.code == 2 and "the protocol differs" in refused.err
+    assert Result("eval", "compare", str(run)).code == 2
+
+
+def test_compare_is_a_command_of_its_own_and_a_run_may_have_its_name(run, tmp_path, monkeypatch):
+    assert "{reports}" in Result("eval", "compare", "--help").out
+    assert "eval compare" in Result("eval", "--help").out
+    monkeypatch.chdir(tmp_path)
+    run.rename("compare")
+    done = Result("eval", "./compare", "--device", "cpu", "--json")
+    assert done.code == 0 and done.json["checkpoint"] == "compare/checkpoint"
+
+
+@pytest.mark.skipif(not chromium.FOUND, reason="there is no Chromium")
+def test_a_browser_without_network_shows_every_picture(page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page)
+    with chromium.Page(tmp_path / "profile") as tab:
+        for width in (1280, 400):
+            for scheme in ("light", "dark"):
+                tab.open(path, width, scheme)
+                shown = tab.value(
+                    "Promise.all([...document.images].map(i => i.decode()))"
+                    ".then(() => [...document.images].map(i => i.naturalWidth))"
+                )
+                assert len(shown) == 13 and min(shown) > 0
+                assert tab.value("document.documentElement.scrollWidth") <= width
+                paper = tab.value("getComputedStyle(document.body).backgroundColor")
+                assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
+        assert tab.complaints == []
+        assert set(tab.requests) == {path.as_uri()}
