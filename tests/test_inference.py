@@ -6,10 +6,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.home import find_run, newest_run, register_run
-from pinmem_core.images import read_image, write_png
 from pinmem_core.inference import PROTOCOLS, Prediction, Predictor, Protocol
-from pinmem_core.inference.files import output_paths, predict_files
-from pinmem_core.inference.painters import get_painter
 from pinmem_core.inference.protocol import windows
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model import Segmenter
@@ -69,58 +66,6 @@ def test_sliding_and_flipping_equal_the_plain_loop(segmenter, image, fuse):
 
 def _fuse(logits, fuse):
     return (logits.softmax(1) if fuse == "probabilities" else logits)[0]
-
-
-def test_files_are_written_in_every_form_and_a_bad_one_does_not_stop_the_rest(
-    segmenter, image, tmp_path
-):
-    good, bad = tmp_path / "a.png", tmp_path / "b.jpg"
-    write_png(good, image)
-    bad.write_bytes(b"no picture")
-    predictor = Predictor(segmenter, device="cpu")
-    mask = predictor.predict(image)
-    for form, channels in (("color", 3), ("trainid", 0), ("labelid", 0), ("overlay", 3)):
-        jobs = output_paths([bad, good], tmp_path / form)
-        outcome = predict_files(predictor, jobs, get_painter(form))
-        (done,), (failed,) = outcome.outputs, outcome.failed
-        assert (done.width, done.height) == (56, 40) and failed.input == bad
-        written = np.asarray(__import__("PIL.Image").Image.open(done.output))
-        assert written.shape == (40, 56, *([channels] if channels else []))
-        if form == "trainid":
-            assert np.array_equal(written, mask)
-    assert [p.name for p in (tmp_path / "color").iterdir()] == ["a.png"]
-
-
-def test_masks_never_replace_an_input_or_each_other(tmp_path):
-    with pytest.raises(ConfigError, match="replace an input"):
-        output_paths([tmp_path / "a.png"], tmp_path)
-    with pytest.raises(ConfigError, match="replace an input"):
-        output_paths([tmp_path / "a.png"], tmp_path / "a.png")
-    with pytest.raises(ConfigError, match="both be written"):
-        output_paths([tmp_path / "x" / "a.png", tmp_path / "y" / "a.jpg"], tmp_path / "out")
-    with pytest.raises(ConfigError, match="masks are PNG"):
-        output_paths([tmp_path / "a.jpg"], tmp_path / "m.jpg")
-    assert output_paths([tmp_path / "a.jpg"], tmp_path / "m.png")[0][1] == tmp_path / "m.png"
-
-
-def test_images_are_read_upright_and_as_rgb(tmp_path):
-    from PIL import Image
-
-    path = tmp_path / "turned.jpg"
-    picture = Image.new("L", (30, 20), 200)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture.save(path, exif=exif)
-    assert read_image(path).shape == (30, 20, 3)
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture", None])
-def test_unreadable_images_are_named(tmp_path, content):
-    path = tmp_path / "x.jpg"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.jpg"):
-        read_image(path)
 
 
 def test_the_newest_run_is_the_last_that_still_exists(tmp_path, home):

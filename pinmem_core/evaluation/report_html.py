@@ -97,7 +97,7 @@ def _calibration(domain: DomainReport) -> str:
         "pixels in a bin; marks: their mean confidence, where a bar would end if confidence were "
         f"right; below: the bins' shares. ECE {percent(calibration.ece)} %, AUROC "
         f"{percent(calibration.auroc)} %.</figcaption></figure>"
-        f"{report_tables.confidence(calibration)}</div>"
+        f"<div>{report_tables.confidence(calibration)}</div></div>"
     )
 
 

@@ -17,7 +17,7 @@ from pinmem_core.home import find_run
 from pinmem_core.images import read_image
 from pinmem_core.inference.network import bytes_per_pixel, folded
 from pinmem_core.inference.prediction import Band, Prediction
-from pinmem_core.inference.protocol import Protocol, windows
+from pinmem_core.inference.protocol import PROTOCOLS, Protocol, windows
 from pinmem_core.inference.rows import Rows
 from pinmem_core.inference.tiling import Appetite, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize
@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint"
 """Folder of the checkpoint inside a run."""
 Precision = Literal["float32", "bf16", "fp16"]
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_MEMORY = 3 * 2**29
+_CPU_MEMORY = 5 * 2**28
 """Bytes that a prediction may take of any CPU's memory, so that all choose the same windows."""
 _CPU_BATCH = 2**18
 """Pixels of the windows that a CPU, which gains nothing from more, sees at once."""
@@ -45,10 +45,10 @@ class Predictor:
         segmenter: Is put into evaluation mode, in which it is deterministic. Its weights are taken
             as they are now.
         device: "auto", "cpu", "mps", "cuda", "cuda:1", ...
-        protocol: How images are shown to it; by default whole.
+        protocol: How images are shown to it; None for "fast", that is, if possible whole.
         precision: Of the network's convolutions.
         memory: Bytes that one prediction may take beside the network and the image; None for what
-            suits the device: 1.5 GiB of a CPU's, half of what a GPU has free.
+            suits the device: 1.25 GiB of a CPU's, half of what a GPU has free.
         on_event: Hears, once, of an image that was too large to be seen whole.
 
     Attributes:
@@ -75,7 +75,7 @@ class Predictor:
     ) -> None:
         self.device = pick_device(device)
         self.segmenter = segmenter.to(self.device).eval()
-        self.protocol = protocol or Protocol()
+        self.protocol = protocol or PROTOCOLS["fast"]
         self.memory = _room(self.device) if memory is None else memory
         self.on_event = on_event
         self.tiled = False
@@ -178,9 +178,11 @@ class Predictor:
         return Tiles(seen, places, self.protocol.flip, batch, self.protocol.count)
 
     def _appetite(self) -> Appetite:
-        fuses = self.protocol.fuse == "probabilities"
-        score = self.segmenter.config.num_classes * (8 if fuses else 4)
-        return Appetite(self._bytes_per_pixel + fuses * score, score * (1 + self.protocol.flip))
+        """Return what predicting takes; a whole image's scores are fused only when handed out."""
+        fused = self.protocol.crop is not None and self.protocol.fuse == "probabilities"
+        score = self.segmenter.config.num_classes * (8 if fused else 4)
+        views = 2 if self.protocol.flip else 1
+        return Appetite(self._bytes_per_pixel + fused * score, score * views, views)
 
     def _tell_of_windows(self, height: int, width: int, crop: int) -> None:
         whole_was_promised = self.protocol.crop is None

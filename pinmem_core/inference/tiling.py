@@ -36,16 +36,19 @@ class Appetite:
 
     Attributes:
         pixel: For a pixel of a window, in the network.
-        kept: For a pixel of the image, in the scores that are not finished.
+        kept: For a pixel of the image, in the scores that are not finished, of all views.
+        views: How many the image has.
     """
 
     pixel: float
     kept: float
+    views: int = 1
 
     def of(self, height: int, width: int, side: int) -> float:
         """Return what an image takes in square windows, one at a time."""
-        window = min(side, height) * min(side, width)
-        return self.pixel * window + self.kept * min(side, height) * width
+        rows, columns = min(side, height), min(side, width)
+        alone = self.views == 1 and (rows, columns) == (height, width)
+        return self.pixel * rows * columns + (0 if alone else self.kept * rows * width)
 
 
 def largest_crop(height: int, width: int, appetite: Appetite, memory: float) -> int:
@@ -98,7 +101,7 @@ class Tiles:
         row = [place for place in self.places if place[0].start == top]
         views = [self.pixels, self.pixels[:, ::-1]] if self.flip else [self.pixels]
         if len(views) == len(self.places) == 1:
-            return look(self.pixels[None])
+            return look(np.stack(views))
         jobs = [(view, place) for place in row for view in range(len(views))]
         for start in range(0, len(jobs), self.batch):
             several = jobs[start : start + self.batch]

@@ -62,7 +62,7 @@ def read_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
         labels: (N, H, W).
         temperature: Divides the scores.
     """
-    return cross_entropy(resize(scores, labels.shape[-2:]) / temperature, labels)
+    return cross_entropy(resize(scores / temperature, labels.shape[-2:]), labels)
 
 
 def divergence_loss(slots: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def training_losses(
     """
     output = segmenter.run(images, slots)
     terms = {
-        "seg": cross_entropy(output.logits, labels),
+        "seg": cross_entropy(resize(output.logits, labels.shape[-2:]), labels),
         "aux": auxiliary_loss(segmenter.auxiliary_logits(output.encoding), labels),
     }
     written = None

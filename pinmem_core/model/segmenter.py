@@ -29,7 +29,7 @@ class SegmenterOutput(NamedTuple):
     """All that a training step needs.
 
     Attributes:
-        logits: (N, K, H, W), at the size of the images.
+        logits: (N, K, ·, ·), at the head's resolution.
         scores: (N, K, h, w) cosines of feature and slots, or None without memory.
         encoding: What the logits were decoded from.
     """
@@ -95,12 +95,11 @@ class Segmenter(nn.Module):
         if self.memory is not None:
             slots = self.memory.slots if slots is None else slots
             refined, scores = self.memory.read(encoding.feature, slots)
-        logits = self.decode(refined, encoding)
-        return SegmenterOutput(resize(logits, images.shape[-2:]), scores, encoding)
+        return SegmenterOutput(self.decode(refined, encoding), scores, encoding)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K, H, W) of normalised images (N, 3, H, W)."""
-        return self.run(images).logits
+        return resize(self.run(images).logits, images.shape[-2:])
 
     def _autocasting(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, self.autocast, enabled=self.autocast is not None)

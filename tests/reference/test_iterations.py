@@ -1,7 +1,6 @@
 """Complete iterations of the methods: step, optimizer, refresh."""
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
 from pinmem_core.learning.losses import classification_loss, divergence_loss
@@ -100,10 +99,9 @@ class Witness:
             if self.segmenter.memory is not None:
                 for name, spy in (("read", self._read), ("write", self._write)):
                     stack.enter_context(patch.object(self.segmenter.memory, name, spy))
-            module = sys.modules[type(self.method).__module__]
             if self.method.meta:
-                self._move = module.fast_weights
-                stack.enter_context(patch.object(module, "fast_weights", self._fast_weights))
+                self._move = self.method.fast_weights
+                stack.enter_context(patch.object(self.method, "fast_weights", self._fast_weights))
             yield
 
     def _encode(self, images: Tensor) -> Any:
@@ -125,10 +123,10 @@ class Witness:
         return forward.written
 
     @contextmanager
-    def _fast_weights(self, module: nn.Module, step_size: float) -> Iterator[None]:
+    def _fast_weights(self, segmenter: Segmenter, inner_lr: float) -> Iterator[None]:
         self.inner = gradients(self.segmenter)
         self.statistics = running_statistics(self.segmenter)
-        with self._move(module, step_size):
+        with self._move(segmenter, inner_lr):
             self.updated = True
             yield
             self.updated = False

@@ -9,6 +9,7 @@ from torch import Tensor
 from pinmem_core.config import LossConfig, ModelConfig
 from pinmem_core.learning.losses import cross_entropy, read_loss, training_losses
 from pinmem_core.model import Segmenter
+from pinmem_core.model.head import resize
 from pinmem_core.model.memory import class_prototypes
 
 from .figures import Computed, under
@@ -58,10 +59,11 @@ def test_network(fixture: Fixture) -> None:
 def evaluation(segmenter: Segmenter, images: Tensor, labels: Tensor) -> Computed:
     with features(segmenter.eval()) as layers:
         output = segmenter.run(images)
+        logits = resize(output.logits, images.shape[-2:])
     computed = {
-        "logits": output.logits,
-        "argmax": output.logits.argmax(dim=1),
-        "val_loss": cross_entropy(output.logits, labels),
+        "logits": logits,
+        "argmax": logits.argmax(dim=1),
+        "val_loss": cross_entropy(logits, labels),
         "inter_feature": output.encoding.feature,
         "updated_query": layers["memory"],
         **under("feat", layers),

@@ -1,0 +1,176 @@
+"""How many images a second are evaluated, beside the loop that one first writes.
+
+Run `python tests/benchmarks/evaluation.py`, with `--data FOLDER` for real images instead of drawn
+ones: `images/*` and, of the same names, `labels/*.png` of trainIds (others than 0..18 are ignored).
+Both score the same network on the same files, at two sizes, and take turns. A machine that does
+other work at the same time tells little.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.evaluation import Target, evaluate
+from pinmem_core.images import read_image, read_label, write_png
+from pinmem_core.inference import PROTOCOLS, Predictor, load
+from pinmem_core.labels import CLASSES, IGNORE_INDEX
+from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.model import Segmenter
+from pinmem_core.preparation import Sample
+from pinmem_core.scenes import draw_scene
+
+SIZES = ((480, 360), (960, 720))
+"""Of CamVid's images, and of its originals."""
+K = len(CLASSES)
+
+
+class ObviousLoop:
+    """One window at a time, in float32; scores resized class by class and added up by NumPy.
+
+    Args:
+        segmenter: In evaluation mode.
+        crop: Side of the windows; None for the whole image.
+        overlap: Share of a window that its neighbour sees again.
+    """
+
+    def __init__(self, segmenter: Segmenter, crop: int | None, overlap: float) -> None:
+        self.segmenter = segmenter
+        self.crop, self.overlap = crop, overlap
+
+    @torch.no_grad()
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = image.shape[:2]
+        crop = self.crop or max(height, width)
+        stride = int(np.ceil(crop * (1 - self.overlap)))
+        pixels = (image / np.float32(255) - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        whole = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+        total = np.zeros((K, height, width), np.float32)
+        times = np.zeros((height, width), np.float32)
+        for top in self._starts(height, crop, stride):
+            for left in self._starts(width, crop, stride):
+                place = slice(top, top + crop), slice(left, left + crop)
+                window = whole[(..., *place)]
+                logits = self._logits(window)
+                for k in range(K):
+                    resized = F.interpolate(
+                        logits[:, k : k + 1], window.shape[2:], mode="bilinear", align_corners=True
+                    )
+                    total[(k, *place)] += resized[0, 0].numpy()
+                times[place] += 1
+        return (total / times).argmax(axis=0).astype(np.uint8)
+
+    def _logits(self, window: torch.Tensor) -> torch.Tensor:
+        """Return the logits as the network's head gives them, at a quarter of the size."""
+        encoding = self.segmenter.encode(window)
+        refined = encoding.feature
+        if self.segmenter.memory is not None:
+            refined, _ = self.segmenter.memory.read(refined, self.segmenter.memory.slots)
+        return self.segmenter.decode(refined, encoding)
+
+    @staticmethod
+    def _starts(length: int, crop: int, stride: int) -> list[int]:
+        count = int(np.ceil(max(length - crop, 0) / stride)) + 1
+        return [max(0, min(i * stride, length - crop)) for i in range(count)]
+
+    def evaluate(self, samples: Sequence[Sample]) -> float:
+        """Return the mIoU over the classes that occur."""
+        matrix = np.zeros((K, K), np.int64)
+        for sample in samples:
+            truth = np.asarray(Image.open(sample.label))
+            prediction = self.predict(np.asarray(Image.open(sample.image).convert("RGB")))
+            known = truth < K
+            pairs = K * truth[known].astype(int) + prediction[known]
+            matrix += np.bincount(pairs, minlength=K * K).reshape(K, K)
+        hits, occurs = np.diag(matrix), matrix.sum(axis=1) > 0
+        return float((hits / (matrix.sum(axis=0) + matrix.sum(axis=1) - hits))[occurs].mean())
+
+
+def pairs_of(data: Path | None, count: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Return images and labels of a folder, evenly spread, or drawn ones."""
+    if data is None:
+        scenes = [draw_scene("cityday", number) for number in range(count)]
+        return [(scene.image, scene.label) for scene in scenes]
+    images = sorted((data / "images").iterdir())
+    chosen = [images[i] for i in np.linspace(0, len(images) - 1, count).astype(int)]
+    labels = [read_label(data / "labels" / f"{image.stem}.png") for image in chosen]
+    known = [np.where(label < K, label, IGNORE_INDEX).astype(np.uint8) for label in labels]
+    return list(zip(map(read_image, chosen), known, strict=True))
+
+
+def at_size(
+    pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+    size: tuple[int, int],
+    folder: Path,
+) -> tuple[Sample, ...]:
+    """Write images and labels at a size, and return them."""
+    samples = []
+    for number, (image, label) in enumerate(pairs):
+        paths = folder / f"{size[0]}" / f"{number}.png", folder / f"{size[0]}_labels/{number}.png"
+        write_png(paths[0], np.asarray(Image.fromarray(image).resize(size)))
+        nearest = Image.Resampling.NEAREST
+        write_png(paths[1], np.asarray(Image.fromarray(label).resize(size, nearest)))
+        samples.append(Sample(str(number), *paths, "val", "benchmark", *size))
+    return tuple(samples)
+
+
+def least_seconds(ways: Sequence[Callable[[], object]], rounds: int) -> list[tuple[float, float]]:
+    """Return the least time and the least processor time of each; they take turns."""
+    times: list[list[tuple[float, float]]] = [[] for _ in ways]
+    for _ in range(rounds):
+        for way, found in zip(ways, times, strict=True):
+            began, worked = time.perf_counter(), time.process_time()
+            way()
+            found.append((time.perf_counter() - began, time.process_time() - worked))
+    return [(min(t[0] for t in found), min(t[1] for t in found)) for found in times]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of images and labels")
+    parser.add_argument("--model", help="a run or checkpoint; default: random MobileNetV2")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    predictor = (
+        load(options.model, device="cpu")
+        if options.model
+        else Predictor(Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=128)), device="cpu")
+    )
+    pairs = pairs_of(options.data, options.images)
+    print(f"{options.images} images, {torch.get_num_threads()} threads of torch")
+    print(f"fast: {PROTOCOLS['fast'].describe()}")
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(predictor, at_size(pairs, size, Path(folder)), options.rounds)
+
+
+def compare(predictor: Predictor, samples: tuple[Sample, ...], rounds: int) -> None:
+    """Print how fast the loop and pinmem score samples of one size, and how they differ."""
+    loop = ObviousLoop(predictor.segmenter, None, PROTOCOLS["fast"].overlap)
+    images = [sample.read()[0] for sample in samples]
+    differing = sum(int((loop.predict(i) != predictor.predict(i)).sum()) for i in images)
+    target = Target("benchmark", "val", samples)
+    ways = [
+        lambda: loop.evaluate(samples),
+        lambda: evaluate(predictor, target.samples, task="scoring"),
+    ]
+    width, height = images[0].shape[1], images[0].shape[0]
+    print(f"\n{width}x{height}: {differing} of {len(images) * width * height} pixels differ")
+    (slow, slow_work), (fast, fast_work) = least_seconds(ways, rounds)
+    for name, wall, work in (("loop", slow, slow_work), ("pinmem", fast, fast_work)):
+        print(f"{name:7} {len(images) / wall:6.2f} images/s {work / len(images):6.3f} CPU s/image")
+    print(f"quotient {slow / fast:.2f} (of processor time {slow_work / fast_work:.2f})")
+
+
+if __name__ == "__main__":
+    main()
