@@ -59,13 +59,19 @@ def plot_projection(
     sheet = Sheet(_WIDTH, max(_HEIGHT, _TOP + (len(written) + len(slots) + 4) * _ROW))
     sheet.text(MARGIN, 36, title, 24)
     room = _draw_frame(sheet, plane)
-    places = _fitted(plane.project(shown), room).tolist()
-    columns = [*classes.tolist(), *seen.tolist()], domains[images].tolist() + [0] * len(seen)
-    marks = [_Mark(*at, *what) for at, *what in zip(places, *columns, strict=True)]
-    _draw_points(sheet, marks[: len(images)])
-    _draw_slots(sheet, marks[len(images) :], np.array(places[: len(images)]).reshape(-1, 2), room)
-    _draw_legend(sheet, sorted({mark.train_id for mark in marks}), [*written])
+    places = _fitted(plane.project(shown), room)
+    of_points, of_slots = places[: len(images)], places[len(images) :]
+    _draw_points(sheet, _marks(of_points, classes, domains[images]))
+    _draw_slots(sheet, _marks(of_slots, seen, np.zeros_like(seen)), of_points, room)
+    _draw_legend(sheet, sorted({*classes.tolist(), *seen.tolist()}), [*written])
     return sheet.finished()
+
+
+def _marks(
+    places: NDArray[np.float64], classes: NDArray[np.intp], domains: NDArray[np.intp]
+) -> list[_Mark]:
+    columns = *places.T.tolist(), classes.tolist(), domains.tolist()
+    return [_Mark(*values) for values in zip(*columns, strict=True)]
 
 
 def _draw_frame(sheet: Sheet, plane: Plane) -> NDArray[np.float64]:
