@@ -119,9 +119,10 @@ def _tell(outcome: "Outcome", setting: dict[str, Any], output: Output) -> None:
         },
         *(f"{done.output}  {done.width}x{done.height}" for done in outcome.outputs),
     )
+    what = "image" if outcome.images == 1 else "images"
     failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
     output.note(
-        f"{outcome.images} images in {outcome.seconds:.1f} s "
+        f"{outcome.images} {what} in {outcome.seconds:.1f} s "
         f"({outcome.images_per_second:.1f} images/s){failed}"
     )
     if outcome.failed:

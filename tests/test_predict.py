@@ -1,5 +1,6 @@
 """Predicting files: what is found, how it is read, where it goes, and what a stranger meets."""
 
+import errno
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ from pinmem_core.inference.outputs import plan
 from pinmem_core.inference.overlap import ahead, behind
 from pinmem_core.inference.painters import FORMS, get_forms
 from pinmem_core.inference.sources import find_sources
+from pinmem_core.inference.writing import whole_file
 from pinmem_core.labels import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.model import Segmenter
 from pinmem_core.model.checkpoint import save_checkpoint
@@ -126,6 +128,15 @@ def test_whatever_a_damaged_file_holds_it_is_an_error_in_a_sentence():
         except DataError:
             refused += 1
     assert 100 < refused < 600
+
+
+def test_a_reader_that_stumbles_over_a_file_is_an_error_in_a_sentence(monkeypatch):
+    def stumble(picture):
+        raise RuntimeError("bad state")  # as Pillow does over some damaged AVIF files
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", stumble)
+    with pytest.raises(DataError, match="x cannot be read: bad state"):
+        read_picture(Path("x"), ODD["grey.png"].content)
 
 
 def test_a_picture_of_100_megapixels_is_predicted(tmp_path):
@@ -352,6 +363,13 @@ def test_an_output_that_cannot_be_written_ends_the_work_with_a_sentence(tmp_path
         predict_files(Fake(), jobs)
 
 
+def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
+    with pytest.raises(MachineError, match="No space left"), whole_file(tmp_path / "a") as partial:
+        partial.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert written(tmp_path) == []
+
+
 def test_results_keep_the_order_of_the_inputs_with_the_failed_among_them(tmp_path):
     order = ["c.png", "a.png", "x.png", "b.png"]
     paths = images(tmp_path, *order)
@@ -457,6 +475,8 @@ def clip(path, count=12, size=(48, 64), rate=25, rotation=0):
         stream = container.add_stream("libx264", rate=rate, options={"crf": "0"})
         stream.height, stream.width = size
         stream.pix_fmt = "yuv444p"
+        if rotation and not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV writes no rotations")
         if rotation:
             stream.set_display_rotation(rotation)
         for number in range(count):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.evaluation import Target, evaluate
+from pinmem_core.evaluation import evaluate
 from pinmem_core.images import read_image, read_label, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, load
 from pinmem_core.labels import CLASSES, IGNORE_INDEX
@@ -90,8 +90,9 @@ class ObviousLoop:
             known = truth < K
             pairs = K * truth[known].astype(int) + prediction[known]
             matrix += np.bincount(pairs, minlength=K * K).reshape(K, K)
-        hits, occurs = np.diag(matrix), matrix.sum(axis=1) > 0
-        return float((hits / (matrix.sum(axis=0) + matrix.sum(axis=1) - hits))[occurs].mean())
+        occurs = matrix.sum(axis=1) > 0
+        union = (matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix))[occurs]
+        return float((np.diag(matrix)[occurs] / union).mean())
 
 
 def pairs_of(data: Path | None, count: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -140,36 +141,57 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    predictor = (
-        load(options.model, device="cpu")
-        if options.model
-        else Predictor(Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=128)), device="cpu")
-    )
+    segmenter = network(options.model)
     pairs = pairs_of(options.data, options.images)
     print(f"{options.images} images, {torch.get_num_threads()} threads of torch")
     print(f"fast: {PROTOCOLS['fast'].describe()}")
     for size in SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            compare(predictor, at_size(pairs, size, Path(folder)), options.rounds)
+            compare(segmenter, at_size(pairs, size, Path(folder)), options.rounds)
 
 
-def compare(predictor: Predictor, samples: tuple[Sample, ...], rounds: int) -> None:
+def network(model: str | None) -> Segmenter:
+    """Return a run's network, or one of random weights."""
+    if model:
+        return load(model, device="cpu").segmenter
+    torch.manual_seed(0)
+    return Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=128))
+
+
+def compare(segmenter: Segmenter, samples: tuple[Sample, ...], rounds: int) -> None:
     """Print how fast the loop and pinmem score samples of one size, and how they differ."""
+    predictor = Predictor(segmenter, device="cpu", protocol=PROTOCOLS["fast"])
+    half = Predictor(segmenter, device="cpu", protocol=PROTOCOLS["fast"], precision="bf16")
     loop = ObviousLoop(predictor.segmenter, None, PROTOCOLS["fast"].overlap)
-    images = [sample.read()[0] for sample in samples]
-    differing = sum(int((loop.predict(i) != predictor.predict(i)).sum()) for i in images)
-    target = Target("benchmark", "val", samples)
-    ways = [
-        lambda: loop.evaluate(samples),
-        lambda: evaluate(predictor, target.samples, task="scoring"),
-    ]
-    width, height = images[0].shape[1], images[0].shape[0]
-    print(f"\n{width}x{height}: {differing} of {len(images) * width * height} pixels differ")
-    (slow, slow_work), (fast, fast_work) = least_seconds(ways, rounds)
-    for name, wall, work in (("loop", slow, slow_work), ("pinmem", fast, fast_work)):
-        print(f"{name:7} {len(images) / wall:6.2f} images/s {work / len(images):6.3f} CPU s/image")
-    print(f"quotient {slow / fast:.2f} (of processor time {slow_work / fast_work:.2f})")
+    print(f"\n{samples[0].width}x{samples[0].height}")
+    for name, other in (("float32", predictor), ("bf16", half)):
+        leads = np.concatenate([differences(loop, other, s.read()[0]) for s in samples])
+        where = f", where the best class leads by {leads.max():.0e} at most" if len(leads) else ""
+        print(f"{name}: {len(leads)} of {pixels(samples)} pixels differ from the loop's{where}")
+    ways = {
+        "loop": lambda: loop.evaluate(samples),
+        "float32": lambda: evaluate(predictor, samples, task="scoring"),
+        "bf16": lambda: evaluate(half, samples, task="scoring"),
+    }
+    times = dict(zip(ways, least_seconds(list(ways.values()), rounds), strict=True))
+    for name, (wall, work) in times.items():
+        quotients = f"{times['loop'][0] / wall:.2f}, {times['loop'][1] / work:.2f}"
+        rate, each = len(samples) / wall, work / len(samples)
+        print(f"{name:8} {rate:6.2f} images/s, {each:.3f} processor s/image: x {quotients}")
+
+
+def pixels(samples: Sequence[Sample]) -> int:
+    return sum(sample.width * sample.height for sample in samples)
+
+
+def differences(
+    loop: ObviousLoop, predictor: Predictor, image: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Return, where the predictions differ, the best score's lead, as a share of the largest."""
+    scores = predictor.scores(image).numpy()
+    differ = loop.predict(image) != scores.argmax(axis=0)
+    best = np.sort(scores[:, differ], axis=0)
+    return (best[-1] - best[-2]) / np.abs(scores).max()
 
 
 if __name__ == "__main__":
