@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint"
 """Folder of the checkpoint inside a run."""
 Precision = Literal["float32", "bf16", "fp16"]
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_MEMORY = 5 * 2**28
+_CPU_MEMORY = 3 * 2**29
 """Bytes that a prediction may take of any CPU's memory, so that all choose the same windows."""
 _CPU_BATCH = 2**18
 """Pixels of the windows that a CPU, which gains nothing from more, sees at once."""
@@ -48,7 +48,7 @@ class Predictor:
         protocol: How images are shown to it; None for "fast", that is, if possible whole.
         precision: Of the network's convolutions.
         memory: Bytes that one prediction may take beside the network and the image; None for what
-            suits the device: 1.25 GiB of a CPU's, half of what a GPU has free.
+            suits the device: 1.5 GiB of a CPU's, half of what a GPU has free.
         on_event: Hears, once, of an image that was too large to be seen whole.
 
     Attributes:

@@ -52,12 +52,15 @@ class Appetite:
 
 
 def largest_crop(height: int, width: int, appetite: Appetite, memory: float) -> int:
-    """Return the side of the largest windows that fit into `memory`; if possible, of the image."""
+    """Return the side of the image where it fits into `memory` whole, else of smaller windows.
+
+    They take half of the memory: a large image has large masks, too.
+    """
     whole = max(height, width)
     if appetite.of(height, width, whole) <= memory:
         return whole
     sides = range(SMALLEST, whole, STEP)
-    fitting = bisect_right(sides, memory, key=lambda side: appetite.of(height, width, side))
+    fitting = bisect_right(sides, memory / 2, key=lambda side: appetite.of(height, width, side))
     return min(whole, SMALLEST + STEP * max(0, fitting - 1))
 
 
@@ -94,7 +97,8 @@ class Tiles:
         for top, following in pairwise([*tops, height]):
             total = self._added(total, top, look)
             yield from self._finished(total, slice(top, following))
-            _move_up(total, following - top)
+            if following < height:
+                _move_up(total, following - top)
 
     def _added(self, total: Tensor | None, top: int, look: Look) -> Tensor:
         """Add the scores of the row of windows at `top` to the sums (V, K, h, W) of its rows."""
