@@ -193,7 +193,7 @@ def _resolve(
 
 def _show_result(out: Output, result: "RunResult") -> None:
     columns = {
-        f"{name} ({phase})": score
+        f"{name}\n({phase})": score
         for phase, scores in result.scores.items()
         for name, score in scores.items()
     }

@@ -37,6 +37,14 @@ pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 ODD = odd_images()
 
 
+@pytest.fixture
+def heeding_ctrl_c():
+    """Where the tests run in the background, Ctrl-C is ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Fake:
     """Predicts from the red channel alone, so that masks tell which image they are of."""
 
@@ -139,6 +147,7 @@ def test_a_reader_that_stumbles_over_a_file_is_an_error_in_a_sentence(monkeypatc
         read_picture(Path("x"), ODD["grey.png"].content)
 
 
+@pytest.mark.slow
 def test_a_picture_of_100_megapixels_is_predicted(tmp_path):
     path, out = tmp_path / "huge.png", tmp_path / "mask.png"
     path.write_bytes(huge_png(10_000))
@@ -336,6 +345,7 @@ def test_an_error_in_a_thread_comes_out_and_ends_the_work():
     assert threading.active_count() == 1
 
 
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_an_interrupt_leaves_whole_files_and_no_thread(tmp_path):
     images(tmp_path / "in", *(f"{n}.png" for n in range(9)))
 
@@ -572,6 +582,7 @@ def test_a_torn_video_is_named_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "out").exists() or written(tmp_path / "out") == []
 
 
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_an_interrupted_video_leaves_nothing(tmp_path):
     class Interrupted(Fake):
         def analyze(self, pixels, **options):

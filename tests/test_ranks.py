@@ -204,6 +204,7 @@ def test_torchrun_trains_one_network(tmp_path):
     assert scores["miou"] == pytest.approx(alone.scores["target"]["toy:red"].miou, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two(tmp_path):
     config = small_config(iterations=4, batch=4, checkpoint__every=2)
     heard = []
@@ -220,6 +221,7 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path):
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_read_ends_all(tmp_path):
     draw_missing(["toy"])
     done = torchrun(*SETTINGS, "--set", "batch=3", "--output", str(tmp_path / "run"))
