@@ -12,11 +12,11 @@ from torch import nn
 
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Notice
+from pinmem_core.footprint import Footprint, footprint
 from pinmem_core.labels import COLOR_TABLE
 from pinmem_core.learning import estimate as estimates
 from pinmem_core.learning.batch_sheet import batch_sheet
 from pinmem_core.learning.estimate import Estimate, estimate
-from pinmem_core.learning.footprint import Footprint, footprint
 from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.plan import plan
 from pinmem_core.learning.resolve import resolve

@@ -1,16 +1,13 @@
 """A network made ready to predict: the same function, computed faster, and what memory it takes."""
 
 import copy
-import weakref
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from pinmem_core.footprint import footprint
 from pinmem_core.model import Segmenter
 
 _SIDES = (64, 128)
@@ -71,9 +68,7 @@ def bytes_per_pixel(segmenter: Segmenter) -> float:
 
 
 def _peak(segmenter: Segmenter, image: Tensor) -> int:
-    with _PeakMemory() as memory:
-        segmenter(image)
-    return memory.peak
+    return footprint(partial(segmenter, image)).memory_bytes
 
 
 def _small_image(segmenter: Segmenter, side: int) -> Tensor:
@@ -81,32 +76,3 @@ def _small_image(segmenter: Segmenter, side: int) -> Tensor:
     weight = next(segmenter.parameters())
     gradient = torch.linspace(-2, 2, side * side, dtype=weight.dtype, device=weight.device)
     return gradient.reshape(1, 1, side, side).expand(1, 3, -1, -1)
-
-
-class _PeakMemory(TorchDispatchMode):
-    """Adds up the bytes of every storage from the operation that makes it to its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.bytes = self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage in self.alive:
-            return
-        self.alive.add(storage)
-        self.bytes += storage.nbytes()
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._release, storage.nbytes())
-
-    def _release(self, size: int) -> None:
-        self.bytes -= size

@@ -14,7 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.errors import MachineError
-from pinmem_core.learning.footprint import Footprint, footprint
+from pinmem_core.footprint import Footprint, footprint
 from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.loss_watch import LossWatch
 from pinmem_core.learning.methods import methods
