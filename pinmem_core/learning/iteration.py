@@ -97,9 +97,8 @@ class Iteration:
 
     def _update(self, iteration: int, result: StepResult, batch: Batch) -> None:
         """Take the optimizer's step, unless a loss is not finite."""
-        if (
-            self.scaler.is_enabled()
-        ):  # it skips steps itself, and looks for a scale where it need not
+        if self.scaler.is_enabled():
+            # It skips steps itself, and after an inner step that overflowed nothing else is finite.
             first = next(iter(result.losses))
             self.watch.look(iteration, StepResult({first: result.losses[first]}), batch)
         else:
