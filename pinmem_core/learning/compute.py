@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from pinmem_core.config import ComputeConfig
+from pinmem_core.learning.dilation import speed_up_dilation
 from pinmem_core.learning.sync_norm import synchronize_batch_norm
 from pinmem_core.model import Segmenter
 from pinmem_core.ranks import world_size
@@ -27,6 +28,8 @@ def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -
     segmenter.autocast = _PRECISIONS[config.precision]
     if device.type == "cuda":
         _set_up_cuda(config)
+    else:
+        speed_up_dilation(segmenter)
     if world_size() > 1:
         synchronize_batch_norm(segmenter, device)
     if config.channels_last:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def fast_weights(module: nn.Module, step_size: Tensor) -> Iterator[None]:
-    """Move every parameter θ to θ' = θ - α·∇θ in place; θ returns, to the last bit, on leaving.
+    """Have every parameter hold θ' = θ - α·∇θ; θ itself, kept aside, returns on leaving.
 
     Gradients are taken as constants (first order), so those of a loss at θ' add to ∇θ unchanged.
 
@@ -22,16 +22,14 @@ def fast_weights(module: nn.Module, step_size: Tensor) -> Iterator[None]:
         step_size: α, 0-dim.
     """
     parameters = [p for p in module.parameters() if p.grad is not None]
-    kept = [p.detach().clone() for p in parameters]
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.addcmul_(parameter.grad, step_size, value=-1)  # type: ignore[arg-type]
+    kept = [p.data for p in parameters]
+    for parameter in parameters:
+        parameter.data = torch.addcmul(parameter.data, parameter.grad, step_size, value=-1)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, original in zip(parameters, kept, strict=True):
-                parameter.copy_(original)
+        for parameter, original in zip(parameters, kept, strict=True):
+            parameter.data = original
 
 
 @contextmanager
