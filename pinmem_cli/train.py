@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from pinmem_cli.options import Json, OutputFolder, Quiet, examples, names
 from pinmem_cli.output import Output, errors, is_first_process, table
 from pinmem_cli.plans import show_plan, show_recipe, show_recipes
 from pinmem_cli.signals import stopping
+from pinmem_cli.sweep import run_sweep
 from pinmem_core.errors import ConfigError, StoppedRunError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ EXAMPLES = examples(
     "pinmem train --list",
     "pinmem train --recipe paper-resnet50 --dry-run",
     "pinmem train --resume auto",
+    "pinmem train --sweep study.toml -o study",
     "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
     "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
 )
@@ -101,6 +104,14 @@ def train(
             "--show", metavar="RECIPE", help="Show a recipe, and stop.", rich_help_panel=_OUTPUT
         ),
     ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train and score all variants and seeds of a study, and print its table.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -119,6 +130,14 @@ def train(
         "init_weights": init_weights,
     }
     out = Output(as_json=json, quiet=quiet)
+    if sweep:
+        _refuse_other_options(
+            "--sweep",
+            "takes every setting from its file",
+            [recipe, settings, show, *options.values()],
+        )
+        run_sweep(out, sweep, output or runs_root() / sweep.stem)
+        return
     others = [recipe, settings, output, *options.values(), dry_run or None]
     if list_recipes:
         _refuse_other_options("--list", "shows all recipes", [show, resume, *others])

@@ -43,6 +43,10 @@ class MachineError(PinMemError):
     """Something this machine lacks: a device, a library, disk space."""
 
 
+class BusyError(MachineError):
+    """Another process is at work on the same thing."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a name that nobody registered, suggesting the closest known one.
 

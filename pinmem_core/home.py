@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_data_path
 
-from pinmem_core.errors import DataError, MachineError
+from pinmem_core.errors import BusyError, DataError
 
 
 def home() -> Path:
@@ -41,7 +41,7 @@ def locked(name: str) -> Iterator[None]:
     """Keep other processes out of what `name` stands for while the block runs.
 
     Raises:
-        MachineError: Another process is in it.
+        BusyError: Another process is in it.
     """
     path = home() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def locked(name: str) -> Iterator[None]:
         with FileLock(path, timeout=1):
             yield
     except Timeout:
-        raise MachineError(
+        raise BusyError(
             f"another pinmem is at work on {name}.", "Wait for it, or stop it."
         ) from None
 

@@ -85,6 +85,45 @@ def paired_interval(
     Raises:
         DataError: The images, or their labels, are not the same.
     """
+    counts, others = _same_images(first, second)
+    weights = _weights(len(first), draws, seed)
+    return _middle(others.mious(weights, class_set) - counts.mious(weights, class_set), level)
+
+
+def mean_paired_interval(
+    pairs: Sequence[tuple[Sequence[ImageResult], Sequence[ImageResult]]],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    class_set: str = OCCURRING,
+) -> tuple[float, float]:
+    """Return the interval of mIoU(second) - mIoU(first), averaged over several pairs of models.
+
+    Each draw takes the same images for all, as `paired_interval` does for one pair.
+
+    Args:
+        pairs: At least one, e.g. one for each seed; all of the same images in the same order.
+        level: Share of the draws that lie in the interval.
+        draws: How often images are drawn; equal seeds draw the same.
+        seed: Of the random numbers.
+        class_set: Which classes are averaged.
+
+    Raises:
+        DataError: The images, or their labels, are not the same.
+    """
+    weights = _weights(len(pairs[0][0]), draws, seed)
+    differences = []
+    for first, second in pairs:
+        counts, others = _same_images(first, second)
+        differences.append(others.mious(weights, class_set) - counts.mious(weights, class_set))
+    return _middle(np.mean(differences, axis=0), level)
+
+
+def _same_images(
+    first: Sequence[ImageResult], second: Sequence[ImageResult]
+) -> tuple[_Counts, _Counts]:
+    """Return the counts of both, in the order of the first."""
     counts = _Counts.of(first)
     others = _Counts.of(_in_order_of(first, second))
     if not np.array_equal(counts.truth, others.truth):
@@ -92,8 +131,7 @@ def paired_interval(
             "the two models were scored on the same images with other labels.",
             "Score both by one protocol, on data prepared in one way.",
         )
-    weights = _weights(len(first), draws, seed)
-    return _middle(others.mious(weights, class_set) - counts.mious(weights, class_set), level)
+    return counts, others
 
 
 def _in_order_of(

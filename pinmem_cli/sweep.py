@@ -1,0 +1,57 @@
+"""`pinmem train --sweep`: a study's runs, and its table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from pinmem_cli.output import Output, errors, table
+from pinmem_cli.signals import stopping
+from pinmem_core.errors import StoppedRunError
+
+if TYPE_CHECKING:
+    from pinmem_core.study import StudyTable
+
+
+def run_sweep(out: Output, file: Path, folder: Path) -> None:
+    """Train what the study still lacks, and print the table of all its reports."""
+    from pinmem_core.study import make_table, read_sweep, run_study
+
+    sweep = read_sweep(file)
+    with out.listening() as listener, stopping(out) as stop:
+        try:
+            elsewhere = run_study(sweep, folder, on_event=listener, stop=stop)
+        except StoppedRunError as error:
+            again = f"'pinmem train --sweep {file} -o {folder}' goes on."
+            errors().print(error.message.partition(";")[0] + ";", again, markup=False)
+            raise typer.Exit(stop.exit_code) from None
+    if elsewhere:
+        out.note(f"{elsewhere} runs are being trained by other processes; the table lacks them")
+    found = make_table(sweep, folder)
+    out.result(
+        found.as_json() | {"folder": str(folder)},
+        _shown(found),
+        f"protocol: {found.protocol}",
+        f"table: {folder / 'study.md'} and study.json",
+    )
+    out.next_step(f"pinmem eval compare {folder}/runs/RUN/study {folder}/runs/OTHER-RUN/study")
+
+
+def _shown(found: "StudyTable") -> Table:
+    targets = list(next(iter(found.rows.values())).targets)
+    heads = [head for target in targets for head in (target, "difference", "interval")]
+    rows = table(f"{found.title}, mIoU %", "seeds", "sources, val", *heads)
+    for name, row in found.rows.items():
+        cells = [str(len(row.seeds)), row.source.as_text()]
+        for target in targets:
+            difference = row.differences.get(target)
+            cells.append(row.targets[target].as_text())
+            if difference is None:
+                cells += ["", ""]
+            else:
+                low, high = difference.interval
+                cells.append(difference.points.as_text("+"))
+                cells.append(f"{100 * low:+.1f} to {100 * high:+.1f}")
+        rows.add_row(name, *cells)
+    return rows

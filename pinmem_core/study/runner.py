@@ -1,0 +1,82 @@
+"""Training what a study still lacks. Several processes may work at one study side by side."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pinmem_core.errors import BusyError
+from pinmem_core.evaluation.report import DATA, evaluate_run
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.files import write_whole
+from pinmem_core.home import locked
+from pinmem_core.learning import resume, train
+from pinmem_core.learning.trainer import lock_name
+from pinmem_core.study.sweep import Sweep
+
+
+def report_path(folder: Path, variant: str, seed: int) -> Path:
+    """Return where a run's report is, or will be."""
+    return run_path(folder, variant, seed) / "study" / DATA
+
+
+def run_path(folder: Path, variant: str, seed: int) -> Path:
+    """Return the folder of a run."""
+    return folder / "runs" / f"{variant}-{seed}"
+
+
+def run_study(
+    sweep: Sweep,
+    folder: Path,
+    *,
+    on_event: Listener = ignore,
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Train and score all runs that have no report yet; go on with those that were begun.
+
+    A run that another process trains is left to it.
+
+    Args:
+        sweep: What to compare.
+        folder: Of the study; is made.
+        on_event: Hears of the progress.
+        stop: Asked after each iteration, as `train` does.
+
+    Returns:
+        The number of runs that were left to other processes.
+
+    Raises:
+        PinMemError: As `train`, `resume` and `evaluate_run` do; what has ended is kept.
+        StoppedRunError: `stop` said so.
+    """
+    runs, elsewhere = list(sweep.runs()), 0
+    for number, (variant, seed) in enumerate(runs, start=1):
+        if report_path(folder, variant, seed).exists():
+            continue
+        try:
+            with locked(f"study-{lock_name(run_path(folder, variant, seed))}"):
+                if report_path(folder, variant, seed).exists():
+                    continue  # another process has just ended it
+                on_event(Notice(f"run {number} of {len(runs)}: {variant}, seed {seed}"))
+                _complete(sweep, folder, variant, seed, on_event, stop)
+        except BusyError:
+            elsewhere += 1
+    return elsewhere
+
+
+def _complete(
+    sweep: Sweep,
+    folder: Path,
+    variant: str,
+    seed: int,
+    on_event: Listener,
+    stop: Callable[[], bool],
+) -> None:
+    run = run_path(folder, variant, seed)
+    if not (run / "scores.json").exists():
+        if (run / "config.json").exists():
+            resume(run, on_event=on_event, stop=stop)
+        else:
+            train(sweep.config(variant, seed), run, on_event=on_event, stop=stop)
+    report = evaluate_run(str(run), sweep.scored(), protocol=sweep.protocol, on_event=on_event)
+    path = report_path(folder, variant, seed)
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, report.as_text().encode())

@@ -1,0 +1,99 @@
+"""What a study compares: a TOML file of variants that share all settings but those they name."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.errors import ConfigError
+from pinmem_core.recipe import load_recipe
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Variant(_Strict):
+    """One row of the study's table."""
+
+    about: str
+    """What it is, in a few words."""
+    beside: str | None = None
+    """The variant that it is compared with; None for the study's baseline."""
+    settings: Mapping[str, Any] = {}
+    """Dotted keys of `TrainConfig`, over those that all share."""
+
+
+class Sweep(_Strict):
+    """A study: variants by seeds."""
+
+    title: str
+    recipe: str
+    seeds: tuple[int, ...] = Field(min_length=1)
+    sources: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[str, ...] = Field(min_length=1)
+    """Never seen in training; scored when a run has ended."""
+    protocol: str = "paper-train"
+    baseline: str
+    settings: Mapping[str, Any] = {}
+    """Dotted keys that all variants share, over those of the recipe."""
+    variants: Mapping[str, Variant] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _comparisons_exist(self) -> Self:
+        for name in (self.baseline, *(v.beside for v in self.variants.values() if v.beside)):
+            if name not in self.variants:
+                raise ValueError(f"there is no variant '{name}' to compare with")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed is named twice")
+        return self
+
+    def runs(self) -> Iterator[tuple[str, int]]:
+        """Yield (variant, seed), a whole seed before the next."""
+        for seed in self.seeds:
+            for name in self.variants:
+                yield name, seed
+
+    def config(self, variant: str, seed: int) -> TrainConfig:
+        """Return the configuration of a run. It has no targets: training cannot look at them.
+
+        Raises:
+            ConfigError: A key or value is not allowed.
+        """
+        settings = nested(load_recipe(self.recipe), self.settings)
+        settings = nested(settings, self.variants[variant].settings)
+        fixed = {"sources": self.sources, "targets": (), "seed": seed}
+        return validate({**settings, **fixed})
+
+    def scored(self) -> tuple[str, ...]:
+        """Return all that a run is scored on: the sources' validation splits, and the targets."""
+        return (*(f"{source}@val" for source in self.sources), *self.targets)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a study's file, and check every run's configuration.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or something in it is not allowed.
+    """
+    try:
+        sweep = Sweep.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"the study {path} cannot be read: {error.strerror}.") from None
+    except (ValidationError, ValueError) as error:
+        raise ConfigError(f"the study {path}: {_reason(error)}.") from None
+    for variant in sweep.variants:
+        sweep.config(variant, sweep.seeds[0])
+    return sweep
+
+
+def _reason(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

@@ -1,0 +1,213 @@
+"""The table of a study, made of its reports alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from pinmem_core.errors import DataError
+from pinmem_core.evaluation.compare import SavedReport
+from pinmem_core.evaluation.intervals import mean_paired_interval
+from pinmem_core.evaluation.report_data import LEVEL
+from pinmem_core.files import write_whole
+from pinmem_core.study.runner import report_path
+from pinmem_core.study.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds.
+
+    Attributes:
+        values: By seed, in the order of the study's; differences are in -1..1, mIoU in 0..1.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return mean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Their sample standard deviation; None for one value."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures for programs."""
+        return {"mean": self.mean, "deviation": self.deviation, "values": list(self.values)}
+
+    def as_text(self, sign: str = "") -> str:
+        """Return the mean ± deviation in points, e.g. "34.1 ± 0.8"."""
+        deviation = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:{sign}.1f}{deviation}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a variant is more than another on a target, seed by seed.
+
+    Attributes:
+        beside: The other variant.
+        points: The differences of mIoU.
+        interval: (low, high) of their mean over seeds, by the bootstrap over images.
+    """
+
+    beside: str
+    points: Spread
+    interval: tuple[float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures for programs."""
+        return {"beside": self.beside, **self.points.as_json(), "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a study knows of one variant.
+
+    Attributes:
+        about: What it is.
+        seeds: Those whose reports exist.
+        source: Mean mIoU of the sources' validation splits.
+        targets: mIoU by target.
+        iou: Mean over seeds by target and class; None for a class that does not occur.
+        differences: By target, beside the variant that it is compared with; seeds of both.
+    """
+
+    about: str
+    seeds: tuple[int, ...]
+    source: Spread
+    targets: dict[str, Spread]
+    iou: dict[str, dict[str, float | None]]
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A study's table.
+
+    Attributes:
+        title: Of the study.
+        protocol: Name and description of how images were predicted.
+        rows: By variant; those without any report are left out.
+    """
+
+    title: str
+    protocol: str
+    rows: dict[str, Row]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the table for programs."""
+        return {
+            "schema_version": 1,
+            "title": self.title,
+            "protocol": self.protocol,
+            "level": LEVEL,
+            "variants": {
+                name: {
+                    "about": row.about,
+                    "seeds": list(row.seeds),
+                    "source": row.source.as_json(),
+                    "targets": {target: s.as_json() for target, s in row.targets.items()},
+                    "iou": row.iou,
+                    "differences": {t: d.as_json() for t, d in row.differences.items()},
+                }
+                for name, row in self.rows.items()
+            },
+        }
+
+    def as_markdown(self) -> str:
+        """Return the table as Markdown; mIoU in %, differences in points."""
+        targets = list(next(iter(self.rows.values())).targets) if self.rows else []
+        heads = ["variant", "seeds", "sources, val"]
+        for target in targets:
+            heads += [target, "difference", f"{LEVEL:.0%} interval"]
+        lines = [_line(heads), _line(["---"] * len(heads))]
+        lines += [_line(_cells(name, row, targets)) for name, row in self.rows.items()]
+        lines += ["", f"Protocol: {self.protocol}", ""]
+        return "\n".join(lines)
+
+
+def make_table(sweep: Sweep, folder: Path) -> StudyTable:
+    """Return the table of the reports that a study's folder holds so far, and write it there.
+
+    `study.json` and `study.md` are written.
+
+    Raises:
+        DataError: A report is damaged, or there is none.
+    """
+    reports = {
+        name: {
+            seed: SavedReport.read(path)
+            for seed in sweep.seeds
+            if (path := report_path(folder, name, seed)).exists()
+        }
+        for name in sweep.variants
+    }
+    if not any(reports.values()):
+        raise DataError(f"{folder} holds no report of this study yet.")
+    rows = {name: _row(sweep, name, reports) for name in sweep.variants if reports[name]}
+    protocol = next(r for by_seed in reports.values() for r in by_seed.values()).protocol
+    table = StudyTable(sweep.title, f"{protocol['name']}: {protocol['description']}", rows)
+    write_whole(folder / "study.json", (json.dumps(table.as_json(), indent=1) + "\n").encode())
+    write_whole(folder / "study.md", table.as_markdown().encode())
+    return table
+
+
+def _row(sweep: Sweep, name: str, reports: Mapping[str, Mapping[int, SavedReport]]) -> Row:
+    variant, ours = sweep.variants[name], reports[name]
+    beside = variant.beside or sweep.baseline
+    theirs = {} if name == beside else reports[beside]
+    shared = [seed for seed in ours if seed in theirs]
+    sources = [target for target in sweep.scored() if target not in sweep.targets]
+    return Row(
+        variant.about,
+        tuple(ours),
+        Spread(tuple(mean(r.targets[s].miou for s in sources) for r in ours.values())),
+        {t: Spread(tuple(r.targets[t].miou for r in ours.values())) for t in sweep.targets},
+        {t: _mean_iou([r.targets[t].iou for r in ours.values()]) for t in sweep.targets},
+        {
+            target: _difference(beside, target, [(theirs[s], ours[s]) for s in shared])
+            for target in sweep.targets
+            if shared
+        },
+    )
+
+
+def _difference(
+    beside: str, target: str, pairs: Sequence[tuple[SavedReport, SavedReport]]
+) -> Difference:
+    scored = [(first.targets[target], second.targets[target]) for first, second in pairs]
+    points = Spread(tuple(second.miou - first.miou for first, second in scored))
+    images = [(first.images, second.images) for first, second in scored]
+    return Difference(beside, points, mean_paired_interval(images, level=LEVEL))
+
+
+def _mean_iou(of_seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    known = {name: [iou[name] for iou in of_seeds] for name in of_seeds[0]}
+    return {
+        name: None if None in values else mean(v for v in values if v is not None)
+        for name, values in known.items()
+    }
+
+
+def _cells(name: str, row: Row, targets: Sequence[str]) -> list[str]:
+    cells = [f"`{name}`: {row.about}", str(len(row.seeds)), row.source.as_text()]
+    for target in targets:
+        cells.append(row.targets[target].as_text())
+        difference = row.differences.get(target)
+        if difference is None:
+            cells += ["", ""]
+            continue
+        low, high = difference.interval
+        cells.append(f"{difference.points.as_text('+')} (`{difference.beside}`)")
+        cells.append(f"{100 * low:+.1f} to {100 * high:+.1f}")
+    return cells
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

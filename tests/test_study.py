@@ -1,0 +1,162 @@
+"""Studies: what they train, what they leave alone, and what their table says."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import Result
+
+from pinmem_core.errors import ConfigError, DataError, StoppedRunError
+from pinmem_core.evaluation.intervals import mean_paired_interval, paired_interval
+from pinmem_core.evaluation.results import ImageResult
+from pinmem_core.home import locked
+from pinmem_core.learning.trainer import lock_name
+from pinmem_core.study import make_table, read_sweep, run_study
+from pinmem_core.study.runner import report_path, run_path
+from pinmem_core.study.table import Spread
+
+STUDY = """
+title = "toy"
+recipe = "demo"
+seeds = [0, 1]
+sources = ["toy:red", "toy:blue"]
+targets = ["toy:red@all"]
+baseline = "plain"
+
+[settings]
+iterations = 2
+batch = 2
+device = "cpu"
+log_every = 1
+"augmentation.crop" = 64
+"model.trunk" = "tiny"
+"model.feature_dim" = 16
+"model.memory.init_batches" = 1
+
+[variants.plain]
+about = "all domains in one batch"
+settings = { method = "aggregate" }
+
+[variants.paper]
+about = "as published"
+
+[variants.softer]
+about = "read by softmax"
+beside = "paper"
+settings = { "model.memory.read" = "softmax" }
+"""
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
+    sweep = read_sweep(sweep_file)
+    configs = {name: sweep.config(name, 1).model_dump() for name in sweep.variants}
+    assert configs["plain"]["method"] == "aggregate"
+    assert configs["softer"]["model"]["memory"]["read"] == "softmax"
+    assert all(config["seed"] == 1 and config["targets"] == () for config in configs.values())
+    configs["plain"]["method"] = "pinmem"
+    configs["softer"]["model"]["memory"]["read"] = "gumbel"
+    assert configs["plain"] == configs["paper"] == configs["softer"]
+    assert list(sweep.runs())[:4] == [("plain", 0), ("paper", 0), ("softer", 0), ("plain", 1)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('baseline = "plain"', 'baseline = "plane"', "there is no variant 'plane'"),
+        ('beside = "paper"', 'beside = "papers"', "there is no variant 'papers'"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "a seed is named twice"),
+        ('"model.trunk"', '"model.trnk"', "model.trnk"),
+        ("title =", "titel =", "title"),
+        ("seeds = [0, 1]", "seeds = [0, 1", "study.toml"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_told(sweep_file, old, new, told):
+    sweep_file.write_text(STUDY.replace(old, new))
+    with pytest.raises(ConfigError, match=told):
+        read_sweep(sweep_file)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_sweep(tmp_path / "absent.toml")
+
+
+def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, tmp_path):
+    folder = tmp_path / "study"
+    sweep = read_sweep(sweep_file)
+
+    asked = []
+
+    def after_three_iterations():
+        asked.append(None)
+        return len(asked) > 3
+
+    with pytest.raises(StoppedRunError):
+        run_study(sweep, folder, stop=after_three_iterations)
+    with locked(f"study-{lock_name(run_path(folder, 'softer', 1))}"):
+        assert run_study(sweep, folder) == 1
+    assert not report_path(folder, "softer", 1).exists()
+    assert make_table(sweep, folder).rows["softer"].seeds == (0,)
+
+    assert run_study(sweep, folder) == 0
+    written = report_path(folder, "softer", 1).stat().st_mtime_ns
+    assert run_study(sweep, folder) == 0
+    assert report_path(folder, "softer", 1).stat().st_mtime_ns == written
+
+    result = Result("train", "--sweep", str(sweep_file), "-o", str(folder), "--json")
+    assert result.code == 0
+    table = make_table(sweep, folder)
+    assert json.loads((folder / "study.json").read_text()) == table.as_json()
+    assert result.json == table.as_json() | {"folder": str(folder)}
+    assert list(table.rows) == ["plain", "paper", "softer"]
+    of_paper = table.rows["paper"]
+    reports = [json.loads(report_path(folder, "paper", s).read_text()) for s in (0, 1)]
+    expected = tuple(r["targets"]["toy:red@all"]["miou"] for r in reports)
+    assert of_paper.targets["toy:red@all"].values == expected
+    assert set(reports[0]["targets"]) == {"toy:red@val", "toy:blue@val", "toy:red@all"}
+    difference = table.rows["softer"].differences["toy:red@all"]
+    assert difference.beside == "paper"
+    soft = table.rows["softer"].targets["toy:red@all"].values
+    assert difference.points.values == tuple(np.subtract(soft, expected))
+    assert "| `softer`: read by softmax | 2 |" in table.as_markdown()
+
+
+def test_a_study_without_reports_has_no_table(sweep_file, tmp_path):
+    with pytest.raises(DataError, match="holds no report"):
+        make_table(read_sweep(sweep_file), tmp_path)
+
+
+def test_the_interval_over_seeds_is_that_of_one_pair_where_all_are_alike():
+    rng = np.random.default_rng(0)
+
+    def results(good):
+        images = []
+        for number in range(12):
+            truth = rng.integers(100, 200, 19)
+            hits = (truth * good).astype(np.int64)
+            counts = np.diag(hits)
+            counts[np.arange(19), (np.arange(19) + 1) % 19] += truth - hits
+            images.append(ImageResult(str(number), counts))
+        return images
+
+    rng = np.random.default_rng(0)
+    first = results(0.5)
+    rng = np.random.default_rng(0)
+    second = results(0.8)
+    one = paired_interval(first, second)
+    assert mean_paired_interval([(first, second)] * 3) == pytest.approx(one)
+    low, high = mean_paired_interval([(first, second), (second, first)])
+    assert low == pytest.approx(0) == high
+
+
+def test_a_spread_says_mean_and_sample_deviation():
+    spread = Spread((0.30, 0.32, 0.34))
+    assert spread.as_text() == "32.0 ± 2.0"
+    assert Spread((0.015,)).as_text("+") == "+1.5"
