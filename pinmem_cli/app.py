@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pinmem_cli import data, eval, eval_compare, predict, train
+from pinmem_cli import data, eval, eval_compare, export, predict, train
 from pinmem_cli.output import exit_code, show_error
 from pinmem_core.errors import MachineError, PinMemError
 from pinmem_core.version import __version__
@@ -53,6 +53,7 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("eval", epilog=eval.EXAMPLES)(eval.evaluate)
 app.command("eval compare", epilog=eval_compare.EXAMPLES)(eval_compare.compare)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 
 
 def _print_version(wanted: bool) -> None:

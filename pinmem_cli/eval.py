@@ -20,7 +20,10 @@ EXAMPLES = examples(
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run's folder or name, or a checkpoint folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="A run's folder or name, a checkpoint folder, or user/name@revision."),
+    ],
     targets: Annotated[
         str | None, typer.Option(help="Domains to score on, by comma; default: the run's targets.")
     ] = None,
@@ -50,8 +53,8 @@ def evaluate(
     from pinmem_core.evaluation.report import PAGE, evaluate_run, report_folder
 
     out = Output(as_json=json, quiet=quiet)
-    folder = output or report_folder(run, protocol)
     with out.listening() as listener:
+        folder = output or report_folder(run, protocol, on_event=listener)
         report = evaluate_run(
             run,
             names(targets),

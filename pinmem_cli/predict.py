@@ -35,7 +35,8 @@ def predict(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="A run or checkpoint; default: the newest run.")
+        str | None,
+        typer.Option(help="A run, a checkpoint or user/name@revision; default: the newest run."),
     ] = None,
     formats: Annotated[
         list[str] | None,

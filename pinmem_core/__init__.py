@@ -4,7 +4,8 @@
     mask = pinmem_core.load("path/to/run").predict("street.jpg")   # (H, W) trainIds
 
 The floors, each importing only those before it: `datasets` (what a dataset is), `preparation`
-(unified labels on disk), `loading` (batches), `model`, `inference`, `evaluation`, `learning`.
+(unified labels on disk), `loading` (batches), `model`, `inference`, `evaluation`, `learning`,
+`publishing` (the Hub, files for other runtimes).
 """
 
 from typing import Any

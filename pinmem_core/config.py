@@ -28,6 +28,11 @@ class MemoryConfig(_Strict):
     """Share of the old slot that a write keeps."""
     temperature: float = Field(1.0, gt=0)
     """Divides the scores in the read loss; never in the attention itself."""
+    attention_temperature: float = Field(1.0, gt=0)
+    """Divides the scores in the attention. At 1, as published, it is almost flat: of 19 unit slots
+    the right one weighs 0.13 at most."""
+    residual: bool = False
+    """Add the feature to what is read; as published, only what is read is passed on."""
     init_batches: int = Field(1486, ge=0)
     """Batches whose class means make the first memory; 0 keeps random slots. The original's two
     passes over an epoch of 2975 indices at batch 4 are 1486 batches."""
@@ -43,6 +48,9 @@ class ModelConfig(_Strict):
     feature_dim: int = Field(256, ge=8)
     """Channels of that feature, and so the length of a memory slot."""
     num_classes: int = Field(len(CLASSES), ge=2, le=254)
+    own_statistics: float = Field(0.0, ge=0, le=1)
+    """Share of an image's own mean and variance in batch norm when predicting; the rest are the
+    running ones of training, which alone are used by default."""
     memory: MemoryConfig | None = MemoryConfig()
 
 
@@ -53,6 +61,19 @@ class LossConfig(_Strict):
     read: float = Field(0.02, ge=0)
     divergence: float = Field(0.4, ge=0)
     classification: float = Field(0.2, ge=0)
+    balance: float = Field(0.0, ge=0, le=1)
+    """A pixel weighs (pixels of its class in the batch)^-balance in the segmentation loss: at 0, as
+    published, all weigh the same; at 1 all classes do."""
+
+
+class MetaConfig(_Strict):
+    """The meta step of `pinmem` (docs/method.md, section 4)."""
+
+    inner: Literal["meta-train", "all"] = "meta-train"
+    """Domains that the inner losses and the refresh of the memory go by. "all" makes of the outer
+    step a second look at the meta-test domains, through a memory written without them."""
+    outer_weight: float = Field(1.0, ge=0)
+    """Of the outer losses."""
 
 
 class OptimConfig(_Strict):
@@ -146,6 +167,7 @@ class TrainConfig(_Strict):
     checkpoint: CheckpointConfig = CheckpointConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    meta: MetaConfig = MetaConfig()
     optim: OptimConfig = OptimConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -21,6 +21,8 @@ FLOORS = [
     ["inference"],
     ["evaluation"],
     ["learning"],
+    ["study"],
+    ["publishing"],
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 CORE = sorted((ROOT / "pinmem_core").rglob("*.py"))

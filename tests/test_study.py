@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import Result
 
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
@@ -11,10 +12,12 @@ from pinmem_core.evaluation.intervals import mean_paired_interval, paired_interv
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.home import locked
 from pinmem_core.learning.trainer import lock_name
+from pinmem_core.model import load_checkpoint
 from pinmem_core.study import make_table, read_sweep, run_study
 from pinmem_core.study.runner import report_path, run_path
 from pinmem_core.study.table import Spread
 
+NAMES = "plain", "halfway"
 STUDY = """
 title = "toy"
 recipe = "demo"
@@ -40,6 +43,11 @@ settings = { method = "aggregate" }
 [variants.paper]
 about = "as published"
 
+[variants.halfway]
+about = "some of each image's own statistics"
+of = "plain"
+settings = { "model.own_statistics" = 0.5 }
+
 [variants.softer]
 about = "read by softmax"
 beside = "paper"
@@ -63,7 +71,8 @@ def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
     configs["plain"]["method"] = "pinmem"
     configs["softer"]["model"]["memory"]["read"] = "gumbel"
     assert configs["plain"] == configs["paper"] == configs["softer"]
-    assert list(sweep.runs())[:4] == [("plain", 0), ("paper", 0), ("softer", 0), ("plain", 1)]
+    assert list(sweep.runs())[3:5] == [("softer", 0), ("plain", 1)]
+    assert configs["halfway"]["method"] == "aggregate"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +80,7 @@ def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
     [
         ('baseline = "plain"', 'baseline = "plane"', "there is no variant 'plane'"),
         ('beside = "paper"', 'beside = "papers"', "there is no variant 'papers'"),
+        ('of = "plain"', 'of = "halfway"', "needs a variant that is trained"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "a seed is named twice"),
         ('"model.trunk"', '"model.trnk"', "model.trnk"),
         ("title =", "titel =", "title"),
@@ -115,7 +125,13 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     table = make_table(sweep, folder)
     assert json.loads((folder / "study.json").read_text()) == table.as_json()
     assert result.json == table.as_json() | {"folder": str(folder)}
-    assert list(table.rows) == ["plain", "paper", "softer"]
+    assert list(table.rows) == ["plain", "paper", "halfway", "softer"]
+    plain, halfway = (load_checkpoint(run_path(folder, n, 1) / "checkpoint")[0] for n in NAMES)
+    assert halfway.config.own_statistics == 0.5 and plain.config.own_statistics == 0
+    assert all(map(torch.equal, plain.state_dict().values(), halfway.state_dict().values()))
+    assert (
+        table.rows["halfway"].targets["toy:red@all"] != table.rows["plain"].targets["toy:red@all"]
+    )
     of_paper = table.rows["paper"]
     reports = [json.loads(report_path(folder, "paper", s).read_text()) for s in (0, 1)]
     expected = tuple(r["targets"]["toy:red@all"]["miou"] for r in reports)

@@ -8,11 +8,10 @@ from typing import Any
 
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.intervals import paired_interval
-from pinmem_core.evaluation.origin import run_folder
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.report_data import LEVEL, SCHEMA_VERSION, image_counts
 from pinmem_core.evaluation.results import ImageResult
-from pinmem_core.home import find_run
+from pinmem_core.model.found import checkpoint_of, run_folder
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,19 @@ class SavedReport:
 def find_report(text: str) -> Path:
     """Return the file that `text` means: a report's file or folder, or a run's newest report.
 
+    Of a model on the Hub: the newest that was made here, or else the one that came with it.
+
     Raises:
         DataError: There is no such report.
+        MachineError: The Hub is asked, and cannot be reached.
     """
     if Path(text).is_file():
         return Path(text)
-    folder = run_folder(find_run(text))
+    checkpoint = checkpoint_of(text)
+    folder = run_folder(checkpoint)
     if (folder / DATA).exists():
         return folder / DATA
-    reports = [*folder.glob(f"eval/*/{DATA}")]
+    reports = [*folder.glob(f"eval/*/{DATA}")] or [*checkpoint.glob(DATA)]
     if not reports:
         raise DataError(f"{folder} holds no report.", f"Make one: 'pinmem eval {text}'.")
     return max(reports, key=lambda path: path.stat().st_mtime_ns)

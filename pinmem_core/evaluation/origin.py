@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from pinmem_core.inference import Predictor, Protocol
-from pinmem_core.inference.predictor import CHECKPOINT
 from pinmem_core.model.checkpoint import WEIGHTS
+from pinmem_core.model.found import run_folder
 from pinmem_core.version import __version__
 
 
@@ -89,11 +89,6 @@ class Origin:
             "date": self.date,
             "versions": dict(self.versions),
         }
-
-
-def run_folder(checkpoint: Path) -> Path:
-    """Return the run that a checkpoint folder lies in, or the folder itself where it is in none."""
-    return checkpoint.parent if checkpoint.name == CHECKPOINT else checkpoint
 
 
 def _described(device: torch.device) -> str:

@@ -12,15 +12,15 @@ from pinmem_core.evaluation.evaluate import Target, load_target
 from pinmem_core.evaluation.examples import find_examples
 from pinmem_core.evaluation.intervals import bootstrap_interval
 from pinmem_core.evaluation.memory_views import pictures as memory_pictures
-from pinmem_core.evaluation.origin import Origin, run_folder
+from pinmem_core.evaluation.origin import Origin
 from pinmem_core.evaluation.report_data import LEVEL, DomainReport, Report
 from pinmem_core.evaluation.report_html import Pictures, as_html
 from pinmem_core.evaluation.results import evaluate_domain
 from pinmem_core.events import Listener, ignore
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.inference import PROTOCOLS, Predictor
-from pinmem_core.inference.predictor import checkpoint_of
 from pinmem_core.model import load_checkpoint
+from pinmem_core.model.found import checkpoint_of, run_folder
 from pinmem_core.preparation import PreparedDataset, Selection, draw_missing
 
 __all__ = ["DATA", "PAGE", "Report", "evaluate_run", "report_folder"]
@@ -53,7 +53,7 @@ class _Subject:
     ) -> "_Subject":
         if protocol not in PROTOCOLS:
             raise unknown_name("protocol", protocol, PROTOCOLS)
-        checkpoint = checkpoint_of(run)
+        checkpoint = checkpoint_of(run, on_event=on_event)
         segmenter, config = load_checkpoint(checkpoint)
         training = config.get("training", {})
         wanted = tuple(dict.fromkeys(targets or training.get("targets", ())))
@@ -107,7 +107,7 @@ def evaluate_run(
     """Score a run's last checkpoint.
 
     Args:
-        run: A run's folder or name, or a checkpoint folder.
+        run: A run's folder or name, a checkpoint folder, or `user/name[@revision]` on the Hub.
         targets: `dataset[:domain][@split]`; none for the targets that the run was given.
         protocol: Name of a protocol.
         precision: Of the network's convolutions.
@@ -134,11 +134,12 @@ def evaluate_run(
     return report
 
 
-def report_folder(run: str, protocol: str) -> Path:
+def report_folder(run: str, protocol: str, *, on_event: Listener = ignore) -> Path:
     """Return the folder that a report made now is kept in where the user names none.
 
     Raises:
-        DataError: There is no such run.
+        DataError: There is no such run or model.
+        MachineError: The Hub is asked, and cannot be reached.
     """
     name = f"{protocol}-{datetime.now():%Y%m%d-%H%M%S}"
-    return run_folder(checkpoint_of(run)) / "eval" / name
+    return run_folder(checkpoint_of(run, on_event=on_event)) / "eval" / name

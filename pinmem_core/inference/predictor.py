@@ -13,7 +13,6 @@ from torch import Tensor
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.home import find_run
 from pinmem_core.images import read_image
 from pinmem_core.inference.network import bytes_per_pixel, folded
 from pinmem_core.inference.prediction import Band, Prediction
@@ -22,11 +21,10 @@ from pinmem_core.inference.rows import Rows
 from pinmem_core.inference.tiling import Appetite, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model import Segmenter, load_checkpoint
+from pinmem_core.model.found import checkpoint_of
 
-__all__ = ["CHECKPOINT", "Band", "Precision", "Prediction", "Predictor", "checkpoint_of", "load"]
+__all__ = ["Band", "Precision", "Prediction", "Predictor", "load"]
 
-CHECKPOINT = "checkpoint"
-"""Folder of the checkpoint inside a run."""
 Precision = Literal["float32", "bf16", "fp16"]
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_MEMORY = 3 * 2**29
@@ -247,14 +245,15 @@ def load(
     memory: int | None = None,
     on_event: Listener = ignore,
 ) -> Predictor:
-    """Return a predictor from a run's name, a run folder or a checkpoint folder.
+    """Return a predictor of a run, a checkpoint folder, or `user/name[@revision]` on the Hub.
 
     The rest is as for `Predictor`.
 
     Raises:
-        DataError: There is no such run, or its checkpoint is damaged.
+        DataError: There is no such run or model, or its checkpoint is damaged.
+        MachineError: The Hub is asked, and cannot be reached.
     """
-    segmenter, _ = load_checkpoint(checkpoint_of(name))
+    segmenter, _ = load_checkpoint(checkpoint_of(name, on_event=on_event))
     return Predictor(
         segmenter,
         device=device,
@@ -263,14 +262,3 @@ def load(
         memory=memory,
         on_event=on_event,
     )
-
-
-def checkpoint_of(name: str) -> Path:
-    """Return the checkpoint folder that a run's name, a run folder or a checkpoint folder means.
-
-    Raises:
-        DataError: No such folder exists.
-    """
-    folder = find_run(name)
-    inside = folder / CHECKPOINT
-    return inside if inside.is_dir() else folder

@@ -37,7 +37,7 @@ class Iteration:
         self.segmenter = prepare(segmenter, config.compute, device)
         self.optimizer = _optimizer(config, self.segmenter)
         self.scaler = GradScaler(device.type, enabled=config.compute.precision == "fp16")
-        self.method = methods.get(config.method)(config.loss, self.scaler)
+        self.method = methods.get(config.method)(config.loss, self.scaler, config.meta)
         self.watch = LossWatch(device)
 
     def step(self, iteration: int, batch: Batch) -> StepResult:

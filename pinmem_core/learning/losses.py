@@ -48,6 +48,26 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return summed * world_size() / labelled.clamp(min=1)
 
 
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, balance: float) -> Tensor:
+    """Return the cross-entropy in which classes count more equally than by their pixels.
+
+    Args:
+        logits: (N, K, H, W).
+        labels: (N, H, W).
+        balance: A pixel of a class with n pixels in the batch of all ranks weighs n^-balance.
+    """
+    if not balance:
+        return cross_entropy(logits, labels)
+    pixels = labels.flatten()
+    counts = labels.new_zeros(IGNORE_INDEX + 1).scatter_add_(0, pixels, torch.ones_like(pixels))
+    counts = sum_over_ranks(counts[: logits.shape[1]]).to(logits.dtype)
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0)
+    summed = F.cross_entropy(
+        logits, labels, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+    return summed * world_size() / (weights * counts).sum().clamp(min=1e-12)
+
+
 def auxiliary_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy at the resolution of `logits` (N, K, h, w), labels resized to nearest."""
     shrunk = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")
@@ -101,7 +121,9 @@ def training_losses(
     """
     output = segmenter.run(images, slots)
     terms = {
-        "seg": cross_entropy(resize(output.logits, labels.shape[-2:]), labels),
+        "seg": balanced_cross_entropy(
+            resize(output.logits, labels.shape[-2:]), labels, weights.balance
+        ),
         "aux": auxiliary_loss(segmenter.auxiliary_logits(output.encoding), labels),
     }
     written = None

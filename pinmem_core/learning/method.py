@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from pinmem_core.config import LossConfig
+from pinmem_core.config import LossConfig, MetaConfig
 from pinmem_core.learning.losses import Losses
 from pinmem_core.learning.meta import fast_weights
 from pinmem_core.loading import Batch
@@ -37,6 +37,7 @@ class Method(ABC):
     Args:
         weights: Of the loss terms.
         scaler: Scales losses before their backward pass; None leaves them as they are.
+        meta: What a meta step does.
 
     Attributes:
         memory: Whether the network needs a memory, may have one (by default not), or must not.
@@ -46,8 +47,14 @@ class Method(ABC):
     memory: ClassVar[Literal["required", "optional", "none"]]
     meta: ClassVar[bool]
 
-    def __init__(self, weights: LossConfig, scaler: GradScaler | None = None) -> None:
+    def __init__(
+        self,
+        weights: LossConfig,
+        scaler: GradScaler | None = None,
+        meta: MetaConfig = MetaConfig(),  # noqa: B008
+    ) -> None:
         self.weights = weights
+        self.meta_config = meta
         self.scaler = scaler or GradScaler(enabled=False)
 
     @abstractmethod

@@ -14,11 +14,14 @@ from pinmem_core.evaluation import Scores
 from pinmem_core.events import Listener
 from pinmem_core.files import write_whole
 from pinmem_core.images import write_png
-from pinmem_core.inference.predictor import CHECKPOINT
+from pinmem_core.inference import PROTOCOLS
 from pinmem_core.learning import snapshots
 from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.pictures import plot_losses, plot_memory
 from pinmem_core.model import Segmenter, save_checkpoint
+from pinmem_core.model.checkpoint import write_card
+from pinmem_core.model.figures import Figures
+from pinmem_core.model.found import CHECKPOINT
 from pinmem_core.ranks import rank, world_size
 
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
@@ -125,7 +128,10 @@ class RunFolder:
             MachineError: The disk is full, or the folder cannot be written to.
         """
         if self.writes:
-            about = {"training": step.config.model_dump(mode="json"), "iteration": done}
+            training = step.config.model_dump(mode="json")
+            if step.config.init_weights:  # where they lay is nobody's business
+                training["init_weights"] = Path(step.config.init_weights).name
+            about = {"training": training, "iteration": done}
             save_checkpoint(step.segmenter, self.checkpoint, about)
 
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
@@ -142,8 +148,11 @@ class RunFolder:
             os.truncate(metrics, snapshot.facts.logged)
 
     def finish(self, scores: Mapping[str, Mapping[str, Scores]], protocol: str) -> None:
-        """Write the scores, by which a run is known to have ended."""
+        """Write the scores, by which a run is known to have ended, and the checkpoint's card."""
         text = {phase: {n: asdict(s) for n, s in by.items()} for phase, by in scores.items()}
+        if self.writes:
+            how = f"{protocol}: {PROTOCOLS[protocol].describe()}"
+            write_card(self.checkpoint, Figures.of_run(text, how))
         self._write_json(_SCORES, {"protocol": protocol, **text})
 
     def draw(self, segmenter: Segmenter) -> None:

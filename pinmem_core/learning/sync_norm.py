@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pinmem_core.model.calibrated_norm import CalibratedBatchNorm
 from pinmem_core.ranks import sum_over_ranks, world_size
 
 
@@ -13,7 +14,7 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
         return synchronized
     for part in list(module.modules()):
         for name, child in part.named_children():
-            if type(child) is nn.BatchNorm2d:
+            if isinstance(child, nn.BatchNorm2d):
                 setattr(part, name, _of(child))
     return module
 
@@ -21,11 +22,13 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
 def _of(norm: nn.BatchNorm2d) -> "CPUSyncBatchNorm":
     synchronized = CPUSyncBatchNorm(norm.num_features, norm.eps, norm.momentum)
     synchronized.to(norm.weight)
+    if isinstance(norm, CalibratedBatchNorm):
+        synchronized.own_share = norm.own_share
     synchronized.load_state_dict(norm.state_dict())
     return synchronized
 
 
-class CPUSyncBatchNorm(nn.BatchNorm2d):
+class CPUSyncBatchNorm(CalibratedBatchNorm):
     """What `torch.nn.SyncBatchNorm` does, which knows CUDA only.
 
     Every rank must hold equally many values.

@@ -1,27 +1,42 @@
-"""A segmenter on disk: a folder with `model.safetensors` and `config.json`.
+"""A segmenter on disk: a folder with `model.safetensors`, `config.json` and a card, `README.md`.
 
 The folder is written under another name and renamed, so a checkpoint exists whole or not at all.
-Loading is strict: a missing, extra or reshaped tensor is an error, and so the memory is always
-inside.
+Loading is strict: a tensor that is missing, unknown, of another shape or not finite is an error,
+and so the memory is always inside.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
+from torch import Tensor
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.errors import CheckpointError
-from pinmem_core.files import staged_folder
+from pinmem_core.errors import CheckpointError, ConfigError, PinMemError
+from pinmem_core.files import staged_folder, write_whole
+from pinmem_core.labels import CLASSES
+from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.model.card import CARD, is_ours, model_card
+from pinmem_core.model.figures import Figures
+from pinmem_core.model.misfit import misfit
 from pinmem_core.model.segmenter import Segmenter
 from pinmem_core.version import __version__
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_PREPROCESSING = {
+    "channels": "RGB",
+    "range": [0, 1],
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
+}
+"""What an image goes through before the network sees it: scaled to the range, then normalised."""
 
 
 def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -> None:
@@ -35,16 +50,61 @@ def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -
     Raises:
         MachineError: The folder cannot be written to.
     """
-    config = {
-        "format_version": FORMAT_VERSION,
-        "pinmem_version": __version__,
-        "model": segmenter.config.model_dump(mode="json"),
-        **about,
-    }
-    state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
     with staged_folder(folder) as staging:
-        safetensors.torch.save_file(state, staging / WEIGHTS, {"format": "pt"})
-        (staging / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_checkpoint(segmenter, staging, about)
+
+
+def write_checkpoint(
+    segmenter: Segmenter, folder: Path, about: dict[str, Any], *, half: bool = False
+) -> None:
+    """Write the files of a checkpoint into a folder that exists, whatever else it holds.
+
+    A card that a person has written stays.
+
+    Args:
+        segmenter: What to write.
+        folder: Where to.
+        about: As `save_checkpoint` has it.
+        half: Store the weights of convolutions and linear maps in half precision; loading brings
+            them back to float32. The memory, biases and statistics keep theirs.
+
+    Raises:
+        ConfigError: Some weights are too large for half precision.
+        MachineError: The folder cannot be written to.
+    """
+    ours = _described(segmenter.config)
+    config = ours | about | ours
+    state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
+    if half:
+        heavy = {name for name, weight in segmenter.named_parameters() if weight.ndim > 1}
+        state = {k: v.half() if k in heavy else v for k, v in state.items()}
+        too_large = [name for name in heavy if not state[name].isfinite().all()]
+        if too_large:
+            raise ConfigError(
+                f"the weights '{min(too_large)}' are too large for half precision.",
+                "Write them in full precision.",
+            )
+    partial = folder / f".{WEIGHTS}.part"
+    safetensors.torch.save_file(state, partial, {"format": "pt"})
+    partial.replace(folder / WEIGHTS)
+    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
+    write_card(folder)
+
+
+def write_card(folder: Path, figures: Figures | None = None) -> None:
+    """Write the card of a checkpoint, unless there is one that a person has written.
+
+    Args:
+        folder: The checkpoint.
+        figures: How it was scored, where that is known.
+
+    Raises:
+        CheckpointError: Its `config.json` is missing or damaged.
+        MachineError: The folder cannot be written to.
+    """
+    if is_ours(folder / CARD):
+        write_whole(folder / CARD, model_card(read_config(folder), figures).encode())
 
 
 def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
@@ -54,26 +114,105 @@ def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
         CheckpointError: The folder holds no checkpoint, or one that is damaged, of another format
             version, or whose tensors are not those of its architecture.
     """
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        state = safetensors.torch.load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} is no checkpoint: {Path(error.filename or WEIGHTS).name} is missing."
-        ) from None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"the checkpoint {folder} cannot be read: {error}.") from error
-    if config.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"the checkpoint {folder} has format version {config.get('format_version')}; this "
-            f"pinmem ({__version__}) reads version {FORMAT_VERSION}."
-        )
-    try:
-        segmenter = Segmenter(ModelConfig.model_validate(config["model"]))
-        segmenter.load_state_dict(state)
-    except (KeyError, ValidationError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"the checkpoint {folder} does not fit its config: {reason}"
-        ) from None
+    config = read_config(folder)
+    model = _architecture(config, folder)
+    with torch.device("meta"):  # shapes alone: a config may claim any size
+        expected = _build(model, folder).state_dict()
+    state = _read_weights(folder)
+    problem = misfit(state, expected)
+    if problem:
+        raise _unfit(folder, problem)
+    segmenter = _build(model, folder)
+    segmenter.load_state_dict(state)
+    segmenter.about = {k: v for k, v in config.items() if k not in _described(model)}
     return segmenter.eval(), config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the `config.json` of a checkpoint.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged or of another format version.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _absent(folder, CONFIG) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(folder / CONFIG, error) from error
+    if not isinstance(config, dict) or "format_version" not in config:
+        raise CheckpointError(
+            f"{folder} is no checkpoint of pinmem: its {CONFIG} tells no format version."
+        )
+    version = config["format_version"]
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"the checkpoint {folder} has format version {version!r}; this pinmem ({__version__}) "
+            f"reads version {FORMAT_VERSION}.",
+            "Take the pinmem that wrote it, or a newer one.",
+        )
+    return config
+
+
+def _described(model: ModelConfig) -> dict[str, Any]:
+    """Return what `config.json` says of every checkpoint."""
+    classes = [*CLASSES[: model.num_classes]]
+    return {
+        "format_version": FORMAT_VERSION,
+        "pinmem_version": __version__,
+        "model": model.model_dump(mode="json"),
+        "classes": {"names": [c.name for c in classes], "colors": [list(c.color) for c in classes]},
+        "preprocessing": _PREPROCESSING,
+    }
+
+
+def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
+    """Return the architecture, once it is sure that everything else is as this pinmem has it."""
+    try:
+        model = ModelConfig.model_validate(config.get("model"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["model", *map(str, first["loc"])])
+        raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
+    ours = _described(model)
+    for key in ("classes", "preprocessing"):  # which the first checkpoints do not tell
+        if config.get(key, ours[key]) != ours[key]:
+            raise _unfit(folder, f"its '{key}' are not those that this pinmem knows")
+    return model
+
+
+def _build(model: ModelConfig, folder: Path) -> Segmenter:
+    try:
+        return Segmenter(model)
+    except PinMemError as error:
+        raise CheckpointError(
+            f"the checkpoint {folder} names a network that is not known here: {error.message}",
+            error.hint,
+        ) from None
+    except RuntimeError as error:  # tensors too large for any machine
+        raise _unfit(folder, f"no network is so large ({error})") from None
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise _absent(folder, WEIGHTS) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(folder / WEIGHTS, error) from error
+
+
+def _absent(folder: Path, file: str) -> CheckpointError:
+    return CheckpointError(f"{folder} is no checkpoint: {file} is missing.")
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return CheckpointError(
+        f"the checkpoint {path.parent} cannot be read: {path.name}: {' '.join(reason.split())}.",
+        "Fetch or copy it again.",
+    )
+
+
+def _unfit(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"the checkpoint {folder} does not fit its {CONFIG}: {what}.")

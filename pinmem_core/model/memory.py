@@ -100,6 +100,8 @@ class CategoricalMemory(nn.Module):
         dim: D.
         read: "gumbel" or "softmax" in training; evaluation always reads by softmax.
         momentum: Share of the old slot that a write keeps.
+        temperature: Divides the scores in the attention.
+        residual: Whether the feature is added to what is read.
 
     Attributes:
         slots: (K, D) persistent buffer, rows of unit length. Only `learning` assigns it.
@@ -107,8 +109,19 @@ class CategoricalMemory(nn.Module):
 
     slots: Tensor
 
-    def __init__(self, num_classes: int, dim: int, *, read: str, momentum: float) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        *,
+        read: str,
+        momentum: float,
+        temperature: float = 1.0,
+        residual: bool = False,
+    ) -> None:
         super().__init__()
+        self.temperature = temperature
+        self.residual = residual
         self.gumbel = read == "gumbel"
         self.momentum = momentum
         self.register_buffer("slots", F.normalize(torch.rand(num_classes, dim), dim=1))
@@ -121,12 +134,15 @@ class CategoricalMemory(nn.Module):
     def read(self, feature: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Return the refined feature F' (N, D, h, w) and the scores (N, K, h, w).
 
-        F' = ReLU(BN(Conv([q ; r]))) of the query q and the value r read; F itself is not passed on.
+        F' = ReLU(BN(Conv([q ; r]))) of the query q and the value r read. F itself is not passed on,
+        unless `residual`: then F' = ReLU(F + BN(Conv([q ; r]))).
         """
         query = F.normalize(feature, dim=1)
         scores = similarity(query, slots)
         noisy = scores + gumbel_noise(scores) if self.training and self.gumbel else scores
-        return F.relu(self.fuse(torch.cat([query, read(noisy, slots)], dim=1))), scores
+        value = read(noisy / self.temperature, slots)
+        refined = self.fuse(torch.cat([query, value], dim=1))
+        return F.relu(refined + feature if self.residual else refined), scores
 
     def write(self, feature: Tensor, labels: Tensor, slots: Tensor) -> Tensor:
         """Return the memory after writing raw features (N, D, h, w) into `slots`."""

@@ -1,13 +1,15 @@
 """The segmenter: encode, read the memory, decode."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.model.calibrated_norm import calibrate
 from pinmem_core.model.head import AuxiliaryHead, resize
 from pinmem_core.model.heads import heads
+from pinmem_core.model.hub_model import HubModel
 from pinmem_core.model.memory import CategoricalMemory
 from pinmem_core.model.trunk import TrunkFeatures
 from pinmem_core.model.trunks import trunks
@@ -39,7 +41,7 @@ class SegmenterOutput(NamedTuple):
     encoding: Encoding
 
 
-class Segmenter(nn.Module):
+class Segmenter(nn.Module, HubModel):
     """A segmentation network with a categorical memory between encoder and decoder.
 
     Args:
@@ -48,11 +50,13 @@ class Segmenter(nn.Module):
     Attributes:
         autocast: The type that convolutions compute in, e.g. torch.bfloat16; None for that of
             the weights. The memory, its scores and the logits are never of half precision.
+        about: What its checkpoint says of it beside the architecture, e.g. how it was trained.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.about: dict[str, Any] = {}
         self.autocast: torch.dtype | None = None
         self.trunk = trunks.get(config.trunk)(config.output_stride)
         self.head = heads.get(config.head)(
@@ -70,7 +74,11 @@ class Segmenter(nn.Module):
                 config.feature_dim,
                 read=config.memory.read,
                 momentum=config.memory.momentum,
+                temperature=config.memory.attention_temperature,
+                residual=config.memory.residual,
             )
+        if config.own_statistics:
+            calibrate(self, config.own_statistics)
 
     def encode(self, images: Tensor) -> Encoding:
         """Return the features of normalised images (N, 3, H, W) before the memory."""

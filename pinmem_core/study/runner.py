@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pinmem_core.errors import BusyError
+from pinmem_core.config import TrainConfig
+from pinmem_core.errors import BusyError, ConfigError
 from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import write_whole
 from pinmem_core.home import locked
 from pinmem_core.learning import resume, train
+from pinmem_core.learning.resolve import resolve
 from pinmem_core.learning.trainer import lock_name
+from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.model.found import CHECKPOINT
 from pinmem_core.study.sweep import Sweep
 
 
@@ -70,8 +74,10 @@ def _complete(
     on_event: Listener,
     stop: Callable[[], bool],
 ) -> None:
-    run = run_path(folder, variant, seed)
-    if not (run / "scores.json").exists():
+    run, trained = run_path(folder, variant, seed), sweep.variants[variant].of
+    if trained:
+        _adopt(run_path(folder, trained, seed), run, sweep.config(variant, seed))
+    elif not (run / "scores.json").exists():
         if (run / "config.json").exists():
             resume(run, on_event=on_event, stop=stop)
         else:
@@ -80,3 +86,24 @@ def _complete(
     path = report_path(folder, variant, seed)
     path.parent.mkdir(exist_ok=True)
     write_whole(path, report.as_text().encode())
+
+
+def _adopt(trained: Path, run: Path, config: TrainConfig) -> None:
+    """Make a run of another one's network, which predicts as `config` says.
+
+    Raises:
+        BusyError: The other run has not ended yet.
+        ConfigError: The network of `config` has other weights.
+    """
+    if not (trained / "scores.json").exists():
+        raise BusyError(f"{trained} is being trained elsewhere.")
+    segmenter, _ = load_checkpoint(trained / CHECKPOINT)
+    changed = Segmenter(resolve(config).model)
+    try:
+        changed.load_state_dict(segmenter.state_dict())
+    except RuntimeError:
+        raise ConfigError(
+            f"{run.name} cannot take the network of {trained.name}: it has other weights.",
+            "Leave out settings that change the architecture.",
+        ) from None
+    save_checkpoint(changed, run / CHECKPOINT, segmenter.about)

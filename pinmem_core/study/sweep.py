@@ -23,6 +23,8 @@ class Variant(_Strict):
     """What it is, in a few words."""
     beside: str | None = None
     """The variant that it is compared with; None for the study's baseline."""
+    of: str | None = None
+    """The variant whose trained networks it takes; its own settings change how they predict."""
     settings: Mapping[str, Any] = {}
     """Dotted keys of `TrainConfig`, over those that all share."""
 
@@ -47,6 +49,10 @@ class Sweep(_Strict):
         for name in (self.baseline, *(v.beside for v in self.variants.values() if v.beside)):
             if name not in self.variants:
                 raise ValueError(f"there is no variant '{name}' to compare with")
+        for name, variant in self.variants.items():
+            trained = self.variants.get(variant.of) if variant.of else None
+            if variant.of and (trained is None or trained.of):
+                raise ValueError(f"'{name}' needs a variant that is trained, not '{variant.of}'")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed is named twice")
         return self
@@ -64,7 +70,10 @@ class Sweep(_Strict):
             ConfigError: A key or value is not allowed.
         """
         settings = nested(load_recipe(self.recipe), self.settings)
-        settings = nested(settings, self.variants[variant].settings)
+        chosen = self.variants[variant]
+        if chosen.of:
+            settings = nested(settings, self.variants[chosen.of].settings)
+        settings = nested(settings, chosen.settings)
         fixed = {"sources": self.sources, "targets": (), "seed": seed}
         return validate({**settings, **fixed})
 

@@ -7,41 +7,16 @@ from torch import Tensor, nn
 
 from pinmem_core.config import MemoryConfig, ModelConfig
 from pinmem_core.model import Segmenter
+from pinmem_core.publishing.official_names import MEMORY as M_ITEMS
+from pinmem_core.publishing.official_names import official_name
 
 from .weight_rule import value
-
-_PREFIXES = {
-    "trunk.conv1": "layer0.0",
-    "trunk.bn1": "layer0.1",
-    "trunk.layer": "layer",
-    "head.pooled": "aspp.img_conv",
-    "head.pyramid": "aspp.features",
-    "head.branches": "aspp.conv2d_list",
-    "head.projection": "bot_aspp",
-    "head.fine": "bot_fine",
-    "head.fusion": "final1",
-    "head.classifier": "final2.0",
-    "auxiliary": "dsn",
-    "memory.slots": "memory.m_items",
-    "memory.fuse": "memory.output",
-    "memory.write_map": "memory.writenet.writefeat",
-    "memory.classifier": "memory.clsfier",
-}
 
 _ARCHITECTURES = {
     "DeepR18V3PlusD": ("resnet18", "deeplabv3plus"),
     "DeepR50V3PlusD": ("resnet50", "deeplabv3plus"),
     "DeepR101V2D": ("resnet101-v2", "deeplabv2"),
 }
-
-M_ITEMS = "memory.m_items"
-"""The memory, which the original keeps outside its state dict."""
-
-
-def official_name(name: str) -> str:
-    """Return the original's name of our parameter or buffer `name`."""
-    prefix = next(p for p in _PREFIXES if name.startswith(p))
-    return _PREFIXES[prefix] + name.removeprefix(prefix)
 
 
 def official_tensors(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ The paper's algorithm (docs/method.md, section 4), first order. θ are the param
 """
 
 import torch
+from torch import Tensor
 
 from pinmem_core.learning.losses import training_losses
 from pinmem_core.learning.meta import unrecorded_statistics
@@ -26,7 +27,7 @@ class PinMem(Method):
         images, labels = batch.of(batch.meta_train)
 
         # Inner: read and write M in the meta-train domains.
-        inner = training_losses(segmenter, images, labels, self.weights, write=True)
+        inner = training_losses(segmenter, *self._inner(batch), self.weights, write=True)
         self.backward(segmenter, inner.total)
 
         # θ' = θ - α ∇L_inner
@@ -40,12 +41,16 @@ class PinMem(Method):
             outer = training_losses(
                 segmenter, *batch.of(batch.meta_test), self.weights, slots=rewritten
             )
-            self.backward(segmenter, outer.total)
+            self.backward(segmenter, self.meta_config.outer_weight * outer.total)
         return StepResult({"inner": inner, "outer": outer}, rewritten)
 
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:
         """M <- write(M) by the updated network, from the meta-train domains."""
-        rewrite_memory(segmenter, *batch.of(batch.meta_train))
+        rewrite_memory(segmenter, *self._inner(batch))
+
+    def _inner(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of the inner step: the meta-train domains', or all."""
+        return batch.all() if self.meta_config.inner == "all" else batch.of(batch.meta_train)
 
 
 METHODS = {"pinmem": PinMem}

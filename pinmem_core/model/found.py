@@ -1,0 +1,49 @@
+"""Finding the checkpoint that a name means: a folder, a run, or a model on the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+from pinmem_core.errors import DataError
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.home import find_run, home
+from pinmem_core.model.hub import HubName, fetch
+
+CHECKPOINT = "checkpoint"
+"""Folder of the checkpoint inside a run."""
+
+
+def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> Path:
+    """Return the checkpoint folder that a name means.
+
+    Args:
+        name: A run's folder or name, a checkpoint folder, or `user/name[@revision]` on the Hub.
+            What exists on this machine comes first.
+        on_event: Hears that the Hub is asked.
+        options: For the Hub, as `fetch` has them.
+
+    Raises:
+        DataError: There is neither such a folder nor such a model.
+        MachineError: The Hub cannot be reached, and the model is not in its cache.
+    """
+    try:
+        folder = find_run(name)
+    except DataError:
+        on_hub = HubName.parse(name)
+        if on_hub is None:
+            raise
+        on_event(Notice(f"no folder is called {name}; asking the Hub"))
+        return fetch(on_hub, **options)
+    inside = folder / CHECKPOINT
+    return inside if inside.is_dir() else folder
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """Return where what is made of a checkpoint is kept.
+
+    That is the run that it lies in, the folder itself where it is in none, and for a model of the
+    Hub, whose cache is no place for it, a folder of pinmem's own.
+    """
+    on_hub = HubName.of_cached(checkpoint)
+    if on_hub:
+        return home() / "hub" / f"{on_hub.repo.replace('/', '--')}@{on_hub.revision}"
+    return checkpoint.parent if checkpoint.name == CHECKPOINT else checkpoint

@@ -1,0 +1,50 @@
+"""Images that show what values occur in a network, so that 8-bit integers can stand for them."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinmem_core.errors import DataError, PinMemError
+from pinmem_core.evaluation import load_validation
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.images import read_image
+from pinmem_core.inference.sources import find_sources
+
+T = TypeVar("T")
+
+_MOST = 32
+"""Images that are shown."""
+
+
+def calibration_images(
+    text: str | None, sources: Sequence[str], on_event: Listener
+) -> Iterator[NDArray[np.uint8]] | None:
+    """Return RGB images (H, W, 3), or None where there are none and drawn streets have to do.
+
+    Args:
+        text: An image, a folder or a pattern; None for the validation images of `sources`.
+        sources: What the network was trained on.
+        on_event: Hears why there are none.
+
+    Raises:
+        DataError: `text` leads to no image.
+    """
+    if text is not None:
+        paths = [s.path for s in find_sources([text], on_event=on_event) if not s.is_video]
+        if not paths:
+            raise DataError(f"{text} leads to no image.", "Name images, a folder or a pattern.")
+        return (read_image(path) for path in _evenly(paths))
+    try:
+        targets = load_validation(sources, _MOST, ignore)
+    except PinMemError as error:
+        on_event(Notice(f"calibrating with drawn streets: {error.message}", warning=True))
+        return None
+    samples = [sample for target in targets for sample in target.samples]
+    return (sample.read()[0] for sample in _evenly(samples)) if samples else None
+
+
+def _evenly(items: Sequence[T]) -> list[T]:
+    step = max(1, -(-len(items) // _MOST))
+    return list(items[::step])

@@ -1,0 +1,176 @@
+"""Bringing a checkpoint to the Hugging Face Hub: first what would be sent, then the sending."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from pinmem_core.datasets import shipped_cards
+from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.evaluation.report import DATA, PAGE
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.model import load_checkpoint
+from pinmem_core.model.card import CARD, is_ours, model_card, tells_scores
+from pinmem_core.model.checkpoint import CONFIG, WEIGHTS
+from pinmem_core.model.found import checkpoint_of
+from pinmem_core.model.hub import HubName, asking_hub
+from pinmem_core.publishing.evidence import Evidence, evidence_of
+from pinmem_core.version import __version__
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is sent, and where.
+
+    Attributes:
+        name: `user/name` and the branch, None for the main one.
+        private: Whether a new repository is private; an old one must be.
+        files: Contents, or the file that holds them, by path in the repository.
+    """
+
+    name: HubName
+    private: bool
+    files: Mapping[str, Path | bytes]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by path in the repository."""
+        return {
+            path: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for path, content in self.files.items()
+        }
+
+    @property
+    def card(self) -> str:
+        """The text of the model card."""
+        content = self.files[CARD]
+        return content.decode() if isinstance(content, bytes) else content.read_text("utf-8")
+
+
+def plan_upload(
+    model: str,
+    repo: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    on_event: Listener = ignore,
+) -> Upload:
+    """Return what sending a model to the Hub would send; nothing leaves the machine.
+
+    That is the checkpoint, which is loaded to be sure that others can; its card with the scores of
+    the newest report on these weights, or of the run; and that report. A card that a person has
+    written is sent as it is. A report's page is sent only if the images that it shows are drawn.
+
+    Args:
+        model: As `checkpoint_of` has it.
+        repo: `user/name`.
+        revision: The branch.
+        private: Whether only its owner may see the repository.
+        on_event: Hears of what is left out.
+
+    Raises:
+        ConfigError: `repo` is no such name.
+        DataError: There is no such model, or it is damaged.
+    """
+    name = _named(repo, revision)
+    checkpoint = checkpoint_of(model, on_event=on_event)
+    _, config = load_checkpoint(checkpoint)
+    evidence = evidence_of(checkpoint)
+    files: dict[str, Path | bytes] = {f: checkpoint / f for f in (WEIGHTS, CONFIG)}
+    files[CARD] = _card(checkpoint / CARD, config, evidence, name)
+    if evidence and evidence.report:
+        files |= _report(evidence, evidence.report, name, on_event)
+    return Upload(name, private, files)
+
+
+def upload(plan: Upload) -> str:
+    """Send a model to the Hub, in one commit; return the address of the commit.
+
+    Args:
+        plan: What is sent. The repository and the branch are made where they are missing.
+
+    Raises:
+        ConfigError: The repository is to be private, and exists and is public.
+        DataError: The Hub does not understand the card's head.
+        MachineError: The Hub cannot be reached, or refuses.
+    """
+    name, api = plan.name, HfApi(library_name="pinmem", library_version=__version__)
+    additions = [CommitOperationAdd(path, content) for path, content in plan.files.items()]
+    with asking_hub(name, f"push to {name}"):
+        api.create_repo(name.repo, private=plan.private or None, exist_ok=True)
+        if plan.private and not api.model_info(name.repo).private:
+            raise ConfigError(
+                f"{name.repo} exists and is public; nothing was sent.",
+                "Make it private in its settings, choose another name, or leave out --private.",
+            )
+        if name.revision:
+            api.create_branch(name.repo, branch=name.revision, exist_ok=True)
+        try:
+            commit = api.create_commit(
+                name.repo,
+                additions,
+                commit_message=f"Checkpoint from pinmem {__version__}",
+                revision=name.revision,
+            )
+        except ValueError as error:
+            if not str(error).startswith("Invalid metadata"):
+                raise
+            raise DataError(
+                f"the Hub does not understand the head of the {CARD}; nothing was sent.",
+                "Mend what stands between its two lines '---'.",
+            ) from None
+    return str(commit.commit_url)
+
+
+def _named(repo: str, revision: str | None) -> HubName:
+    name = HubName.parse(repo)
+    if name is None:
+        raise ConfigError(f"'{repo}' cannot be a model's name on the Hub.", "It is 'user/name'.")
+    if revision and name.revision:
+        raise ConfigError(
+            f"'{repo}' names a branch, and --revision another.", "Leave one of them out."
+        )
+    full = HubName.parse(f"{name.repo}@{revision}") if revision else name
+    if full is None:
+        raise ConfigError(f"'{revision}' cannot be the name of a branch.", "Take letters, digits.")
+    return full
+
+
+def _card(
+    old: Path, config: Mapping[str, Any], evidence: Evidence | None, name: HubName
+) -> Path | bytes:
+    """Return the card, newly made unless that would lose a person's words, or scores."""
+    if not is_ours(old) or (evidence is None and tells_scores(old)):
+        return old
+    return model_card(config, evidence.figures if evidence else None, name.repo).encode()
+
+
+def _report(
+    evidence: Evidence, report: Path, name: HubName, on_event: Listener
+) -> dict[str, bytes]:
+    """Return the report's files, without where the checkpoint lay on this machine."""
+    place = json.loads(report.read_text(encoding="utf-8"))["checkpoint"]["path"]
+    files = {DATA: _replaced(report, json.dumps(place), json.dumps(name.repo))}
+    page = report.with_name(PAGE)
+    if not page.exists():
+        return files
+    if _are_drawn(domain.name for domain in evidence.figures.domains):
+        files[PAGE] = _replaced(page, escape(place), escape(name.repo))
+    else:
+        on_event(Notice(f"{PAGE} is left out: it shows images whose terms may forbid passing on"))
+    return files
+
+
+def _replaced(path: Path, old: str, new: str) -> bytes:
+    return path.read_text(encoding="utf-8").replace(old, new).encode()
+
+
+def _are_drawn(domains: Iterable[str]) -> bool:
+    """Return whether pinmem itself has drawn the images of all these domains."""
+    known = shipped_cards()
+    datasets = {name.partition("@")[0].partition(":")[0] for name in domains}
+    return all(name in known and known[name].draw for name in datasets)

@@ -1,0 +1,166 @@
+"""What pinmem adds to the published method, each against what it should equal."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pinmem_core.config import LossConfig, MetaConfig, ModelConfig
+from pinmem_core.learning.losses import balanced_cross_entropy
+from pinmem_core.learning.methods import methods
+from pinmem_core.learning.sync_norm import CPUSyncBatchNorm, synchronize_batch_norm
+from pinmem_core.loading import Batch
+from pinmem_core.model import Segmenter
+from pinmem_core.model.calibrated_norm import CalibratedBatchNorm, calibrate
+from pinmem_core.model.memory import CategoricalMemory
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def norm(share: float) -> nn.BatchNorm2d:
+    torch.manual_seed(0)
+    module = nn.BatchNorm2d(3).double()
+    for values in (module.weight, module.bias, module.running_mean, module.running_var):
+        nn.init.uniform_(values, 0.5, 1.5)
+    calibrate(module, share)
+    return module.eval()
+
+
+def maps(images: int = 2) -> torch.Tensor:
+    return 2 + 3 * torch.randn(
+        images, 3, 5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_statistics_are_mixed_image_by_image(share):
+    module, images = norm(share), maps()
+    for image, output in zip(images, module(images), strict=True):
+        variance, mean = torch.var_mean(image, dim=(1, 2), correction=0)
+        expected = F.batch_norm(
+            image[None],
+            (1 - share) * module.running_mean + share * mean,
+            (1 - share) * module.running_var + share * variance,
+            module.weight,
+            module.bias,
+            training=False,
+            eps=module.eps,
+        )
+        torch.testing.assert_close(output[None], expected, **CLOSE)
+
+
+def test_training_and_single_positions_know_no_mixing():
+    mixed, plain = norm(0.5), norm(0.0)
+    pooled = maps().mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(mixed(pooled), plain(pooled), **CLOSE)
+    mixed.train(), plain.train()
+    torch.testing.assert_close(mixed(maps()), plain(maps()), **CLOSE)
+    torch.testing.assert_close(mixed.running_var, plain.running_var, **CLOSE)
+
+
+def test_synchronised_norms_predict_alike():
+    network = nn.Sequential(norm(0.4))
+    expected = network(maps())
+    synchronize_batch_norm(network, torch.device("cpu"))
+    assert type(network[0]) is CPUSyncBatchNorm
+    torch.testing.assert_close(network.eval()(maps()), expected, **CLOSE)
+
+
+def test_a_segmenter_says_in_its_config_how_it_normalises():
+    config = ModelConfig(trunk="tiny", feature_dim=16, own_statistics=0.2)
+    norms = [m for m in Segmenter(config).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(isinstance(m, CalibratedBatchNorm) and m.own_share == 0.2 for m in norms)
+    plain = Segmenter(config.model_copy(update={"own_statistics": 0.0}))
+    assert not any(isinstance(m, CalibratedBatchNorm) for m in plain.modules())
+
+
+def memory(**options: object) -> CategoricalMemory:
+    torch.manual_seed(0)
+    return CategoricalMemory(4, 3, read="softmax", momentum=0.8, **options).double().eval()
+
+
+def test_a_low_temperature_reads_the_nearest_slot():
+    sharp = memory(temperature=1e-6)
+    feature = maps().abs()
+    query = F.normalize(feature, dim=1)
+    nearest = torch.einsum("ndhw,kd->nkhw", query, sharp.slots).argmax(dim=1)
+    value = sharp.slots[nearest].movedim(-1, 1)
+    expected = F.relu(sharp.fuse(torch.cat([query, value], dim=1)))
+    torch.testing.assert_close(sharp.read(feature, sharp.slots)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_residual_memory_adds_the_feature():
+    feature, paper, residual = maps().abs(), memory(), memory(residual=True)
+    query = F.normalize(feature, dim=1)
+    value = torch.einsum(
+        "nkhw,kd->ndhw",
+        torch.einsum("ndhw,kd->nkhw", query, paper.slots).softmax(dim=1),
+        paper.slots,
+    )
+    added = paper.fuse(torch.cat([query, value], dim=1))
+    torch.testing.assert_close(paper.read(feature, paper.slots)[0], F.relu(added), **CLOSE)
+    expected = F.relu(feature + added)
+    torch.testing.assert_close(residual.read(feature, residual.slots)[0], expected, **CLOSE)
+
+
+def network() -> Segmenter:
+    torch.manual_seed(0)
+    config = {"trunk": "tiny", "feature_dim": 16, "memory": {"read": "softmax"}}
+    segmenter = Segmenter(ModelConfig.model_validate(config)).double()
+    for module in segmenter.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = 0.0
+    return segmenter
+
+
+def batch() -> Batch:
+    rng = torch.Generator().manual_seed(2)
+    images = torch.randn((3, 2, 3, 32, 32), generator=rng, dtype=torch.float64)
+    labels = torch.randint(0, 19, (3, 2, 4, 4), generator=rng)
+    return Batch(images, labels.repeat_interleave(8, 2).repeat_interleave(8, 3), (0, 2), (1,))
+
+
+def outcome(name: str, **meta: object) -> dict[str, torch.Tensor]:
+    segmenter = network()
+    method = methods.get(name)(LossConfig(), meta=MetaConfig.model_validate(meta))
+    method.step(segmenter, batch(), 0.1)
+    named = segmenter.named_parameters()
+    gradients = {f"gradient of {n}": p.grad for n, p in named if p.grad is not None}
+    method.refresh(segmenter, batch())
+    return gradients | segmenter.state_dict()
+
+
+def test_an_inner_step_on_all_domains_is_that_of_the_aggregate_with_a_memory():
+    ours, theirs = outcome("pinmem", inner="all", outer_weight=0), outcome("aggregate")
+    assert ours.keys() == theirs.keys()
+    for name, values in theirs.items():
+        torch.testing.assert_close(ours[name], values, **CLOSE)
+
+
+def test_the_outer_losses_weigh_what_is_asked():
+    none, half, whole = (outcome("pinmem", outer_weight=w) for w in (0, 0.5, 1))
+    for name, values in half.items():
+        if name.startswith("gradient"):
+            torch.testing.assert_close(values * 2, none[name] + whole[name], **CLOSE)
+    name = "gradient of head.classifier.weight"
+    assert not torch.equal(none[name], whole[name])
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_balanced_losses_weigh_pixels_by_the_size_of_their_class(balance):
+    rng = torch.Generator().manual_seed(3)
+    logits = torch.randn((2, 5, 4, 6), generator=rng, dtype=torch.float64)
+    labels = torch.randint(0, 4, (2, 4, 6), generator=rng) ** 2 // 2  # 0, 0, 2, 4: 1 and 3 absent
+    labels[0, 0] = 255
+    known = labels[labels != 255]
+    sizes = torch.bincount(known, minlength=5).double()
+    pixelwise = F.cross_entropy(logits, labels, ignore_index=255, reduction="none")[labels != 255]
+    weights = sizes[known] ** -balance
+    expected = (weights * pixelwise).sum() / weights.sum()
+    torch.testing.assert_close(balanced_cross_entropy(logits, labels, balance), expected, **CLOSE)
+
+
+def test_a_balanced_loss_without_labels_is_zero():
+    logits = torch.randn(1, 5, 4, 4)
+    assert balanced_cross_entropy(logits, torch.full((1, 4, 4), 255), 0.5) == 0

@@ -1,0 +1,152 @@
+"""The model card tells what the checkpoint and its scores tell, and nothing of this machine."""
+
+import json
+
+import pytest
+import yaml
+from conftest import small_config
+
+from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.learning import train
+from pinmem_core.model import Segmenter, save_checkpoint
+from pinmem_core.model.card import MARK, model_card
+from pinmem_core.model.checkpoint import write_card
+from pinmem_core.model.figures import DomainFigures, Figures
+from pinmem_core.publishing.evidence import evidence_of
+
+CONFIG = {
+    "model": {
+        "trunk": "resnet50",
+        "head": "deeplabv3plus",
+        "output_stride": 16,
+        "num_classes": 19,
+        "feature_dim": 256,
+        "memory": {"read": "gumbel"},
+    },
+    "training": {"method": "pinmem", "sources": ["gtav", "synthia"], "seed": 3},
+    "iteration": 30463,
+    "pinmem_version": "0.1.0",
+}
+IOU = {"road": 0.5, "train": None}
+FIGURES = Figures(
+    "paper-eval: sliding, float32",
+    (
+        DomainFigures("cityscapes", True, "val", 500, 0.40921, IOU, (0.39, 0.42)),
+        DomainFigures("bdd100k:day", True, "val", 300, 0.3, IOU, (0.2, 0.4)),
+        DomainFigures("gtav@val", False, "val", 9, 0.7, IOU, (0.6, 0.8)),
+        DomainFigures("camvid", True, "val", 9, float("nan"), IOU, (0.1, 0.2)),
+    ),
+)
+
+
+def parts(card: str) -> tuple[dict, str]:
+    _, head, text = card.split("---\n", 2)
+    return yaml.safe_load(head), text
+
+
+def test_the_head_is_what_the_hub_reads():
+    head, _ = parts(model_card(CONFIG, FIGURES, "ada/streets"))
+    assert head["library_name"] == "pinmem" and head["pipeline_tag"] == "image-segmentation"
+    assert head["datasets"] == ["gtav", "synthia"] and head["license"] == "other"
+    results = head["model-index"][0]["results"]
+    names = [result["dataset"]["name"] for result in results]
+    assert names == ["cityscapes", "bdd100k:day"]  # the unseen ones that have a score
+    assert results[0]["metrics"][0] == {
+        "type": "mean_iou",
+        "value": 0.4092,
+        "name": "mIoU, protocol paper-eval",
+    }
+    assert results[1]["dataset"]["type"] == "bdd100k"
+    assert results[1]["dataset"]["config"] == "day"
+
+
+def test_the_text_tells_what_was_done_and_found():
+    _, text = parts(model_card(CONFIG, FIGURES, "ada/streets"))
+    assert 'pinmem_core.load("ada/streets")' in text and "--model ada/streets" in text
+    assert "| method | pinmem |" in text and "| memory | 19 slots of 256 |" in text
+    assert "| **mIoU** | 40.9 | 30.0 | 70.0 | - |" in text
+    assert "| 95 % interval | 39.0 to 42.0 |" in text
+    assert "| road | 50.0 |" in text and "| train | - |" in text
+    assert "cityscapes (unseen)" in text and "gtav@val (source)" in text
+    assert "Protocol paper-eval: sliding, float32" in text
+    assert "- gtav: For research and educational use only" in text  # the terms of its card
+    assert "- synthia: As far as known CC BY-NC-SA" in text and "Ros, Sellart" in text
+    assert '"seed": 3' in text and "Pin the Memory" in text and "What it is for" in text
+    assert text.rstrip().endswith(MARK)
+
+
+def test_without_scores_it_claims_none():
+    head, text = parts(model_card(CONFIG))
+    assert "model-index" not in head and "## Scores" not in text
+    assert "pinmem trained on gtav, synthia" in text
+
+
+def test_a_dataset_that_is_not_known_here_is_told_so():
+    config = CONFIG | {"training": {"sources": ["my-city:day"]}}
+    assert "my-city: no dataset that pinmem ships" in model_card(config)
+
+
+def test_what_was_converted_is_told():
+    told = {"file": "o.pth", "sha256": "ab", "method": "aggregate", "assumed": ["stride 16"]}
+    config = CONFIG | {"training": None, "converted": told}
+    text = model_card(config)
+    assert "| converted from | o.pth |" in text and "| taken for granted | stride 16 |" in text
+    assert "aggregate trained on data that is not named" in text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("card")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PINMEM_HOME", str(folder / "home"))
+        yield train(
+            small_config(iterations=1, targets=["toy:blue"], sources=["toy:red"]), folder / "run"
+        ).run
+
+
+def test_a_run_ends_with_a_card_of_its_scores(run):
+    head, text = parts((run / "checkpoint" / "README.md").read_text())
+    scores = json.loads((run / "scores.json").read_text())
+    miou = scores["target"]["toy:blue"]["miou"]
+    assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == round(miou, 4)
+    assert "toy:blue (unseen)" in text and "paper-train: whole image" in text
+    assert all(f"| {name} |" in text for name in CLASS_NAMES)
+    assert evidence_of(run / "checkpoint").figures.domains[0].miou == miou
+
+
+def test_a_card_of_ones_own_is_left_alone(tmp_path, small):
+    save_checkpoint(small, tmp_path / "c", {})
+    card = tmp_path / "c" / "README.md"
+    mine = card.read_text().replace(MARK, "")
+    card.write_text(mine)
+    write_card(tmp_path / "c", FIGURES)
+    assert card.read_text() == mine
+
+
+@pytest.fixture
+def small():
+    return Segmenter(small_config().model)
+
+
+def test_a_report_on_other_weights_is_no_evidence(tmp_path, small):
+    save_checkpoint(small, tmp_path / "run" / "checkpoint", {})
+    other = {"checkpoint": {"weights_sha256": "0" * 64}, "targets": {}}
+    folder = tmp_path / "run" / "eval" / "x"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(other))
+    assert evidence_of(tmp_path / "run" / "checkpoint") is None
+    (folder / "report.json").write_text("{")
+    assert evidence_of(tmp_path / "run" / "checkpoint") is None
+
+
+def test_the_place_of_the_first_weights_is_nobodys_business(run, tmp_path):
+    from pinmem_core.learning.run_folder import RunFolder
+
+    class Step:
+        config = small_config(init_weights="/home/ada/secret/w.safetensors")
+        segmenter = Segmenter(config.model)
+
+    RunFolder(tmp_path).save_checkpoint(1, Step())
+    for name in ("config.json", "README.md"):
+        text = (tmp_path / "checkpoint" / name).read_text()
+        assert "w.safetensors" in text and "ada" not in text

@@ -1,0 +1,173 @@
+"""A checkpoint loads whole or is refused in one sentence that names what is wrong."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.errors import CheckpointError, ConfigError
+from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.model.checkpoint import write_checkpoint
+from pinmem_core.model.misfit import misfit
+from pinmem_core.publishing.files import write_files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    segmenter = Segmenter(ModelConfig(trunk="tiny", feature_dim=16))
+    save_checkpoint(segmenter, tmp_path / "c", {"iteration": 7})
+    return tmp_path / "c"
+
+
+def edit_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_weights(folder, change):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+
+
+def test_it_says_all_that_a_stranger_needs(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["format_version"] == 1 and config["iteration"] == 7
+    assert config["model"]["trunk"] == "tiny" and config["model"]["num_classes"] == 19
+    assert config["classes"]["names"] == list(CLASS_NAMES)
+    assert config["classes"]["colors"][0] == [128, 64, 128]
+    assert config["preprocessing"]["range"] == [0, 1] and len(config["preprocessing"]["mean"]) == 3
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_who_may_read_the_config_may_read_the_weights(folder):
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
+
+
+def test_the_first_checkpoints_load_though_they_say_less(folder):
+    edit_config(folder, lambda c: [c.pop(key) for key in ("classes", "preprocessing")])
+    assert load_checkpoint(folder)[0].memory is not None
+
+
+SLOTS = "memory.slots"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop(SLOTS), r"it lacks 'memory\.slots'\."),
+        (lambda s: s.update(extra=torch.ones(1)), r"it holds the unknown 'extra'\."),
+        (
+            lambda s: s.update(slots=s.pop(SLOTS)),
+            r"it lacks 'memory\.slots' and it holds the unknown 'slots'",
+        ),
+        (lambda s: s.update({SLOTS: s[SLOTS].T.contiguous()}), r"\(16, 19\) instead of \(19, 16\)"),
+        (lambda s: s.update({SLOTS: s[SLOTS] / 0}), "'memory.slots' holds values that are not"),
+        (
+            lambda s: s.update({SLOTS: s[SLOTS].int()}),
+            r"'memory\.slots' is of the type torch.int32",
+        ),
+        (
+            lambda s: [s.pop(k) for k in sorted(s) if k.startswith("auxiliary")],
+            r"it lacks 'auxiliary[\w.]+' \(and \d+ more\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(folder, change, said):
+    edit_weights(folder, change)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_checkpoint(folder)
+    assert "\n" not in error.value.message and error.value.message.count("'") <= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(format_version=2), "format version 2; this pinmem"),
+        (lambda c: c.pop("format_version"), "tells no format version"),
+        (lambda c: c.pop("model"), "'model' is wrong"),
+        (lambda c: c["model"].update(feature_dim="many"), "'model.feature_dim' is wrong"),
+        (lambda c: c["model"].update(depth=3), "'model.depth' is wrong"),
+        (lambda c: c["model"].update(feature_dim=10**6), "has the shape"),
+        (lambda c: c["model"].update(feature_dim=10**9), "no network is so large"),
+        (lambda c: c["model"].update(trunk="tinny"), "unknown trunk 'tinny'"),
+        (lambda c: c["preprocessing"].update(mean=[0, 0, 0]), "its 'preprocessing' are not"),
+        (lambda c: c["classes"]["names"].reverse(), "its 'classes' are not"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_told(folder, change, said):
+    edit_config(folder, change)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_checkpoint(folder)
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", "", "{", "\x00", "[" * 100_000, '"text"'])
+def test_a_config_that_is_none_is_told(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json|cannot be read") as error:
+        load_checkpoint(folder)
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_file_that_was_cut_off_is_told(folder, length):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=r"cannot be read: model\.safetensors") as error:
+        load_checkpoint(folder)
+    assert "\n" not in error.value.message and error.value.hint
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_stands_in_place_of_a_file_is_told(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_checkpoint(folder)
+    (folder / name).mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(folder)
+    (folder / name).rmdir()
+    (folder / name).symlink_to(folder / name)
+    with pytest.raises(CheckpointError, match=r"cannot be read|is missing"):
+        load_checkpoint(folder)
+
+
+def test_half_precision_comes_back_close_with_the_memory_untouched(folder):
+    whole, _ = load_checkpoint(folder)
+    written = write_files(str(folder), ["safetensors"], folder.parent / "half", half=True)
+    state = load_file(folder.parent / "half" / "model.safetensors")
+    kinds = {name: tensor.dtype for name, tensor in state.items()}
+    assert kinds["memory.slots"] == kinds["memory.classifier.bias"] == torch.float32
+    assert torch.float16 in kinds.values()
+    assert written[0].bytes < 0.7 * (folder / "model.safetensors").stat().st_size
+    half, config = load_checkpoint(folder.parent / "half")
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    assert torch.equal(half.memory.slots, whole.memory.slots)
+    images = torch.rand(1, 3, 32, 48)
+    torch.testing.assert_close(half(images), whole(images), rtol=0, atol=5e-3)
+    assert config["stored"].startswith("float16") and config["iteration"] == 7
+
+
+def test_weights_too_large_for_half_precision_are_refused(folder):
+    segmenter, _ = load_checkpoint(folder)
+    with torch.no_grad():
+        segmenter.memory.classifier.weight[0, 0] = 1e5
+    with pytest.raises(ConfigError, match=r"'memory\.classifier\.weight'.*half precision"):
+        write_checkpoint(segmenter, folder, {}, half=True)
+    assert load_checkpoint(folder)[1]["iteration"] == 7
+
+
+def test_loading_a_checkpoint_of_another_precision_is_no_misfit():
+    state = {"a": torch.ones(2), "n": torch.tensor(3)}
+    assert misfit({"a": torch.ones(2, dtype=torch.bfloat16), "n": state["n"]}, state) is None
