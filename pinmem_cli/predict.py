@@ -8,7 +8,7 @@ import typer
 
 from pinmem_cli.options import Device, Json, Quiet, examples
 from pinmem_cli.output import Output, errors
-from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
     from pinmem_core.inference.outcome import Outcome
@@ -36,7 +36,10 @@ def predict(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A run, a checkpoint or user/name@revision; default: the newest run."),
+        typer.Option(
+            help="A run, a checkpoint, user/name@revision, or starter; default: the newest run, "
+            "without any the starter model that comes with pinmem."
+        ),
     ] = None,
     formats: Annotated[
         list[str] | None,
@@ -51,8 +54,12 @@ def predict(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     protocol: Annotated[
-        str, typer.Option(help="paper-train, paper-eval, paper-pool or fast.")
-    ] = "paper-train",
+        str | None,
+        typer.Option(
+            help="fast, photo, paper-train, paper-eval or paper-pool; default: photo for the "
+            "starter model, fast for any other."
+        ),
+    ] = None,
     precision: Annotated[_Precision, typer.Option(help="Of the network's convolutions.")] = (
         "float32"
     ),
@@ -66,12 +73,13 @@ def predict(
     from pinmem_core.inference.outputs import plan, plan_stream
     from pinmem_core.inference.painters import get_forms
     from pinmem_core.inference.sources import STANDARD, find_sources
+    from pinmem_core.model.found import STARTER
 
     output = Output(as_json=json, quiet=quiet)
     streams = out == STANDARD
     if streams and json:
         raise ConfigError("--json and '-o -' both want standard output.", "Leave one of them out.")
-    if protocol not in PROTOCOLS:
+    if protocol is not None and protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
     forms = get_forms(formats or ["color"])
     with output.listening() as tell:
@@ -82,7 +90,9 @@ def predict(
             source, form = plan_stream(sources, forms)
         else:
             jobs = plan(sources, out, forms, frames=frames, force=force)
-        name = _model(model, output)
+        name = model or _default_model(output)
+        if protocol is None:
+            protocol = "photo" if name == STARTER else "fast"
         predictor = load(
             name, device=device, protocol=PROTOCOLS[protocol], precision=precision, on_event=tell
         )
@@ -93,13 +103,17 @@ def predict(
     _tell(outcome, {"model": name, "protocol": protocol, "precision": precision}, output)
 
 
-def _model(name: str | None, output: Output) -> str:
-    """Return the name of the model, the newest run's if none is given."""
+def _default_model(output: Output) -> str:
+    """Return the newest run; without one, the model that comes with pinmem. Say which it is."""
     from pinmem_core.home import newest_run
+    from pinmem_core.model.found import STARTER, starter_summary
 
-    if name is None:
+    try:
         name = str(newest_run())
         output.note(f"model: {name} (the newest run)")
+    except DataError:
+        name = STARTER
+        output.note(f"model: {name}, {starter_summary()}")
     return name
 
 

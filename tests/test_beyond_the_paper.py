@@ -98,6 +98,8 @@ def test_a_residual_memory_adds_the_feature():
         torch.einsum("ndhw,kd->nkhw", query, paper.slots).softmax(dim=1),
         paper.slots,
     )
+    torch.testing.assert_close(residual.read(feature, residual.slots)[0], feature, **CLOSE)
+    residual.fuse.load_state_dict(paper.fuse.state_dict())
     added = paper.fuse(torch.cat([query, value], dim=1))
     torch.testing.assert_close(paper.read(feature, paper.slots)[0], F.relu(added), **CLOSE)
     expected = F.relu(feature + added)

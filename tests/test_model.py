@@ -219,3 +219,25 @@ def test_heads_are_initialised_as_stated():
     assert memory.classifier.weight.std().item() == pytest.approx(1e-4, rel=0.05)
     norms = [m for m in segmenter.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {(m.eps, m.momentum) for m in norms} == {(1e-5, 0.1)}
+
+
+class _Payload:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+def test_weights_that_would_run_code_are_refused_and_do_not(tmp_path):
+    torch.save({"conv1.weight": _Payload(tmp_path / "ran")}, tmp_path / "weights.pth")
+    with pytest.raises(DataError, match="could run code"):
+        load_trunk_weights(trunks.get("resnet18")(32), "resnet18", str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"a": torch.zeros(1)}}])
+def test_weights_that_are_no_state_dict_are_told(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(DataError, match="holds no state dict"):
+        load_trunk_weights(trunks.get("resnet18")(32), "resnet18", str(tmp_path / "weights.pth"))

@@ -434,7 +434,7 @@ def test_the_command_sums_up_and_keeps_its_keys(tmp_path, model):
     ]
     data = Result(*arguments, "-o", str(tmp_path / "two"), "--format", "labelid", "--json").json
     assert data["failed"] == [] and data["images"] == 2 and data["images_per_second"] > 0
-    assert (data["model"], data["protocol"]) == (model, "paper-train")
+    assert (data["model"], data["protocol"]) == (model, "fast")
     assert data["outputs"][1] == {
         "input": f"{tmp_path}/in/b.png",
         "output": f"{tmp_path}/two/b.png",

@@ -140,7 +140,7 @@ class Predictor:
         """
         pixels = _pixels(image)
         height, width = pixels.shape[:2]
-        streams = [self._stream(pixels, scale) for scale in self.protocol.scales]
+        streams = [self._stream(pixels, scale) for scale in self.protocol.scales_of(height, width)]
         for rows in chunks(height, width, self.segmenter.config.num_classes):
             views = [stream.take(rows) for stream in streams]
             if self.protocol.crop is None:

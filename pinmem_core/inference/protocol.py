@@ -27,6 +27,8 @@ class Protocol:
             shows it whole, too, or else in the largest windows that memory allows.
         overlap: Share of a window that its neighbour sees again.
         scales: Factors by which the image, and with it the crop, is resized before.
+        longest: An image with a longer side than this, in pixels, is seen shrunk to it; None shows
+            all at their own size.
         flip: Also predict the mirrored image.
         fuse: What is averaged over windows, scales and flips.
         resample: How the image is resized.
@@ -39,6 +41,7 @@ class Protocol:
     crop: int | Literal["largest"] | None = None
     overlap: float = 1 / 3
     scales: tuple[float, ...] = (1.0,)
+    longest: int | None = None
     flip: bool = False
     fuse: Literal["logits", "probabilities"] = "logits"
     resample: Literal["bilinear", "bicubic"] = "bilinear"
@@ -51,6 +54,8 @@ class Protocol:
         flip = "with flip" if self.flip else "no flip"
         slip = ", windows counted as the original does" if self.count == "original" else ""
         seen = f"{self._windows_in_words()}, scale {scales}, {flip}, mean of {self.fuse}{slip}"
+        if self.longest:
+            seen += f", larger images shrunk to a longer side of {self.longest}"
         if self.view == "native":
             return seen
         return f"{seen}; of an image {SIDE} high, its centre {SIDE}x{SIDE}, padding scored as road"
@@ -63,6 +68,11 @@ class Protocol:
             return f"whole image, or the largest windows that fit into memory (overlap {share})"
         stride = window_stride(self.crop, self.overlap)
         return f"sliding {self.crop}x{self.crop} (stride {stride})"
+
+    def scales_of(self, height: int, width: int) -> tuple[float, ...]:
+        """Return the factors by which an image of a size is resized."""
+        shrunk = min(1.0, self.longest / max(height, width)) if self.longest else 1.0
+        return tuple(scale * shrunk for scale in self.scales)
 
     def view_of(
         self, image: NDArray[np.uint8], label: NDArray[np.uint8]
@@ -78,12 +88,13 @@ class Protocol:
 
 PROTOCOLS: dict[str, Protocol] = {
     "fast": Protocol(crop="largest", overlap=1 / 8),
+    "photo": Protocol(crop="largest", overlap=1 / 8, longest=640),
     "paper-train": Protocol(),
     "paper-eval": Protocol(crop=768, flip=True, count="original"),
     "paper-pool": Protocol(flip=True, fuse="probabilities", resample="bicubic"),
 }
-"""The quickest, and the original's: during training, sliding, and pooling (which it also ran at
-several scales)."""
+"""The quickest; the same for photos of any camera, seen about as large as small training images;
+and the original's: during training, sliding, and pooling (which it also ran at several scales)."""
 
 
 def window_stride(crop: int, overlap: float) -> int:

@@ -10,14 +10,17 @@ from pinmem_core.model.hub import HubName, fetch
 
 CHECKPOINT = "checkpoint"
 """Folder of the checkpoint inside a run."""
+STARTER = "starter"
+"""Name of the model that comes with pinmem."""
+_STARTER_FOLDER = Path(__file__).parents[1] / "starter"
 
 
 def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> Path:
     """Return the checkpoint folder that a name means.
 
     Args:
-        name: A run's folder or name, a checkpoint folder, or `user/name[@revision]` on the Hub.
-            What exists on this machine comes first.
+        name: A run's folder or name, a checkpoint folder, "starter" for the model that comes with
+            pinmem, or `user/name[@revision]` on the Hub. What exists on this machine comes first.
         on_event: Hears that the Hub is asked.
         options: For the Hub, as `fetch` has them.
 
@@ -28,6 +31,8 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
     try:
         folder = find_run(name)
     except DataError:
+        if name == STARTER:
+            return _STARTER_FOLDER
         on_hub = HubName.parse(name)
         if on_hub is None:
             raise
@@ -37,12 +42,19 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
     return inside if inside.is_dir() else folder
 
 
+def starter_summary() -> str:
+    """Return in a line what the starter model was trained on, and how good it is."""
+    return (_STARTER_FOLDER / "summary.txt").read_text(encoding="utf-8").strip()
+
+
 def run_folder(checkpoint: Path) -> Path:
     """Return where what is made of a checkpoint is kept.
 
-    That is the run that it lies in, the folder itself where it is in none, and for a model of the
-    Hub, whose cache is no place for it, a folder of pinmem's own.
+    That is the run that it lies in, the folder itself where it is in none, and for the starter
+    model and those of the Hub, whose places are not for that, a folder in pinmem's home.
     """
+    if checkpoint == _STARTER_FOLDER:
+        return home() / STARTER
     on_hub = HubName.of_cached(checkpoint)
     if on_hub:
         return home() / "hub" / f"{on_hub.repo.replace('/', '--')}@{on_hub.revision}"

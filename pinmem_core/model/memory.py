@@ -126,6 +126,9 @@ class CategoricalMemory(nn.Module):
         self.momentum = momentum
         self.register_buffer("slots", F.normalize(torch.rand(num_classes, dim), dim=1))
         self.fuse = _conv_bn(2 * dim, dim)
+        if residual:  # what is read begins to count as it proves useful
+            for start in self.fuse[1].parameters():
+                nn.init.zeros_(start)
         self.write_map = _conv_bn(dim, dim)
         self.classifier = nn.Linear(dim, num_classes)
         nn.init.normal_(self.classifier.weight, std=1e-4)

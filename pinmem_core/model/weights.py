@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
+from pinmem_core.model.torch_file import read_torch_file
 from pinmem_core.model.trunk import Trunk
 
 
@@ -45,12 +46,14 @@ def load_trunk_weights(trunk: Trunk, name: str, source: str) -> None:
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix != ".safetensors":
+        state = read_torch_file(path)
+        if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
+            raise DataError(f"{path} holds no state dict: tensors by name, and nothing else.")
         return state
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
         raise DataError(f"the weights in {path} cannot be read: {error}.") from error
 
 

@@ -1,0 +1,87 @@
+"""What leaves in a file: the plain forward of a segmenter, its memory frozen inside."""
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from pinmem_core.errors import PinMemError
+from pinmem_core.inference.network import folded
+from pinmem_core.loading.augmentation import normalize
+from pinmem_core.model import Segmenter
+from pinmem_core.publishing.signature import Signature
+
+_TRACED = (2, 64, 96)
+"""Images, rows and columns that a graph of any size is traced at."""
+_TRAINING_ONLY = ("auxiliary", "memory.write_map", "memory.classifier")
+
+
+class Graph(nn.Module):
+    """A segmenter as it predicts, with what of its surroundings goes into the file.
+
+    Args:
+        segmenter: On the CPU, in evaluation mode. It is copied, without what only training needs.
+        signature: What goes in and comes out.
+        half: Convolve in float16. The memory is read in float32, and what goes in and comes out
+            has the types that it has without.
+    """
+
+    def __init__(self, segmenter: Segmenter, signature: Signature, *, half: bool) -> None:
+        super().__init__()
+        self.signature = signature
+        self.network = _prepared(segmenter)
+        if half:
+            self.network.trunk.half()
+            self.network.head.half()
+            self.network.autocast = torch.float16
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, or trainIds, of images as the signature says."""
+        if self.signature.preprocess:
+            images = normalize(images.permute(0, 3, 1, 2))
+        logits: Tensor = self.network(images)
+        return logits.argmax(dim=1).to(torch.uint8) if self.signature.argmax else logits
+
+
+def _prepared(segmenter: Segmenter) -> Segmenter:
+    """Return a folded copy that holds only what predicting needs."""
+    network = folded(segmenter)
+    parts = dict(network.named_modules())
+    for part in parts.values():
+        if hasattr(part, "inplace"):
+            part.inplace = False  # which takes several times as long to trace
+    for name in _TRAINING_ONLY:
+        if name in parts:
+            network.set_submodule(name, nn.Identity())
+    return network
+
+
+@torch.no_grad()
+def trace(graph: Graph) -> ExportedProgram:
+    """Return the program of a graph.
+
+    Raises:
+        PinMemError: The network computes something that cannot be traced.
+    """
+    size = graph.signature.size
+    count, height, width = (1, *size) if size else _TRACED
+    pixels = torch.zeros(count, height, width, 3, dtype=torch.uint8)
+    shapes = None if size else (_free_axes(graph),)
+    try:
+        fed = graph.signature.feed(pixels)
+        program = torch.export.export(graph, (fed,), dynamic_shapes=shapes)
+        return program.run_decompositions({})  # without the device that autocast names
+    except Exception as error:  # torch raises a dozen kinds
+        raise PinMemError(f"the network cannot be traced: {first_line(error)}") from error
+
+
+def _free_axes(graph: Graph) -> dict[int, Dim]:
+    """Return which axes of the input may have any length, from which least length on."""
+    least = graph.network.config.output_stride + 1
+    lengths = {"batch": 1, "height": least, "width": least}
+    axes = enumerate(graph.signature.input_axes)
+    return {axis: Dim(name, min=lengths[name]) for axis, name in axes if name in lengths}
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

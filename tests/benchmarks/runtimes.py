@@ -1,0 +1,90 @@
+"""How many images a second each runtime predicts on the CPU: torch, its compiler, onnxruntime.
+
+Run `python tests/benchmarks/runtimes.py`, with `--model` for a run or checkpoint instead of random
+weights, whose speed is the same. All get one image at a time, take turns, and compute with as many
+threads as torch is told to (OMP_NUM_THREADS). A machine that does other work at the same time tells
+little.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.inference import load
+from pinmem_core.inference.network import folded
+from pinmem_core.loading.augmentation import normalize
+from pinmem_core.model import Segmenter
+from pinmem_core.publishing.compared import pictures
+from pinmem_core.publishing.exporting import export_model
+from pinmem_core.publishing.onnx_file import OnnxRunner
+from pinmem_core.publishing.quantized import quantize
+
+Way = Callable[[], object]
+
+
+def network(model: str | None) -> Segmenter:
+    """Return a run's network, or one of random weights."""
+    if model:
+        return load(model, device="cpu").segmenter
+    torch.manual_seed(0)
+    return Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=128)).eval()
+
+
+def torch_ways(segmenter: Segmenter, size: tuple[int, int]) -> dict[str, Way]:
+    """Return eager torch, as pinmem predicts, and compiled; channels last suits the CPU."""
+    images = normalize(torch.from_numpy(pictures((1, *size))).permute(0, 3, 1, 2))
+    images = images.contiguous(memory_format=torch.channels_last)
+    eager = folded(segmenter).to(memory_format=torch.channels_last)
+    compiled = torch.compile(folded(segmenter).to(memory_format=torch.channels_last))
+    return {
+        "eager as it is": lambda: segmenter(images),
+        "eager": lambda: eager(images),
+        "torch.compile": lambda: compiled(images),
+    }
+
+
+def onnx_ways(segmenter: Segmenter, size: tuple[int, int], folder: Path) -> dict[str, Way]:
+    """Return an ONNX file of any size, one of this size only, and the first in integers."""
+    pixels = pictures((1, *size))
+    paths = {name: folder / f"{name}.onnx" for name in ("float32", "this size only", "int8")}
+    export_model(segmenter, paths["float32"], "onnx", preprocess=True)
+    export_model(segmenter, paths["this size only"], "onnx", preprocess=True, size=size)
+    quantize(paths["float32"], paths["int8"])
+    runners = {f"ONNX {name}": OnnxRunner(path) for name, path in paths.items()}
+    return {name: lambda runner=runner: runner(pixels) for name, runner in runners.items()}
+
+
+@torch.inference_mode()
+def least_seconds(ways: dict[str, Way], rounds: int) -> dict[str, float]:
+    """Return the least time of each; they take turns, after one round that nobody times."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+    return {name: min(taken[1:]) for name, taken in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="a run or checkpoint; default: random MobileNetV2")
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
+    parser.add_argument("--rounds", type=int, default=10)
+    options = parser.parse_args()
+    segmenter, size = network(options.model), tuple(options.size)
+    print(f"{size[1]}x{size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as folder:
+        ways = torch_ways(segmenter, size) | onnx_ways(segmenter, size, Path(folder))
+        times = least_seconds(ways, options.rounds)
+    for name, seconds in times.items():
+        print(f"{name:20} {1 / seconds:6.2f} images/s: x {times['eager'] / seconds:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Networks for the tests of exports: random, but with values as large as a trained one's."""
+
+import torch
+from torch import nn
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.loading.augmentation import normalize
+from pinmem_core.model import Segmenter
+from pinmem_core.publishing.compared import pictures
+
+
+@torch.no_grad()
+def network(
+    trunk: str = "tiny", head: str = "deeplabv3plus", *, memory: bool = True, stride: int = 16
+) -> Segmenter:
+    """Batch norm has seen drawn streets: without, values shrink until float16 cannot hold them."""
+    torch.manual_seed(0)
+    settings = {"memory": {} if memory else None, "feature_dim": 16, "output_stride": stride}
+    segmenter = Segmenter(ModelConfig.model_validate({"trunk": trunk, "head": head, **settings}))
+    for module in segmenter.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    segmenter.train()(normalize(torch.from_numpy(pictures((4, 96, 160))).permute(0, 3, 1, 2)))
+    return segmenter.eval()

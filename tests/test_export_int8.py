@@ -1,0 +1,105 @@
+"""Quantised ONNX files stay near the float file that they are made of."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from export_networks import network
+
+from pinmem_core.errors import ConfigError, DataError, PinMemError
+from pinmem_core.events import Progress
+from pinmem_core.publishing import quantized
+from pinmem_core.publishing.compared import pictures
+from pinmem_core.publishing.exporting import export_model
+from pinmem_core.publishing.quantized import quantize
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain") / "model.onnx"
+    export_model(network(), path, "onnx", size=(64, 96), preprocess=True, argmax=True)
+    return path
+
+
+def run(path, pixels):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": pixels})[0]
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_integers_stay_near_the_float_file(plain, tmp_path, capfd):
+    images = list(pictures((3, 100, 70)))
+    images[0].flags.writeable = False
+    told = []
+    report = quantize(plain, tmp_path / "int8.onnx", iter(images), on_event=told.append)
+    model = onnx.load(report.path)
+    onnx.checker.check_model(model, full_check=True)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["pinmem.precision"] == "int8" and facts["pinmem.calibration"] == "3 images"
+    assert json.loads(facts["pinmem.classes"])[0] == "road"
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("DequantizeLinear") > 2 * kinds.count("Conv")
+    scales = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if "scale" in t.name]
+    assert any(scale.size > 1 for scale in scales), "each channel of a convolution has its own"
+    assert report.bytes < 0.7 * plain.stat().st_size
+    found, expected = (run(path, pictures((1, 64, 96))) for path in (report.path, plain))
+    assert found.dtype == np.uint8 and found.shape == expected.shape
+    assert 0.85 < (found == expected).mean() < 1
+    content = json.loads(report.sidecar.read_text())
+    assert content["compared"][0]["sure_equal"] == 1
+    assert 0 < content["compared"][0]["sure"] < 1
+    assert told[0] == Progress("calibrating int8.onnx", 1, 0)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_drawn_streets_serve_where_there_are_no_images(plain, tmp_path):
+    report = quantize(plain, tmp_path / "int8.onnx")
+    facts = json.loads(report.sidecar.read_text())["facts"]
+    assert facts["calibration"] == "10 drawn streets"
+    with pytest.raises(DataError, match="no images to calibrate"):
+        quantize(plain, tmp_path / "other.onnx", [])
+
+
+def test_integers_that_lose_too_much_are_refused(plain, tmp_path, monkeypatch):
+    """Calibrated with black: what other images contain is beyond all ranges."""
+    black = np.zeros((1, 64, 96, 3), np.uint8)
+    with pytest.raises(PinMemError, match="clear pixels change their class") as caught:
+        quantize(plain, tmp_path / "int8.onnx", black)
+    assert "Calibrate" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_float32_files_of_pinmem_become_integers(plain, tmp_path):
+    def changed(precision: str | None):
+        model = onnx.load(plain)
+        onnx.helper.set_model_props(model, {"pinmem.precision": precision} if precision else {})
+        onnx.save(model, tmp_path / "changed.onnx")
+        return tmp_path / "changed.onnx"
+
+    out = tmp_path / "int8.onnx"
+    with pytest.raises(DataError, match="does not exist"):
+        quantize(tmp_path / "absent.onnx", out)
+    with pytest.raises(DataError, match="no ONNX file of pinmem"):
+        quantize(changed(None), out)
+    with pytest.raises(ConfigError, match="is of float16; only float32 becomes integers"):
+        quantize(changed("float16"), out)
+    (tmp_path / "torn.onnx").write_bytes(plain.read_bytes()[:1000])
+    with pytest.raises(PinMemError, match="cannot run the ONNX file"):
+        quantize(tmp_path / "torn.onnx", out)
+    assert not out.exists()
+
+
+def test_the_first_convolutions_stay_in_float_where_there_are_depthwise_ones():
+    def convolution(number: int, group: int):
+        return onnx.helper.make_node("Conv", ["x", "w"], ["y"], name=f"conv{number}", group=group)
+
+    def kept(groups):
+        nodes = [convolution(number, group) for number, group in enumerate(groups)]
+        return quantized._kept_in_float(
+            onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
+        )
+
+    assert kept([1] * 9) == []
+    assert kept([1, 32] + [1] * 7) == [f"conv{number}" for number in range(6)]
