@@ -28,7 +28,7 @@ def evaluate(
         str | None, typer.Option(help="Domains to score on, by comma; default: the run's targets.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="paper-train, paper-eval, paper-pool or fast.")
+        str, typer.Option(help="paper-train, paper-eval, paper-pool, fast or photo.")
     ] = "paper-train",
     precision: Annotated[
         Literal["float32", "bf16", "fp16"], typer.Option(help="Of the network's convolutions.")
