@@ -27,7 +27,9 @@ def test_these_are_the_recipes():
         "paper-resnet50",
         "paper-resnet50-g",
         "paper-resnet50-gsi",
+        "pinmem-plus",
         "resnet18",
+        "starter",
     ]
 
 

@@ -1,6 +1,7 @@
 """Studies: what they train, what they leave alone, and what their table says."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,3 +177,20 @@ def test_a_spread_says_mean_and_sample_deviation():
     spread = Spread((0.30, 0.32, 0.34))
     assert spread.as_text() == "32.0 ± 2.0"
     assert Spread((0.015,)).as_text("+") == "+1.5"
+
+
+def test_the_page_says_what_the_published_study_found():
+    docs = Path(__file__).parents[1] / "docs"
+    found = json.loads((docs / "study/camvid.json").read_text())
+    page = (docs / "study.md").read_text()
+    assert set(found["variants"]) == set(read_sweep(docs / "study/camvid.toml").variants)
+    for name, of in found["variants"].items():
+        (target,) = of["targets"].values()
+        figures = [Spread(tuple(f["values"])).as_text() for f in (of["source"], target)]
+        row = f"| `{name}`: {of['about']} | {len(of['seeds'])} | {figures[0]} | {figures[1]} |"
+        assert row in page
+        for difference in of["differences"].values():
+            low, high = (100 * end for end in difference["interval"])
+            points = Spread(tuple(difference["values"])).as_text("+")
+            cells = f"| {points} (`{difference['beside']}`) | {low:+.1f} to {high:+.1f} |"
+            assert f"{row}{cells[1:]}" in page

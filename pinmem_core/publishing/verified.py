@@ -28,7 +28,7 @@ class Bounds:
 
 
 BOUNDS: Mapping[str, Bounds] = {
-    "float32": Bounds(0.0, "Another version of torch, or the other form, may do."),
+    "float32": Bounds(0.001, "Another version of torch, or the other form, may do."),
     "float16": Bounds(0.05, "This network needs float32: export it without half precision."),
     "int8": Bounds(0.2, "Calibrate with images like those it will see, or stay with float32."),
 }
