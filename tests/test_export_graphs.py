@@ -226,4 +226,4 @@ def test_half_precision_comes_close(tmp_path, trunk, form):
     assert report.bytes < 0.6 * full.bytes
     for case in report.compared:
         assert 1e-4 < case.largest_difference / case.largest_logit < 0.05
-        assert case.equal > 0.96
+        assert case.equal > 0.94
