@@ -45,7 +45,7 @@ class ModelConfig(_Strict):
     head: str = "deeplabv3plus"
     output_stride: Literal[8, 16, 32] = 16
     """Input pixels per position of the feature that the memory sees."""
-    feature_dim: int = Field(256, ge=8, le=65_536)
+    feature_dim: int = Field(256, ge=8, lt=2**31)
     """Channels of that feature, and so the length of a memory slot."""
     num_classes: int = Field(len(CLASSES), ge=2, le=254)
     own_statistics: float = Field(0.0, ge=0, le=1)

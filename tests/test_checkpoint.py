@@ -100,6 +100,7 @@ def test_tensors_that_do_not_fit_are_named(folder, change, said):
         (lambda c: c["model"].update(depth=3), "'model.depth' is wrong"),
         (lambda c: c["model"].update(feature_dim=10**6), "has the shape"),
         (lambda c: c["model"].update(feature_dim=10**9), "no network is so large"),
+        (lambda c: c["model"].update(feature_dim=10**30), "'model.feature_dim' is wrong"),
         (lambda c: c["model"].update(trunk="tinny"), "unknown trunk 'tinny'"),
         (lambda c: c["preprocessing"].update(mean=[0, 0, 0]), "its 'preprocessing' are not"),
         (lambda c: c["classes"]["names"].reverse(), "its 'classes' are not"),

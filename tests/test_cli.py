@@ -143,12 +143,6 @@ def test_predict_takes_the_newest_run_says_so_and_repeats_itself(run, photo, tmp
     assert masks[0] == masks[1]
 
 
-def test_predict_without_any_model_says_what_to_do(photo, tmp_path):
-    done = Result("predict", str(photo), "-o", str(tmp_path / "m.png"))
-    assert done.code == 3 and "pinmem train" in done.err
-    assert not (tmp_path / "m.png").exists()
-
-
 def test_predict_reports_a_bad_file_and_goes_on(run, photo, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(photo.read_bytes()[:300])
