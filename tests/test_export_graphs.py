@@ -204,10 +204,15 @@ def test_other_strides_down_to_the_least_size(tmp_path, stride):
         np.testing.assert_allclose(run(path, least), eager(deep, least), rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
+def how_slow(trunk):
+    """A deep network takes half a minute, a shallow one a few seconds."""
+    deep = trunk.startswith(("resnet50", "resnet101"))
+    return pytest.param(trunk, marks=pytest.mark.exhaustive if deep else pytest.mark.slow)
+
+
 @pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
 @pytest.mark.parametrize("head", sorted(heads.all()))
-@pytest.mark.parametrize("trunk", sorted(trunks.all()))
+@pytest.mark.parametrize("trunk", map(how_slow, sorted(trunks.all())))
 def test_every_network_in_every_form(tmp_path, trunk, head, memory):
     segmenter = network(trunk, head, memory=memory)
     for name, form, run in (("a.onnx", "onnx", by_hand), ("a.pt2", "torch-export", by_torch)):
@@ -217,9 +222,8 @@ def test_every_network_in_every_form(tmp_path, trunk, head, memory):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
-@pytest.mark.parametrize("trunk", ["resnet10", "resnet50"])
+@pytest.mark.parametrize("trunk", map(how_slow, ["resnet10", "resnet50"]))
 def test_half_precision_comes_close(tmp_path, trunk, form):
     report = export_model(network(trunk), tmp_path / "model.pt2", form, half=True)
     full = export_model(network(trunk), tmp_path / "full.pt2", form)
