@@ -85,9 +85,9 @@ def paired_interval(
     Raises:
         DataError: The images, or their labels, are not the same.
     """
-    counts, others = _same_images(first, second)
-    weights = _weights(len(first), draws, seed)
-    return _middle(others.mious(weights, class_set) - counts.mious(weights, class_set), level)
+    return mean_paired_interval(
+        [(first, second)], level=level, draws=draws, seed=seed, class_set=class_set
+    )
 
 
 def mean_paired_interval(
