@@ -67,11 +67,11 @@ class LossConfig(_Strict):
 
 
 class MetaConfig(_Strict):
-    """The meta step of `pinmem` (docs/method.md, section 4)."""
+    """The meta step of `pinmem` and `mldg` (docs/method.md, section 4)."""
 
     inner: Literal["meta-train", "all"] = "meta-train"
     """Domains that the inner losses and the refresh of the memory go by. "all" makes of the outer
-    step a second look at the meta-test domains, through a memory written without them."""
+    step a second look at the meta-test domains, through a memory (if any) written without them."""
     outer_weight: float = Field(1.0, ge=0)
     """Of the outer losses."""
 

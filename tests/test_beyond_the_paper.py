@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pinmem_core.config import LossConfig, MetaConfig, ModelConfig
-from pinmem_core.learning.losses import balanced_cross_entropy
+from pinmem_core.learning.cross_entropy import cross_entropy
 from pinmem_core.learning.methods import methods
 from pinmem_core.learning.sync_norm import CPUSyncBatchNorm, synchronize_batch_norm
 from pinmem_core.loading import Batch
@@ -106,9 +106,10 @@ def test_a_residual_memory_adds_the_feature():
     torch.testing.assert_close(residual.read(feature, residual.slots)[0], expected, **CLOSE)
 
 
-def network() -> Segmenter:
+def network(*, memory: bool) -> Segmenter:
     torch.manual_seed(0)
-    config = {"trunk": "tiny", "feature_dim": 16, "memory": {"read": "softmax"}}
+    settings = {"read": "softmax"} if memory else None
+    config = {"trunk": "tiny", "feature_dim": 16, "memory": settings}
     segmenter = Segmenter(ModelConfig.model_validate(config)).double()
     for module in segmenter.modules():
         if isinstance(module, nn.Dropout2d):
@@ -123,8 +124,8 @@ def batch() -> Batch:
     return Batch(images, labels.repeat_interleave(8, 2).repeat_interleave(8, 3), (0, 2), (1,))
 
 
-def outcome(name: str, **meta: object) -> dict[str, torch.Tensor]:
-    segmenter = network()
+def outcome(name: str, *, memory: bool = True, **meta: object) -> dict[str, torch.Tensor]:
+    segmenter = network(memory=memory)
     method = methods.get(name)(LossConfig(), meta=MetaConfig.model_validate(meta))
     method.step(segmenter, batch(), 0.1)
     named = segmenter.named_parameters()
@@ -133,20 +134,26 @@ def outcome(name: str, **meta: object) -> dict[str, torch.Tensor]:
     return gradients | segmenter.state_dict()
 
 
-def test_an_inner_step_on_all_domains_is_that_of_the_aggregate_with_a_memory():
-    ours, theirs = outcome("pinmem", inner="all", outer_weight=0), outcome("aggregate")
+META = pytest.mark.parametrize(("name", "memory"), [("pinmem", True), ("mldg", False)])
+
+
+@META
+def test_an_inner_step_on_all_domains_is_that_of_the_aggregate(name, memory):
+    ours = outcome(name, memory=memory, inner="all", outer_weight=0)
+    theirs = outcome("aggregate", memory=memory)
     assert ours.keys() == theirs.keys()
-    for name, values in theirs.items():
-        torch.testing.assert_close(ours[name], values, **CLOSE)
+    for part, values in theirs.items():
+        torch.testing.assert_close(ours[part], values, **CLOSE)
 
 
-def test_the_outer_losses_weigh_what_is_asked():
-    none, half, whole = (outcome("pinmem", outer_weight=w) for w in (0, 0.5, 1))
-    for name, values in half.items():
-        if name.startswith("gradient"):
-            torch.testing.assert_close(values * 2, none[name] + whole[name], **CLOSE)
-    name = "gradient of head.classifier.weight"
-    assert not torch.equal(none[name], whole[name])
+@META
+def test_the_outer_losses_weigh_what_is_asked(name, memory):
+    none, half, whole = (outcome(name, memory=memory, outer_weight=w) for w in (0, 0.5, 1))
+    for part, values in half.items():
+        if part.startswith("gradient"):
+            torch.testing.assert_close(values * 2, none[part] + whole[part], **CLOSE)
+    part = "gradient of head.classifier.weight"
+    assert not torch.equal(none[part], whole[part])
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
@@ -160,9 +167,9 @@ def test_balanced_losses_weigh_pixels_by_the_size_of_their_class(balance):
     pixelwise = F.cross_entropy(logits, labels, ignore_index=255, reduction="none")[labels != 255]
     weights = sizes[known] ** -balance
     expected = (weights * pixelwise).sum() / weights.sum()
-    torch.testing.assert_close(balanced_cross_entropy(logits, labels, balance), expected, **CLOSE)
+    torch.testing.assert_close(cross_entropy(logits, labels, balance), expected, **CLOSE)
 
 
 def test_a_balanced_loss_without_labels_is_zero():
     logits = torch.randn(1, 5, 4, 4)
-    assert balanced_cross_entropy(logits, torch.full((1, 4, 4), 255), 0.5) == 0
+    assert cross_entropy(logits, torch.full((1, 4, 4), 255), 0.5) == 0

@@ -80,6 +80,10 @@ class Method(ABC):
         scale = self.scaler.scale(next(segmenter.parameters()).new_ones(()))
         return fast_weights(segmenter, inner_lr / scale)
 
+    def inner_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of the inner step: the meta-train domains', or all."""
+        return batch.all() if self.meta_config.inner == "all" else batch.of(batch.meta_train)
+
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:  # noqa: B027
         """Bring the memory up to date after the optimizer has stepped; does nothing without one."""
 

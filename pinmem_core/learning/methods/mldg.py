@@ -16,11 +16,11 @@ class MLDG(Method):
     def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
         """Add the gradient of the meta-train loss at θ and of the meta-test loss at θ'."""
         segmenter.train()
-        inner = training_losses(segmenter, *batch.of(batch.meta_train), self.weights)
+        inner = training_losses(segmenter, *self.inner_batch(batch), self.weights)
         self.backward(segmenter, inner.total)
         with self.fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
             outer = training_losses(segmenter, *batch.of(batch.meta_test), self.weights)
-            self.backward(segmenter, outer.total)
+            self.backward(segmenter, self.meta_config.outer_weight * outer.total)
         return StepResult({"inner": inner, "outer": outer})
 
 

@@ -4,7 +4,6 @@ The paper's algorithm (docs/method.md, section 4), first order. θ are the param
 """
 
 import torch
-from torch import Tensor
 
 from pinmem_core.learning.losses import training_losses
 from pinmem_core.learning.meta import unrecorded_statistics
@@ -27,7 +26,7 @@ class PinMem(Method):
         images, labels = batch.of(batch.meta_train)
 
         # Inner: read and write M in the meta-train domains.
-        inner = training_losses(segmenter, *self._inner(batch), self.weights, write=True)
+        inner = training_losses(segmenter, *self.inner_batch(batch), self.weights, write=True)
         self.backward(segmenter, inner.total)
 
         # θ' = θ - α ∇L_inner
@@ -46,11 +45,7 @@ class PinMem(Method):
 
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:
         """M <- write(M) by the updated network, from the meta-train domains."""
-        rewrite_memory(segmenter, *self._inner(batch))
-
-    def _inner(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the images and labels of the inner step: the meta-train domains', or all."""
-        return batch.all() if self.meta_config.inner == "all" else batch.of(batch.meta_train)
+        rewrite_memory(segmenter, *self.inner_batch(batch))
 
 
 METHODS = {"pinmem": PinMem}
