@@ -37,7 +37,7 @@ class AuxiliaryHead(nn.Sequential):
         super().__init__(
             nn.Conv2d(channels, self.WIDTH, 3, padding=1),
             nn.BatchNorm2d(self.WIDTH),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout2d(0.1),
             nn.Conv2d(self.WIDTH, num_classes, 1),
         )
@@ -54,7 +54,7 @@ def conv_bn_relu(
             in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False
         ),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 
