@@ -1,12 +1,12 @@
 """`pinmem eval`: a run and targets in, scores and a report out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from pinmem_cli.options import Device, Json, Quiet, examples, names
+from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples, names
 from pinmem_cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="paper-train, paper-eval, paper-pool, fast or photo.")
     ] = "paper-train",
-    precision: Annotated[
-        Literal["float32", "bf16", "fp16"], typer.Option(help="Of the network's convolutions.")
-    ] = "float32",
+    precision: Precision = "float32",
+    compile: Compile = False,
     device: Device = "auto",
     output: Annotated[
         Path | None,
@@ -60,6 +59,7 @@ def evaluate(
             names(targets),
             protocol=protocol,
             precision=precision,
+            compile=compile,
             device=device,
             output=folder,
             on_event=listener,

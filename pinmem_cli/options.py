@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,13 @@ Quiet = Annotated[
     typer.Option("--quiet", "-q", help="Only results and errors.", rich_help_panel="Output"),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    Literal["float32", "bf16", "fp16"], typer.Option(help="Of the network's convolutions.")
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Have torch compile the network: slow at first, then faster."),
+]
 OutputFolder = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder to make.", rich_help_panel="Output"),

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.options import Device, Json, Quiet, examples
+from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples
 from pinmem_cli.output import Output, errors
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 
@@ -19,8 +19,6 @@ EXAMPLES = examples(
     "pinmem predict drive.mp4 -o overlay.mp4 --format overlay",
     "pinmem predict - -o - < street.jpg > mask.png",
 )
-
-_Precision = Literal["float32", "bf16", "fp16"]
 
 
 def predict(
@@ -60,9 +58,8 @@ def predict(
             "starter model, fast for any other."
         ),
     ] = None,
-    precision: Annotated[_Precision, typer.Option(help="Of the network's convolutions.")] = (
-        "float32"
-    ),
+    precision: Precision = "float32",
+    compile: Compile = False,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -94,7 +91,12 @@ def predict(
         if protocol is None:
             protocol = "photo" if name == STARTER else "fast"
         predictor = load(
-            name, device=device, protocol=PROTOCOLS[protocol], precision=precision, on_event=tell
+            name,
+            device=device,
+            protocol=PROTOCOLS[protocol],
+            precision=precision,
+            compile=compile,
+            on_event=tell,
         )
         if streams:
             sys.stdout.buffer.write(predict_bytes(predictor, source, form, on_event=tell))

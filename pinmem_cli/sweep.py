@@ -1,5 +1,6 @@
 """`pinmem train --sweep`: a study's runs, and its table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,18 @@ if TYPE_CHECKING:
     from pinmem_core.study import StudyTable
 
 
-def run_sweep(out: Output, file: Path, folder: Path) -> None:
+def run_sweep(
+    out: Output, file: Path, folder: Path, sources: Sequence[str], targets: Sequence[str]
+) -> None:
     """Train what the study still lacks, and print the table of all its reports."""
     from pinmem_core.study import make_table, read_sweep, run_study
 
-    sweep = read_sweep(file)
+    sweep = read_sweep(file, sources=sources, targets=targets)
     with out.listening() as listener, stopping(out) as stop:
         try:
             elsewhere = run_study(sweep, folder, on_event=listener, stop=stop)
         except StoppedRunError as error:
-            again = f"'pinmem train --sweep {file} -o {folder}' goes on."
+            again = "the same command goes on."
             errors().print(error.message.partition(";")[0] + ";", again, markup=False)
             raise typer.Exit(stop.exit_code) from None
     if elsewhere:

@@ -133,10 +133,11 @@ def train(
     if sweep:
         _refuse_other_options(
             "--sweep",
-            "takes every setting from its file",
-            [recipe, settings, show, *options.values()],
+            "takes every setting but sources and targets from its file",
+            [recipe, settings, show, method, iterations, batch, crop, seed, device, init_weights],
         )
-        run_sweep(out, sweep, output or runs_root() / sweep.stem)
+        folder = output or runs_root() / sweep.stem
+        run_sweep(out, sweep, folder, names(sources), names(targets))
         return
     others = [recipe, settings, output, *options.values(), dry_run or None]
     if list_recipes:

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +169,33 @@ def test_half_precision_is_the_predictors_alone(segmenter, image):
     assert segmenter.autocast is None
     difference = (half.scores(image) - full.scores(image)).abs().max()
     assert 0 < difference < 0.05 * full.scores(image).abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++")
+def test_a_compiled_network_predicts_the_same(segmenter, image):
+    plain = Predictor(segmenter, device="cpu")
+    compiled = Predictor(segmenter, device="cpu", compile=True)
+    assert compiled.compiled and not plain.compiled
+    for pixels in (image, image[:33, :41]):
+        expected, found = plain.scores(pixels), compiled.scores(pixels)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert next(segmenter.parameters()).requires_grad
+
+
+def test_what_torch_cannot_compile_is_said(segmenter, image, monkeypatch):
+    monkeypatch.setattr(torch, "compile", fail_to_compile)
+    predictor = Predictor(segmenter, device="cpu", compile=True)
+    with pytest.raises(MachineError, match=r"compile the network: no compiler\.$") as caught:
+        predictor.predict(image)
+    assert "g++" in caught.value.hint
+
+
+def fail_to_compile(function, **options):
+    def fail(*inputs):
+        raise RuntimeError("no compiler\n\nand many more lines")
+
+    return fail
 
 
 def test_a_lack_of_gpu_memory_is_said(segmenter, image, monkeypatch):

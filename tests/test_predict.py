@@ -3,8 +3,10 @@
 import errno
 import os
 import signal
+import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +37,8 @@ from pinmem_core.model.checkpoint import save_checkpoint
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 
 ODD = odd_images()
+NOBODY = 65534
+"""The user without any rights, on Linux."""
 
 
 @pytest.fixture
@@ -115,12 +119,26 @@ def test_a_missing_and_an_unreadable_file_are_named(tmp_path):
     with pytest.raises(DataError, match=r"d\.jpg cannot be read: Is a directory"):
         (tmp_path / "d.jpg").mkdir()
         read_image(tmp_path / "d.jpg")
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
-    (locked,) = images(tmp_path, "locked.png")
-    locked.chmod(0)
-    with pytest.raises(DataError, match=r"locked\.png cannot be read: Permission denied"):
-        read_image(locked)
+    with tempfile.TemporaryDirectory() as folder, not_as_root(folder):
+        (locked,) = images(Path(folder), "locked.png")
+        locked.chmod(0)
+        with pytest.raises(DataError, match=r"locked\.png cannot be read: Permission denied"):
+            read_image(locked)
+        locked.chmod(0o600)
+        assert read_image(locked).any()
+
+
+@contextmanager
+def not_as_root(folder):
+    """Root may read everything: have `folder` be another user's, and the test go on as that one."""
+    user = os.geteuid()
+    if user == 0:
+        os.chown(folder, NOBODY, -1)
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def test_whatever_a_damaged_file_holds_it_is_an_error_in_a_sentence():

@@ -94,6 +94,12 @@ def test_what_is_wrong_in_the_file_is_told(sweep_file, old, new, told):
         read_sweep(sweep_file)
 
 
+def test_sources_and_targets_may_be_others_than_the_files(sweep_file):
+    sweep = read_sweep(sweep_file, sources=["toy:red"], targets=["toy:blue@all"])
+    assert sweep.scored() == ("toy:red@val", "toy:blue@all")
+    assert sweep.config("plain", 0).sources == ("toy:red",)
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_sweep(tmp_path / "absent.toml")
@@ -120,6 +126,15 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     written = report_path(folder, "softer", 1).stat().st_mtime_ns
     assert run_study(sweep, folder) == 0
     assert report_path(folder, "softer", 1).stat().st_mtime_ns == written
+
+    sweep_file.write_text(STUDY.replace("iterations = 2", "iterations = 3"))
+    result = Result("train", "--sweep", str(sweep_file), "-o", str(folder))
+    assert result.code == 2 and "plain-0 was made with other settings: iterations" in result.err
+    sweep_file.write_text(STUDY)
+    other = Result(
+        "train", "--sweep", str(sweep_file), "-o", str(folder), "--targets", "toy:blue@all"
+    )
+    assert other.code == 2 and "plain-0 was made with other settings: scored" in other.err
 
     result = Result("train", "--sweep", str(sweep_file), "-o", str(folder), "--json")
     assert result.code == 0

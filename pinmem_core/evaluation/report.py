@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 from pinmem_core.errors import ConfigError, unknown_name
 from pinmem_core.evaluation.evaluate import Target, load_target
@@ -19,6 +18,7 @@ from pinmem_core.evaluation.results import evaluate_domain
 from pinmem_core.events import Listener, ignore
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.inference import PROTOCOLS, Predictor
+from pinmem_core.inference.predictor import Precision
 from pinmem_core.model import load_checkpoint
 from pinmem_core.model.found import checkpoint_of, run_folder
 from pinmem_core.preparation import PreparedDataset, Selection, draw_missing
@@ -47,7 +47,8 @@ class _Subject:
         run: str,
         targets: Sequence[str],
         protocol: str,
-        precision: Literal["float32", "bf16", "fp16"],
+        precision: Precision,
+        compile: bool,
         device: str,
         on_event: Listener,
     ) -> "_Subject":
@@ -68,6 +69,7 @@ class _Subject:
             device=device,
             protocol=PROTOCOLS[protocol],
             precision=precision,
+            compile=compile,
             on_event=on_event,
         )
         return cls(predictor, chosen, Origin.of(checkpoint, protocol, predictor, precision))
@@ -99,7 +101,8 @@ def evaluate_run(
     targets: Sequence[str] = (),
     *,
     protocol: str = "paper-train",
-    precision: Literal["float32", "bf16", "fp16"] = "float32",
+    precision: Precision = "float32",
+    compile: bool = False,
     device: str = "auto",
     output: Path | None = None,
     on_event: Listener = ignore,
@@ -111,6 +114,7 @@ def evaluate_run(
         targets: `dataset[:domain][@split]`; none for the targets that the run was given.
         protocol: Name of a protocol.
         precision: Of the network's convolutions.
+        compile: Have torch compile the network.
         device: Where to compute.
         output: New folder for `report.json` and `report.html`; None writes nothing.
         on_event: Hears of the progress.
@@ -119,11 +123,11 @@ def evaluate_run(
         ConfigError: A target or the protocol does not exist, there are no targets, or `output` is
             in use.
         DataError: The run, or a target's data, is missing or damaged.
-        MachineError: The device is missing, or `output` cannot be written.
+        MachineError: The device is missing, `output` cannot be written, or compiling fails.
     """
     if output and output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"{output} exists already.", "Choose another '--output'.")
-    subject = _Subject.load(run, targets, protocol, precision, device, on_event)
+    subject = _Subject.load(run, targets, protocol, precision, compile, device, on_event)
     # Made before the work, so that a folder that cannot be written to costs none.
     with staged_folder(output) if output else nullcontext() as folder:
         report = subject.score(on_event)

@@ -13,10 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from pinmem_core.config import ComputeConfig
 from pinmem_core.learning.dilation import speed_up_dilation
 from pinmem_core.learning.sync_norm import synchronize_batch_norm
-from pinmem_core.model import Segmenter
+from pinmem_core.model import PRECISIONS, Segmenter
 from pinmem_core.ranks import world_size
-
-_PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -> Segmenter:
@@ -25,7 +23,7 @@ def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -
     Its parameters keep their names and their precision.
     """
     segmenter.to(device)
-    segmenter.autocast = _PRECISIONS[config.precision]
+    segmenter.autocast = PRECISIONS[config.precision]
     if device.type == "cuda":
         _set_up_cuda(config)
     else:

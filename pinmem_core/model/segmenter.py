@@ -1,5 +1,6 @@
 """The segmenter: encode, read the memory, decode."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,13 @@ from pinmem_core.model.hub_model import HubModel
 from pinmem_core.model.memory import CategoricalMemory
 from pinmem_core.model.trunk import TrunkFeatures
 from pinmem_core.model.trunks import trunks
+
+PRECISIONS: Mapping[str, torch.dtype | None] = {
+    "float32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""What `Segmenter.autocast` is in each precision."""
 
 
 class Encoding(NamedTuple):

@@ -1,5 +1,6 @@
 """Training what a study still lacks. Several processes may work at one study side by side."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,30 @@ from pinmem_core.study.sweep import Sweep
 def report_path(folder: Path, variant: str, seed: int) -> Path:
     """Return where a run's report is, or will be."""
     return run_path(folder, variant, seed) / "study" / DATA
+
+
+def settings_path(folder: Path, variant: str, seed: int) -> Path:
+    """Return where is noted what a run was made with."""
+    return folder / "settings" / f"{variant}-{seed}.json"
+
+
+def _refuse_other_settings(sweep: Sweep, folder: Path, variant: str, seed: int) -> None:
+    """Raise a ConfigError if a run was made for another study: a table must not mix them."""
+    run = run_path(folder, variant, seed)
+    if not run.exists():
+        return
+    wanted = sweep.settings_of(variant, seed)
+    try:
+        noted = settings_path(folder, variant, seed).read_text(encoding="utf-8")
+        found = json.loads(noted)
+    except (OSError, ValueError):
+        found = {}
+    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+    if differing:
+        raise ConfigError(
+            f"{run} was made with other settings: {', '.join(differing)}.",
+            "Choose another folder, or remove this run.",
+        )
 
 
 def run_path(folder: Path, variant: str, seed: int) -> Path:
@@ -48,10 +73,13 @@ def run_study(
         The number of runs that were left to other processes.
 
     Raises:
+        ConfigError: The folder holds a run that was made with other settings.
         PinMemError: As `train`, `resume` and `evaluate_run` do; what has ended is kept.
         StoppedRunError: `stop` said so.
     """
     runs, elsewhere = list(sweep.runs()), 0
+    for variant, seed in runs:
+        _refuse_other_settings(sweep, folder, variant, seed)
     for number, (variant, seed) in enumerate(runs, start=1):
         if report_path(folder, variant, seed).exists():
             continue
@@ -75,6 +103,9 @@ def _complete(
     stop: Callable[[], bool],
 ) -> None:
     run, trained = run_path(folder, variant, seed), sweep.variants[variant].of
+    noted = settings_path(folder, variant, seed)
+    noted.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(noted, json.dumps(sweep.settings_of(variant, seed), indent=1).encode())
     if trained:
         _adopt(run_path(folder, trained, seed), run, sweep.config(variant, seed))
     elif not (run / "scores.json").exists():

@@ -1,7 +1,7 @@
 """What a study compares: a TOML file of variants that share all settings but those they name."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,19 +77,32 @@ class Sweep(_Strict):
         fixed = {"sources": self.sources, "targets": (), "seed": seed}
         return validate({**settings, **fixed})
 
+    def settings_of(self, variant: str, seed: int) -> dict[str, Any]:
+        """Return all that a run's report depends on, by section."""
+        config = self.config(variant, seed).model_dump(mode="json")
+        how = {"scored": list(self.scored()), "protocol": self.protocol}
+        return {**config, **how, "of": self.variants[variant].of}
+
     def scored(self) -> tuple[str, ...]:
         """Return all that a run is scored on: the sources' validation splits, and the targets."""
         return (*(f"{source}@val" for source in self.sources), *self.targets)
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str] = ()) -> Sweep:
     """Read a study's file, and check every run's configuration.
+
+    Args:
+        path: The file.
+        sources: Instead of the file's, as leaving out one domain after the other takes.
+        targets: Likewise.
 
     Raises:
         ConfigError: The file is missing or no TOML, or something in it is not allowed.
     """
     try:
-        sweep = Sweep.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        instead = {"sources": tuple(sources), "targets": tuple(targets)}
+        sweep = Sweep.model_validate(given | {k: v for k, v in instead.items() if v})
     except OSError as error:
         raise ConfigError(f"the study {path} cannot be read: {error.strerror}.") from None
     except (ValidationError, ValueError) as error:

@@ -9,7 +9,8 @@ other work at the same time tells little.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,17 +162,18 @@ def network(model: str | None) -> Segmenter:
 def compare(segmenter: Segmenter, samples: tuple[Sample, ...], rounds: int) -> None:
     """Print how fast the loop and pinmem score samples of one size, and how they differ."""
     predictor = Predictor(segmenter, device="cpu", protocol=PROTOCOLS["fast"])
+    compiled = Predictor(segmenter, device="cpu", protocol=PROTOCOLS["fast"], compile=True)
     half = Predictor(segmenter, device="cpu", protocol=PROTOCOLS["fast"], precision="bf16")
     loop = ObviousLoop(predictor.segmenter, None, PROTOCOLS["fast"].overlap)
     print(f"\n{samples[0].width}x{samples[0].height}")
-    for name, other in (("float32", predictor), ("bf16", half)):
+    others = {"float32": predictor, "compiled": compiled, "bf16": half}
+    for name, other in others.items():
         leads = np.concatenate([differences(loop, other, s.read()[0]) for s in samples])
         where = f", where the best class leads by {leads.max():.0e} at most" if len(leads) else ""
         print(f"{name}: {len(leads)} of {pixels(samples)} pixels differ from the loop's{where}")
-    ways = {
-        "loop": lambda: loop.evaluate(samples),
-        "float32": lambda: evaluate(predictor, samples, task="scoring"),
-        "bf16": lambda: evaluate(half, samples, task="scoring"),
+    ways: Mapping[str, Callable[[], object]] = {
+        "loop": partial(loop.evaluate, samples),
+        **{n: partial(evaluate, other, samples, task="scoring") for n, other in others.items()},
     }
     times = dict(zip(ways, least_seconds(list(ways.values()), rounds), strict=True))
     for name, (wall, work) in times.items():
