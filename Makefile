@@ -7,7 +7,7 @@ demo: .venv/installed
 	.venv/bin/python -m pinmem_cli.demo
 
 test: .venv/installed
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n logical --dist worksteal
 
 check: .venv/installed
 	.venv/bin/ruff format --check .

@@ -68,6 +68,7 @@ def test_the_text_tells_what_was_done_and_found():
     assert "| 95 % interval | 39.0 to 42.0 |" in text
     assert "| road | 50.0 |" in text and "| train | - |" in text
     assert "cityscapes (unseen)" in text and "gtav@val (source)" in text
+    assert "No scored image holds train: whether it finds them" in text
     assert "Protocol paper-eval: sliding, float32" in text
     assert "- gtav: For research and educational use only" in text  # the terms of its card
     assert "- synthia: As far as known CC BY-NC-SA" in text and "Ros, Sellart" in text

@@ -94,6 +94,10 @@ def test_tensors_that_do_not_fit_are_named(folder, change, said):
     ("change", "said"),
     [
         (lambda c: c.update(format_version=2), "format version 2; this pinmem"),
+        (lambda c: c.update(format_version=True), "format version True; this pinmem"),
+        (lambda c: c.update(training=[1]), "'training' is no object"),
+        (lambda c: c.update(training={"sources": 3}), "'training.sources' is no list"),
+        (lambda c: c.update(converted="x"), "'converted' is no object"),
         (lambda c: c.pop("format_version"), "tells no format version"),
         (lambda c: c.pop("model"), "'model' is wrong"),
         (lambda c: c["model"].update(feature_dim="many"), "'model.feature_dim' is wrong"),

@@ -162,7 +162,16 @@ def _scores(figures: Figures | None) -> str:
     return (
         f"{_SCORES}\n\nProtocol {figures.protocol}; others give other figures.\n"
         f"A mIoU is the mean over the classes that occur.\n\n{_table(heads, rows)}"
+        f"{_never_scored(figures.domains)}"
     )
+
+
+def _never_scored(domains: Sequence[DomainFigures]) -> str:
+    classes = domains[0].iou if domains else ()
+    unknown = [n for n in classes if all(_percent(of.iou.get(n)) == "-" for of in domains)]
+    if not unknown:
+        return ""
+    return f"\nNo scored image holds {', '.join(unknown)}: whether it finds them is not known.\n"
 
 
 def _intervals(domains: Sequence[DomainFigures]) -> list[tuple[str, ...]]:

@@ -37,6 +37,8 @@ _PREPROCESSING = {
     "std": list(IMAGENET_STD),
 }
 """What an image goes through before the network sees it: scaled to the range, then normalised."""
+_SECTIONS = {"training": ("sources", "targets"), "converted": ("assumed",)}
+"""Sections of `config.json` that others build on, where it has them, and their lists."""
 
 
 def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -> None:
@@ -145,12 +147,19 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is no checkpoint of pinmem: its {CONFIG} tells no format version."
         )
     version = config["format_version"]
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:  # True and 1.0 equal 1
         raise CheckpointError(
             f"the checkpoint {folder} has format version {version!r}; this pinmem ({__version__}) "
             f"reads version {FORMAT_VERSION}.",
             "Take the pinmem that wrote it, or a newer one.",
         )
+    for section, lists in _SECTIONS.items():
+        content = config.get(section, {})
+        if not isinstance(content, dict):
+            raise _unfit(folder, f"in it, '{section}' is no object")
+        for key in lists:
+            if not isinstance(content.get(key, []), list):
+                raise _unfit(folder, f"in it, '{section}.{key}' is no list")
     return config
 
 
