@@ -185,7 +185,7 @@ def test_the_interval_over_seeds_is_that_of_one_pair_where_all_are_alike():
     one = paired_interval(first, second)
     assert mean_paired_interval([(first, second)] * 3) == pytest.approx(one)
     low, high = mean_paired_interval([(first, second), (second, first)])
-    assert low == pytest.approx(0) == high
+    assert low < -one[0] and high > one[0]  # one pair or the other may be drawn twice
 
 
 def test_a_spread_says_mean_and_sample_deviation():

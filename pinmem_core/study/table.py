@@ -53,7 +53,7 @@ class Difference:
     Attributes:
         beside: The other variant.
         points: The differences of mIoU.
-        interval: (low, high) of their mean over seeds, by the bootstrap over images.
+        interval: (low, high) of their mean, by the bootstrap over seeds and images.
     """
 
     beside: str
