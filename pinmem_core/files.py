@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,22 +12,34 @@ from safetensors import SafetensorError
 from pinmem_core.errors import ConfigError, DataError, MachineError
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to a neighbour of `path` and rename it.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a neighbour of `path`, to be written, that takes its place when the block succeeds.
 
     Raises:
         MachineError: The disk is full, or the folder cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Named apart from `path`, whose name may be as long as names can be.
+    partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
+        yield partial
         partial.replace(path)
     except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror}.") from error
+        raise MachineError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        MachineError: The disk is full, or the folder cannot be written to.
+    """
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from pinmem_cli.app import app
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
+from pinmem_core.files import whole_file
 from pinmem_core.images import image_size, read_image, read_picture, write_png
 from pinmem_core.inference import painters
 from pinmem_core.inference.files import predict_files
@@ -29,7 +30,6 @@ from pinmem_core.inference.outputs import plan
 from pinmem_core.inference.overlap import ahead, behind
 from pinmem_core.inference.painters import FORMS, get_forms
 from pinmem_core.inference.sources import find_sources
-from pinmem_core.inference.writing import whole_file
 from pinmem_core.labels import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.model import Segmenter
 from pinmem_core.model.checkpoint import save_checkpoint

@@ -15,9 +15,9 @@ from pinmem_core.datasets import get_card
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.home import archives_root, raw_root
 from pinmem_core.images import read_label, write_png
+from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation import PreparedDataset, prepare
 from pinmem_core.preparation.convert import label_digest
-from pinmem_core.preparation.parallel import in_parallel
 from pinmem_core.preparation.prepared import MANIFEST, RECORDS, SUMMARY
 from pinmem_core.preparation.reencoding import Reencoding
 from pinmem_core.preparation.state import state_of

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
+from pinmem_core.files import whole_file
 from pinmem_core.images import Picture, read_picture
 from pinmem_core.inference.outcome import Failed, Outcome, Predicted
 from pinmem_core.inference.outputs import Job
@@ -21,7 +22,6 @@ from pinmem_core.inference.prediction import Prediction
 from pinmem_core.inference.predictor import Predictor
 from pinmem_core.inference.sources import Source
 from pinmem_core.inference.videos import predict_video, require_pyav
-from pinmem_core.inference.writing import whole_file
 
 _WRITERS = 2
 """Threads that paint and compress."""

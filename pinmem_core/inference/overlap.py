@@ -1,10 +1,10 @@
 """Reading, computing and writing at the same time, in order and with little in memory."""
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import repeat
 from typing import TypeVar
+
+from pinmem_core.parallel import in_parallel
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,23 +26,5 @@ def ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
 def behind(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int = 1
 ) -> Generator[Result, None, None]:
-    """Yield `function` of each item, in order, called by threads while the next item is made.
-
-    Closing stops the work: what has begun is finished, the rest is left out.
-
-    Args:
-        function: Called in order by a single thread, or by several at once.
-        items: Drawn by the thread that asks for the results.
-        threads: How many call the function.
-    """
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= threads + _WAITING:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Yield `function` of each item, in order, called by threads while the next item is made."""
+    return in_parallel(function, items, threads, waiting=threads + _WAITING)

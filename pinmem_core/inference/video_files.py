@@ -13,7 +13,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from pinmem_core.errors import DataError
-from pinmem_core.inference.writing import whole_file
+from pinmem_core.files import whole_file
 
 _QUALITY = {"crf": "18", "preset": "veryfast"}
 """Of written videos: hardly to be told from the frames that went in."""

@@ -22,6 +22,7 @@ from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.files import staged_folder
 from pinmem_core.home import dataset_root, locked
 from pinmem_core.images import check_picture, image_size, read_label
+from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation.pack_contents import (
     CARD,
     FORMAT_VERSION,
@@ -32,7 +33,6 @@ from pinmem_core.preparation.pack_contents import (
     pictures,
     texts,
 )
-from pinmem_core.preparation.parallel import in_parallel
 from pinmem_core.preparation.prepared import (
     MANIFEST,
     RECORDS,

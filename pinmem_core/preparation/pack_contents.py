@@ -17,7 +17,7 @@ from pinmem_core.datasets import DatasetCard, write_card
 from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import check_picture, image_size, read_image, read_label
-from pinmem_core.preparation.parallel import in_parallel
+from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation.prepared import (
     MANIFEST,
     RECORDS,

@@ -13,10 +13,10 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
 from pinmem_core.home import dataset_root, locked
+from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation.convert import Conversion, Defect, portable
 from pinmem_core.preparation.layouts import Found, RawSample, find_samples
 from pinmem_core.preparation.obtain import obtain
-from pinmem_core.preparation.parallel import in_parallel
 from pinmem_core.preparation.prepared import (
     MANIFEST,
     RECORDS,

@@ -11,9 +11,9 @@ from pathlib import Path
 from pinmem_core.datasets import DatasetCard, get_card
 from pinmem_core.errors import ConfigError
 from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation.check_files import Checked, Finding, check_files
 from pinmem_core.preparation.completeness import differences, is_complete, left_out
-from pinmem_core.preparation.parallel import in_parallel
 from pinmem_core.preparation.prepared import (
     MANIFEST,
     RECORDS,

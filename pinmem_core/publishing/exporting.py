@@ -8,7 +8,7 @@ import torch
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.inference.writing import whole_file
+from pinmem_core.files import whole_file
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model import Segmenter
 from pinmem_core.publishing.compared import Pixels, Run, Scores

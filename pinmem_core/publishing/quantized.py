@@ -16,7 +16,7 @@ from PIL import Image
 
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.inference.writing import whole_file
+from pinmem_core.files import whole_file
 from pinmem_core.publishing.compared import Pixels
 from pinmem_core.publishing.onnx_file import OnnxRunner, require_onnx, save_onnx
 from pinmem_core.publishing.signature import INPUT, Signature
