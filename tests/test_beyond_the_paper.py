@@ -8,7 +8,7 @@ from torch import nn
 from pinmem_core.config import LossConfig, MetaConfig, ModelConfig
 from pinmem_core.learning.cross_entropy import cross_entropy
 from pinmem_core.learning.methods import methods
-from pinmem_core.learning.sync_norm import CPUSyncBatchNorm, synchronize_batch_norm
+from pinmem_core.learning.sync_norm import PortableSyncBatchNorm, synchronize_batch_norm
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
 from pinmem_core.model.calibrated_norm import CalibratedBatchNorm, calibrate
@@ -62,7 +62,11 @@ def test_synchronised_norms_predict_alike():
     network = nn.Sequential(norm(0.4))
     expected = network(maps())
     synchronize_batch_norm(network, torch.device("cpu"))
-    assert type(network[0]) is CPUSyncBatchNorm
+    assert type(network[0]) is PortableSyncBatchNorm
+    plain = synchronize_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), torch.device("cuda"))
+    assert type(plain[0]) is nn.SyncBatchNorm
+    calibrated = synchronize_batch_norm(nn.Sequential(network[0]), torch.device("cuda"))
+    assert calibrated[0].own_share == network[0].own_share > 0
     torch.testing.assert_close(network.eval()(maps()), expected, **CLOSE)
 
 

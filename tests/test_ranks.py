@@ -17,7 +17,7 @@ from pinmem_core.errors import DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Metrics
 from pinmem_core.learning import train
 from pinmem_core.learning.iteration import Iteration
-from pinmem_core.learning.sync_norm import CPUSyncBatchNorm
+from pinmem_core.learning.sync_norm import PortableSyncBatchNorm
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
 from pinmem_core.preparation import draw_missing
@@ -121,7 +121,7 @@ def test_two_ranks_compute_what_one_does_with_the_doubled_batch(tmp_path, method
 
 
 def _norm(rank: int, values: torch.Tensor) -> dict:
-    norm = CPUSyncBatchNorm(3).double()
+    norm = PortableSyncBatchNorm(3).double()
     mine = values[2 * rank : 2 * rank + 2].clone().requires_grad_()
     (norm(mine) * torch.arange(3.0)[:, None, None] ** 2).sin().sum().backward()
     return {"gradient": mine.grad, "state": norm.state_dict(), "weight": norm.weight.grad}

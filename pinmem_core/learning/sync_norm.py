@@ -8,8 +8,9 @@ from pinmem_core.ranks import sum_over_ranks, world_size
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return `module` with its batch norms synchronised: by torch on CUDA, by us elsewhere."""
-    if device.type == "cuda":
+    """Return `module` with its batch norms synchronised: on CUDA by torch if it can, else by us."""
+    calibrated = any(isinstance(part, CalibratedBatchNorm) for part in module.modules())
+    if device.type == "cuda" and not calibrated:
         synchronized: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return synchronized
     for part in list(module.modules()):
@@ -19,8 +20,8 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
     return module
 
 
-def _of(norm: nn.BatchNorm2d) -> "CPUSyncBatchNorm":
-    synchronized = CPUSyncBatchNorm(norm.num_features, norm.eps, norm.momentum)
+def _of(norm: nn.BatchNorm2d) -> "PortableSyncBatchNorm":
+    synchronized = PortableSyncBatchNorm(norm.num_features, norm.eps, norm.momentum)
     synchronized.to(norm.weight)
     if isinstance(norm, CalibratedBatchNorm):
         synchronized.own_share = norm.own_share
@@ -28,8 +29,8 @@ def _of(norm: nn.BatchNorm2d) -> "CPUSyncBatchNorm":
     return synchronized
 
 
-class CPUSyncBatchNorm(CalibratedBatchNorm):
-    """What `torch.nn.SyncBatchNorm` does, which knows CUDA only.
+class PortableSyncBatchNorm(CalibratedBatchNorm):
+    """What `torch.nn.SyncBatchNorm` does, which knows CUDA only, and no image's own statistics.
 
     Every rank must hold equally many values.
     """
@@ -39,13 +40,14 @@ class CPUSyncBatchNorm(CalibratedBatchNorm):
         if not self.training:
             return super().forward(input)
         count = world_size() * input.numel() // input.shape[1]
-        mean = sum_over_ranks(input.sum(dim=(0, 2, 3))) / count
-        centred = input - mean[:, None, None]
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean = sum_over_ranks(values.sum(dim=(0, 2, 3))) / count
+        centred = values - mean[:, None, None]
         variance = sum_over_ranks(centred.square().sum(dim=(0, 2, 3))) / count
         if self.track_running_stats:
             self._remember(mean.detach(), variance.detach() * count / max(1, count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

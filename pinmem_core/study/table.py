@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Self
 
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.compare import SavedReport
@@ -40,6 +40,11 @@ class Spread:
         """Return the figures for programs."""
         return {"mean": self.mean, "deviation": self.deviation, "values": list(self.values)}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `as_json` told."""
+        return cls(tuple(data["values"]))
+
     def as_text(self, sign: str = "") -> str:
         """Return the mean ± deviation in points, e.g. "34.1 ± 0.8"."""
         deviation = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
@@ -64,6 +69,12 @@ class Difference:
         """Return the figures for programs."""
         return {"beside": self.beside, **self.points.as_json(), "interval": list(self.interval)}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `as_json` told."""
+        low, high = data["interval"]
+        return cls(data["beside"], Spread.from_json(data), (low, high))
+
 
 @dataclass(frozen=True)
 class Row:
@@ -84,6 +95,29 @@ class Row:
     targets: dict[str, Spread]
     iou: dict[str, dict[str, float | None]]
     differences: dict[str, Difference]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures for programs."""
+        return {
+            "about": self.about,
+            "seeds": list(self.seeds),
+            "source": self.source.as_json(),
+            "targets": {target: spread.as_json() for target, spread in self.targets.items()},
+            "iou": self.iou,
+            "differences": {target: d.as_json() for target, d in self.differences.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `as_json` told."""
+        return cls(
+            data["about"],
+            tuple(data["seeds"]),
+            Spread.from_json(data["source"]),
+            {target: Spread.from_json(spread) for target, spread in data["targets"].items()},
+            data["iou"],
+            {target: Difference.from_json(d) for target, d in data["differences"].items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -107,29 +141,39 @@ class StudyTable:
             "title": self.title,
             "protocol": self.protocol,
             "level": LEVEL,
-            "variants": {
-                name: {
-                    "about": row.about,
-                    "seeds": list(row.seeds),
-                    "source": row.source.as_json(),
-                    "targets": {target: s.as_json() for target, s in row.targets.items()},
-                    "iou": row.iou,
-                    "differences": {t: d.as_json() for t, d in row.differences.items()},
-                }
-                for name, row in self.rows.items()
-            },
+            "variants": {name: row.as_json() for name, row in self.rows.items()},
         }
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `as_json` told."""
+        rows = {name: Row.from_json(row) for name, row in data["variants"].items()}
+        return cls(data["title"], data["protocol"], rows)
+
     def as_markdown(self) -> str:
-        """Return the table as Markdown; mIoU in %, differences in points."""
-        targets = list(next(iter(self.rows.values())).targets) if self.rows else []
+        """Return all tables as Markdown."""
+        tables = [self.variants_as_markdown(), *map(self.classes_as_markdown, self._targets())]
+        return "\n".join([*tables, f"Protocol: {self.protocol}", ""])
+
+    def variants_as_markdown(self) -> str:
+        """Return the table of variants; mIoU in %, differences in points."""
         heads = ["variant", "seeds", "sources, val"]
-        for target in targets:
+        for target in self._targets():
             heads += [target, "difference", f"{LEVEL:.0%} interval"]
-        lines = [_line(heads), _line(["---"] * len(heads))]
-        lines += [_line(_cells(name, row, targets)) for name, row in self.rows.items()]
-        lines += ["", f"Protocol: {self.protocol}", ""]
-        return "\n".join(lines)
+        return _table(heads, [_cells(name, row) for name, row in self.rows.items()])
+
+    def classes_as_markdown(self, target: str) -> str:
+        """Return the table of the IoU in % by class, of those that occur in a target."""
+        by_variant = {name: row.iou[target] for name, row in self.rows.items()}
+        classes = [n for n, iou in next(iter(by_variant.values())).items() if iou is not None]
+        cells = [
+            [f"`{name}`", *(_percent(iou[of]) for of in classes)]
+            for name, iou in by_variant.items()
+        ]
+        return _table([f"IoU %, {target}", *classes], cells)
+
+    def _targets(self) -> list[str]:
+        return list(next(iter(self.rows.values())).targets)
 
 
 def make_table(sweep: Sweep, folder: Path) -> StudyTable:
@@ -195,10 +239,10 @@ def _mean_iou(of_seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float
     }
 
 
-def _cells(name: str, row: Row, targets: Sequence[str]) -> list[str]:
+def _cells(name: str, row: Row) -> list[str]:
     cells = [f"`{name}`: {row.about}", str(len(row.seeds)), row.source.as_text()]
-    for target in targets:
-        cells.append(row.targets[target].as_text())
+    for target, spread in row.targets.items():
+        cells.append(spread.as_text())
         difference = row.differences.get(target)
         if difference is None:
             cells += ["", ""]
@@ -209,5 +253,10 @@ def _cells(name: str, row: Row, targets: Sequence[str]) -> list[str]:
     return cells
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
