@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pinmem_cli.output import Output
@@ -34,7 +34,8 @@ def stopping(output: Output) -> Iterator[Stop]:
     def heed(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         restore()
-        output.note("finishing this iteration; the same signal again stops at once")
+        with suppress(RuntimeError):  # a stream refuses, where the signal came amid its writing
+            output.note("finishing this iteration; the same signal again stops at once")
 
     before = {number: signal.signal(number, heed) for number in _HEEDED}
 

@@ -2,14 +2,16 @@
 
 import os
 import shutil
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from pinmem_core.errors import ConfigError, DataError, MachineError
+
+_NUMBERS = count()
 
 
 @contextmanager
@@ -20,7 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         MachineError: The disk is full, or the folder cannot be written to.
     """
     # Named apart from `path`, whose name may be as long as names can be.
-    partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
+    partial = path.with_name(f".{os.getpid()}-{next(_NUMBERS)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import PLUGINS, Result, small_config
 
+from pinmem_cli.output import Output
+from pinmem_cli.signals import stopping
 from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.home import locked, runs_root
@@ -112,6 +114,16 @@ LONG = """
     --set model.trunk=tiny --set model.feature_dim=16 --set model.memory.init_batches=1
     --set log_every=1
 """.split()  # noqa: SIM905
+
+
+def test_a_signal_amid_a_print_is_heeded_all_the_same(monkeypatch):
+    def reentrant(*_):
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    monkeypatch.setattr(Output, "note", reentrant)
+    with stopping(Output(as_json=False, quiet=False)) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop() and stop.exit_code == 143
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
