@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pinmem_core.config import LossConfig, MetaConfig, ModelConfig
-from pinmem_core.learning.cross_entropy import cross_entropy
+from pinmem_core.learning.losses import balanced_cross_entropy
 from pinmem_core.learning.methods import methods
 from pinmem_core.learning.sync_norm import PortableSyncBatchNorm, synchronize_batch_norm
 from pinmem_core.loading import Batch
@@ -171,9 +171,9 @@ def test_balanced_losses_weigh_pixels_by_the_size_of_their_class(balance):
     pixelwise = F.cross_entropy(logits, labels, ignore_index=255, reduction="none")[labels != 255]
     weights = sizes[known] ** -balance
     expected = (weights * pixelwise).sum() / weights.sum()
-    torch.testing.assert_close(cross_entropy(logits, labels, balance), expected, **CLOSE)
+    torch.testing.assert_close(balanced_cross_entropy(logits, labels, balance), expected, **CLOSE)
 
 
 def test_a_balanced_loss_without_labels_is_zero():
     logits = torch.randn(1, 5, 4, 4)
-    assert cross_entropy(logits, torch.full((1, 4, 4), 255), 0.5) == 0
+    assert balanced_cross_entropy(logits, torch.full((1, 4, 4), 255), 0.5) == 0

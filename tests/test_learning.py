@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import camvid_folder, small_config
 from safetensors.torch import load_file
 
@@ -14,14 +13,12 @@ from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.images import write_png
 from pinmem_core.learning import train
-from pinmem_core.learning.cross_entropy import cross_entropy
-from pinmem_core.learning.losses import divergence_loss, training_losses
+from pinmem_core.learning.losses import cross_entropy, divergence_loss, training_losses
 from pinmem_core.learning.meta import fast_weights, unrecorded_statistics
 from pinmem_core.learning.methods import methods
 from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
-from pinmem_core.model.head import resize
 from pinmem_core.preparation import PreparedDataset, draw_missing, prepare
 
 
@@ -151,23 +148,6 @@ def test_losses_without_a_labelled_pixel_are_zero_not_nan():
     loss = cross_entropy(logits, labels)
     loss.backward()
     assert loss == 0 and not logits.grad.any()
-
-
-def test_cross_entropy_is_that_of_the_resized_logits_and_so_is_its_gradient():
-    rng = torch.Generator().manual_seed(4)
-    plain = torch.randn((3, 5, 6, 7), generator=rng, dtype=torch.float64, requires_grad=True)
-    ours = plain.detach().clone().requires_grad_()
-    labels = torch.randint(0, 5, (3, 23, 30), generator=rng)
-    labels[0], labels[1, :9] = 255, 255
-    expected = F.cross_entropy(resize(plain, (23, 30)), labels, ignore_index=255)
-    found = cross_entropy(ours, labels)
-    (2 * expected).backward()
-    (2 * found).backward()
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(ours.grad, plain.grad)
-    assert cross_entropy(plain.detach(), labels) == found
-    with torch.no_grad():
-        assert cross_entropy(plain, labels) == found
 
 
 def test_divergence_is_the_mean_positive_cosine():

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinmem_core.config import LossConfig
-from pinmem_core.learning.cross_entropy import cross_entropy
+from pinmem_core.labels import IGNORE_INDEX
 from pinmem_core.model import Segmenter
+from pinmem_core.model.head import resize
+from pinmem_core.ranks import sum_over_ranks, world_size
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,37 @@ def mean_losses(parts: Sequence[Losses]) -> Losses:
     return Losses(terms, torch.stack([part.total for part in parts]).mean())
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy over labelled pixels; 0, not NaN, where there are none.
+
+    With several ranks, the mean of what they return is the mean over the pixels of all: each
+    divides by the labelled pixels that a rank has on average.
+    """
+    summed = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    labelled = sum_over_ranks((labels != IGNORE_INDEX).sum())
+    return summed * world_size() / labelled.clamp(min=1)
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, balance: float) -> Tensor:
+    """Return the cross-entropy in which classes count more equally than by their pixels.
+
+    Args:
+        logits: (N, K, H, W).
+        labels: (N, H, W).
+        balance: A pixel of a class with n pixels in the batch of all ranks weighs n^-balance.
+    """
+    if not balance:
+        return cross_entropy(logits, labels)
+    pixels = labels.flatten()
+    counts = labels.new_zeros(IGNORE_INDEX + 1).scatter_add_(0, pixels, torch.ones_like(pixels))
+    counts = sum_over_ranks(counts[: logits.shape[1]]).to(logits.dtype)
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0)
+    summed = F.cross_entropy(
+        logits, labels, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+    return summed * world_size() / (weights * counts).sum().clamp(min=1e-12)
+
+
 def auxiliary_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy at the resolution of `logits` (N, K, h, w), labels resized to nearest."""
     shrunk = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")
@@ -49,7 +82,7 @@ def read_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
         labels: (N, H, W).
         temperature: Divides the scores.
     """
-    return cross_entropy(scores / temperature, labels)
+    return cross_entropy(resize(scores / temperature, labels.shape[-2:]), labels)
 
 
 def divergence_loss(slots: Tensor) -> Tensor:
@@ -88,7 +121,9 @@ def training_losses(
     """
     output = segmenter.run(images, slots)
     terms = {
-        "seg": cross_entropy(output.logits, labels, weights.balance),
+        "seg": balanced_cross_entropy(
+            resize(output.logits, labels.shape[-2:]), labels, weights.balance
+        ),
         "aux": auxiliary_loss(segmenter.auxiliary_logits(output.encoding), labels),
     }
     written = None

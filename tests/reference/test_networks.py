@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from pinmem_core.config import LossConfig, ModelConfig
-from pinmem_core.learning.cross_entropy import cross_entropy
-from pinmem_core.learning.losses import read_loss, training_losses
+from pinmem_core.learning.losses import cross_entropy, read_loss, training_losses
 from pinmem_core.model import Segmenter
 from pinmem_core.model.head import resize
 from pinmem_core.model.memory import class_prototypes
