@@ -135,8 +135,9 @@ class ComputeConfig(_Strict):
     """Have torch compile the network; the first iterations take minutes."""
     accumulate: int = Field(1, ge=1)
     """Split an iteration's images into so many steps whose gradients are averaged."""
-    recompute: bool = False
-    """Compute the trunk's activations again in the backward pass instead of keeping them."""
+    recompute: bool | Literal["finest"] = False
+    """Compute the trunk's activations again in the backward pass instead of keeping them; "finest":
+    those of its finest resolution alone, which take much memory and little work."""
 
 
 class TrainConfig(_Strict):

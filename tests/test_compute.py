@@ -48,9 +48,10 @@ def outcome(*arguments, steps: int = 2, **values) -> dict[str, torch.Tensor]:
     return {**step.segmenter.state_dict(), **terms}
 
 
+@pytest.mark.parametrize("recompute", [True, "finest"])
 @pytest.mark.parametrize("trunk", ["tiny", "resnet10", "mobilenet_v2"])
-def test_recomputing_activations_changes_no_bit(trunk):
-    plain, recomputed = outcome("pinmem", trunk), outcome("pinmem", trunk, recompute=True)
+def test_recomputing_activations_changes_no_bit(trunk, recompute):
+    plain, recomputed = outcome("pinmem", trunk), outcome("pinmem", trunk, recompute=recompute)
     assert plain.keys() == recomputed.keys()
     for name, value in plain.items():
         assert torch.equal(value, recomputed[name]), name
@@ -59,7 +60,7 @@ def test_recomputing_activations_changes_no_bit(trunk):
 def test_recomputing_keeps_less():
     """What autograd keeps of a forward through the trunk, counted by its own hooks."""
     kept = {}
-    for recompute in (False, True):
+    for recompute in (False, "finest", True):
         step = iteration(trunk="resnet18", recompute=recompute)
         sizes: dict[int, int] = {}
 
@@ -71,6 +72,7 @@ def test_recomputing_keeps_less():
             step.segmenter.train().trunk(batch().all()[0])
         kept[recompute] = sum(sizes.values()) - _weights(step.segmenter.trunk)
     assert kept[True] < 0.4 * kept[False]
+    assert kept["finest"] < 0.75 * kept[False]
 
 
 def _weights(module: torch.nn.Module) -> int:

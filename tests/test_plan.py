@@ -100,11 +100,12 @@ def test_every_way_to_compute_can_be_estimated(setting, value):
 
 
 def test_recomputing_takes_more_operations_and_less_memory():
-    plain, twice = (
+    plain, finest, twice = (
         _footprint(_batch(side=128), model__trunk="resnet10", compute__recompute=recompute)
-        for recompute in (False, True)
+        for recompute in (False, "finest", True)
     )
-    assert twice.flops > plain.flops and twice.memory_bytes < plain.memory_bytes
+    assert plain.flops < finest.flops < twice.flops
+    assert plain.memory_bytes > finest.memory_bytes > twice.memory_bytes
 
 
 def test_a_gpu_that_is_too_small_is_told_with_what_it_would_take(monkeypatch):

@@ -1,7 +1,8 @@
 """The forms in which a prediction can be written."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -90,12 +91,31 @@ def painted(form: Form, image: NDArray[np.uint8], prediction: Prediction) -> NDA
         image: (H, W, 3) RGB.
         prediction: What the network says of it.
     """
+    return np.concatenate(list(_painted_bands(form, image, prediction)))
+
+
+def _painted_bands(
+    form: Form, image: NDArray[np.uint8], prediction: Prediction
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield what `painted` returns in bands of rows, from top to bottom."""
     assert form.paint is not None
     shown = getattr(prediction, form.shows)
     height = max(1, _PIXELS_AT_ONCE // image.shape[1])
-    bands = [slice(top, top + height) for top in range(0, len(image), height)]
-    rows = [form.paint(image[band], shown[band]) for band in bands]
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+    for top in range(0, len(image), height):
+        band = slice(top, top + height)
+        yield form.paint(image[band], shown[band])
+
+
+def _picture(form: Form, image: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
+    """Return what `painted` does; a panorama's pixels are not held a second time."""
+    bands = map(Image.fromarray, _painted_bands(form, image, prediction))
+    first = next(bands)
+    picture = Image.new(first.mode, (first.width, len(image)))
+    top = 0
+    for band in chain([first], bands):
+        picture.paste(band, (0, top))
+        top += band.height
+    return picture
 
 
 def write_form(
@@ -107,5 +127,5 @@ def write_form(
         classes = np.array(CLASS_NAMES[: len(prediction.probabilities)])
         np.savez(file, probabilities=prediction.probabilities, classes=classes)
     else:
-        picture = Image.fromarray(painted(form, image, prediction))
+        picture = _picture(form, image, prediction)
         picture.save(file, "PNG", compress_level=_COMPRESSION)

@@ -33,7 +33,8 @@ def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -
     if config.channels_last:
         segmenter.to(memory_format=torch.channels_last)
     if config.recompute:
-        for block in segmenter.trunk.blocks():
+        trunk = segmenter.trunk
+        for block in trunk.finest() if config.recompute == "finest" else trunk.blocks():
             _recompute(block)
     if config.compile:
         for name in ("encode", "decode", "auxiliary_logits"):

@@ -41,8 +41,14 @@ class Trunk(nn.Module, ABC):
 
     def blocks(self) -> list[nn.Module]:
         """Return the parts whose activations may be computed anew: the children of each stage."""
-        stages = [child for child in self.children() if isinstance(child, nn.Sequential)]
-        return [block for stage in stages for block in stage]
+        return [block for stage in self._stages() for block in stage]
+
+    def finest(self) -> list[nn.Module]:
+        """Return the parts, likewise, whose activations are the largest: the first stage."""
+        return list(self._stages()[:1])
+
+    def _stages(self) -> list[nn.Sequential]:
+        return [child for child in self.children() if isinstance(child, nn.Sequential)]
 
 
 def dilate(layer: nn.Module, dilation: int) -> None:

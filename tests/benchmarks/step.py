@@ -38,6 +38,7 @@ VARIANTS = {
         NAIVE: ComputeConfig(),
         SAME: ComputeConfig(),
         "pinmem float32, channels last": ComputeConfig(channels_last=True),
+        "the same, finest recomputed": ComputeConfig(channels_last=True, recompute="finest"),
         "pinmem bf16": ComputeConfig(precision="bf16", channels_last=True),
     },
     "cuda": {

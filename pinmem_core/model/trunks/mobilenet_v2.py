@@ -1,7 +1,7 @@
 """MobileNetV2 of torchvision, up to its last inverted residual (320 channels)."""
 
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinmem_core.model.trunk import Trunk, TrunkFeatures, dilate
 
@@ -33,6 +33,10 @@ class MobileNetV2(Trunk):
         low = self.features[:_LOW](images)
         aux = self.features[_LOW:_AUX](low)
         return TrunkFeatures(low, aux, self.features[_AUX:](aux))
+
+    def finest(self) -> list[nn.Module]:
+        """Return the blocks up to stride 4."""
+        return list(self.features[:_LOW])
 
 
 TRUNKS = {"mobilenet_v2": MobileNetV2}
