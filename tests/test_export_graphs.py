@@ -212,7 +212,7 @@ def how_slow(trunk):
 
 @pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
 @pytest.mark.parametrize("head", sorted(heads.all()))
-@pytest.mark.parametrize("trunk", map(how_slow, sorted(trunks.all())))
+@pytest.mark.parametrize("trunk", [how_slow(name) for name in sorted(trunks.all())])
 def test_every_network_in_every_form(tmp_path, trunk, head, memory):
     segmenter = network(trunk, head, memory=memory)
     for name, form, run in (("a.onnx", "onnx", by_hand), ("a.pt2", "torch-export", by_torch)):
@@ -223,7 +223,7 @@ def test_every_network_in_every_form(tmp_path, trunk, head, memory):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
-@pytest.mark.parametrize("trunk", map(how_slow, ["resnet10", "resnet50"]))
+@pytest.mark.parametrize("trunk", [how_slow(name) for name in ("resnet10", "resnet50")])
 def test_half_precision_comes_close(tmp_path, trunk, form):
     report = export_model(network(trunk), tmp_path / "model.pt2", form, half=True)
     full = export_model(network(trunk), tmp_path / "full.pt2", form)

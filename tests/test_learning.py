@@ -2,6 +2,7 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import camvid_folder, small_config
@@ -220,6 +221,20 @@ def test_a_single_source_is_meta_learned_from_pseudo_domains(tmp_path):
     used = json.loads((result.run / "samples.json").read_text())
     assert list(used["train"]) == ["toy:red#1", "toy:red#2"]
     assert set(result.scores["target"]) == {"toy:blue"}
+
+
+def test_a_target_without_labels_is_said_and_not_scored(tmp_path):
+    draw_missing(["toy"])
+    for sample in PreparedDataset.open("toy").samples:
+        if sample.domain == "blue":
+            write_png(sample.label, np.full((sample.height, sample.width), 255, np.uint8))
+    events = []
+    config = small_config(sources=["toy:red"], targets=["toy:blue", "toy:red"])
+    result = train(config, tmp_path / "run", on_event=events.append)
+    assert set(result.scores["target"]) == {"toy:red"}
+    told = [event.message for event in events if isinstance(event, Notice) and event.warning]
+    assert any("no pixel of toy:blue is labelled" in text for text in told)
+    assert "NaN" not in (result.run / "scores.json").read_text()
 
 
 @pytest.mark.parametrize(

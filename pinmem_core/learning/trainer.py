@@ -291,12 +291,16 @@ class _Trainer(ExitStack):
 
     def _scores(self, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
         predictor = self._predictor()
-        return {
+        scores = {
             target.name: evaluate(
                 predictor, target.samples, on_event=on_event, task=f"scoring {target.name}"
             )
             for target in targets
         }
+        for name in (name for name, of_target in scores.items() if not of_target.pixels):
+            told = f"no pixel of {name} is labelled (test sets keep labels back); it is not scored"
+            on_event(Notice(told, warning=True))
+        return {name: of_target for name, of_target in scores.items() if of_target.pixels}
 
     def _predictor(self) -> Predictor:
         """Return a predictor with the network as others will load it, in full precision."""
