@@ -65,7 +65,8 @@ class EventView:
         trace: TracebackType | None,
     ) -> None:
         """Take the bars away."""
-        self._bars.stop()
+        if not self._bars.disable:  # rich before 15 would print an empty line
+            self._bars.stop()
 
     def show(self, event: events.Event) -> None:
         """Show one event."""
