@@ -18,7 +18,7 @@ Painter = Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.uint8]]
 """Takes rows (h, W, 3) of an image and what the form shows of them (h, W); gives rows to write,
 (h, W') or (h, W', 3)."""
 
-_PIXELS_AT_ONCE = 2**22
+_PIXELS_AT_ONCE = 2**20
 """Large images are painted by bands of rows: painters need many bytes for a pixel."""
 _COMPRESSION = 1
 """An overlay takes a sixth more bytes than by Pillow's default, and a quarter of the time."""
