@@ -551,6 +551,16 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(site, folder, monke
     assert not site.log
 
 
+def test_a_missing_login_is_told_before_the_disk_is_looked_at(site, folder, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**12, 0, 0)
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(folder / "none"))
+    archive = Archive(file="a.zip", url=(site.url(GET),), about="5.71 GB")
+    card = card_of(archive, login=site.url("/login"))
+    assert "accounts only" in refuse(card, folder)
+    assert not site.log
+
+
 def test_what_is_there_needs_no_space(site, folder, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**12, 0, len(DATA) - 60_000)
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)

@@ -99,6 +99,8 @@ def download(
     listen = in_turn(on_event, stop)
     missing = _without_right_ones(files, jobs, stop, listen)
     if missing:
+        if card.login:
+            credentials = require_credentials(card.name, card.login, credentials)
         _require_space(card, missing)
         open_session = _opener(card, credentials, patience)
         means = Means(open_session, patience, stop, listen)
@@ -162,9 +164,8 @@ def _opener(
 ) -> Callable[[], requests.Session]:
     """Log in once where that is needed; return what gives every thread a session of its own."""
     with new_session() as visitor:
-        if card.login:
-            known = require_credentials(card.name, card.login, credentials)
-            log_in(visitor, card.login, known, patience)
+        if card.login and credentials:
+            log_in(visitor, card.login, credentials, patience)
 
     def open_session() -> requests.Session:
         session = new_session()
