@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pinmem_core.config import LossConfig
 from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.learning.cross_entropy import divided_cross_entropy
 from pinmem_core.model import Segmenter
-from pinmem_core.model.head import resize
 from pinmem_core.ranks import sum_over_ranks, world_size
 
 
@@ -40,19 +40,20 @@ def mean_losses(parts: Sequence[Losses]) -> Losses:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy over labelled pixels; 0, not NaN, where there are none.
 
+    Logits (N, K, h, w) are resized to the labels (N, H, W).
+
     With several ranks, the mean of what they return is the mean over the pixels of all: each
     divides by the labelled pixels that a rank has on average.
     """
-    summed = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    labelled = sum_over_ranks((labels != IGNORE_INDEX).sum())
-    return summed * world_size() / labelled.clamp(min=1)
+    labelled = sum_over_ranks((labels != IGNORE_INDEX).sum()).to(logits.dtype)
+    return divided_cross_entropy(logits, labels, labelled.clamp(min=1) / world_size())
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor, balance: float) -> Tensor:
     """Return the cross-entropy in which classes count more equally than by their pixels.
 
     Args:
-        logits: (N, K, H, W).
+        logits: (N, K, h, w), resized to the labels.
         labels: (N, H, W).
         balance: A pixel of a class with n pixels in the batch of all ranks weighs n^-balance.
     """
@@ -62,10 +63,8 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, balance: float) -> Te
     counts = labels.new_zeros(IGNORE_INDEX + 1).scatter_add_(0, pixels, torch.ones_like(pixels))
     counts = sum_over_ranks(counts[: logits.shape[1]]).to(logits.dtype)
     weights = torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0)
-    summed = F.cross_entropy(
-        logits, labels, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
-    )
-    return summed * world_size() / (weights * counts).sum().clamp(min=1e-12)
+    divisor = (weights * counts).sum().clamp(min=1e-12) / world_size()
+    return divided_cross_entropy(logits, labels, divisor, weights)
 
 
 def auxiliary_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ def read_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
         labels: (N, H, W).
         temperature: Divides the scores.
     """
-    return cross_entropy(resize(scores / temperature, labels.shape[-2:]), labels)
+    return cross_entropy(scores / temperature, labels)
 
 
 def divergence_loss(slots: Tensor) -> Tensor:
@@ -119,19 +118,20 @@ def training_losses(
         write: Write the batch into the segmenter's memory and add the losses of the result. The
             buffer itself does not change.
     """
-    output = segmenter.run(images, slots)
+    encoding = segmenter.encode(images)
+    # Before the decoder, so that its backward pass comes when the decoder's maps are gone.
+    auxiliary = segmenter.auxiliary_logits(encoding)
+    output = segmenter.segment(encoding, slots)
     terms = {
-        "seg": balanced_cross_entropy(
-            resize(output.logits, labels.shape[-2:]), labels, weights.balance
-        ),
-        "aux": auxiliary_loss(segmenter.auxiliary_logits(output.encoding), labels),
+        "seg": balanced_cross_entropy(output.logits, labels, weights.balance),
+        "aux": auxiliary_loss(auxiliary, labels),
     }
     written = None
     if output.scores is not None and segmenter.config.memory and segmenter.memory is not None:
         terms["read"] = read_loss(output.scores, labels, segmenter.config.memory.temperature)
         if write:
             memory = segmenter.memory
-            written = memory.write(output.encoding.feature, labels, memory.slots)
+            written = memory.write(encoding.feature, labels, memory.slots)
             terms["div"] = divergence_loss(written)
             terms["cls"] = classification_loss(memory.classifier(written))
     factors = {

@@ -36,7 +36,7 @@ class Encoding(NamedTuple):
 
 
 class SegmenterOutput(NamedTuple):
-    """All that a training step needs.
+    """What a network makes of images.
 
     Attributes:
         logits: (N, K, ·, ·), at the head's resolution.
@@ -106,7 +106,10 @@ class Segmenter(nn.Module, HubModel):
 
     def run(self, images: Tensor, slots: Tensor | None = None) -> SegmenterOutput:
         """Segment normalised images (N, 3, H, W), reading `slots` (K, D), by default the memory."""
-        encoding = self.encode(images)
+        return self.segment(self.encode(images), slots)
+
+    def segment(self, encoding: Encoding, slots: Tensor | None = None) -> SegmenterOutput:
+        """Read `slots` (K, D), by default the memory, and decode."""
         refined, scores = encoding.feature, None
         if self.memory is not None:
             slots = self.memory.slots if slots is None else slots
