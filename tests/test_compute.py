@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 from conftest import small_config
+from torch._dynamo.exc import TorchDynamoException
 
-from pinmem_core.errors import PinMemError
+from pinmem_core.errors import MachineError, PinMemError
 from pinmem_core.learning import resume, train
 from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.loss_watch import LossWatch
@@ -94,6 +95,16 @@ def test_a_compiled_network_is_the_same_but_for_rounding():
     assert plain.keys() == compiled.keys()
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_what_torch_cannot_compile_is_said(tmp_path, monkeypatch):
+    def fail(*inputs):
+        raise TorchDynamoException("no compiler.\n\nand many more lines")
+
+    monkeypatch.setattr(torch, "compile", lambda function: fail)
+    with pytest.raises(MachineError, match=r"could not compile the network: no compiler\.$"):
+        train(small_config(compute__compile=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

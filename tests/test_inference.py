@@ -3,6 +3,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.devices import pick_device
@@ -193,7 +194,7 @@ def test_what_torch_cannot_compile_is_said(segmenter, image, monkeypatch):
 
 def fail_to_compile(function, **options):
     def fail(*inputs):
-        raise RuntimeError("no compiler\n\nand many more lines")
+        raise TorchDynamoException("no compiler\n\nand many more lines")
 
     return fail
 

@@ -242,6 +242,7 @@ def test_a_target_without_labels_is_said_and_not_scored(tmp_path):
     [
         ({"sources": []}, "no source domain"),
         ({"method": "mldg", "use_memory": True}, "contradicts"),
+        ({"compute__compile": True, "compute__recompute": "finest"}, "compute.recompute"),
         ({"method": "pinmem", "use_memory": False}, "contradicts"),
         ({"method": "pinmen"}, "unknown method"),
         ({"batch": 1}, "at least 2 images"),

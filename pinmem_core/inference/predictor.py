@@ -21,6 +21,7 @@ from pinmem_core.inference.rows import Rows
 from pinmem_core.inference.tiling import Appetite, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model import PRECISIONS, Segmenter, load_checkpoint
+from pinmem_core.model.compiling import compiling_explained
 from pinmem_core.model.found import checkpoint_of
 
 __all__ = ["Band", "Precision", "Prediction", "Predictor", "load"]
@@ -203,7 +204,8 @@ class Predictor:
         """Return the scores (N, K, h, w) of RGB windows (N, h, w, 3)."""
         seen = normalize(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2))
         try:
-            logits = self._network(seen)
+            with compiling_explained():
+                logits = self._network(seen)
         except torch.OutOfMemoryError:
             number, height, width = images.shape[:3]
             windows = f"{number} window{'s' * (number > 1)} of {width}x{height}"
@@ -211,14 +213,6 @@ class Predictor:
                 f"{windows} did not fit into the memory of {self.device}.",
                 "Allow the prediction less memory, or choose a protocol of smaller windows.",
             ) from None
-        except RuntimeError as error:
-            if not self.compiled:
-                raise
-            reason = str(error).strip().partition("\n")[0]
-            raise MachineError(
-                f"torch could not compile the network: {reason}.",
-                "Do without; on a CPU, compiling takes a C++ compiler such as g++.",
-            ) from error
         return logits if self.protocol.crop is None else self._fused(logits)
 
     def _fused(self, logits: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
             f"the method '{config.method}' needs at least 2 images of each domain, not 1.",
             "Batch norm in the pooled branch cannot normalise a single value; use '--batch 2'.",
         )
+    if config.compute.compile and config.compute.recompute:
+        raise ConfigError(
+            "compute.compile contradicts compute.recompute: torch cannot compile what is computed "
+            "twice.",
+            "Set one of them to false.",
+        )
     if config.model.num_classes != len(CLASSES):
         raise ConfigError(
             f"model.num_classes is {config.model.num_classes}, but prepared labels have the "

@@ -27,6 +27,7 @@ from pinmem_core.learning.snapshots import Snapshot
 from pinmem_core.learning.tensorboard import TensorBoard
 from pinmem_core.loading import Batch, DomainLoader, load_domains
 from pinmem_core.model import Segmenter
+from pinmem_core.model.compiling import compiling_explained
 from pinmem_core.preparation import draw_missing
 from pinmem_core.ranks import (
     any_rank,
@@ -86,7 +87,7 @@ def train(
     Raises:
         ConfigError: The configuration contradicts itself, or the run folder is not empty.
         DataError: A source or target is missing, empty or damaged.
-        MachineError: This machine lacks the device.
+        MachineError: This machine lacks the device, or torch cannot compile the network.
         StoppedRunError: `stop` said so.
     """
     config = resolve(config)
@@ -140,7 +141,7 @@ def _complete(trainer: "_Trainer") -> RunResult:
     """Run to the end; what fails before the first checkpoint leaves nothing behind."""
     folder, on_event = trainer.folder, trainer.on_event
     try:
-        with trainer:
+        with trainer, compiling_explained():
             scores = trainer.run()
     except BaseException as error:
         if not folder.remove_unless_begun() and not isinstance(error, StoppedRunError):
