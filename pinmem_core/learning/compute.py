@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pinmem_core.config import ComputeConfig
 from pinmem_core.learning.dilation import speed_up_dilation
+from pinmem_core.learning.heap import keep_freed_memory
 from pinmem_core.learning.sync_norm import synchronize_batch_norm
 from pinmem_core.model import PRECISIONS, Segmenter
 from pinmem_core.ranks import world_size
@@ -27,6 +28,7 @@ def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -
     if device.type == "cuda":
         _set_up_cuda(config)
     else:
+        keep_freed_memory()
         speed_up_dilation(segmenter)
     if world_size() > 1:
         synchronize_batch_norm(segmenter, device)

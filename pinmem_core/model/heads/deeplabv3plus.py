@@ -45,14 +45,16 @@ class DeepLabV3Plus(Head):
         """Return F: the pyramid over the trunk's top feature, projected to `dim` channels."""
         top = features.top
         pooled = self.pooled(top.mean(dim=(2, 3), keepdim=True))
-        branches = [resize(pooled, top.shape[-2:]), *(branch(top) for branch in self.pyramid)]
+        branches = [branch(top) for branch in self.pyramid]
+        branches.insert(0, resize(pooled, top.shape[-2:]).to(branches[0].dtype))
         projected: Tensor = self.projection(torch.cat(branches, dim=1))
         return projected
 
     def decode(self, refined: Tensor, features: TrunkFeatures) -> Tensor:
         """Return logits at the resolution of the trunk's low feature."""
         fine = self.fine(features.low)
-        fused = self.fusion(torch.cat([fine, resize(refined, fine.shape[-2:])], dim=1))
+        coarse = resize(refined, fine.shape[-2:]).to(fine.dtype)  # less than full, with autocast
+        fused = self.fusion(torch.cat([fine, coarse], dim=1))
         logits: Tensor = self.classifier(fused)
         return logits
 
