@@ -7,7 +7,7 @@ import pytest
 CHURN = """
 import resource, sys
 import torch
-from pinmem_core.learning.heap import keep_freed_memory
+from pinmem_core.heap import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -33,7 +33,7 @@ def test_freed_memory_is_not_mapped_again():
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
-    from pinmem_core.learning import heap
+    from pinmem_core import heap
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: pytest.fail("looked for mallopt"))

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from pinmem_core.config import ComputeConfig
+from pinmem_core.heap import keep_freed_memory
 from pinmem_core.learning.dilation import speed_up_dilation
-from pinmem_core.learning.heap import keep_freed_memory
 from pinmem_core.learning.sync_norm import synchronize_batch_norm
 from pinmem_core.model import PRECISIONS, Segmenter
 from pinmem_core.ranks import world_size

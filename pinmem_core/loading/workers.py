@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pinmem_core.errors import MachineError, PinMemError
+from pinmem_core.heap import keep_freed_memory
 from pinmem_core.loading.crops import Crops, Drawn
 
 _AHEAD = 2
@@ -37,6 +38,7 @@ def draw_ahead(
             num_workers=workers,
             prefetch_factor=_AHEAD if workers else None,
             pin_memory=pin_memory,
+            worker_init_fn=_begin,
             generator=torch.Generator(),  # or torch would seed the workers from the global one
         )
     )
@@ -61,6 +63,10 @@ def _tells_of_a_death(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
     return "in DataLoader worker process" not in str(error)  # an error that was sent
+
+
+def _begin(worker: int) -> None:
+    keep_freed_memory()
 
 
 def _unchanged(drawn: Any) -> Any:

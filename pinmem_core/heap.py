@@ -1,7 +1,7 @@
-"""Memory that one iteration frees and the next one takes again, kept in between.
+"""Memory that one iteration or image frees and the next one takes again, kept in between.
 
 glibc gives free memory back to the system. An iteration of ResNet-50 at 256 px on a CPU so had
-90,000 pages taken away and mapped again, which is a tenth of its time in bf16. The most that a run
+90,000 pages taken away and mapped again, which took a tenth of its time. The most that a process
 holds is the same.
 """
 
