@@ -26,15 +26,17 @@ def norm(share: float) -> nn.BatchNorm2d:
     return module.eval()
 
 
-def maps(images: int = 2) -> torch.Tensor:
+def maps(height: int = 5, width: int = 7) -> torch.Tensor:
     return 2 + 3 * torch.randn(
-        images, 3, 5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        2, 3, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(5, 7), (97, 100), (1, 5000)])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_statistics_are_mixed_image_by_image(share):
-    module, images = norm(share), maps()
+def test_statistics_are_mixed_image_by_image(share, size, layout):
+    module, images = norm(share), maps(*size).contiguous(memory_format=layout)
     for image, output in zip(images, module(images), strict=True):
         variance, mean = torch.var_mean(image, dim=(1, 2), correction=0)
         expected = F.batch_norm(
@@ -47,6 +49,22 @@ def test_statistics_are_mixed_image_by_image(share):
             eps=module.eps,
         )
         torch.testing.assert_close(output[None], expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_the_result_may_take_the_place_of_the_input():
+    module, images = norm(0.3), maps()
+    expected = module(images)
+    module.inplace = True
+    assert module(images).data_ptr() == images.data_ptr()
+    assert torch.equal(images, expected)
+
+
+def test_statistics_of_many_pixels_are_as_exact_as_torchs_own():
+    module = norm(1.0).float()
+    images = (100 + maps(900, 1000)).float().contiguous(memory_format=torch.channels_last)
+    exact = norm(1.0)(images.double())
+    torch.testing.assert_close(module(images).double(), exact, rtol=0, atol=1e-4)
 
 
 def test_training_and_single_positions_know_no_mixing():

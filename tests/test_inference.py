@@ -147,6 +147,21 @@ def test_batch_norms_are_folded_and_the_network_given_stays_as_it_is(config, ima
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@torch.inference_mode()
+def test_norms_with_an_images_own_statistics_overwrite_what_they_normalise(image):
+    torch.manual_seed(0)
+    network = Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=32, own_statistics=0.3))
+    predictor = Predictor(network, device="cpu")
+    overwriting = [m for m in predictor._network.modules() if getattr(m, "inplace", None)]
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len([m for m in overwriting if isinstance(m, torch.nn.BatchNorm2d)]) == len(norms) - 2
+    assert not any(norm.inplace for norm in norms)
+    seen = normalize(torch.from_numpy(image).permute(2, 0, 1))[None]
+    expected = network(seen)[0]
+    close = 1e-5 * expected.abs().max().item()
+    torch.testing.assert_close(predictor.scores(image), expected, rtol=0, atol=close)
+
+
 def test_what_cannot_be_folded_is_left(image):
     class Reused(Segmenter):
         """Uses a convolution's output beside its batch norm, too."""

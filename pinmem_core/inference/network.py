@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pinmem_core.footprint import footprint
 from pinmem_core.model import Segmenter
+from pinmem_core.model.calibrated_norm import CalibratedBatchNorm
 
 _SIDES = (64, 128)
 """Of the images that the memory is found out with, in pixels."""
@@ -29,6 +30,9 @@ def folded(segmenter: Segmenter) -> Segmenter:
     names = {module: name for name, module in copied.named_modules()}
     expected, pairs = _watched(copied, image)
     for conv, norm in pairs:
+        if isinstance(norm, CalibratedBatchNorm) and norm.own_share:
+            norm.inplace = True
+            continue
         copied.set_submodule(names[conv], fuse_conv_bn_eval(conv, norm))
         copied.set_submodule(names[norm], nn.Identity())
     close = 1e-3 * expected.abs().max().item()
