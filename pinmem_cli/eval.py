@@ -28,7 +28,8 @@ def evaluate(
         str | None, typer.Option(help="Domains to score on, by comma; default: the run's targets.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="paper-train, paper-eval, paper-pool, fast or photo.")
+        str,
+        typer.Option(help="paper-train, paper-mapillary, paper-eval, paper-pool, fast or photo."),
     ] = "paper-train",
     precision: Precision = "float32",
     compile: Compile = False,

@@ -13,7 +13,7 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Only results and errors.", rich_help_panel="Output"),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
 Precision = Annotated[
     Literal["float32", "bf16", "fp16"], typer.Option(help="Of the network's convolutions.")
 ]

@@ -76,8 +76,9 @@ def predict(
     streams = out == STANDARD
     if streams and json:
         raise ConfigError("--json and '-o -' both want standard output.", "Leave one of them out.")
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise unknown_name("protocol", protocol, PROTOCOLS)
+    known = {name: way for name, way in PROTOCOLS.items() if way.view == "native"}
+    if protocol is not None and protocol not in known:
+        raise unknown_name("protocol", protocol, known)
     forms = get_forms(formats or ["color"])
     with output.listening() as tell:
         sources = find_sources(
@@ -93,7 +94,7 @@ def predict(
         predictor = load(
             name,
             device=device,
-            protocol=PROTOCOLS[protocol],
+            protocol=known[protocol],
             precision=precision,
             compile=compile,
             on_event=tell,
@@ -131,16 +132,17 @@ def _tell(outcome: "Outcome", setting: dict[str, Any], output: Output) -> None:
             "failed": [{"input": str(f.input), "reason": f.reason} for f in outcome.failed],
             "images": outcome.images,
             "seconds": round(outcome.seconds, 3),
-            "images_per_second": round(outcome.images_per_second, 3),
+            "images_per_second": round(outcome.images_per_second, 6),
             **setting,
         },
         *(f"{done.output}  {done.width}x{done.height}" for done in outcome.outputs),
     )
+    speed = outcome.images_per_second
+    digits = ".1f" if speed >= 1 else ".2g"  # a panorama takes minutes
     what = "image" if outcome.images == 1 else "images"
     failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
     output.note(
-        f"{outcome.images} {what} in {outcome.seconds:.1f} s "
-        f"({outcome.images_per_second:.1f} images/s){failed}"
+        f"{outcome.images} {what} in {outcome.seconds:.1f} s ({speed:{digits}} images/s){failed}"
     )
     if outcome.failed:
         raise typer.Exit(1 if outcome.outputs else 3)

@@ -67,7 +67,7 @@ def train(
         typer.Option(min=0, help="All randomness follows from it.", rich_help_panel=_HOW),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_HOW)
+        str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW)
     ] = None,
     init_weights: Annotated[
         str | None,

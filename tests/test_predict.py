@@ -490,6 +490,8 @@ def test_a_wrong_name_is_told_before_anything_is_done(tmp_path, model):
     assert wrong.code == 2 and "overlay" in wrong.err
     wrong = Result(*arguments, "--protocol", "paper-evil")
     assert wrong.code == 2 and "paper-eval" in wrong.err
+    for_labels = Result(*arguments, "--protocol", "paper-mapillary")
+    assert for_labels.code == 2 and "paper-train" in for_labels.err
     assert Result(*arguments).code == 0
     again = Result(*arguments)
     assert again.code == 2 and "--force" in again.err

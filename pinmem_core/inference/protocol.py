@@ -90,11 +90,13 @@ PROTOCOLS: dict[str, Protocol] = {
     "fast": Protocol(crop="largest", overlap=1 / 8),
     "photo": Protocol(crop="largest", overlap=1 / 8, longest=640),
     "paper-train": Protocol(),
+    "paper-mapillary": Protocol(view="mapillary-original"),
     "paper-eval": Protocol(crop=768, flip=True, count="original"),
     "paper-pool": Protocol(flip=True, fuse="probabilities", resample="bicubic"),
 }
 """The quickest; the same for photos of any camera, seen about as large as small training images;
-and the original's: during training, sliding, and pooling (which it also ran at several scales)."""
+and the original's: during training, the same with what it shows of Mapillary's images, sliding, and
+pooling (which it also ran at several scales)."""
 
 
 def window_stride(crop: int, overlap: float) -> int:
