@@ -14,7 +14,7 @@ from pinmem_core.devices import pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
-from pinmem_core.inference.network import bytes_per_pixel, folded
+from pinmem_core.inference.network import bytes_per_pixel, quickened
 from pinmem_core.inference.prediction import Band, Prediction
 from pinmem_core.inference.protocol import PROTOCOLS, Protocol, windows
 from pinmem_core.inference.rows import Rows
@@ -82,7 +82,7 @@ class Predictor:
         self.on_event = on_event
         self.tiled = False
         self._told = False
-        self._network = folded(self.segmenter)
+        self._network = quickened(self.segmenter)
         self._network.autocast = None
         if self.device.type == "cpu" or precision != "float32":
             self._network.to(memory_format=torch.channels_last)

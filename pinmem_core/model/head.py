@@ -12,7 +12,13 @@ class Head(nn.Module, ABC):
     """The part between a trunk and the logits, open in the middle for the memory.
 
     Constructors take `(low_channels, top_channels, output_stride, dim, num_classes)`.
+
+    Attributes:
+        early: Whether maps may be convolved before they are resized, where that is less work: the
+            same but for rounding.
     """
+
+    early: bool = False
 
     @abstractmethod
     def project(self, features: TrunkFeatures) -> Tensor:

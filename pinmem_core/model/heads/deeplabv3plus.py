@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pinmem_core.model.early_conv import conv_beside_resized
 from pinmem_core.model.head import Head, conv_bn_relu, initialize, resize
 from pinmem_core.model.trunk import TrunkFeatures
 
@@ -52,11 +53,19 @@ class DeepLabV3Plus(Head):
 
     def decode(self, refined: Tensor, features: TrunkFeatures) -> Tensor:
         """Return logits at the resolution of the trunk's low feature."""
-        fine = self.fine(features.low)
-        coarse = resize(refined, fine.shape[-2:]).to(fine.dtype)  # less than full, with autocast
-        fused = self.fusion(torch.cat([fine, coarse], dim=1))
-        logits: Tensor = self.classifier(fused)
+        mixed = self._mixed(self.fine(features.low), refined)
+        logits: Tensor = self.classifier(self.fusion[1:](mixed))
         return logits
+
+    def _mixed(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Return what the first fusing convolution makes of both features."""
+        conv = self.fusion[0]
+        assert isinstance(conv, nn.Conv2d)
+        if self.early and fine.dtype == coarse.dtype:
+            return conv_beside_resized(conv, fine, coarse)
+        coarse = resize(coarse, fine.shape[-2:]).to(fine.dtype)  # less than full, with autocast
+        mixed: Tensor = conv(torch.cat([fine, coarse], dim=1))
+        return mixed
 
 
 HEADS = {"deeplabv3plus": DeepLabV3Plus}
