@@ -16,7 +16,7 @@ import torch
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.inference import load
-from pinmem_core.inference.network import folded
+from pinmem_core.inference.network import quickened
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model import Segmenter
 from pinmem_core.publishing.compared import pictures
@@ -39,8 +39,8 @@ def torch_ways(segmenter: Segmenter, size: tuple[int, int]) -> dict[str, Way]:
     """Return eager torch, as pinmem predicts, and compiled; channels last suits the CPU."""
     images = normalize(torch.from_numpy(pictures((1, *size))).permute(0, 3, 1, 2))
     images = images.contiguous(memory_format=torch.channels_last)
-    eager = folded(segmenter).to(memory_format=torch.channels_last)
-    compiled = torch.compile(folded(segmenter).to(memory_format=torch.channels_last))
+    eager = quickened(segmenter).to(memory_format=torch.channels_last)
+    compiled = torch.compile(quickened(segmenter).to(memory_format=torch.channels_last))
     return {
         "eager as it is": lambda: segmenter(images),
         "eager": lambda: eager(images),
