@@ -29,7 +29,10 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         str,
-        typer.Option(help="paper-train, paper-mapillary, paper-eval, paper-pool, fast or photo."),
+        typer.Option(
+            help="paper-train, paper-mapillary, paper-eval, paper-pool, fast or photo, or one with "
+            "changes: paper-train+flip+scales=0.5,1."
+        ),
     ] = "paper-train",
     precision: Precision = "float32",
     compile: Compile = False,

@@ -8,7 +8,7 @@ import typer
 
 from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples
 from pinmem_cli.output import Output, errors
-from pinmem_core.errors import ConfigError, DataError, unknown_name
+from pinmem_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pinmem_core.inference.outcome import Outcome
@@ -54,8 +54,8 @@ def predict(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="fast, photo, paper-train, paper-eval or paper-pool; default: photo for the "
-            "starter model, fast for any other."
+            help="fast, photo, paper-train, paper-eval or paper-pool, or one with changes: "
+            "fast+flip+scales=0.5,1; default: photo for the starter model, fast for any other."
         ),
     ] = None,
     precision: Precision = "float32",
@@ -65,7 +65,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment images and videos with a trained model."""
-    from pinmem_core.inference import PROTOCOLS, load
+    from pinmem_core.inference import get_protocol, load
     from pinmem_core.inference.files import predict_bytes, predict_files
     from pinmem_core.inference.outputs import plan, plan_stream
     from pinmem_core.inference.painters import get_forms
@@ -76,9 +76,9 @@ def predict(
     streams = out == STANDARD
     if streams and json:
         raise ConfigError("--json and '-o -' both want standard output.", "Leave one of them out.")
-    known = {name: way for name, way in PROTOCOLS.items() if way.view == "native"}
-    if protocol is not None and protocol not in known:
-        raise unknown_name("protocol", protocol, known)
+    if protocol is not None and get_protocol(protocol).view != "native":
+        message = f"'{protocol}' says which part of an image is scored: it is for 'pinmem eval'."
+        raise ConfigError(message, "Choose another, such as paper-train.")
     forms = get_forms(formats or ["color"])
     with output.listening() as tell:
         sources = find_sources(
@@ -94,7 +94,7 @@ def predict(
         predictor = load(
             name,
             device=device,
-            protocol=known[protocol],
+            protocol=get_protocol(protocol),
             precision=precision,
             compile=compile,
             on_event=tell,

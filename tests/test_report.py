@@ -340,9 +340,10 @@ def test_the_command_scores_compares_and_says_where_the_report_is(run, tmp_path)
     assert done.code == 0 and folder.name.startswith("paper-train-")
     assert f"report: {folder}/report.html" in done.out and "mIoU-16" in done.out
     named = Result(
-        "eval", str(run), "-o", str(tmp_path / "b"), "--protocol", "paper-pool", "--json"
+        "eval", str(run), "-o", str(tmp_path / "b"), "--protocol", "paper-pool+flip=no", "--json"
     ).json
-    assert named["report"] == str(tmp_path / "b") and "paper-pool: whole" in named["protocol"]
+    assert named["report"] == str(tmp_path / "b")
+    assert "no flip, mean of probabilities" in named["protocol"]
     assert set(named["targets"]) == {"toy:blue@all"}
     assert {"miou", "interval", "calibration", "split"} <= set(named["targets"]["toy:blue@all"])
 

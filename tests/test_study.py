@@ -101,6 +101,13 @@ def test_sources_and_targets_may_be_others_than_the_files(sweep_file):
     assert sweep.config("plain", 0).sources == ("toy:red",)
 
 
+def test_a_study_with_an_unknown_protocol_trains_nothing(sweep_file):
+    text = sweep_file.read_text()
+    sweep_file.write_text(f'protocol = "paper-tarin"\n{text}')
+    with pytest.raises(ConfigError, match="unknown protocol"):
+        read_sweep(sweep_file)
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_sweep(tmp_path / "absent.toml")

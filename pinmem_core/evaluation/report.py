@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.evaluate import Target, load_target
 from pinmem_core.evaluation.examples import find_examples
 from pinmem_core.evaluation.intervals import bootstrap_interval
@@ -17,7 +17,7 @@ from pinmem_core.evaluation.report_html import Pictures, as_html
 from pinmem_core.evaluation.results import evaluate_domain
 from pinmem_core.events import Listener, ignore
 from pinmem_core.files import staged_folder, write_whole
-from pinmem_core.inference import PROTOCOLS, Predictor
+from pinmem_core.inference import Predictor, get_protocol
 from pinmem_core.inference.predictor import Precision
 from pinmem_core.model import load_checkpoint
 from pinmem_core.model.found import checkpoint_of, run_folder
@@ -52,8 +52,7 @@ class _Subject:
         device: str,
         on_event: Listener,
     ) -> "_Subject":
-        if protocol not in PROTOCOLS:
-            raise unknown_name("protocol", protocol, PROTOCOLS)
+        shown = get_protocol(protocol)
         checkpoint = checkpoint_of(run, on_event=on_event)
         segmenter, config = load_checkpoint(checkpoint)
         training = config.get("training", {})
@@ -67,7 +66,7 @@ class _Subject:
         predictor = Predictor(
             segmenter,
             device=device,
-            protocol=PROTOCOLS[protocol],
+            protocol=shown,
             precision=precision,
             compile=compile,
             on_event=on_event,
@@ -112,7 +111,7 @@ def evaluate_run(
     Args:
         run: A run's folder or name, a checkpoint folder, or `user/name[@revision]` on the Hub.
         targets: `dataset[:domain][@split]`; none for the targets that the run was given.
-        protocol: Name of a protocol.
+        protocol: What `get_protocol` takes.
         precision: Of the network's convolutions.
         compile: Have torch compile the network.
         device: Where to compute.

@@ -2,6 +2,7 @@
 
 from pinmem_core.inference.prediction import Band, Prediction
 from pinmem_core.inference.predictor import Predictor, load
-from pinmem_core.inference.protocol import PROTOCOLS, Protocol
+from pinmem_core.inference.protocol import Protocol
+from pinmem_core.inference.protocols import PROTOCOLS, get_protocol
 
-__all__ = ["PROTOCOLS", "Band", "Prediction", "Predictor", "Protocol", "load"]
+__all__ = ["PROTOCOLS", "Band", "Prediction", "Predictor", "Protocol", "get_protocol", "load"]

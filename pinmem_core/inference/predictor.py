@@ -16,7 +16,8 @@ from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
 from pinmem_core.inference.network import bytes_per_pixel, quickened
 from pinmem_core.inference.prediction import Band, Prediction
-from pinmem_core.inference.protocol import PROTOCOLS, Protocol, windows
+from pinmem_core.inference.protocol import Protocol, windows
+from pinmem_core.inference.protocols import PROTOCOLS
 from pinmem_core.inference.rows import Rows
 from pinmem_core.inference.tiling import Appetite, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize

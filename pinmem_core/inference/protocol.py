@@ -1,21 +1,21 @@
-"""How an image is shown to the network: whole or in windows, at which scales, flipped or not.
-
-The original has three protocols (docs/eval.md); which of them made the paper's tables is not known,
-so every figure must say which made it.
-"""
+"""How an image is shown to the network: whole or in windows, at which scales, flipped or not."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from pinmem_core.inference.views import SIDE, mapillary_original
+
+_Pixels = Annotated[int, Field(ge=1)]
+_Scale = Annotated[float, Field(gt=0, le=16)]
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Protocol:
             shows of Mapillary's. An evaluation asks `view_of`; a predictor takes what it is given.
     """
 
-    crop: int | Literal["largest"] | None = None
-    overlap: float = 1 / 3
-    scales: tuple[float, ...] = (1.0,)
-    longest: int | None = None
+    crop: _Pixels | Literal["largest"] | None = None
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 1 / 3
+    scales: Annotated[tuple[_Scale, ...], Field(min_length=1)] = (1.0,)
+    longest: _Pixels | None = None
     flip: bool = False
     fuse: Literal["logits", "probabilities"] = "logits"
     resample: Literal["bilinear", "bicubic"] = "bilinear"
@@ -51,6 +51,7 @@ class Protocol:
     def describe(self) -> str:
         """Return the protocol in words, for reports."""
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        scales += f" ({self.resample})" if self.scales != (1,) else ""
         flip = "with flip" if self.flip else "no flip"
         slip = ", windows counted as the original does" if self.count == "original" else ""
         seen = f"{self._windows_in_words()}, scale {scales}, {flip}, mean of {self.fuse}{slip}"
@@ -84,19 +85,6 @@ class Protocol:
             label: trainIds, of the same size.
         """
         return (image, label) if self.view == "native" else mapillary_original(image, label)
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "fast": Protocol(crop="largest", overlap=1 / 8),
-    "photo": Protocol(crop="largest", overlap=1 / 8, longest=640),
-    "paper-train": Protocol(),
-    "paper-mapillary": Protocol(view="mapillary-original"),
-    "paper-eval": Protocol(crop=768, flip=True, count="original"),
-    "paper-pool": Protocol(flip=True, fuse="probabilities", resample="bicubic"),
-}
-"""The quickest; the same for photos of any camera, seen about as large as small training images;
-and the original's: during training, the same with what it shows of Mapillary's images, sliding, and
-pooling (which it also ran at several scales)."""
 
 
 def window_stride(crop: int, overlap: float) -> int:

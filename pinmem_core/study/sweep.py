@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pinmem_core.config import TrainConfig, nested, validate
 from pinmem_core.errors import ConfigError
+from pinmem_core.inference import get_protocol
 from pinmem_core.recipe import load_recipe
 
 
@@ -107,6 +108,7 @@ def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str
         raise ConfigError(f"the study {path} cannot be read: {error.strerror}.") from None
     except (ValidationError, ValueError) as error:
         raise ConfigError(f"the study {path}: {_reason(error)}.") from None
+    get_protocol(sweep.protocol)
     for variant in sweep.variants:
         sweep.config(variant, sweep.seeds[0])
     return sweep

@@ -1,0 +1,64 @@
+"""The protocols that have names, and changes to them.
+
+The original has three (docs/eval.md); which of them made the paper's tables is not known, so every
+figure must say which made it.
+"""
+
+from dataclasses import asdict
+
+from pydantic import TypeAdapter, ValidationError
+
+from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.inference.protocol import Protocol
+
+PROTOCOLS: dict[str, Protocol] = {
+    "fast": Protocol(crop="largest", overlap=1 / 8),
+    "photo": Protocol(crop="largest", overlap=1 / 8, longest=640),
+    "paper-train": Protocol(),
+    "paper-mapillary": Protocol(view="mapillary-original"),
+    "paper-eval": Protocol(crop=768, flip=True, count="original"),
+    "paper-pool": Protocol(flip=True, fuse="probabilities", resample="bicubic"),
+}
+"""The quickest; the same for photos of any camera, seen about as large as small training images;
+and the original's: during training, the same with what it shows of Mapillary's images, sliding, and
+pooling (which it also ran at several scales)."""
+
+
+def get_protocol(text: str) -> Protocol:
+    """Return the protocol that a text means.
+
+    Args:
+        text: A name, and perhaps changes: fields of `Protocol` with their values, or alone where
+            they are switched on. `paper-pool`, `paper-train+flip`, `fast+scales=0.5,1+crop=512`.
+
+    Raises:
+        ConfigError: The name or a field does not exist, or a value is not allowed.
+    """
+    name, *changes = text.split("+")
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, PROTOCOLS)
+    fields = asdict(PROTOCOLS[name])
+    for change in changes:
+        field, equals, value = change.partition("=")
+        if field not in fields:
+            raise unknown_name("field of a protocol", field, fields)
+        fields[field] = _value(field, value, fields[field]) if equals else _on(field, fields[field])
+    try:
+        return TypeAdapter(Protocol).validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"protocol '{text}': {first['loc'][0]}: {reason}.") from None
+
+
+def _value(field: str, text: str, now: object) -> object:
+    """Return what a text means as a field that now has another value."""
+    if isinstance(now, tuple):
+        return tuple(text.split(","))
+    return None if text == "none" else text
+
+
+def _on(field: str, now: object) -> bool:
+    if not isinstance(now, bool):
+        raise ConfigError(f"a protocol's '{field}' needs a value.", f"Write {field}=VALUE.")
+    return True
