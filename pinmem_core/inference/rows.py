@@ -27,11 +27,11 @@ class Rows:
         if self._height == self._size[0]:
             return self._widened(self._source(rows))
         above, below, share = self._neighbours(rows)
-        source = self._source(slice(int(above[0]), int(below[-1]) + 1))
-        offset = above[0]
-        share = share.to(source)[:, None]
-        upper, lower = source[:, :, above - offset], source[:, :, below - offset]
-        return self._widened(upper * (1 - share) + lower * share)
+        source = self._widened(self._source(slice(int(above[0]), int(below[-1]) + 1)))
+        pixels = source.permute(0, 2, 3, 1)  # (V, h, W, K), as the scores lie in memory
+        seen = ((places - above[0]).to(source.device) for places in (above, below))
+        upper, lower = (pixels.index_select(1, places) for places in seen)
+        return upper.lerp_(lower, share.to(source)[:, None, None]).permute(0, 3, 1, 2)
 
     def _neighbours(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return the source rows above and below each row, and the share of the lower."""
