@@ -17,6 +17,8 @@ SCHEMA_VERSION = 1
 
 EXIT_CODES: dict[type[PinMemError], int] = {ConfigError: 2, DataError: 3, MachineError: 5}
 """Exit codes by kind of failure; any other failure is 1."""
+_UNFOLDED = 10_000
+"""Columns of a file or pipe, in which names are not folded."""
 VERIFICATION_FAILED = 4
 """The exit code of a check that found something."""
 
@@ -65,6 +67,8 @@ class Output:
             Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
             return
         console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = _UNFOLDED
         for part in human:
             console.print(part, soft_wrap=isinstance(part, str))
 

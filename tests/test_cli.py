@@ -11,6 +11,7 @@ from conftest import Result, camvid_folder
 from PIL import Image
 
 import pinmem_cli.app
+from pinmem_cli.output import Output, table
 from pinmem_core.images import write_png
 
 TINY = """
@@ -248,3 +249,13 @@ def test_quiet_says_only_the_result(tmp_path):
     source = camvid_folder(tmp_path / "raw", {"0001TP": 6})
     done = Result("data", "prepare", "camvid", "--from", str(source), "--quiet")
     assert done.err == "" and "digest" in done.out
+
+
+def test_tables_are_folded_for_a_terminal_alone(capsys, monkeypatch):
+    domains = [f"camvid:domain-{number}@val" for number in range(12)]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    Output().result({}, table("IoU %", *domains))
+    assert capsys.readouterr().out.split() == ["IoU", "%", *domains]
+    monkeypatch.setenv("COLUMNS", "80")
+    Output().result({}, table("IoU %", *domains))
+    assert domains[0] not in capsys.readouterr().out
