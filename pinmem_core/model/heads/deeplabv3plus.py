@@ -53,19 +53,20 @@ class DeepLabV3Plus(Head):
 
     def decode(self, refined: Tensor, features: TrunkFeatures) -> Tensor:
         """Return logits at the resolution of the trunk's low feature."""
-        mixed = self._mixed(self.fine(features.low), refined)
-        logits: Tensor = self.classifier(self.fusion[1:](mixed))
+        logits: Tensor = self.classifier(self._fused(self.fine(features.low), refined))
         return logits
 
-    def _mixed(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Return what the first fusing convolution makes of both features."""
-        conv = self.fusion[0]
-        assert isinstance(conv, nn.Conv2d)
+    def _fused(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Return what the decoder makes of both features, at the fine one's resolution."""
         if self.early and fine.dtype == coarse.dtype:
-            return conv_beside_resized(conv, fine, coarse)
-        coarse = resize(coarse, fine.shape[-2:]).to(fine.dtype)  # less than full, with autocast
-        mixed: Tensor = conv(torch.cat([fine, coarse], dim=1))
-        return mixed
+            conv = self.fusion[0]
+            assert isinstance(conv, nn.Conv2d)
+            mixed = conv_beside_resized(conv, fine, coarse)
+            fused: Tensor = self.fusion[1:](mixed)
+        else:
+            coarse = resize(coarse, fine.shape[-2:]).to(fine.dtype)  # less than full, with autocast
+            fused = self.fusion(torch.cat([fine, coarse], dim=1))
+        return fused
 
 
 HEADS = {"deeplabv3plus": DeepLabV3Plus}
