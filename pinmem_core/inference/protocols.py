@@ -42,7 +42,7 @@ def get_protocol(text: str) -> Protocol:
         field, equals, value = change.partition("=")
         if field not in fields:
             raise unknown_name("field of a protocol", field, fields)
-        fields[field] = _value(field, value, fields[field]) if equals else _on(field, fields[field])
+        fields[field] = _value(value, fields[field]) if equals else _on(field, fields[field])
     try:
         return TypeAdapter(Protocol).validate_python(fields)
     except ValidationError as error:
@@ -51,7 +51,7 @@ def get_protocol(text: str) -> Protocol:
         raise ConfigError(f"protocol '{text}': {first['loc'][0]}: {reason}.") from None
 
 
-def _value(field: str, text: str, now: object) -> object:
+def _value(text: str, now: object) -> object:
     """Return what a text means as a field that now has another value."""
     if isinstance(now, tuple):
         return tuple(text.split(","))
