@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GROUND = """
-    config devices discovery drawing errors events files footprint home images labels painting
-    parallel ranks recipe version
+    config devices discovery documents drawing errors events files footprint home images labels
+    painting parallel ranks recipe version
 """
 FLOORS = [
     GROUND.split(),
