@@ -1,18 +1,22 @@
 """How a step is computed changes its speed and memory, and what comes of it by rounding alone."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from conftest import small_config
+from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
-from pinmem_core.errors import MachineError, PinMemError
+from pinmem_core.errors import ConfigError, MachineError, PinMemError
 from pinmem_core.learning import resume, train
 from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.loss_watch import LossWatch
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
+from pinmem_core.model.trunk import Trunk, TrunkFeatures
+from pinmem_core.model.trunks import trunks
 
 CPU = torch.device("cpu")
 
@@ -58,22 +62,93 @@ def test_recomputing_activations_changes_no_bit(trunk, recompute):
         assert torch.equal(value, recomputed[name]), name
 
 
+class _Block(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: torch.Tensor, *, slope: float = 0.0) -> torch.Tensor:
+        return nn.functional.leaky_relu(self.norm(self.conv(x)), slope)
+
+
+class _Body(nn.Module):
+    """Blocks with a shape of `holder`: a ModuleList of blocks, of stages, or neither."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__()
+        shapes = ((3, 8, 4), (8, 12, 2), (12, 16, 2))
+        blocks = [_Block(*shape) for shape in shapes]
+        if holder == "blocks":
+            self.layers = nn.ModuleList(blocks)
+        elif holder == "stages":
+            self.layers = nn.ModuleList(nn.Sequential(block) for block in blocks)
+        else:
+            self.first, self.second, self.third = blocks
+        self.options = {"slope": 0.1} if holder == "blocks" else {}
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        features = []
+        for layer in self.layers if hasattr(self, "layers") else self.children():
+            x = layer(x, **self.options)
+            features.append(x)
+        return features
+
+
+class _Wrapped(Trunk):
+    """A backbone whose blocks lie inside of a wrapped network, as those of libraries do."""
+
+    low_channels, aux_channels, top_channels = 8, 12, 16
+
+    def __init__(self, output_stride: int, *, holder: str) -> None:
+        super().__init__()
+        self.body = _Body(holder)
+
+    def forward(self, images: torch.Tensor) -> TrunkFeatures:
+        return TrunkFeatures(*self.body(images))
+
+
+@pytest.mark.parametrize("holder", ["blocks", "stages"])
+def test_blocks_inside_of_a_wrapped_network_are_recomputed_bit_equally(holder, monkeypatch):
+    monkeypatch.setitem(trunks.all(), "wrapped", partial(_Wrapped, holder=holder))
+    kept, results = {}, {}
+    for recompute in (False, "finest", True):
+        kept[recompute] = _kept_bytes("wrapped", recompute)
+        results[recompute] = outcome("pinmem", "wrapped", recompute=recompute)
+    assert kept[False] > kept["finest"] > kept[True]
+    for name, value in results[False].items():
+        assert torch.equal(value, results["finest"][name]), name
+        assert torch.equal(value, results[True][name]), name
+
+
+@pytest.mark.parametrize("recompute", [True, "finest"])
+def test_a_backbone_that_cannot_recompute_is_refused(recompute, monkeypatch, tmp_path):
+    monkeypatch.setitem(trunks.all(), "plain", partial(_Wrapped, holder="none"))
+    config = small_config(model__trunk="plain", compute__recompute=recompute)
+    with pytest.raises(ConfigError, match=r"compute\.recompute cannot be .* trunk 'plain'"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_recomputing_keeps_less():
     """What autograd keeps of a forward through the trunk, counted by its own hooks."""
-    kept = {}
-    for recompute in (False, "finest", True):
-        step = iteration(trunk="resnet18", recompute=recompute)
-        sizes: dict[int, int] = {}
-
-        def count(tensor: torch.Tensor, sizes=sizes) -> torch.Tensor:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            step.segmenter.train().trunk(batch().all()[0])
-        kept[recompute] = sum(sizes.values()) - _weights(step.segmenter.trunk)
+    kept = {recompute: _kept_bytes("resnet18", recompute) for recompute in (False, "finest", True)}
     assert kept[True] < 0.4 * kept[False]
     assert kept["finest"] < 0.75 * kept[False]
+
+
+def _kept_bytes(trunk: str, recompute: bool | str) -> int:
+    step = iteration(trunk=trunk, recompute=recompute)
+    sizes: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        features = step.segmenter.train().trunk(batch().all()[0])
+    del features  # kept until here, so that no address is counted twice
+    return sum(sizes.values()) - _weights(step.segmenter.trunk)
 
 
 def _weights(module: torch.nn.Module) -> int:
@@ -186,6 +261,28 @@ def test_accumulating_averages_the_gradients_of_the_parts(method):
         expected = sum(zero if g[name] is None else g[name] for g in gradients) / 2
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
     assert all(losses.total.isfinite() for losses in result.losses.values())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("method", ["aggregate", "mldg", "pinmem"])
+def test_frozen_parameters_stay_where_they_are(method, accumulate):
+    step = iteration(method, accumulate=accumulate)
+    frozen = dict(step.segmenter.trunk.named_parameters())
+    for parameter in frozen.values():
+        parameter.requires_grad_(False)
+    before = {name: parameter.clone() for name, parameter in frozen.items()}
+    for number in range(2):
+        step.step(number, batch(images=4, seed=number))
+    for name, parameter in frozen.items():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_what_a_method_does_not_use_moves_no_more_when_accumulating():
+    """The write map is used by no loss of `aggregate`: it has no gradient, and does not decay."""
+    once, twice = (outcome("aggregate", accumulate=count) for count in (1, 2))
+    untouched = iteration("aggregate").segmenter.state_dict()
+    assert torch.equal(once["memory.write_map.0.weight"], untouched["memory.write_map.0.weight"])
+    assert torch.equal(twice["memory.write_map.0.weight"], untouched["memory.write_map.0.weight"])
 
 
 def test_the_verdict_on_losses_is_read_when_asked_for(monkeypatch):

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from pinmem_core.config import ComputeConfig
+from pinmem_core.errors import ConfigError
 from pinmem_core.heap import keep_freed_memory
 from pinmem_core.learning.dilation import speed_up_dilation
 from pinmem_core.learning.sync_norm import synchronize_batch_norm
@@ -22,6 +23,9 @@ def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -
     """Return `segmenter` on `device`, set up to compute as `config` says.
 
     Its parameters keep their names and their precision.
+
+    Raises:
+        ConfigError: The backbone has no stages whose activations can be recomputed.
     """
     segmenter.to(device)
     segmenter.autocast = PRECISIONS[config.precision]
@@ -35,8 +39,7 @@ def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -
     if config.channels_last:
         segmenter.to(memory_format=torch.channels_last)
     if config.recompute:
-        trunk = segmenter.trunk
-        for block in trunk.finest() if config.recompute == "finest" else trunk.blocks():
+        for block in _blocks_to_recompute(segmenter, config):
             _recompute(block)
     if config.compile:
         for name in ("encode", "decode", "auxiliary_logits"):
@@ -52,16 +55,32 @@ def _set_up_cuda(config: ComputeConfig) -> None:
     torch.backends.cudnn.benchmark = True
 
 
+def _blocks_to_recompute(segmenter: Segmenter, config: ComputeConfig) -> list[nn.Module]:
+    """Return the blocks of the backbone that `config.recompute` asks for."""
+    trunk = segmenter.trunk
+    blocks = trunk.blocks()
+    covered = {p for block in blocks for p in block.parameters()}
+    if 2 * len(covered) < len(list(trunk.parameters())) or not blocks:
+        raise ConfigError(
+            f"compute.recompute cannot be used with the trunk '{segmenter.config.trunk}': most of "
+            "it lies outside of 'Sequential' and 'ModuleList' stages, and would be kept anyway.",
+            "Use '--set compute.recompute=false', or override 'Trunk.blocks' and 'Trunk.finest'.",
+        )
+    return trunk.finest() if config.recompute == "finest" else blocks
+
+
 def _recompute(block: nn.Module) -> None:
     """Have `block` keep its input only, and compute the rest again in the backward pass."""
     block.forward = partial(_forward_twice, block, block.forward)
 
 
-def _forward_twice(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _forward_twice(
+    block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any
+) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs)
+        return forward(*inputs, **options)
     return checkpoint(
-        forward,
+        partial(forward, **options),
         *inputs,
         use_reentrant=False,
         context_fn=lambda: (torch.enable_grad(), _counted_already(block)),

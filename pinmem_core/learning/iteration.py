@@ -81,17 +81,18 @@ class Iteration:
         count = self.config.compute.accumulate
         if count == 1:
             return self.method.step(self.segmenter, batch, inner_lr)
-        parameters = list(self.segmenter.parameters())
-        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        sums: dict[torch.nn.Parameter, torch.Tensor] = {}
         results = []
         for part in batch.parts(count):
             self.optimizer.zero_grad()  # an inner step goes by the gradient of its part alone
             results.append(self.method.step(self.segmenter, part, inner_lr))
-            for total, parameter in zip(sums, parameters, strict=True):
+            for parameter in self.segmenter.parameters():
                 if parameter.grad is not None:
+                    total = sums.setdefault(parameter, torch.zeros_like(parameter.grad))
                     total.add_(parameter.grad, alpha=1 / count)
-        for total, parameter in zip(sums, parameters, strict=True):
-            parameter.grad = total
+        for parameter in self.segmenter.parameters():
+            # A zero instead of None would let weight decay and momentum move a frozen parameter.
+            parameter.grad = sums.get(parameter)
         phases = results[0].losses
         return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
 

@@ -40,15 +40,28 @@ class Trunk(nn.Module, ABC):
         """Return the features of normalised images (N, 3, H, W)."""
 
     def blocks(self) -> list[nn.Module]:
-        """Return the parts whose activations may be computed anew: the children of each stage."""
-        return [block for stage in self._stages() for block in stage]
+        """Return the parts whose activations can be recomputed: the children of each stage."""
+        return [block for stage in _stages(self) for block in stage.children()]
 
     def finest(self) -> list[nn.Module]:
-        """Return the parts, likewise, whose activations are the largest: the first stage."""
-        return list(self._stages()[:1])
+        """Return the parts among these with the largest activations: those of the first stage."""
+        for stage in _stages(self):  # a list of modules has no forward pass of its own
+            return list(stage) if isinstance(stage, nn.ModuleList) else [stage]
+        return []
 
-    def _stages(self) -> list[nn.Sequential]:
-        return [child for child in self.children() if isinstance(child, nn.Sequential)]
+
+def _stages(module: nn.Module) -> list[nn.Module]:
+    """Return the outermost containers of blocks, wherever a wrapped network holds them."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        holds_blocks = isinstance(child, _CONTAINERS) and not all(
+            isinstance(part, _CONTAINERS) for part in child.children()
+        )
+        found += [child] if holds_blocks else _stages(child)
+    return found
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 def dilate(layer: nn.Module, dilation: int) -> None:
