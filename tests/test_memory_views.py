@@ -73,7 +73,9 @@ def _one_slot_each(slots, shape) -> NDArray[np.float32]:
 # What is read, and what would be written.
 
 
-def test_weights_are_the_softmax_of_cosines(predictor):
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_weights_are_the_softmax_of_cosines_divided_by_the_temperature(temperature):
+    predictor = _predictor(model__memory__attention_temperature=temperature)
     street = Street("a")
     reading = read_memory(predictor, street)
     with torch.no_grad():
@@ -81,11 +83,27 @@ def test_weights_are_the_softmax_of_cosines(predictor):
         feature = predictor.segmenter.encode(normalize(image)).feature[0].numpy()
     query = feature / np.linalg.norm(feature, axis=0)
     cosines = np.einsum("dhw,kd->khw", query, predictor.segmenter.memory.slots.numpy())
-    expected = np.exp(cosines) / np.exp(cosines).sum(axis=0)
+    exponentials = np.exp(cosines / temperature)
+    expected = exponentials / exponentials.sum(axis=0)
     assert reading.weights.shape == (19, 4, 6)
     np.testing.assert_allclose(reading.weights, expected, atol=1e-6)
     np.testing.assert_array_equal(reading.prediction, predictor.predict(street.read()[0]))
     np.testing.assert_array_equal(reading.truth, street.truth)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_weights_are_those_that_the_network_reads_by(temperature):
+    """The value that reaches the network's fusion is the slots weighted by the shown weights."""
+    predictor = _predictor(model__memory__attention_temperature=temperature)
+    memory = predictor.segmenter.memory
+    fused = []
+    with memory.fuse.register_forward_pre_hook(lambda module, inputs: fused.append(inputs[0])):
+        predictor.segmenter(
+            normalize(torch.from_numpy(Street("a").read()[0]).permute(2, 0, 1)[None])
+        )
+    weights = torch.from_numpy(read_memory(predictor, Street("a")).weights)
+    value = torch.einsum("khw,kd->dhw", weights, memory.slots)
+    torch.testing.assert_close(fused[0][0, len(value) :], value, rtol=1e-5, atol=1e-6)
 
 
 def test_an_image_writes_the_mean_of_u_over_a_class(predictor):
@@ -409,7 +427,7 @@ def test_a_memory_has_two_pictures_and_two_more_a_target(predictor):
     ]  # fmt: skip
     readings = [read_memory(predictor, targets[0].samples[n]) for n in (0, 4)]
     assert rightness(readings) in [*found][2]
-    assert "(0.053 would be)" in [*found][3]
+    assert "An even read gives 0.053 to each." in [*found][3]
 
 
 def test_a_target_without_labels_has_no_heat_maps(predictor):

@@ -118,7 +118,7 @@ def test_reading_mixes_slots_by_softmax_of_cosines():
     scores = similarity(query, slots)
     torch.testing.assert_close(scores[0, :, 0, 0], slots @ query[0, :, 0, 0])
     torch.testing.assert_close(
-        read(scores, slots)[0, :, 0, 0], scores[0, :, 0, 0].softmax(0) @ slots
+        read(scores.softmax(dim=1), slots)[0, :, 0, 0], scores[0, :, 0, 0].softmax(0) @ slots
     )
 
 

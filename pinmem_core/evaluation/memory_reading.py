@@ -5,7 +5,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -15,7 +14,7 @@ from pinmem_core.inference import Predictor
 from pinmem_core.labels import IGNORE_INDEX
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model.head import resize
-from pinmem_core.model.memory import CategoricalMemory, similarity
+from pinmem_core.model.memory import CategoricalMemory
 from pinmem_core.preparation import Sample
 
 _LARGEST = 2**21
@@ -91,7 +90,8 @@ def read_memory(predictor: Predictor, sample: Sample) -> Reading:
     truth = _reduced(truth, Image.Resampling.NEAREST)
     seen = torch.tensor(image, device=predictor.device).permute(2, 0, 1)[None]
     feature = segmenter.encode(normalize(seen)).feature
-    weights = similarity(F.normalize(feature, dim=1), memory.slots).softmax(dim=1)[0]
+    _, scores = memory.read(feature, memory.slots)
+    weights = memory.attention(scores)[0]
     written = _written(memory, feature, truth, segmenter.config.output_stride**2)
     return Reading(sample.id, image, truth, prediction, _array(weights), _array(written))
 

@@ -80,9 +80,9 @@ def _sheets(name: str, readings: Sequence[Reading]) -> dict[str, NDArray[np.uint
     if classes := commonest_classes(readings, _MAPS):
         slots = len(readings[0].weights)
         how_much = (
-            f"{name}: how much each pixel reads of the slots of the commonest classes. The weights "
-            f"are nearly even ({1 / slots:.3f} would be), so each map's colours reach from its own "
-            "smallest weight to its own largest. The black line surrounds the class in the truth."
+            f"{name}: how much each pixel reads of the slots of the commonest classes. An even "
+            f"read gives {1 / slots:.3f} to each. Each map's colours reach from its own smallest "
+            "weight to its own largest. The black line surrounds the class in the truth."
         )
         sheets[how_much] = plot_weights(readings, classes)
     return sheets

@@ -22,17 +22,14 @@ def similarity(query: Tensor, slots: Tensor) -> Tensor:
     return torch.einsum("ndhw,kd->nkhw", query, slots)
 
 
-def read(scores: Tensor, slots: Tensor) -> Tensor:
-    """Return what each position reads: the slots (K, D) weighted by softmax of its scores.
+def read(attention: Tensor, slots: Tensor) -> Tensor:
+    """Return what each position reads (N, D, h, w): the slots (K, D) weighted by its attention.
 
     Args:
-        scores: (N, K, h, w) cosines, with Gumbel noise added for a Gumbel reading.
+        attention: (N, K, h, w), the share of each slot; shares sum to 1 over K.
         slots: (K, D).
-
-    Returns:
-        (N, D, h, w).
     """
-    return torch.einsum("nkhw,kd->ndhw", scores.softmax(dim=1), slots)
+    return torch.einsum("nkhw,kd->ndhw", attention, slots)
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
@@ -134,6 +131,14 @@ class CategoricalMemory(nn.Module):
         nn.init.normal_(self.classifier.weight, std=1e-4)
         nn.init.zeros_(self.classifier.bias)
 
+    def attention(self, scores: Tensor) -> Tensor:
+        """Return the share (N, K, h, w) of each slot in what each position reads.
+
+        Args:
+            scores: (N, K, h, w) cosines, with Gumbel noise added for a Gumbel reading.
+        """
+        return (scores / self.temperature).softmax(dim=1)
+
     def read(self, feature: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Return the refined feature F' (N, D, h, w) and the scores (N, K, h, w).
 
@@ -143,7 +148,7 @@ class CategoricalMemory(nn.Module):
         query = F.normalize(feature, dim=1)
         scores = similarity(query, slots)
         noisy = scores + gumbel_noise(scores) if self.training and self.gumbel else scores
-        value = read(noisy / self.temperature, slots)
+        value = read(self.attention(noisy), slots)
         refined = self.fuse(torch.cat([query, value], dim=1))
         return F.relu(refined + feature if self.residual else refined), scores
 
