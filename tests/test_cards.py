@@ -3,14 +3,23 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 from string import Formatter
 
 import numpy as np
 import pytest
+from conftest import Result
 
 import pinmem_core.datasets
-from pinmem_core.datasets import DatasetCard, get_card, read_card, write_card
+from pinmem_core.datasets import (
+    DatasetCard,
+    cards,
+    damaged_cards,
+    get_card,
+    read_card,
+    write_card,
+)
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
 from pinmem_core.preparation.encodings import ENCODINGS
@@ -305,6 +314,13 @@ layouts:
 """
 
 
+DEFECTS = "known_defects: [{reason: x, samples: "
+LAUGHS = "a0: &a0 [lol]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+)
+CHAIN = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 60))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
@@ -354,6 +370,125 @@ def test_a_users_card_may_name_lists_and_colours(tmp_path):
 def test_a_written_card_reads_back_equal(name, tmp_path):
     write_card(CARDS[name], tmp_path / "card.yaml")
     assert read_card(tmp_path / "card.yaml") == CARDS[name]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("name: mine", "name: ../mine", ["line 1", "name"]),
+        ("title:", "name: yours\ntitle:", ["line 2", "'name' is given twice"]),
+        ("title:", 'title: x\n"title":', ["line 3", "'title' is given twice"]),
+        ("{0: way, 1: automobile}", '{0: way, "0": automobile}', ["line 5", "0 is listed twice"]),
+        (
+            "{0: way, 1: automobile}",
+            "{0: way, 0x0: automobile}",
+            ["line 5", "'0x0' is given twice"],
+        ),
+        ("car: 1", "car: [1, 0]", ["line 6", "0 is listed twice"]),
+        ('id: "{frame}"', 'id: "../{frame}"', ["line 10", "id: '../{frame}' is a path"]),
+        ('id: "{frame}"', 'id: "C:\\\\{frame}"', ["line 10", "is a path"]),
+        ('id: "{frame}"', 'id: "{frame:>99999999999}"', ["line 10", "only its name"]),
+        ('id: "{frame}"', 'id: "{frame.__class__}"', ["line 10", "only its name"]),
+        ('id: "{frame}"', 'id: "{frame!r}"', ["line 10", "only its name"]),
+        ('id: "{frame}"', 'id: "{name}"', ["line 10", "no field 'name'"]),
+        ('id: "{frame}"', 'id: "{frame"', ["line 10", "id", "wrong"]),
+        ('id: "{frame}"', 'id: "{frame}"\n    domain: "{city}"', ["no field 'city'"]),
+        ("images/{frame}.png", "images/{frame:(}.png", ["line 11", "field 'frame' is wrong"]),
+        ("images/{frame}.png", "images/{1}.png", ["line 11", "'1' cannot be the name"]),
+        ("layouts:", "split_lists: {val: /etc/passwd}\nlayouts:", ["below the card's folder"]),
+        ("layouts:", "split_lists: {val: ../mine.yaml}\nlayouts:", ["below the card's folder"]),
+        ("layouts:", "split_lists: {val: 'C:\\x'}\nlayouts:", ["below the card's folder"]),
+        ("layouts:", "split_lists: {val: .}\nlayouts:", ["split_lists.val"]),
+        ("layouts:", "split_lists: {val: [0..99999999999]}\nlayouts:", ["too many samples"]),
+        ("layouts:", f"split_lists: {{val: [0..{'9' * 5000}]}}\nlayouts:", ["too long"]),
+        ("layouts:", "split_lists: {val: [9..1]}\nlayouts:", ["ends before"]),
+        ("layouts:", f"{DEFECTS}[0..1999999, 0..1]}}]\nlayouts:", ["too many samples"]),
+        ("title:", f"version: {'9' * 5000}\ntitle:", ["line 2", "number is too long"]),
+        ("title:", f"version: {'9' * 20}\ntitle:", ["line 2", "version"]),
+        ("title:", f"version: {'1:' * 5000}1\ntitle:", ["line 2", "number is too long"]),
+        ("title:", "version: !!timestamp x\ntitle:", ["no YAML"]),
+        ("title:", "archives: [{file: ..}]\ntitle:", ["archives.0.file"]),
+        ("title:", 'archives: [{file: "a\\nb.zip"}]\ntitle:', ["archives.0.file"]),
+        ("title:", "archives: [{file: a.zip, aliases: ../b.zip}]\ntitle:", ["archives.0.aliases"]),
+        ("title:", "archives: [{file: a.zip}, {file: A.ZIP}]\ntitle:", ["two archives", "a.zip"]),
+        ("title:", f"archives: [{{file: a.zip, about: '{'9' * 40}GB'}}]\ntitle:", ["no size"]),
+        ("My streets", '"\\e[31mMine"', ["line 2", "control character"]),
+        ("My streets", "[" * 1000 + "]" * 1000, ["line 2"]),
+        ("My streets", "[" * 60 + "]" * 60, ["line 2", "levels deep"]),
+        ("My streets", "&a [*a]", ["line 2", "not defined"]),
+        (CARD, LAUGHS, ["more than 200,000 values"]),
+        (CARD, CHAIN, ["levels deep"]),
+    ],
+)
+def test_a_card_is_refused_that_leads_elsewhere_or_takes_too_much(tmp_path, old, new, told):
+    path = tmp_path / "mine.yaml"
+    assert CARD.count(old) == 1
+    path.write_text(CARD.replace(old, new))
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        read_card(path)
+    assert time.monotonic() - started < 5
+    assert all(part in caught.value.message for part in [str(path), *told]), caught.value.message
+    assert len(caught.value.message) < 1000
+
+
+def test_aliases_and_merges_stay_usable(tmp_path):
+    text = CARD.replace("label_maps: ids", "label_maps: &maps [ids]").replace(
+        "road: 0", "<<: &w {road: 0}"
+    )
+    other = '{name: other, image: "x/{n}.png", label: "y/{n}.png", label_maps: *maps, id: "{n}"}'
+    (tmp_path / "mine.yaml").write_text(f"{text}  - {other}\n")
+    card = read_card(tmp_path / "mine.yaml")
+    assert [layout.label_maps for layout in card.layouts] == [("ids",), ("ids",)]
+    assert card.label_map("ids").entries == {0: 0, 1: 13}
+
+
+def test_a_card_and_its_lists_are_regular_files_of_a_moderate_size(tmp_path):
+    with (tmp_path / "huge.yaml").open("wb") as file:
+        file.truncate(2**40)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "mine.txt").symlink_to("/etc/passwd")
+    linking = CARD + "split_lists: {train: lists/mine.txt}\n"
+    (tmp_path / "linking.yaml").write_text(linking)
+    for name, told in (("huge", "larger than"), ("pipe", "not a file"), ("linking", "leads out")):
+        with pytest.raises(ConfigError, match=told):
+            read_card(tmp_path / f"{name}.yaml")
+    for device in ("/dev/zero", "/dev/stdin", str(tmp_path)):
+        with pytest.raises(ConfigError):
+            read_card(Path(device))
+
+
+@pytest.fixture
+def bad_card_of_ones_own(home):
+    for name, text in (
+        ("mine", CARD),
+        ("torn", CARD[:40]),
+        ("other", CARD),
+        ("bytes", "\0"),
+    ):
+        (home / "datasets" / name).mkdir(parents=True)
+        (home / "datasets" / name / "card.yaml").write_text(text)
+
+
+def test_one_bad_card_of_ones_own_stands_in_nobodys_way(bad_card_of_ones_own):
+    assert get_card("mine").title == "My streets" and get_card("gtav").name == "gtav"
+    assert "mine" in cards() and not {"torn", "other", "bytes"} & set(cards())
+    assert set(damaged_cards()) == {"torn", "other", "bytes"}
+    assert "is the card of 'mine'" in damaged_cards()["other"].message
+    with pytest.raises(ConfigError, match=r"torn/card\.yaml") as caught:
+        get_card("torn")
+    assert "Other datasets" in str(caught.value.hint)
+    with pytest.raises(ConfigError, match="unknown dataset"):
+        get_card("../datasets/mine")
+
+
+def test_list_goes_on_and_names_the_bad_cards(bad_card_of_ones_own):
+    listed = Result("data", "list", "--json")
+    assert listed.code == 0 and "'torn' is left out" in listed.err
+    assert {"mine", "gtav"} <= {entry["name"] for entry in listed.json["datasets"]}
+    assert [entry["name"] for entry in listed.json["damaged_cards"]] == ["bytes", "other", "torn"]
+    assert Result("data", "info", "torn").code == 2 and Result("data", "info", "mine").code == 0
 
 
 # ---- the tables in this repository against the report that they were taken from ----

@@ -18,10 +18,10 @@ INFO_EXAMPLES = examples("pinmem data info gtav", "pinmem data info mapillary --
 
 def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
     """List the datasets that pinmem knows, and their state on this machine."""
-    from pinmem_core.datasets import cards
+    from pinmem_core.datasets import cards, damaged_cards
     from pinmem_core.preparation.state import state_of
 
-    known = cards()
+    known, damaged = cards(), damaged_cards()
     states = {name: state_of(card) for name, card in known.items()}
     rows = table("dataset", "state", "disk", "how to get it", "samples", text=TEXT)
     for name, state in states.items():
@@ -35,7 +35,10 @@ def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
         )
     output = Output(as_json=json, quiet=quiet)
     entries = [_entry(known[name], state) for name, state in states.items()]
-    output.result({"datasets": entries}, rows)
+    problems = [{"name": name, "problem": error.message} for name, error in damaged.items()]
+    output.result({"datasets": entries, "damaged_cards": problems}, rows)
+    for name, error in damaged.items():
+        output.note(f"warning: '{name}' is left out: {error.message}")
     output.next_step("pinmem data info NAME")
 
 

@@ -7,20 +7,22 @@ Users bring cards of their own: the prepared dataset keeps its card beside its d
 from functools import lru_cache
 from pathlib import Path
 
-from pinmem_core.datasets.card import Archive, DatasetCard, Layout
+from pinmem_core.datasets.card import FIELD, Archive, DatasetCard, Layout
 from pinmem_core.datasets.label_maps import LabelMapSpec
 from pinmem_core.datasets.reader import read_card, write_card
 from pinmem_core.discovery import discover
-from pinmem_core.errors import unknown_name
+from pinmem_core.errors import ConfigError, unknown_name
 from pinmem_core.home import dataset_root, home
 
 __all__ = [
+    "FIELD",
     "Archive",
     "DatasetCard",
     "LabelMapSpec",
     "Layout",
     "card_of_user",
     "cards",
+    "damaged_cards",
     "get_card",
     "read_card",
     "shipped_cards",
@@ -36,10 +38,17 @@ def shipped_cards() -> dict[str, DatasetCard]:
 
 
 def cards() -> dict[str, DatasetCard]:
-    """Return every known dataset's card by name, sorted; those of the user's own data, too."""
-    own = (read_card(path) for path in sorted(home().glob("datasets/[!.]*/card.yaml")))
-    known = {card.name: card for card in own} | shipped_cards()
+    """Return every known dataset's card by name, sorted; those of the user's own data, too.
+
+    An own card that cannot be read is left out: `damaged_cards` returns its error.
+    """
+    known = _own_cards()[0] | shipped_cards()
     return {name: known[name] for name in sorted(known)}
+
+
+def damaged_cards() -> dict[str, ConfigError]:
+    """Return why cards of the user's own data cannot be read, by the dataset's name."""
+    return _own_cards()[1]
 
 
 def card_of_user(name: str) -> Path:
@@ -51,12 +60,34 @@ def get_card(name: str) -> DatasetCard:
     """Return the card of the dataset `name`.
 
     Raises:
-        ConfigError: No dataset has this name; the closest one is suggested.
+        ConfigError: No dataset has this name (the closest one is suggested), or its card cannot be
+            read.
     """
-    known = cards()
-    if name not in known:
-        raise unknown_name("dataset", name, known)
-    return known[name]
+    shipped = shipped_cards()
+    if name in shipped:
+        return shipped[name]
+    own, damaged = _own_cards()
+    if name in damaged:
+        raise damaged[name]
+    if name not in own:
+        raise unknown_name("dataset", name, own | shipped)
+    return own[name]
+
+
+def _own_cards() -> tuple[dict[str, DatasetCard], dict[str, ConfigError]]:
+    """Return the readable cards of the user's own data by name, and the errors of the others."""
+    found, damaged = {}, {}
+    for path in sorted(home().glob("datasets/[!.]*/card.yaml")):
+        name = path.parent.name
+        try:
+            card = read_card(path)
+            if card.name != name:
+                raise ConfigError(f"{path} is the card of '{card.name}', not of '{name}'.")
+            found[name] = card
+        except ConfigError as error:
+            hint = f"Mend or remove it: {path}. Other datasets are not affected."
+            damaged[name] = ConfigError(error.message, error.hint or hint)
+    return found, damaged
 
 
 _read_once = lru_cache(maxsize=None)(read_card)

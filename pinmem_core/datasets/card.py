@@ -3,11 +3,23 @@
 The cards that pinmem ships and those that users write for their own data are the same YAML.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from pinmem_core.datasets.label_maps import STANDARD_MAPS, LabelMapSpec, build_label_map
 from pinmem_core.labels import LabelMap
@@ -24,6 +36,47 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """One text or several; YAML may leave the brackets of a single one away."""
 
 
+FIELD = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
+"""A field of a layout's image pattern, and the expression that its value fits."""
+
+MOST_SAMPLES = 2_000_000
+"""Samples that the ranges of a card may stand for."""
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_LONGEST_INDEX = 12
+_LARGEST_FILE = 1 << 60
+
+_FILE_NAME = re.compile(r"[^./\\:\x00-\x1f\x7f][^/\\:\x00-\x1f\x7f]{0,199}")
+
+
+def _as_file_name(name: str) -> str:
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError(f"{name[:200]!r} cannot be the name of a file")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_as_file_name)]
+"""The name of a file: no path, and not hidden."""
+
+
+def _bounded_ranges(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse ranges that are empty, or that would fill the memory once they are expanded."""
+    total = 0
+    for first, last in (match.groups() for match in map(_RANGE.fullmatch, entries) if match):
+        shown = f"'{first[:20]}..{last[:20]}'"
+        if max(len(first), len(last)) > _LONGEST_INDEX:
+            raise ValueError(f"the numbers of the range {shown} are too long")
+        if int(last) < int(first):
+            raise ValueError(f"the range {shown} ends before it begins")
+        total += int(last) - int(first) + 1
+        if total > MOST_SAMPLES:
+            raise ValueError(f"the range {shown} and those before hold too many samples")
+    return entries
+
+
+SampleIds = Annotated[tuple[str, ...], AfterValidator(_bounded_ranges)]
+"""Ids of samples, a sample or a range "00001..00010" an entry."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,11 +84,11 @@ class _Strict(BaseModel):
 class Archive(_Strict):
     """A file in which a dataset is handed out."""
 
-    file: str = Field(pattern=r"^[^/\\]+$")
+    file: FileName
     """Its name; also what is awaited where a person has to fetch it."""
     url: Texts = ()
     """Where to fetch it: addresses of the same bytes, tried in turn."""
-    bytes: int | None = Field(None, gt=0)
+    bytes: int | None = Field(None, gt=0, le=_LARGEST_FILE)
     """Exact size, where it is published."""
     about: ByteSize | None = None
     """Rounded size, e.g. "5.71 GB", where only that is published."""
@@ -43,8 +96,15 @@ class Archive(_Strict):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     part: str | None = None
     """Archives with the same part belong together and are of use without the others."""
-    aliases: Texts = ()
+    aliases: Annotated[tuple[FileName, ...], BeforeValidator(_as_tuple)] = ()
     """Other names under which the file circulates."""
+
+    @field_validator("about")
+    @classmethod
+    def _is_size_of_a_file(cls, value: ByteSize | None) -> ByteSize | None:
+        if value is not None and not 0 < value <= _LARGEST_FILE:
+            raise ValueError("this is no size of a file")
+        return value
 
     @property
     def expected_bytes(self) -> int | None:
@@ -63,9 +123,9 @@ class Layout(_Strict):
 
     name: str
     """How the layout is called in reports."""
-    image: str
+    image: str = Field(max_length=20_000)
     """Pattern of the image files, e.g. "images/{drive}_{frame}.jpg"."""
-    label: str
+    label: str = Field(max_length=4096)
     """Path of an image's label, e.g. "labels/{drive}_{frame}.png"."""
     encoding: str = "ids"
     """How a label file is read; `pinmem_core.preparation.encodings` holds the ways."""
@@ -73,19 +133,42 @@ class Layout(_Strict):
     """The label maps that fit these labels, the default one first."""
     largest_id: tuple[int, int] | None = None
     """Where versions share a layout: the range in which the largest raw id of the data lies."""
-    id: str
-    """Name of a sample, unique in the dataset."""
-    domain: str | None = None
+    id: str = Field(max_length=1000)
+    """Name of a sample, unique in the dataset; files are called like it."""
+    domain: str | None = Field(None, max_length=1000)
     """Domain of a sample; None for a dataset that is one domain, called like itself."""
-    split: str | None = None
+    split: str | None = Field(None, max_length=1000)
     """Split of a sample; None where the layout tells none."""
+
+    @field_validator("image")
+    @classmethod
+    def _expressions_are_sound(cls, image: str) -> str:
+        for name, expression in FIELD.findall(image):
+            if not name.isidentifier():
+                raise ValueError(f"'{name}' cannot be the name of a field")
+            try:
+                re.compile(expression)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(
+                    f"the expression of the field '{name}' is wrong: {error}"
+                ) from None
+        return image
+
+    @model_validator(mode="after")
+    def _fields_are_known(self) -> Self:
+        known = {name for name, _ in FIELD.findall(self.image)}
+        for key in ("label", "id", "domain", "split"):
+            _check_template(key, getattr(self, key) or "", known)
+        if re.search(r"[/\\]", self.id):
+            raise ValueError(f"id: '{self.id}' is a path, and has to be a name")
+        return self
 
 
 class KnownDefect(_Strict):
     """Something wrong with what was published."""
 
     reason: str
-    samples: tuple[str, ...] = ()
+    samples: SampleIds = ()
     """Ids of the samples concerned; empty where nobody published them."""
     exclude: bool = False
     """Whether `prepare` leaves these samples out."""
@@ -94,11 +177,11 @@ class KnownDefect(_Strict):
 class DatasetCard(_Strict):
     """All that pinmem knows about one dataset."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)
     """What users type."""
     title: str
     """What the dataset calls itself."""
-    version: int = 1
+    version: int = Field(1, ge=0, le=1_000_000)
     """Raised whenever the card changes what `prepare` produces."""
     homepage: str = ""
     """Where to read about it."""
@@ -116,15 +199,15 @@ class DatasetCard(_Strict):
     """What a person has to do to get the archives, where pinmem cannot fetch them."""
     archives: tuple[Archive, ...] = ()
     """The files that hold the labelled splits."""
-    label_maps: dict[str, LabelMapSpec] = {}
+    label_maps: dict[str, LabelMapSpec] = Field({}, max_length=16)
     """This dataset's own label maps; the standard ones need no entry."""
-    layouts: tuple[Layout, ...] = Field(min_length=1)
+    layouts: tuple[Layout, ...] = Field(min_length=1, max_length=64)
     """The layouts found in the wild; the one with most pairs is taken, the first of equals."""
     domains: dict[str, str] = {}
     """All of its domains by name, with a few words on each; empty for a single one."""
-    counts: dict[str, int] = {}
+    counts: dict[str, Annotated[int, Field(ge=0, le=1_000_000_000)]] = {}
     """Published number of labelled samples by split, where a split is published."""
-    split_lists: dict[str, tuple[str, ...]] = {}
+    split_lists: dict[str, SampleIds] = Field({}, max_length=16)
     """Ids by split, a sample or a range "00001..00010" an entry; they overrule folders. In YAML a
     split may name a text file beside the card that holds an entry a line."""
     known_defects: tuple[KnownDefect, ...] = ()
@@ -150,9 +233,16 @@ class DatasetCard(_Strict):
 
     @model_validator(mode="after")
     def _maps_exist(self) -> "DatasetCard":
-        for layout in self.layouts:
-            for name in layout.label_maps:
-                self.label_map(name)
+        for name in self.label_map_names:
+            self.label_map(name)
+        return self
+
+    @model_validator(mode="after")
+    def _archives_differ(self) -> "DatasetCard":
+        names = Counter(archive.file.casefold() for archive in self.archives)
+        repeated = [name for name, times in names.items() if times > 1]
+        if repeated:
+            raise ValueError(f"two archives are called '{repeated[0]}'")
         return self
 
     @property
@@ -168,6 +258,21 @@ class DatasetCard(_Strict):
             ValueError: It is ill defined.
         """
         return build_label_map(name, {**STANDARD_MAPS, **self.label_maps})
+
+
+def _check_template(key: str, template: str, known: Iterable[str]) -> None:
+    """Raise a ValueError unless a template is made of text and of known fields alone."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{key}: '{template}' is wrong: {error}") from None
+    for _, name, form, conversion in parts:
+        if name is None:
+            continue
+        if form or conversion or not name.isidentifier():
+            raise ValueError(f"{key}: a field is only its name in braces, not '{{{name}...}}'")
+        if name not in known:
+            raise ValueError(f"{key}: the image's pattern has no field '{name}'")
 
 
 def _domain_of(layout: Any) -> Any:

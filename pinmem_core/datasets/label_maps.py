@@ -1,7 +1,8 @@
 """How a card writes its label maps: the raw values that make up each class."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -16,12 +17,14 @@ _COLOR = re.compile(r"\d{1,3}(,\d{1,3}){2}")
 
 
 def _as_raw(value: Any) -> int | str:
-    text = str(value).replace(" ", "")
+    text = str(value).replace(" ", "") if isinstance(value, int | str) else ""
     if _ID.fullmatch(text) and int(text) < 1 << 16:
         return int(text)  # written as text where a format has no other keys
     if _COLOR.fullmatch(text) and max(map(int, text.split(","))) < 1 << 8:
         return text
-    raise ValueError(f"'{value}' is neither an id (0..65535) nor a colour 'red,green,blue'")
+    raise ValueError(
+        f"'{str(value)[:100]}' is neither an id (0..65535) nor a colour 'red,green,blue'"
+    )
 
 
 def _as_class(name: str) -> str:
@@ -33,6 +36,25 @@ def _as_class(name: str) -> str:
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | str) else value
+
+
+def _no_value_twice(names: Any) -> Any:
+    """Refuse a raw value that is written in two ways, such as 1 and "1"."""
+    if isinstance(names, Mapping):
+        _refuse_repeated(_as_raw(raw) for raw in names)
+    return names
+
+
+def _one_class_each(classes: dict[str, tuple[int | str, ...]]) -> dict[str, tuple[int | str, ...]]:
+    """Refuse a raw value that two classes list: only one of them would have it."""
+    _refuse_repeated(raw for raws in classes.values() for raw in set(raws))
+    return classes
+
+
+def _refuse_repeated(raws: Iterable[int | str]) -> None:
+    repeated = [raw for raw, times in Counter(raws).items() if times > 1]
+    if repeated:
+        raise ValueError(f"the value {repeated[0]} is listed twice")
 
 
 Raw = Annotated[int | str, BeforeValidator(_as_raw)]
@@ -52,9 +74,9 @@ class LabelMapSpec(BaseModel):
 
     like: str | None = None
     """Another map to start from; what is said here overrules it."""
-    values: dict[Raw, str] = {}
+    values: Annotated[dict[Raw, str], BeforeValidator(_no_value_twice)] = {}
     """Name of every raw value that may occur; those that no class lists are ignored."""
-    classes: dict[ClassName, RawValues] = {}
+    classes: Annotated[dict[ClassName, RawValues], AfterValidator(_one_class_each)] = {}
     """The raw values of each class, by the class's name; "ignore" takes values back."""
 
 

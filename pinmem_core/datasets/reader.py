@@ -1,17 +1,20 @@
-"""Reading cards from YAML, with every mistake told by file, line and key."""
+"""Reading cards from YAML; the error for a mistake names file, line and key."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from stat import S_ISREG
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from pinmem_core.datasets.card import DatasetCard
+from pinmem_core.datasets.yaml_text import YamlTextError, compose_yaml, load_yaml
 from pinmem_core.errors import ConfigError
 
-# the faster of the safe loaders
-_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LARGEST_TEXT = 16 << 20
+"""Bytes of a card, and of a list that it names."""
 
 
 def read_card(path: Path) -> DatasetCard:
@@ -22,9 +25,10 @@ def read_card(path: Path) -> DatasetCard:
     """
     text = _text(path, f"the card {path}")
     try:
-        values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise _syntax_error(path, error) from None
+        values = load_yaml(text)
+    except YamlTextError as error:
+        place = f"{path}, line {error.line}" if error.line else str(path)
+        raise ConfigError(f"{place}: {error.reason}.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"the card {path} is no list of 'key: value' lines.")
     try:
@@ -34,16 +38,9 @@ def read_card(path: Path) -> DatasetCard:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part != "[key]") or "card"
-        line = _line(yaml.compose(text, _Loader), first["loc"])
+        line = _line(compose_yaml(text), first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}, line {line}: {key}: {reason[0].lower()}{reason[1:]}.") from None
-
-
-def _syntax_error(path: Path, error: yaml.YAMLError) -> ConfigError:
-    mark = getattr(error, "problem_mark", None)
-    place = f"{path}, line {mark.line + 1}" if mark else str(path)
-    problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    return ConfigError(f"{place}: this is no YAML: {problem}.")
 
 
 def write_card(card: DatasetCard, path: Path) -> None:
@@ -64,17 +61,41 @@ def _with_split_lists(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _entries(split: str, entry: object, folder: Path) -> object:
     if not isinstance(entry, str):
         return entry
+    name = f"split_lists.{split}: the list '{entry[:200]}'"
+    if not entry or _is_absolute(entry) or ".." in PurePosixPath(entry.replace("\\", "/")).parts:
+        raise ConfigError(f"{name} is not a path below the card's folder.")
     path = folder / entry
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{name} is a link that leads out of the card's folder.")
     return _text(path, f"split_lists.{split}: the list {path}").split()
 
 
+def _is_absolute(path: str) -> bool:
+    """Return whether a path starts at a root or drive, on any system."""
+    return PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).anchor)
+
+
 def _text(path: Path, name: str) -> str:
+    """Return the text of a regular file of a moderate size: no device, no pipe."""
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}.") from None
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{name} is not a file.")
+            data = file.read(_LARGEST_TEXT + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is impossible"
+        raise ConfigError(f"{name} cannot be read: {reason}.") from None
+    if len(data) > _LARGEST_TEXT:
+        raise ConfigError(f"{name} is larger than {_LARGEST_TEXT >> 20} MiB.")
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{name} is no UTF-8 text.") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is opened, too, instead of waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _line(node: yaml.Node | None, keys: Sequence[int | str]) -> int:

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pinmem_core.datasets import DatasetCard, Layout
+from pinmem_core.datasets import FIELD, DatasetCard, Layout
 from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.preparation.encodings import ENCODINGS
 
-_FIELD = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -131,7 +130,7 @@ def _match(card: DatasetCard, layout: Layout, files: _Files) -> Found:
     samples: dict[str, RawSample] = {}
     for sample in sorted(found, key=lambda sample: sample.label is None):  # pairs come first
         samples.setdefault(sample.id, sample)
-    labels = _expression(layout.label, inner=dict(_FIELD.findall(layout.image)))
+    labels = _expression(layout.label, inner=dict(FIELD.findall(layout.image)))
     used = {sample.label for sample in found}
     return Found(
         layout,
@@ -188,7 +187,7 @@ def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> re.Patt
     """
     expression, end = "", 0
     seen: set[str] = set()
-    for match in _FIELD.finditer(pattern):
+    for match in FIELD.finditer(pattern):
         name, own = match.groups()
         inside = own or (inner or {}).get(name) or "[^/]+"
         group = f"(?P={name})" if name in seen else f"(?P<{name}>{inside})"
