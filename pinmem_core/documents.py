@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import yaml
-
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
+from pinmem_core.yaml_text import YamlTextError, load_yaml
 
 T = TypeVar("T")
 
@@ -29,7 +28,6 @@ DEEPEST = 64
 """Containers inside one another, at most."""
 _DIGITS = 20
 """Of the longest integer: more than 64 bits have."""
-_YamlLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_text(path: Path, limit: int = LARGEST_TEXT) -> str:
@@ -152,14 +150,13 @@ def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds.
 
     Raises:
-        DataError: The file cannot be read, is not YAML, or is nested too deeply.
+        DataError: The file cannot be read, is not YAML, or breaks a limit of `load_yaml`.
     """
     try:
-        content = yaml.load(read_text(path), _YamlLoader)
-        _require_shallow(content)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _unreadable(path, _reason(error)) from None
-    return content
+        return load_yaml(read_text(path))
+    except YamlTextError as error:
+        place = f"line {error.line}: " if error.line else ""
+        raise _unreadable(path, f"{place}{_reason(error)}") from None
 
 
 _ODD = (ValueError, TypeError, KeyError, AttributeError, RecursionError, DataError)
@@ -228,9 +225,7 @@ def _require_shallow(content: Any) -> None:
     """Raise ValueError where containers nest deeper than `DEEPEST`."""
     level = [content]
     for _ in range(DEEPEST):
-        # By identity: an alias of YAML may stand for one container a billion times.
-        inner = {id(i): i for outer in level for i in _members(outer) if isinstance(i, dict | list)}
-        level = [*inner.values()]
+        level = [i for outer in level for i in _members(outer) if isinstance(i, dict | list)]
         if not level:
             return
     raise ValueError(f"it is nested deeper than {DEEPEST} levels")

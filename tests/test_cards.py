@@ -451,7 +451,11 @@ def test_a_card_and_its_lists_are_regular_files_of_a_moderate_size(tmp_path):
     (tmp_path / "lists" / "mine.txt").symlink_to("/etc/passwd")
     linking = CARD + "split_lists: {train: lists/mine.txt}\n"
     (tmp_path / "linking.yaml").write_text(linking)
-    for name, told in (("huge", "larger than"), ("pipe", "not a file"), ("linking", "leads out")):
+    for name, told in (
+        ("huge", "larger than"),
+        ("pipe", "not a regular file"),
+        ("linking", "leads out"),
+    ):
         with pytest.raises(ConfigError, match=told):
             read_card(tmp_path / f"{name}.yaml")
     for device in ("/dev/zero", "/dev/stdin", str(tmp_path)):

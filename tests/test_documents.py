@@ -132,7 +132,15 @@ def test_what_is_not_toml_is_refused(written, content):
 
 @pytest.mark.parametrize(
     "content",
-    ["a: [", "[" * 5000, "a: " + "[" * 70 + "]" * 70, b"a: \xff", "a: &x [*x]", "a: 2001-99-99"],
+    [
+        "a: [",
+        "[" * 5000,
+        "a: " + "[" * 70 + "]" * 70,
+        b"a: \xff",
+        "a: &x [*x]",
+        "a: 2001-99-99",
+        "a: 1\na: 2",
+    ],
 )
 def test_what_is_not_yaml_is_refused(written, content):
     assert read_yaml(written("a: [1]")) == {"a": [1]}

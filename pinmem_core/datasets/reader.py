@@ -1,20 +1,16 @@
 """Reading cards from YAML; the error for a mistake names file, line and key."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from stat import S_ISREG
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from pinmem_core.datasets.card import DatasetCard
-from pinmem_core.datasets.yaml_text import YamlTextError, compose_yaml, load_yaml
-from pinmem_core.errors import ConfigError
-
-_LARGEST_TEXT = 16 << 20
-"""Bytes of a card, and of a list that it names."""
+from pinmem_core.documents import LARGEST, read_text
+from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.yaml_text import YamlTextError, compose_yaml, load_yaml
 
 
 def read_card(path: Path) -> DatasetCard:
@@ -23,7 +19,7 @@ def read_card(path: Path) -> DatasetCard:
     Raises:
         ConfigError: The file is missing, no YAML, or no card; the message names line and key.
     """
-    text = _text(path, f"the card {path}")
+    text = _text(path, "the card ")
     try:
         values = load_yaml(text)
     except YamlTextError as error:
@@ -67,7 +63,7 @@ def _entries(split: str, entry: object, folder: Path) -> object:
     path = folder / entry
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{name} is a link that leads out of the card's folder.")
-    return _text(path, f"split_lists.{split}: the list {path}").split()
+    return _text(path, f"split_lists.{split}: the list ").split()
 
 
 def _is_absolute(path: str) -> bool:
@@ -76,26 +72,10 @@ def _is_absolute(path: str) -> bool:
 
 
 def _text(path: Path, name: str) -> str:
-    """Return the text of a regular file of a moderate size: no device, no pipe."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if not S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError(f"{name} is not a file.")
-            data = file.read(_LARGEST_TEXT + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its name is impossible"
-        raise ConfigError(f"{name} cannot be read: {reason}.") from None
-    if len(data) > _LARGEST_TEXT:
-        raise ConfigError(f"{name} is larger than {_LARGEST_TEXT >> 20} MiB.")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{name} is no UTF-8 text.") from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to is opened, too, instead of waited for."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        return read_text(path, LARGEST)
+    except DataError as error:
+        raise ConfigError(f"{name}{error.message}", error.hint) from None
 
 
 def _line(node: yaml.Node | None, keys: Sequence[int | str]) -> int:
