@@ -576,6 +576,150 @@ def test_a_turned_video_is_predicted_upright(tmp_path):
     assert (mask[:, :20] == 250 % 19).all() and (mask[:, -20:] != 250 % 19).all()
 
 
+_QUARTERS = ((250, 10, 10), (10, 250, 10), (250, 10, 10), (10, 10, 250))
+
+
+def _quarters(height=48, width=64) -> np.ndarray:
+    """Return a picture whose quarters tell each of the eight orientations from all others."""
+    picture = np.array(_QUARTERS, np.uint8).reshape(2, 2, 3)
+    return picture.repeat(height // 2, 0).repeat(width // 2, 1)
+
+
+def _encoded(path, picture, codec="libx264", pix_fmt="yuv444p", format="rgb24", **settings):
+    """Write a video of three frames of a picture."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = pix_fmt
+        for name, value in settings.items():
+            setattr(stream.codec_context, name, value)
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(picture, format=format)
+            container.mux(stream.encode(frame.reformat(format=pix_fmt)))
+        container.mux(stream.encode())
+    return path
+
+
+def _with_matrix(source, a, b, c, d):
+    """Give an MP4 file another display matrix."""
+    data = bytearray(source.read_bytes())
+    at = data.find(b"tkhd") + 44
+    for place, value in enumerate((a, b, 0, c, d, 0, 0, 0)):
+        data[at + 4 * place : at + 4 * place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    source.write_bytes(data)
+
+
+_ORIENTATIONS = {
+    "as it lies": ((1, 0, 0, 1), lambda p: p),
+    "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda p: p[::-1]),
+    "half turn": ((-1, 0, 0, -1), lambda p: p[::-1, ::-1]),
+    "clockwise": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+    "counterclockwise": ((0, -1, 1, 0), lambda p: np.rot90(p)),
+    "transposed": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
+    "transversed": ((0, -1, -1, 0), lambda p: p[::-1, ::-1].swapaxes(0, 1)),
+    "no matrix at all": ((0, 0, 0, 0), lambda p: p),
+}
+
+
+@pytest.mark.parametrize("name", _ORIENTATIONS)
+def test_a_video_is_seen_as_its_display_matrix_shows_it(tmp_path, name):
+    matrix, turned = _ORIENTATIONS[name]
+    source = _encoded(tmp_path / "drive.mp4", _quarters())
+    _with_matrix(source, *matrix)
+    (frame, *_) = _seen_by_the_network(tmp_path, source)
+    expected = turned(_quarters())
+    assert frame.shape == expected.shape
+    assert np.abs(frame.astype(int) - expected).mean() < 8
+
+
+def _seen_by_the_network(tmp_path, source, *formats, on_event=lambda event: None):
+    frames = []
+
+    class Watching(Fake):
+        def analyze(self, pixels, **options):
+            frames.append(pixels)
+            return super().analyze(pixels, **options)
+
+    jobs = jobs_of(source, tmp_path / "out", *formats or ["trainid"])
+    outcome = predict_files(Watching(), jobs, on_event=on_event)
+    assert not outcome.failed
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mov", "qtrle", "argb"),
+        ("a.mov", "png", "rgba"),
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("a.mkv", "ffv1", "yuva420p"),
+        ("a.mkv", "ffv1", "ya8"),
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+    ],
+)
+def test_transparent_parts_of_a_video_lie_on_black(tmp_path, name, codec, pix_fmt):
+    av = pytest.importorskip("av")
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    picture = np.full((48, 64, 4), 200, np.uint8)
+    picture[:, :32, 3], picture[:24, 32:, 3], picture[24:, 32:, 3] = 255, 0, 128
+    source = _encoded(tmp_path / name, picture, codec, pix_fmt, "rgba")
+    frames = _seen_by_the_network(tmp_path, source)
+    assert len(frames) == 3
+    for frame in frames:
+        seen = [frame[place].tolist() for place in ((24, 10), (8, 54), (40, 54))]
+        np.testing.assert_allclose(seen, [[200] * 3, [0] * 3, [100] * 3], atol=4)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_written_video_keeps_the_aspect_ratio_of_its_pixels(tmp_path, rotated):
+    import av
+
+    source = _encoded(tmp_path / "wide.mp4", _quarters(), sample_aspect_ratio=Fraction(4, 3))
+    if rotated:
+        _with_matrix(source, 0, 1, -1, 0)
+    predict_files(Fake(), jobs_of(source, tmp_path / "out.mp4", "overlay"))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.sample_aspect_ratio == (Fraction(3, 4) if rotated else Fraction(4, 3))
+        assert (stream.width, stream.height) == ((48, 64) if rotated else (64, 48))
+
+
+@pytest.mark.parametrize("form", ["overlay", "trainid"])
+def test_frames_that_change_size_are_scaled_to_the_first_and_this_is_said(tmp_path, form):
+    small = _encoded(tmp_path / "1.h264", _quarters(), pix_fmt="yuv420p").read_bytes()
+    large = _encoded(tmp_path / "2.h264", _quarters(96, 128), pix_fmt="yuv420p").read_bytes()
+    source = tmp_path / "change.mpg"
+    source.write_bytes(small + large)
+    told = []
+    frames = _seen_by_the_network(tmp_path, source, form, on_event=told.append)
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 6
+    assert np.abs(frames[-1].astype(int) - _quarters()).mean() < 12
+    (warning,) = (event.message for event in told if getattr(event, "warning", False))
+    assert "from 64x48 to 128x96 at frame 3" in warning and "change.mpg" in warning
+    if form == "overlay":
+        written_frames, *_ = frames_of(tmp_path / "out" / "change.mp4")
+        assert {frame.shape for frame in written_frames} == {(48, 64, 3)}
+
+
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "http:x.mp4", "pipe:0.mp4", "concat:a|b.mp4"])
+def test_names_that_ffmpeg_takes_for_addresses_are_files(tmp_path, monkeypatch, name):
+    clip(tmp_path / "drive.mp4", count=2).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    outcome = predict_files(Fake(), jobs_of(Path(name), Path("out-" + name), "color"))
+    assert outcome.images == 2 and not outcome.failed
+    assert len(frames_of(tmp_path / ("out-" + name))[0]) == 2
+
+
+def test_a_video_that_refers_to_another_file_gets_nothing_of_it(tmp_path):
+    clip(tmp_path / "drive.mp4", count=2)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile drive.mp4\n")
+    outcome = predict_files(Fake(), jobs_of(tmp_path / "list.mp4", tmp_path / "out"))
+    assert not outcome.outputs and "list.mp4 cannot be read" in outcome.failed[0].reason
+
+
 def test_a_long_video_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     from pinmem_core.inference import video_files
 

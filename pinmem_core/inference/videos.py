@@ -1,14 +1,16 @@
 """Predicting videos, frame by frame, so that their length does not matter."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from pinmem_core.errors import MachineError
-from pinmem_core.events import Listener, Progress
+from pinmem_core.events import Listener, Notice, Progress
 from pinmem_core.files import staged_folder
 from pinmem_core.inference.outcome import Predicted
 from pinmem_core.inference.outputs import Job, Output
@@ -51,7 +53,10 @@ def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[P
 
     source = job.source.path
     height = width = done = 0
-    with open_video(source) as video, closing(_written(predictor, job, video)) as sizes:
+    with (
+        open_video(source) as video,
+        closing(_written(predictor, job, video, on_event)) as sizes,
+    ):
         for done, size in enumerate(sizes, start=1):
             height, width = size
             on_event(Progress(f"predicting {source.name}", done, video.length))
@@ -61,7 +66,7 @@ def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[P
 
 
 def _written(
-    predictor: Predictor, job: Job, video: "Video"
+    predictor: Predictor, job: Job, video: "Video", on_event: Listener
 ) -> Generator[tuple[int, int], None, None]:
     """Yield (height, width) of each frame when all is written that is made of it."""
     wanted = needs(output.form for output in job.outputs)
@@ -70,7 +75,7 @@ def _written(
         sinks = [stack.enter_context(_sink(output, video)) for output in job.outputs]
         seen = (
             _Seen(number, frame, predictor.analyze(frame.pixels, **wanted))
-            for number, frame in enumerate(frames)
+            for number, frame in enumerate(_of_one_size(frames, job.source.path, on_event))
         )
 
         def write(item: _Seen) -> tuple[int, int]:
@@ -79,6 +84,24 @@ def _written(
             return item.prediction.train_ids.shape
 
         yield from stack.enter_context(closing(behind(write, seen)))
+
+
+def _of_one_size(frames: Iterable["Frame"], source: Path, on_event: Listener) -> Iterator["Frame"]:
+    """Yield frames, scaled to the size of the first where theirs differs, as players show them."""
+    first, announced = None, False
+    for number, frame in enumerate(frames):
+        height, width = frame.pixels.shape[:2]
+        first = first or (width, height)
+        if (width, height) == first:
+            yield frame
+            continue
+        if not announced:
+            announced = True
+            change = f"from {first[0]}x{first[1]} to {width}x{height} at frame {number}"
+            text = f"{source}: the frames change size, {change}; all are scaled to the first size."
+            on_event(Notice(text, warning=True))
+        scaled = Image.fromarray(frame.pixels).resize(first, Image.Resampling.BILINEAR)
+        yield frame._replace(pixels=np.asarray(scaled))
 
 
 def _sink(output: Output, video: "Video") -> AbstractContextManager[_Sink]:
@@ -100,7 +123,7 @@ def _folder_sink(output: Output) -> Iterator[_Sink]:
 
 @contextmanager
 def _video_sink(output: Output, video: "Video") -> Iterator[_Sink]:
-    from pinmem_core.inference.video_files import Frame, write_video
+    from pinmem_core.inference.video_files import write_video
 
     with write_video(output.path, video) as add:
 
@@ -108,6 +131,6 @@ def _video_sink(output: Output, video: "Video") -> Iterator[_Sink]:
             pixels = painted(output.form, item.frame.pixels, item.prediction)
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
-            add(Frame(pixels, item.frame.time))
+            add(item.frame._replace(pixels=pixels))
 
         yield write
