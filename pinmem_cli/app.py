@@ -7,8 +7,9 @@ import typer
 from typer.core import TyperGroup
 
 from pinmem_cli import data, eval, eval_compare, export, predict, train
-from pinmem_cli.output import exit_code, show_error
-from pinmem_core.errors import MachineError, PinMemError
+from pinmem_cli.output import exit_code, show_error, unforeseen
+from pinmem_cli.streams import mend_streams
+from pinmem_core.errors import PinMemError
 from pinmem_core.version import __version__
 
 _INTERRUPTED = 130
@@ -75,14 +76,12 @@ def _options(
 
 def main() -> None:
     """Run the command line; what nobody foresaw is told in a sentence, too."""
+    mend_streams()
     try:
         app()
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        hint = "This should not happen: 'pinmem --debug ...' shows where it did."
-        unforeseen = PinMemError(f"{type(error).__name__}: {error}", hint)
-        if isinstance(error, OSError):
-            unforeseen = MachineError(str(error), "Is the disk full, or a folder locked?")
-        show_error(unforeseen)
-        sys.exit(exit_code(unforeseen))
+        failure = unforeseen(error)
+        show_error(failure)
+        sys.exit(exit_code(failure))

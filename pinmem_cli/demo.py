@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from pinmem_cli.output import Output, exit_code, show_error, table
+from pinmem_cli.streams import mend_streams
 from pinmem_core.errors import PinMemError
 
 METHODS = ("aggregate", "pinmem")
@@ -100,6 +101,7 @@ def _draw(runs: Mapping[str, str], targets: tuple[str, ...], path: Path) -> None
 
 def main() -> None:
     """Run the demo; failures are told as in every command."""
+    mend_streams()
     try:
         run_demo(Output())
     except PinMemError as error:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
 from rich.table import Table
 
 from pinmem_cli.options import Json, examples
@@ -37,7 +36,7 @@ def compare(
     Output(as_json=json).result(comparison.as_json(), *_shown(comparison))
 
 
-def _shown(comparison: "Comparison") -> Iterator[RenderableType]:
+def _shown(comparison: "Comparison") -> Iterator[str | Table]:
     reports, protocol = comparison.reports, comparison.reports[0].protocol
     heads = [f"{number}: {report.model}" for number, report in enumerate(reports, start=1)]
     for target, contests in comparison.targets.items():

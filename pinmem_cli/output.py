@@ -1,15 +1,23 @@
-"""The one sink of all commands: data goes to stdout, everything else to stderr."""
+"""The one sink of all commands: data goes to stdout, everything else to stderr.
 
+Everything that is shown passes `printable` here, so that no name from outside can steer a terminal.
+"""
+
+import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
+from pinmem_cli.streams import printable
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.events import Listener
 
@@ -19,6 +27,9 @@ EXIT_CODES: dict[type[PinMemError], int] = {ConfigError: 2, DataError: 3, Machin
 """Exit codes by kind of failure; any other failure is 1."""
 _UNFOLDED = 10_000
 """Columns of a file or pipe, in which names are not folded."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 VERIFICATION_FAILED = 4
 """The exit code of a check that found something."""
 
@@ -33,19 +44,41 @@ def exit_code(error: PinMemError) -> int:
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
+def unforeseen(error: Exception) -> PinMemError:
+    """Return the failure that stands for an exception that no command expected."""
+    if isinstance(error, MemoryError):
+        return MachineError("there is not enough memory.", "Close other programs.")
+    if not isinstance(error, OSError) or error.errno is None:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return PinMemError(text, "This should not happen: 'pinmem --debug ...' shows where it did.")
+    reason = error.strerror or os.strerror(error.errno)
+    message = f"{error.filename}: {reason}." if error.filename is not None else f"{reason}."
+    if error.errno in _MISPLACED:
+        return DataError(message, "Check the path.")
+    if error.errno in _FULL:
+        return MachineError(message, "The disk or your quota is full: make room.")
+    if error.errno in _FORBIDDEN:
+        return MachineError(message, "Check who may read and write there.")
+    return MachineError(message, "'pinmem --debug ...' shows where it happened.")
+
+
 def errors() -> Console:
     """Return the console on stderr."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def say(message: str, style: str = "") -> None:
+    """Print one line on stderr."""
+    errors().print(printable(message), style=style)
 
 
 def show_error(error: PinMemError) -> None:
     """Say what failed and how to mend it."""
-    console = errors()
     speaker = "" if is_first_process() else f"process {os.environ['RANK']}: "
-    console.print(f"[bold red]{speaker}error:[/] ", end="")
-    console.print(error.message, markup=False)
-    if error.hint:
-        console.print(error.hint, markup=False, style="dim")
+    errors().print(f"{speaker}error:", style="bold red", end=" ")
+    say(error.message)
+    for line in (error.hint or "").splitlines():
+        say(line, style="dim")
 
 
 class Output:
@@ -60,22 +93,28 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
 
-    def result(self, data: Mapping[str, Any], *human: RenderableType) -> None:
-        """Give the result: `data` under --json, else the `human` lines and tables."""
+    def result(self, data: Mapping[str, Any], *human: str | Table) -> None:
+        """Give the result: `data` under --json, else the `human` lines and tables.
+
+        A text is one line: a newline in it is part of a name, and is shown as an escape.
+        """
         if self.as_json:
-            text = json.dumps({"schema_version": SCHEMA_VERSION, **data}, indent=2)
-            Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
+            answer = _finite({"schema_version": SCHEMA_VERSION, **data})
+            typer.echo(json.dumps(answer, indent=2, allow_nan=False))
             return
         console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = _UNFOLDED
         for part in human:
-            console.print(part, soft_wrap=isinstance(part, str))
+            if isinstance(part, str):
+                console.print(printable(part))
+            else:
+                _print_table(console, part)
 
     def note(self, message: str) -> None:
         """Say something that is no result."""
         if not self.quiet:
-            errors().print(message, markup=False)
+            say(message)
 
     def next_step(self, command: str) -> None:
         """Name the command that usually comes next."""
@@ -94,23 +133,54 @@ class Output:
             yield view.show
 
 
+class _Rows(Table):
+    """A table whose cells are one line of text each."""
+
+    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
+        shown = (Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*shown, **how)
+
+
 def table(*columns: str, text: Sequence[str] = ()) -> Table:
     """Return an empty table of figures; the first column and those of `text` hold text."""
-    result = Table(box=None, pad_edge=False, header_style="bold")
+    result = _Rows(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         is_text = column in (columns[0], *text)
-        result.add_column(column, justify="left" if is_text else "right", overflow="fold")
+        head = _lines(column.split("\n"))
+        result.add_column(head, justify="left" if is_text else "right", overflow="fold")
     return result
 
 
-def fields(pairs: Sequence[tuple[str, str]]) -> Table:
-    """Return a table of names and what they stand for, in two columns."""
-    result = Table.grid(padding=(0, 2))
+def fields(pairs: Sequence[tuple[str, str | Sequence[str]]]) -> Table:
+    """Return a table of names and what they stand for, a line or several, in two columns."""
+    result = _Rows(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     result.add_column()
     result.add_column(overflow="fold")
     for name, text in pairs:
-        result.add_row(name, text)
+        result.add_row(name, _lines([text] if isinstance(text, str) else text))
     return result
+
+
+def _lines(texts: Sequence[str]) -> Text:
+    return Text("\n".join(map(printable, texts)))
+
+
+def _print_table(console: Console, rows: Table) -> None:
+    """Print a table; in a file or pipe, without the blanks that fill its columns."""
+    with console.capture() as captured:
+        console.print(rows, soft_wrap=False)
+    lines = captured.get().splitlines()
+    kept = lines if console.is_terminal else [line.rstrip() for line in lines]
+    console.file.write("".join(f"{line}\n" for line in kept))
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with None for each number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def counted(counts: Mapping[str, int]) -> str:

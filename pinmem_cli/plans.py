@@ -38,7 +38,7 @@ def show_recipe(out: Output, name: str) -> None:
 
     config = validate(load_recipe(name)).model_dump(mode="json")
     data = {"name": name, "title": recipe_title(name), "config": config}
-    out.result(data, recipe_text(name).rstrip("\n"))
+    out.result(data, *recipe_text(name).splitlines())
     out.next_step(f"pinmem train --recipe {name} --dry-run")
 
 
@@ -68,7 +68,7 @@ def show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
             "seconds_training": planned.training_seconds,
             "picture": str(picture),
         },
-        planned.config.model_dump_json(indent=2),
+        *planned.config.model_dump_json(indent=2).splitlines(),
         rows,
         *_costs(planned),
         f"picture: {picture}",

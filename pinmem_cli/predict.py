@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples
-from pinmem_cli.output import Output, errors
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_cli.output import Output, say
+from pinmem_core.errors import ConfigError, DataError, MachineError
 
 if TYPE_CHECKING:
     from pinmem_core.inference.outcome import Outcome
@@ -76,6 +76,8 @@ def predict(
     streams = out == STANDARD
     if streams and json:
         raise ConfigError("--json and '-o -' both want standard output.", "Leave one of them out.")
+    if streams and sys.__stdout__ is None:
+        raise MachineError("standard output is closed.", "Name a file with -o.")
     if protocol is not None and get_protocol(protocol).view != "native":
         message = f"'{protocol}' says which part of an image is scored: it is for 'pinmem eval'."
         raise ConfigError(message, "Choose another, such as paper-train.")
@@ -122,7 +124,7 @@ def _default_model(output: Output) -> str:
 
 def _tell(outcome: "Outcome", setting: dict[str, Any], output: Output) -> None:
     for failure in outcome.failed:
-        errors().print(f"failed: {failure.reason}", markup=False)
+        say(f"failed: {failure.reason}")
     output.result(
         {
             "outputs": [

@@ -1,5 +1,6 @@
 """The core's events as bars on a terminal, and as plain lines elsewhere."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -11,16 +12,34 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TaskID,
-    TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
+from pinmem_cli.streams import printable
 from pinmem_core import events
+
+_WIDTH_WITH_BARS = 96
+"""Columns from which a terminal has room for a bar."""
+
+
+class _Shortened(ProgressColumn):
+    """A text that gives way, where the terminal is narrow, to how much is done and left."""
+
+    def __init__(self, text: Callable[[Task], str]) -> None:
+        super().__init__(Column(no_wrap=False))  # the table narrows only columns that may wrap
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(self._text(task)), no_wrap=True, overflow="ellipsis")
 
 
 class _Amount(ProgressColumn):
     """How much is done: a count, or bytes with their speed."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         done, total = int(task.completed), int(task.total or 0)
@@ -39,12 +58,16 @@ class EventView:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+        columns: list[ProgressColumn] = [
+            _Shortened(lambda task: task.description),
             _Amount(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            _Shortened(lambda task: task.fields["figures"]),
+        ]
+        if console.width >= _WIDTH_WITH_BARS:
+            columns.insert(1, BarColumn(20))
+        self._bars = Progress(
+            *columns,
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -80,7 +103,7 @@ class EventView:
                 self._speed = f"{event.images_per_second:.1f} images/s  {used}"
             case events.Notice():
                 prefix = "warning: " if event.warning else ""
-                self.console.print(f"{prefix}{event.message}", markup=False)
+                self.console.print(printable(f"{prefix}{event.message}"))
 
     def _show_progress(self, event: events.Progress) -> None:
         if event.task not in self._tasks:
@@ -100,4 +123,4 @@ class EventView:
         if self.console.is_terminal and self._current is not None:
             self._bars.update(self._current, figures=figures)
         else:
-            self.console.print(f"iteration {event.iteration}  {figures}", markup=False)
+            self.console.print(printable(f"iteration {event.iteration}  {figures}"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from pinmem_cli.output import Output, errors, table
+from pinmem_cli.output import Output, say, table
 from pinmem_cli.signals import stopping
 from pinmem_core.errors import StoppedRunError
 
@@ -26,8 +26,7 @@ def run_sweep(
         try:
             elsewhere = run_study(sweep, folder, on_event=listener, stop=stop)
         except StoppedRunError as error:
-            again = "the same command goes on."
-            errors().print(error.message.partition(";")[0] + ";", again, markup=False)
+            say(f"{error.message.partition(';')[0]}; the same command goes on.")
             raise typer.Exit(stop.exit_code) from None
     if elsewhere:
         out.note(f"{elsewhere} runs are being trained by other processes; the table lacks them")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pinmem_cli.options import Json, OutputFolder, Quiet, examples, names
-from pinmem_cli.output import Output, errors, is_first_process, table
+from pinmem_cli.output import Output, is_first_process, say, table
 from pinmem_cli.plans import show_plan, show_recipe, show_recipes
 from pinmem_cli.signals import stopping
 from pinmem_cli.sweep import run_sweep
@@ -188,7 +188,7 @@ def _run(out: Output, work: "Callable[..., RunResult]") -> None:
             result = work(on_event=listener, stop=stop)
         except StoppedRunError as error:
             if is_first_process():
-                errors().print(error.message, error.hint or "", markup=False)
+                say(f"{error.message} {error.hint or ''}".rstrip())
             raise typer.Exit(stop.exit_code) from None
     if is_first_process():
         _show_result(out, result)

@@ -65,7 +65,7 @@ def settle_terms(card: "DatasetCard", output: Output, *, accept: bool) -> None:
 
     if not card.must_accept or terms.accepted(card):
         return
-    output.note(f"Terms of {card.title}: {card.terms} {card.terms_url}")
+    output.note(" ".join(f"Terms of {card.title}: {card.terms} {card.terms_url}".split()))
     if accept or (sys.stdin.isatty() and typer.confirm("Do you accept them?", err=True)):
         terms.accept(card)
     terms.require_accepted(card)

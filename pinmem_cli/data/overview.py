@@ -1,5 +1,6 @@
 """`pinmem data list` and `info`: what there is, and in what state."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,12 +79,12 @@ def _entry(card: "DatasetCard", state: "State") -> dict[str, object]:
     return {**described, **known, **asdict(state), "prepared": state.digest is not None}
 
 
-def _facts(card: "DatasetCard", state: "State") -> list[tuple[str, str]]:
+def _facts(card: "DatasetCard", state: "State") -> list[tuple[str, str | Sequence[str]]]:
     disk = (
         f"archives {size(state.bytes_archives)}, raw {size(state.bytes_raw)}, "
         f"prepared {size(state.bytes_prepared)}"
     )
-    facts = [
+    facts: list[tuple[str, str | Sequence[str]]] = [
         ("state", state.state + (f": {state.problem}" if state.problem else "")),
         ("samples", counted(state.counts)),
         ("left out", str(state.excluded) if state.excluded else ""),
@@ -95,10 +96,10 @@ def _facts(card: "DatasetCard", state: "State") -> list[tuple[str, str]]:
         ("published", counted(card.counts)),
         ("domains", ", ".join(card.domains)),
         ("label maps", ", ".join(card.label_map_names)),
-        ("layouts", "\n".join(f"{lay.name}: {lay.image} + {lay.label}" for lay in card.layouts)),
-        ("archives", "\n".join(f"{a.file}  {size(a.expected_bytes)}" for a in card.archives)),
-        ("to get it", "\n".join(card.steps) or _way(card)),
-        ("defects", "\n".join(defect.reason for defect in card.known_defects)),
-        ("notes", "\n".join(card.notes)),
+        ("layouts", [f"{lay.name}: {lay.image} + {lay.label}" for lay in card.layouts]),
+        ("archives", [f"{a.file}  {size(a.expected_bytes)}" for a in card.archives]),
+        ("to get it", card.steps or _way(card)),
+        ("defects", [defect.reason for defect in card.known_defects]),
+        ("notes", card.notes),
     ]
     return [(key, text) for key, text in facts if text]

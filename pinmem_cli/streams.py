@@ -1,0 +1,48 @@
+"""The standard streams: closed ones, those of other encodings, and text that is safe to show."""
+
+import os
+import re
+import sys
+
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters, which a terminal obeys
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line separators, and changes of direction
+    "\ud800-\udfff]"  # parts of names that are not UTF-8
+)
+
+
+def printable(text: str) -> str:
+    r"""Return `text` as one line that a terminal shows and does not obey.
+
+    Names of files, words of web servers and of cards come from outside. Control characters,
+    newlines among them, become escapes such as `\x1b` and `\n`.
+    """
+    return _UNSAFE.sub(lambda match: _escape(match[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name, as Python keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def mend_streams() -> None:
+    """Make the standard streams usable whatever the parent process has done to them.
+
+    A closed stream becomes an empty one: otherwise the next file that is opened takes its number,
+    and what libraries print goes into that file. Text that an encoding lacks is escaped: a list of
+    results must not end a command whose work is done.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
