@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pinmem_cli.streams import printable
+from pinmem_core.addresses import masked_text
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.events import Listener
 
@@ -99,7 +100,7 @@ class Output:
         A text is one line: a newline in it is part of a name, and is shown as an escape.
         """
         if self.as_json:
-            answer = _finite({"schema_version": SCHEMA_VERSION, **data})
+            answer = _presentable({"schema_version": SCHEMA_VERSION, **data})
             typer.echo(json.dumps(answer, indent=2, allow_nan=False))
             return
         console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -174,12 +175,14 @@ def _print_table(console: Console, rows: Table) -> None:
     console.file.write("".join(f"{line}\n" for line in kept))
 
 
-def _finite(value: Any) -> Any:
-    """Return `value` with None for each number that JSON does not have."""
+def _presentable(value: Any) -> Any:
+    """Return `value` without secrets in addresses, and None for what JSON has no number for."""
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _presentable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_presentable(entry) for entry in value]
+    if isinstance(value, str):
+        return masked_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -4,6 +4,8 @@ import os
 import re
 import sys
 
+from pinmem_core.addresses import masked_text
+
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # control characters, which a terminal obeys
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line separators, and changes of direction
@@ -15,9 +17,9 @@ def printable(text: str) -> str:
     r"""Return `text` as one line that a terminal shows and does not obey.
 
     Names of files, words of web servers and of cards come from outside. Control characters,
-    newlines among them, become escapes such as `\x1b` and `\n`.
+    newlines among them, become escapes such as `\x1b` and `\n`; passwords in addresses are hidden.
     """
-    return _UNSAFE.sub(lambda match: _escape(match[0]), text)
+    return _UNSAFE.sub(lambda match: _escape(match[0]), masked_text(text))
 
 
 def _escape(character: str) -> str:

@@ -42,6 +42,10 @@ class Mood:
     """Sleep after each block, in seconds."""
     hidden: bool = False
     """Tell no length: the body ends with the connection."""
+    endless: bool = False
+    """Go on after the file for as long as anybody reads, in chunks, whatever length is told."""
+    body: bytes = b""
+    """What comes with a `status`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Site(ThreadingHTTPServer):
         self.members: set[str] = set()
         self.login_status: int | None = None
         self.log: list[Request] = []
+        self.sent = 0
+        self.reason: str | None = None
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.server_port}{path}"
@@ -111,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, mood: Mood) -> None:
         member = "member=yes" in self.headers.get("Cookie", "")
         if mood.status:
-            self._brief(mood.status, mood.headers)
+            self._brief(mood.status, mood.headers, mood.body)
         elif self.path == LOGIN:
             self._page({"Set-Cookie": "form=seen; Path=/"})
         elif mood.page or (self.path in self.server.members and not member):
@@ -122,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(self.server.files[self.path], mood)
 
     def _brief(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
+        self.send_response(status, self.server.reason)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
@@ -147,13 +153,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {first}-{end - 1}/{total}")
+        if mood.endless:
+            self.send_header("Transfer-Encoding", "chunked")
         if not mood.hidden:
             self.send_header("Content-Length", str(end - first))
         self.send_header("ETag", etag)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        return self._body(data[first:end], mood)
+        return self._endless(data[first:end]) if mood.endless else self._body(data[first:end], mood)
+
+    def _endless(self, data: bytes) -> None:
+        self.close_connection = True
+        while True:
+            for start in range(0, len(data), 2**16):
+                block = data[start : start + 2**16]
+                self.wfile.write(f"{len(block):x}\r\n".encode() + block + b"\r\n")
+            self.server.sent += len(data)
 
     def _start(self, etag: str, mood: Mood) -> int | None:
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

@@ -1,4 +1,5 @@
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zipfile
 from collections import namedtuple
 from datetime import UTC, datetime, timedelta
@@ -286,6 +288,69 @@ def test_what_is_no_archive_is_taken_as_it_comes(site, folder):
     assert download(card, folder)[0].read_bytes() == b"0001\n0002\n"
 
 
+# A body that is larger than it may be
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"bytes": len(DATA)}, {"about": f"{len(DATA)}"}, {}],
+    ids=["bytes", "about", "announced"],
+)
+@pytest.mark.parametrize("hidden", [False, True], ids=["length", "no-length"])
+def test_a_body_without_an_end_is_cut_off(site, folder, told, hidden, monkeypatch):
+    monkeypatch.setattr("pinmem_core.acquisition.exchange.LARGEST_UNKNOWN", 3_000_000)
+    site.always[GET] = Mood(endless=True, hidden=hidden)
+    written: list[int] = []
+    message = refuse(
+        zip_of(site, **told),
+        folder,
+        on_event=lambda event: written.append(getattr(event, "done", 0)),
+    )
+    assert "sends more than the" in message and not list(folder.glob("a.zip*"))
+    known = "bytes" in told or not hidden
+    assert max(written) <= (len(DATA) if known else 3_000_000)
+    assert len(site.gets(GET)) == 1
+
+
+def test_a_continuation_without_an_end_is_cut_off(site, folder):
+    site.moods[GET] = [Mood(cut=50_000)]
+    site.always[GET] = Mood(endless=True)
+    assert f"more than the {len(DATA)} bytes" in refuse(zip_of(site), folder)
+
+
+def test_a_size_far_beyond_the_cards_is_refused_before_it_is_fetched(site, folder):
+    site.files[GET] = bytes(3_000_000)
+    assert "offers 3000000 bytes" in refuse(zip_of(site, about="100 kB"), folder)
+    assert not (folder / PARTIAL).exists()
+
+
+def test_the_body_of_a_redirect_is_neither_read_nor_unpacked(site, folder):
+    bomb = gzip.compress(bytes(200_000_000), 1)
+    site.always["/old.zip"] = Mood(
+        status=302,
+        headers={"Location": site.url(GET), "Content-Encoding": "gzip", "Set-Cookie": "a=b"},
+        body=bomb,
+    )
+    tracemalloc.start()
+    fetch(zip_of(site, "/old.zip"), folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+    assert "a=b" in site.gets(GET)[0].headers["Cookie"]
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "²", "-1"])
+def test_a_length_that_is_no_number_is_no_length(site, folder, length):
+    site.always["/odd.zip"] = Mood(status=200, headers={"Content-Range": f"bytes 0-1/{length}"})
+    site.always[GET] = Mood(status=206, headers={"Content-Range": f"bytes 0-{length}/{length}"})
+    refuse(zip_of(site), folder)
+
+
+def test_a_redirect_to_what_is_no_text_is_an_error_in_words(site, folder):
+    site.always[GET] = Mood(status=302, headers={"Location": "http://127.0.0.1/\xff\xfe"})
+    assert "no address that can be fetched from" in refuse(zip_of(site), folder)
+
+
 # Several addresses, several files
 
 
@@ -321,10 +386,24 @@ def test_when_all_addresses_fail_the_last_is_named_without_its_user(site, folder
 
 
 def test_no_file_holds_the_user_of_an_address(site, folder):
-    site.moods[GET], site.always[GET] = [Mood(cut=10)], Mood(cut=0)
-    card = card_of(Archive(file="a.zip", url=site.url(GET).replace("//", "//ada:sesame@")))
-    refuse(card, folder)
-    assert "sesame" not in (folder / "a.zip.part.json").read_text()
+    url = site.url(f"{GET}?token=hunter2").replace("//", "//ada:sesame@")
+    site.files[f"{GET}?token=hunter2"] = DATA
+    site.moods[f"{GET}?token=hunter2"] = [Mood(cut=10)]
+    site.always[f"{GET}?token=hunter2"] = Mood(cut=0)
+    events: list[Event] = []
+    message = refuse(card_of(Archive(file="a.zip", url=url)), folder, on_event=events.append)
+    for text in ((folder / "a.zip.part.json").read_text(), message, str(events)):
+        assert "sesame" not in text and "hunter2" not in text and "127.0.0.1" in text
+
+
+def test_a_part_from_another_query_is_not_continued(site, folder):
+    for number in "12":
+        site.files[f"{GET}?token=secret{number}"] = zipped(int(number))
+    site.moods[f"{GET}?token=secret1"] = [Mood(cut=50_000), Mood(status=404)]
+    refuse(zip_of(site, f"{GET}?token=secret1"), folder)
+    download(zip_of(site, f"{GET}?token=secret2"), folder, patience=HURRY)
+    assert (folder / "a.zip").read_bytes() == zipped(2)
+    assert site.ranges(f"{GET}?token=secret2") == [None]
 
 
 @checksums
@@ -644,7 +723,7 @@ def test_terms_that_need_no_acceptance_are_not_asked_for(site, folder):
 def members_only(site, monkeypatch, tmp_path) -> DatasetCard:
     """A card whose file is given to members; this host passes for Cityscapes'."""
     site.members.add(GET)
-    monkeypatch.setattr(login_module, "_CITYSCAPES", ("127.0.0.1",))
+    monkeypatch.setattr(login_module, "CITYSCAPES_ORIGINS", {site.url("")})
     monkeypatch.setattr(platformdirs, "user_data_dir", lambda *names: str(Path(tmp_path, *names)))
     monkeypatch.delenv("CITYSCAPES_USERNAME", raising=False)
     monkeypatch.delenv("CITYSCAPES_PASSWORD", raising=False)
@@ -710,6 +789,57 @@ def test_no_other_site_is_told_the_credentials_for_cityscapes(site, folder, monk
     assert find_credentials("https://www.cityscapes-dataset.com/login")
     refuse(zip_of(site).model_copy(update={"login": site.url(LOGIN)}), folder)
     assert not site.log
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        "https://www.cityscapes-dataset.com:8443/login",
+        "https://www.cityscapes-dataset.com.example.org/login",
+        "https://www.cityscapes-dataset.com@example.org/login",
+        r"https://example.org\\@www.cityscapes-dataset.com/login",
+        r"https://example.org\@www.cityscapes-dataset.com/login",
+        "https://www.cityscapes-dataset.com./login",
+    ],
+)
+def test_the_credentials_for_cityscapes_go_to_its_origin_alone(login, monkeypatch):
+    monkeypatch.setenv("CITYSCAPES_USERNAME", USER)
+    monkeypatch.setenv("CITYSCAPES_PASSWORD", PASSWORD)
+    assert find_credentials(login) is None
+    assert find_credentials("https://www.cityscapes-dataset.com/login")
+    assert find_credentials("HTTPS://WWW.cityscapes-dataset.com:443/login")
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        "http://www.cityscapes-dataset.com/login",
+        "http://localhost.example.org/login",
+        "http://example.org/login",
+        "ftp://www.cityscapes-dataset.com/",
+        "//www.cityscapes-dataset.com/login",
+        "www.cityscapes-dataset.com/login",
+    ],
+)
+def test_no_password_is_sent_without_encryption(site, login, monkeypatch):
+    monkeypatch.setenv("CITYSCAPES_USERNAME", USER)
+    monkeypatch.setenv("CITYSCAPES_PASSWORD", PASSWORD)
+    monkeypatch.setattr(requests.Session, "send", lambda *_, **__: pytest.fail("it is sent"))
+    with pytest.raises(ConfigError, match="https"):
+        find_credentials(login)
+    with pytest.raises(ConfigError, match="https"):
+        log_in(new_session(), login, Credentials(USER, PASSWORD))
+
+
+def test_a_login_page_that_unpacks_to_gigabytes_is_not_unpacked(site):
+    bomb = gzip.compress(bytes(200_000_000), 1)
+    site.always[LOGIN] = Mood(status=200, headers={"Content-Encoding": "gzip"}, body=bomb)
+    site.login_status = 302
+    tracemalloc.start()
+    log_in(new_session(), site.url(LOGIN), Credentials(USER, PASSWORD))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
 
 
 def test_a_site_out_of_order_is_not_taken_for_a_wrong_password(site):

@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
 from pinmem_cli.options import Json, Quiet, examples, names
 from pinmem_cli.output import Output, size, table
+from pinmem_cli.streams import printable
+from pinmem_core.addresses import masked
 from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def credentials_for(card: "DatasetCard") -> "Credentials | None":
     found = find_credentials(card.login)
     if found or not sys.stdin.isatty():
         return found
-    site = urlsplit(card.login).hostname
-    username = typer.prompt(f"User name at {site}", err=True)
+    site = masked(card.login)
+    username = typer.prompt(printable(f"User name at {site}"), err=True)
     return Credentials(username, typer.prompt("Password", hide_input=True, err=True))
 
 
@@ -132,7 +133,7 @@ def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, outp
     plan = wanted(card, folder, parts)
     rows = table("file", "size", "here", "from", text=["here", "from"])
     for item in plan:
-        url = item.archive.url[0] if item.archive.url else "a person"
+        url = masked(item.archive.url[0]) if item.archive.url else "a person"
         here = item.state if item.state != "partial" else size(item.done)
         rows.add_row(item.archive.file, size(item.archive.expected_bytes), here, url)
     missing = [item for item in plan if item.state != "present"]
@@ -141,7 +142,7 @@ def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, outp
         {
             "file": item.archive.file,
             "path": str(item.path),
-            "url": list(item.archive.url),
+            "url": list(map(masked, item.archive.url)),
             "bytes": item.archive.expected_bytes,
             "done": item.done,
             "state": item.state,

@@ -166,6 +166,8 @@ def _opener(
     with new_session() as visitor:
         if card.login and credentials:
             log_in(visitor, card.login, credentials, patience)
+            for cookie in visitor.cookies:
+                cookie.secure = card.login.startswith("https://")  # never over plain http
 
     def open_session() -> requests.Session:
         session = new_session()

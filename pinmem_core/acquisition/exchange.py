@@ -11,14 +11,20 @@ from urllib3.exceptions import HTTPError
 
 from pinmem_core.acquisition.crew import Stop
 from pinmem_core.acquisition.meter import Meter
-from pinmem_core.acquisition.network import CERTIFICATE_HINT, distrusts, explain, without_user
-from pinmem_core.acquisition.partial import Origin, Partial
+from pinmem_core.acquisition.network import CERTIFICATE_HINT, distrusts, explain
+from pinmem_core.acquisition.partial import Origin, Partial, address_of
 from pinmem_core.acquisition.patience import Patience, retry_after
 from pinmem_core.datasets import Archive
 from pinmem_core.events import Listener
 
 _BLOCK = 2**20
 _BUSY = {429, 500, 502, 503, 504}
+_SLACK = 2**20
+LARGEST_UNKNOWN = 50 * 10**9
+"""Most bytes of a file whose size neither the card nor the site tells."""
+_SIZE_HINT = "If the file is right, correct its size in the card ('bytes' or 'about')."
+_LONGEST_REASON = 100
+_NUMBER = "[0-9]{1,18}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Exchange:
         """
         origin = part.origin
         checked = self._archive.sha256 or self._archive.md5
-        return bool(checked or (origin and origin.url == without_user(self._url)))
+        return bool(checked or (origin and origin.url == address_of(self._url)))
 
     def _total_of(self, part: Partial) -> int | None:
         return self._archive.bytes or (part.origin.total if part.origin else None)
@@ -101,7 +107,7 @@ class Exchange:
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
             origin = part.origin
-            if origin and origin.url == without_user(self._url) and origin.validator:
+            if origin and origin.url == address_of(self._url) and origin.validator:
                 headers["If-Range"] = origin.validator
         timeout = self._means.patience.timeout
         try:
@@ -110,7 +116,7 @@ class Exchange:
             if distrusts(error):
                 raise RefusalError(explain(error), CERTIFICATE_HINT) from None
             raise InterruptionError(explain(error)) from None
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # an address that is no text
             raise RefusalError(explain(error)) from None
 
     def _agree_on_start(self, response: requests.Response, part: Partial) -> int | None:
@@ -118,9 +124,11 @@ class Exchange:
         first, total = _content_range(response.headers.get("Content-Range"))
         if response.status_code == HTTPStatus.OK:
             first, total = 0, _content_length(response)
-        origin = Origin.told(without_user(self._url), response.headers, total)
+        origin = Origin.told(address_of(self._url), response.headers, total)
         if total and self._archive.bytes not in (None, total):
             raise RefusalError(f"offers {total} bytes instead of {self._archive.bytes}")
+        if total and total > self._most_bytes(None):
+            raise RefusalError(f"offers {total} bytes, more than the card lets expect", _SIZE_HINT)
         if response.status_code == HTTPStatus.OK:
             part.discard()
             part.belongs_to(origin)
@@ -138,17 +146,28 @@ class Exchange:
             raise InterruptionError("goes on with other bytes than asked for")
         part.belongs_to(origin)
 
+    def _most_bytes(self, total: int | None) -> int:
+        """Return how large the file may become; `total` is what the site announces."""
+        about = self._archive.about
+        by_card = self._archive.bytes or (2 * about + _SLACK if about else None)
+        return min(filter(None, (total, by_card)), default=LARGEST_UNKNOWN)
+
     def _append(self, response: requests.Response, part: Partial, total: int | None) -> None:
-        done = part.size
+        done, most = part.size, self._most_bytes(total)
         expected = total or self._archive.expected_bytes or 0
         meter = Meter(self._archive.file, expected, self._means.on_event)
         meter.show(done, now=True)
         with self._means.stop.ending(lambda: _hang_up(response)), part.appending() as append:
             for block in _blocks(response):
                 self._means.stop.check()  # what comes after a hang-up is no data
-                append(block)
                 done += len(block)
+                if done > most:
+                    break
+                append(block)
                 meter.show(done)
+        if done > most:
+            part.discard()
+            raise RefusalError(f"sends more than the {most} bytes that it may", _SIZE_HINT)
         if total is not None and done != total:
             raise InterruptionError(f"ended after {done} of {total} bytes")
         meter.show(done, now=True)
@@ -157,7 +176,7 @@ class Exchange:
 def _check(response: requests.Response) -> None:
     """Refuse an answer that does not hold the file."""
     status = response.status_code
-    answer = f"answered {status} ({response.reason})"
+    answer = f"answered {status} ({str(response.reason)[:_LONGEST_REASON]})"
     if status in _BUSY:
         raise InterruptionError(answer, retry_after(response.headers.get("Retry-After")))
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -187,11 +206,11 @@ def _hang_up(response: requests.Response) -> None:
 
 def _content_length(response: requests.Response) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
+    return int(length) if re.fullmatch(_NUMBER, length) else None
 
 
 def _content_range(header: str | None) -> tuple[int | None, int | None]:
     """Return first byte and total, None for what the header leaves open."""
-    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", header or "")
+    match = re.fullmatch(rf"bytes (?:({_NUMBER})-{_NUMBER}|\*)/(?:({_NUMBER})|\*)", header or "")
     first, total = match.groups() if match else (None, None)
     return (int(first) if first else None), (int(total) if total else None)

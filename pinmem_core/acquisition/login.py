@@ -4,16 +4,25 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import platformdirs
 import requests
 
-from pinmem_core.acquisition.network import CERTIFICATE_HINT, distrusts, explain, without_user
+from pinmem_core.acquisition.network import (
+    CERTIFICATE_HINT,
+    distrusts,
+    explain,
+    origin,
+    require_encryption,
+)
 from pinmem_core.acquisition.patience import Patience
+from pinmem_core.addresses import masked
 from pinmem_core.errors import ConfigError, DataError
 
-_CITYSCAPES = ("www.cityscapes-dataset.com", "cityscapes-dataset.com")
+CITYSCAPES_ORIGINS = frozenset(
+    {"https://www.cityscapes-dataset.com:443", "https://cityscapes-dataset.com:443"}
+)
+"""Where the stored credentials for Cityscapes may go: scheme, host and port."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,13 @@ def find_credentials(login: str) -> Credentials | None:
     """Return what the user has stored for the site with the form at `login`.
 
     Only Cityscapes has such a place: CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD, else the file
-    that cityscapesScripts keeps. No other site is ever told what stands there.
+    that cityscapesScripts keeps. They go to no other origin, whatever a card says.
 
     Raises:
-        ConfigError: The file holds something else.
+        ConfigError: The file holds something else, or the form is sent without encryption.
     """
-    if urlsplit(login).hostname not in _CITYSCAPES:
+    require_encryption(login)
+    if origin(login) not in CITYSCAPES_ORIGINS:
         return None
     username = os.environ.get("CITYSCAPES_USERNAME")
     password = os.environ.get("CITYSCAPES_PASSWORD")
@@ -52,7 +62,7 @@ def require_credentials(name: str, login: str, given: Credentials | None) -> Cre
     if credentials:
         return credentials
     hint = f"Run 'pinmem data download {name}' in a terminal, which asks for them"
-    if urlsplit(login).hostname in _CITYSCAPES:
+    if origin(login) in CITYSCAPES_ORIGINS:
         hint += (
             "; or set CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD; or let cityscapesScripts "
             f"('csDownload') store them in {_official_file()}"
@@ -66,27 +76,32 @@ def log_in(
     """Fill in the form at `url`, so that `session` may fetch what the account may.
 
     Raises:
-        ConfigError: The site does not accept the credentials.
+        ConfigError: The site does not accept the credentials, or would get them in plain text.
         DataError: The site cannot be reached, or is out of order.
     """
+    require_encryption(url)
     form = {"username": credentials.username, "password": credentials.password, "submit": "Login"}
     timeout = (patience or Patience()).timeout
     try:
-        session.get(url, allow_redirects=False, timeout=timeout)
-        answer = session.post(url, data=form, allow_redirects=False, timeout=timeout)
+        with session.get(url, allow_redirects=False, stream=True, timeout=timeout):
+            pass  # it sets the cookies that the form needs
+        with session.post(
+            url, data=form, allow_redirects=False, stream=True, timeout=timeout
+        ) as answer:
+            status = answer.status_code
     except requests.RequestException as error:
         raise _failed(url, explain(error), CERTIFICATE_HINT if distrusts(error) else None) from None
-    if answer.status_code >= 500:
-        raise _failed(url, f"answered {answer.status_code}")
-    if answer.status_code != 302:
+    if status >= 500:
+        raise _failed(url, f"answered {status}")
+    if status != 302:
         raise ConfigError(
-            f"{without_user(url)} does not accept the password of '{credentials.username}'.",
+            f"{masked(url)} does not accept the password of '{credentials.username}'.",
             "Try the same user name and password in a browser.",
         )
 
 
 def _failed(url: str, reason: str, hint: str | None = None) -> DataError:
-    return DataError(f"cannot log in: {without_user(url)} {reason}.", hint or "Try again later.")
+    return DataError(f"cannot log in: {masked(url)} {reason}.", hint or "Try again later.")
 
 
 def _official_file() -> Path:

@@ -1,5 +1,6 @@
 """The beginning of a file that is being fetched, and where it came from."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -7,8 +8,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pinmem_core.addresses import HIDDEN, masked
 from pinmem_core.errors import MachineError
 from pinmem_core.files import write_whole
+
+
+def address_of(url: str) -> str:
+    """Return what stands for `url` in a record: no secret, but as distinct as the address."""
+    shown = masked(url)
+    if HIDDEN not in shown:
+        return shown
+    return f"{shown}#{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,12 @@ class Partial:
     def origin(self) -> Origin | None:
         """Where they came from, or None where that is not known."""
         try:
-            return Origin(**json.loads(self._record.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            origin = Origin(**json.loads(self._record.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        texts = (origin.url, origin.etag or "", origin.last_modified or "")
+        right = all(isinstance(text, str) for text in texts)
+        return origin if right and isinstance(origin.total, int | None) else None
 
     def belongs_to(self, origin: Origin) -> None:
         """Remember where the bytes come from."""

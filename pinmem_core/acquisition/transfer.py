@@ -8,7 +8,6 @@ import requests
 from filelock import FileLock, Timeout
 
 from pinmem_core.acquisition.exchange import Exchange, InterruptionError, Means, RefusalError
-from pinmem_core.acquisition.network import without_user
 from pinmem_core.acquisition.partial import Partial
 from pinmem_core.acquisition.verification import (
     find_fault,
@@ -17,6 +16,7 @@ from pinmem_core.acquisition.verification import (
     record,
     set_aside,
 )
+from pinmem_core.addresses import masked
 from pinmem_core.datasets import Archive
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Notice
@@ -87,7 +87,7 @@ class _Transfer:
             except RefusalError as refusal:
                 last = refusal
         raise DataError(
-            f"cannot fetch {self._archive.file}: {without_user(url)} {last.reason}.",
+            f"cannot fetch {self._archive.file}: {masked(url)} {last.reason}.",
             f"{last.hint or 'Open the address in a browser.'} "
             f"You may also put the file into {self._path.parent} by hand.",
         )
@@ -110,7 +110,7 @@ class _Transfer:
     def _pause(self, url: str, cause: InterruptionError, failures: int) -> None:
         seconds = self._means.patience.wait(failures, cause.wait)
         if failures:
-            message = f"{without_user(url)} {cause.reason}; trying again in {seconds:.0f} s."
+            message = f"{masked(url)} {cause.reason}; trying again in {seconds:.0f} s."
             self._means.on_event(Notice(message))
         self._means.stop.wait(seconds)
 

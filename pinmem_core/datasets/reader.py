@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pinmem_core.addresses import masked_values
 from pinmem_core.datasets.card import DatasetCard
 from pinmem_core.documents import LARGEST, read_text
 from pinmem_core.errors import ConfigError, DataError
@@ -39,9 +40,17 @@ def read_card(path: Path) -> DatasetCard:
         raise ConfigError(f"{path}, line {line}: {key}: {reason[0].lower()}{reason[1:]}.") from None
 
 
-def write_card(card: DatasetCard, path: Path) -> None:
-    """Write a card as YAML that `read_card` reads back."""
+def write_card(card: DatasetCard, path: Path, *, shared: bool = False) -> None:
+    """Write a card as YAML that `read_card` reads back.
+
+    Args:
+        card: What is written.
+        path: The file.
+        shared: The file is for others: passwords and tokens in addresses are left out.
+    """
     values = card.model_dump(mode="json", exclude_defaults=True)
+    if shared:
+        values = masked_values(values)
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

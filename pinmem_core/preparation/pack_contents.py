@@ -204,7 +204,7 @@ def _json(values: Mapping[str, Any]) -> bytes:
 def _yaml(card: DatasetCard) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder, CARD)
-        write_card(card, path)
+        write_card(card, path, shared=True)
         return path.read_bytes()
 
 
