@@ -33,7 +33,8 @@ def test_printable_text_is_one_line_that_no_terminal_obeys():
     assert printable("Zürich 日本 ✓ e\u0301") == "Zürich 日本 ✓ e\u0301"
 
 
-def test_every_way_to_a_terminal_escapes_what_comes_from_outside(capsys):
+def test_every_way_to_a_terminal_escapes_what_comes_from_outside(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     rows = table("name", "figure", text=["figure"])
     rows.add_row(HOSTILE, HOSTILE)
     Output().result({}, HOSTILE, rows, fields([(HOSTILE, [HOSTILE, "second line"])]))
@@ -74,7 +75,8 @@ def test_bars_show_how_much_is_done_and_left_at_every_width(width):
     assert shown.count("-:--:--") + shown.count("0:00:0") >= 2
 
 
-def test_tables_in_a_pipe_have_no_trailing_blanks(capsys):
+def test_tables_in_a_pipe_have_no_trailing_blanks(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     Output().result({}, fields([("a", "short"), ("b", "long " * 40)]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a  short" and all(line == line.rstrip() for line in lines)
