@@ -133,6 +133,12 @@ class ComputeConfig(_Strict):
     """Keep the channels of a pixel side by side in memory, as fast convolutions like them."""
     compile: bool = False
     """Have torch compile the network; the first iterations take minutes."""
+    graph: bool = False
+    """CUDA: record the whole iteration as a CUDA graph and replay it, so that the host does not
+    limit the speed. Takes float32 or bf16, one process, and no `recompute`; ignored on a CPU."""
+    deterministic: bool = False
+    """CUDA: use deterministic algorithms alone, so that two runs are equal to the last bit; slower.
+    On a CPU they always are."""
     accumulate: int = Field(1, ge=1)
     """Split an iteration's images into so many steps whose gradients are averaged."""
     recompute: bool | Literal["finest"] = False

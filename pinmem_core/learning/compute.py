@@ -1,5 +1,6 @@
 """How a step is computed: precision, memory layout, compilation. What it means stays the same."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -52,7 +53,11 @@ def _set_up_cuda(config: ComputeConfig) -> None:
     precision = "tf32" if config.tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if config.deterministic:
+        # cuBLAS reads its variable when it first multiplies, which has not happened yet.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
 
 
 def _blocks_to_recompute(segmenter: Segmenter, config: ComputeConfig) -> list[nn.Module]:

@@ -1,11 +1,15 @@
 """One iteration of a run: rates, gradients by the method, the optimizer's step, the memory."""
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.errors import PinMemError
 from pinmem_core.learning.compute import prepare
+from pinmem_core.learning.cuda_graph import StepGraphs
 from pinmem_core.learning.loss_watch import LossWatch
 from pinmem_core.learning.losses import mean_losses
 from pinmem_core.learning.method import StepResult
@@ -39,6 +43,13 @@ class Iteration:
         self.scaler = GradScaler(device.type, enabled=config.compute.precision == "fp16")
         self.method = methods.get(config.method)(config.loss, self.scaler, config.meta)
         self.watch = LossWatch(device)
+        self._inner_lr: float | Tensor = config.optim.inner_lr
+        self._run: Callable[[Batch], StepResult] = self._learn
+        if config.compute.graph and device.type == "cuda":
+            self._inner_lr = torch.tensor(config.optim.inner_lr, device=device)
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.tensor(config.optim.lr, device=device)
+            self._run = StepGraphs(self._learn)
 
     def step(self, iteration: int, batch: Batch) -> StepResult:
         """Learn from a batch in `iteration`, counted from 0.
@@ -46,14 +57,10 @@ class Iteration:
         Raises:
             PinMemError: A loss is not finite (on a GPU it is `check` that says so).
         """
-        config = self.config
-        torch.manual_seed(step_seed(config.seed, iteration, rank()))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config.optim, iteration, config.iterations)
-        inner_lr = inner_learning_rate(config.optim, iteration, config.iterations)
-        result = self._add_gradients(batch, inner_lr)
-        self._update(iteration, result, batch)
-        self.method.refresh(self.segmenter, batch)
+        torch.manual_seed(step_seed(self.config.seed, iteration, rank()))
+        self._set_rates(iteration)
+        result = self._run(batch)
+        self.watch.note(iteration, self._judged(result), batch)
         return result
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -74,6 +81,34 @@ class Iteration:
                 "the gradients overflow in fp16, however small the loss is made.",
                 "Use '--set compute.precision=bf16', or float32.",
             )
+
+    def _set_rates(self, iteration: int) -> None:
+        """Set both learning rates; those that a CUDA graph reads are tensors and stay in place."""
+        optim, span = self.config.optim, self.config.iterations
+        lr = learning_rate(optim, iteration, span)
+        inner_lr = inner_learning_rate(optim, iteration, span)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
+        kept = self._inner_lr
+        self._inner_lr = kept.fill_(inner_lr) if isinstance(kept, Tensor) else inner_lr
+
+    def _learn(self, batch: Batch) -> StepResult:
+        """Take one whole iteration at the rates that are set; the host waits for nothing."""
+        result = self._add_gradients(batch, self._inner_lr)
+        self._update(result)
+        self.method.refresh(self.segmenter, batch)
+        return result
+
+    def _judged(self, result: StepResult) -> StepResult:
+        """Return the losses that must be finite.
+
+        In fp16 that is the first phase: the scaler skips steps itself, and after an inner step that
+        overflowed nothing else is finite.
+        """
+        if not self.scaler.is_enabled():
+            return result
+        first = next(iter(result.losses))
+        return StepResult({first: result.losses[first]})
 
     def _add_gradients(self, batch: Batch, inner_lr: float) -> StepResult:
         """Leave the gradient of the batch in `grad`: that of one step, or the mean of several."""
@@ -96,14 +131,10 @@ class Iteration:
         phases = results[0].losses
         return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
 
-    def _update(self, iteration: int, result: StepResult, batch: Batch) -> None:
+    def _update(self, result: StepResult) -> None:
         """Take the optimizer's step, unless a loss is not finite."""
-        if self.scaler.is_enabled():
-            # It skips steps itself, and after an inner step that overflowed nothing else is finite.
-            first = next(iter(result.losses))
-            self.watch.look(iteration, StepResult({first: result.losses[first]}), batch)
-        else:
-            self.watch.look(iteration, result, batch)
+        self.watch.judge(self._judged(result))
+        if not self.scaler.is_enabled():
             self.optimizer.found_inf = self.watch.bad  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -34,15 +34,18 @@ class LossWatch:
         self._waits = device.type != "cpu"
         self._seen: list[_Seen] = []
 
-    def look(self, iteration: int, result: StepResult, batch: Batch) -> None:
-        """Judge the losses of an iteration, counted from 0, before the optimizer steps.
-
-        Raises:
-            PinMemError: One is not finite, and the device is a CPU.
-        """
+    def judge(self, result: StepResult) -> None:
+        """Set `bad` if a loss is not finite, before the optimizer steps; all on the device."""
         totals = torch.stack([losses.total.detach() for losses in result.losses.values()])
         bad = sum_over_ranks((~totals.isfinite()).any().to(self.bad))
-        self.bad = torch.maximum(self.bad, bad.clamp(max=1))
+        torch.maximum(self.bad, bad.clamp(max=1), out=self.bad)
+
+    def note(self, iteration: int, result: StepResult, batch: Batch) -> None:
+        """Remember the losses of an iteration, counted from 0, for the message of `check`.
+
+        Raises:
+            PinMemError: A loss is not finite, and the device is a CPU.
+        """
         terms = {
             phase: {name: term.detach() for name, term in losses.terms.items()}
             for phase, losses in result.losses.items()

@@ -3,7 +3,7 @@
 Weights that move and come back, and batch norm that does not remember.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,13 +23,25 @@ def fast_weights(module: nn.Module, step_size: Tensor) -> Iterator[None]:
     """
     parameters = [p for p in module.parameters() if p.grad is not None]
     kept = [p.data for p in parameters]
-    for parameter in parameters:
-        parameter.data = torch.addcmul(parameter.data, parameter.grad, step_size, value=-1)  # type: ignore[arg-type]
+    for parameter, moved in zip(parameters, _moved(parameters, step_size), strict=True):
+        parameter.data = moved
     try:
         yield
     finally:
         for parameter, original in zip(parameters, kept, strict=True):
             parameter.data = original
+
+
+def _moved(parameters: Sequence[nn.Parameter], step_size: Tensor) -> Sequence[Tensor]:
+    """Return θ - α·∇θ of each parameter."""
+    values = [p.data for p in parameters]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if step_size.is_cuda:  # few kernels for all
+        return torch._foreach_sub(values, torch._foreach_mul(gradients, step_size))
+    return [
+        torch.addcmul(value, gradient, step_size, value=-1)
+        for value, gradient in zip(values, gradients, strict=True)
+    ]
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Working a method's demands into a configuration, and refusing contradictions."""
 
-from pinmem_core.config import TrainConfig
+from pinmem_core.config import ComputeConfig, TrainConfig
 from pinmem_core.errors import ConfigError
 from pinmem_core.labels import CLASSES
 from pinmem_core.learning.methods import methods
+from pinmem_core.ranks import started_by_torchrun
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -37,6 +38,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
             "twice.",
             "Set one of them to false.",
         )
+    _require_recordable(config.compute)
     if config.model.num_classes != len(CLASSES):
         raise ConfigError(
             f"model.num_classes is {config.model.num_classes}, but prepared labels have the "
@@ -45,3 +47,17 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if wanted:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"memory": None})})
+
+
+def _require_recordable(compute: ComputeConfig) -> None:
+    """Refuse what a CUDA graph cannot hold, because the host has to act within the iteration."""
+    obstacles = {
+        "compute.precision=fp16": compute.precision == "fp16",
+        "compute.recompute": bool(compute.recompute),
+        "several processes": started_by_torchrun(),
+    }
+    for name in (name for name, there in obstacles.items() if there and compute.graph):
+        raise ConfigError(
+            f"compute.graph contradicts {name}: the host has to act within an iteration.",
+            "Set 'compute.graph' to false.",
+        )

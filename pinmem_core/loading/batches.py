@@ -31,8 +31,9 @@ class Batch:
 
     def of(self, domains: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return images (N, 3, H, W) and labels (N, H, W) of `domains`, one after the other."""
-        chosen = list(domains)
-        return self.images[chosen].flatten(0, 1), self.labels[chosen].flatten(0, 1)
+        # Concatenated: an index would be copied to the GPU, for which the host waits.
+        images = torch.cat([self.images[domain] for domain in domains])
+        return images, torch.cat([self.labels[domain] for domain in domains])
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Return all images and labels, image-major: b0d0, b0d1, ..., b1d0, ..."""

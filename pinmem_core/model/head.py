@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,4 +76,31 @@ def initialize(module: nn.Module) -> None:
 
 def resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize (N, C, ·, ·) bilinearly with aligned corners, as everywhere in the network."""
+    if maps.is_cuda and maps.requires_grad:
+        return resize_by_products(maps, size)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+
+
+def resize_by_products(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize (N, C, h, w) to (N, C, H, W) as `resize` does, by a matrix product for each side.
+
+    The backward pass is two products, too. Torch's own adds up H·W values into h·w by atomic
+    operations on a GPU: slow where h·w is small, and in an order that changes from run to run.
+    """
+    rows, columns = (
+        _interpolation(small, large, maps)
+        for small, large in zip(maps.shape[-2:], size, strict=True)
+    )
+    images, channels, height, width = maps.shape
+    if not maps.is_contiguous(memory_format=torch.channels_last):
+        return rows @ (maps @ columns.T)
+    pixels = rows @ maps.permute(0, 2, 3, 1).reshape(images, height, width * channels)
+    pixels = columns @ pixels.reshape(images * size[0], width, channels)
+    return pixels.reshape(images, *size, channels).permute(0, 3, 1, 2)
+
+
+def _interpolation(small: int, large: int, like: Tensor) -> Tensor:
+    """Return the matrix (large, small) of linear interpolation with aligned corners."""
+    units = torch.eye(small, device=like.device, dtype=torch.promote_types(like.dtype, torch.float))
+    resized = F.interpolate(units[None], size=large, mode="linear", align_corners=True)
+    return resized[0].T.to(like.dtype)
