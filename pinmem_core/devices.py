@@ -1,5 +1,8 @@
 """Choosing the device that computes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from pinmem_core.errors import ConfigError, MachineError
@@ -44,3 +47,17 @@ def _exists(device: torch.device) -> bool:
     if device.type == "cuda":
         return (device.index or 0) < torch.cuda.device_count()
     return device.type != "mps" or torch.backends.mps.is_available()
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Multiply float32 by float32 inside, as a CPU does; CUDA rounds convolutions by default."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    kept = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, kept, strict=True):
+            backend.fp32_precision = precision

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pinmem_core.devices import pick_device
+from pinmem_core.devices import full_float32, pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
@@ -205,7 +205,7 @@ class Predictor:
         """Return the scores (N, K, h, w) of RGB windows (N, h, w, 3)."""
         seen = normalize(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2))
         try:
-            with compiling_explained():
+            with compiling_explained(), full_float32():
                 logits = self._network(seen)
         except torch.OutOfMemoryError:
             number, height, width = images.shape[:3]

@@ -30,7 +30,8 @@ from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
 
 Losses = dict[str, dict[str, float]]
-Step = Callable[[int, Batch], Losses]
+Step = Callable[[int, Batch], Callable[[], Losses]]
+"""Runs an iteration; what it returns waits for the device and returns the losses."""
 
 NAIVE, SAME = "naive float32", "pinmem float32"
 VARIANTS = {
@@ -46,6 +47,7 @@ VARIANTS = {
         SAME: ComputeConfig(),
         "pinmem tf32": ComputeConfig(tf32=True, channels_last=True),
         "pinmem bf16": ComputeConfig(precision="bf16", channels_last=True),
+        "pinmem bf16, graph": ComputeConfig(precision="bf16", channels_last=True, graph=True),
         "pinmem bf16, compiled": ComputeConfig(precision="bf16", channels_last=True, compile=True),
     },
 }
@@ -65,9 +67,9 @@ def pinmem_step(config: TrainConfig, segmenter: Segmenter, device: torch.device)
     """Return pinmem's own iteration, as the trainer runs it."""
     iteration = Iteration(config, segmenter, device)
 
-    def step(number: int, batch: Batch) -> Losses:
+    def step(number: int, batch: Batch) -> Callable[[], Losses]:
         result = iteration.step(number, batch)
-        return {
+        return lambda: {
             phase: {n: t.item() for n, t in {**of.terms, "total": of.total}.items()}
             for phase, of in result.losses.items()
         }
@@ -84,11 +86,12 @@ def naive_step(config: TrainConfig, segmenter: Segmenter, device: torch.device) 
         segmenter.parameters(), optim.lr, optim.momentum, weight_decay=optim.weight_decay
     )
 
-    def step(number: int, batch: Batch) -> Losses:
+    def step(number: int, batch: Batch) -> Callable[[], Losses]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(optim, number, span)
         inner_lr = inner_learning_rate(optim, number, span)
-        return naive_iteration(segmenter, optimizer, batch, inner_lr, config.loss)
+        losses = naive_iteration(segmenter, optimizer, batch, inner_lr, config.loss)
+        return lambda: losses
 
     return step
 
@@ -151,12 +154,13 @@ def work(pipe: Connection, name: str, options: argparse.Namespace) -> None:
     make = naive_step if name == NAIVE else pinmem_step
     step = make(config, segmenter, torch.device(config.device))
     pipe.send(held_memory(options.device)[0])
-    pipe.send(step(0, batch))
+    pipe.send(step(0, batch)())
     done = 1
     while count := pipe.recv():
         start = time.perf_counter()
         for number in range(done, done + count):
-            step(number, batch)  # reads the losses, and so waits for the device
+            losses = step(number, batch)
+        losses()  # waits for the device
         pipe.send(time.perf_counter() - start)
         done += count
     pipe.send(held_memory(options.device)[1])
@@ -246,17 +250,18 @@ def needed_flop(config: TrainConfig) -> int:
     return counter.get_total_flops()
 
 
-def measured_peak(device: str, precision: str) -> float:
+def measured_peak(device: str, precision: str, side: int | None = None) -> float:
     """Return the operations a second of a large matrix product."""
+    side = side or PRODUCT[device]
     torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    matrix = torch.randn(PRODUCT[device], PRODUCT[device], device=device).to(dtype)
+    matrix = torch.randn(side, side, device=device).to(dtype)
     fastest = float("inf")
     for _ in range(10):
         start = time.perf_counter()
         (matrix @ matrix)[0, 0].item()
         fastest = min(fastest, time.perf_counter() - start)
-    return 2 * PRODUCT[device] ** 3 / fastest
+    return 2 * side**3 / fastest
 
 
 def precision_of(compute: ComputeConfig) -> str:

@@ -34,7 +34,9 @@ def _whole(computed: Computed, about: Mapping[str, Any], key: str) -> Tensor | N
     if key not in computed:
         return None
     ours = computed[key]
-    return ours.detach() if isinstance(ours, Tensor) else torch.tensor(ours, dtype=torch.float64)
+    return (
+        ours.detach().cpu() if isinstance(ours, Tensor) else torch.tensor(ours, dtype=torch.float64)
+    )
 
 
 def _every_nth(computed: Computed, about: Mapping[str, Any], key: str, n: str) -> Tensor | None:
@@ -88,14 +90,14 @@ def under(prefix: str, computed: Computed) -> dict[str, Tensor | float]:
 
 def statistics(name: str, tensor: Tensor) -> Tensor:
     """Return sum, L2 norm and dot product with the probe of `name`."""
-    values = tensor.detach().double().flatten()
+    values = tensor.detach().cpu().double().flatten()
     weights = torch.from_numpy(probe(name, values.numel()))
     return torch.stack([values.sum(), values.norm(), values @ weights])
 
 
 def samples(name: str, tensor: Tensor) -> Tensor:
     """Return 16 values, spread evenly over the flat tensor."""
-    flat = tensor.detach().double().flatten()
+    flat = tensor.detach().cpu().double().flatten()
     return flat[torch.arange(16) * (flat.numel() - 1) // 15]
 
 

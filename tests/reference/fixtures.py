@@ -23,6 +23,9 @@ FOLDER = Path(
     os.environ.get("PINMEM_REFERENCE") or Path(__file__).parents[2] / "../shared/reference"
 )
 
+DEVICE = torch.device(os.environ.get("PINMEM_REFERENCE_DEVICE", "cpu"))
+"""Where ours is computed; the figures were made on a CPU."""
+
 KINDS = {
     "read": r"Memory_sup\.read and get_score",
     "gumbel": "read with gumbel_read=True",
@@ -81,7 +84,7 @@ class Fixture:
             assert self.tensors[key].item() == scalar, key
 
     def input(self, key: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Return what the original was given: from this file or a float32 one, widened."""
+        """Return what the original was given, on `DEVICE`; from a float32 file it is widened."""
         found = (
             tensors[key]
             for tensors in self._sources()
@@ -92,7 +95,7 @@ class Fixture:
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
         self.compare({key: tensor})
-        return tensor
+        return tensor.to(DEVICE)
 
     def _sources(self) -> Iterator[dict[str, Tensor]]:
         """Yield this file, then the float32 ones: its twin, then others with similar names."""

@@ -42,7 +42,7 @@ def fingerprint(segmenter: Segmenter) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(official_tensors(segmenter).items()):
         if name != M_ITEMS and not name.endswith("num_batches_tracked"):
-            digest.update(name.encode() + tensor.float().numpy().tobytes())
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

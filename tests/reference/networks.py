@@ -15,6 +15,7 @@ from pinmem_core.model import Segmenter
 from pinmem_core.model.soft_masks import soft_masks
 from pinmem_core.model.trunk import TrunkFeatures
 
+from .fixtures import DEVICE
 from .names import rule_state
 
 
@@ -39,7 +40,7 @@ def rule_segmenter(config: ModelConfig, seed: int, dtype: torch.dtype) -> Segmen
     for module in segmenter.modules():
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0
-    return segmenter
+    return segmenter.to(DEVICE)
 
 
 _OUTPUTS = {

@@ -11,7 +11,7 @@ from pinmem_core.model import memory as memory_module
 from pinmem_core.model.memory import CategoricalMemory, class_prototypes, gumbel_noise
 
 from .figures import under
-from .fixtures import Fixture, every_file
+from .fixtures import DEVICE, Fixture, every_file
 from .names import M_ITEMS, official_tensors, rule_state
 from .networks import soft_counts
 from .weight_rule import probe
@@ -27,7 +27,7 @@ def rule_memory(fixture: Fixture, *, read: str = "softmax") -> CategoricalMemory
     tensors = official_tensors(memory, "memory.")
     fixture.compare({"m_items": tensors[M_ITEMS]})
     fixture.compare({f"weight/{name}": tensor for name, tensor in tensors.items()})
-    return memory
+    return memory.to(DEVICE)
 
 
 def inputs(fixture: Fixture) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,9 @@ def inputs(fixture: Fixture) -> tuple[Tensor, Tensor]:
 
 
 def probed(name: str, tensor: Tensor) -> Tensor:
-    return (tensor * torch.from_numpy(probe(name, tensor.numel())).view_as(tensor)).sum()
+    return (
+        tensor * torch.from_numpy(probe(name, tensor.numel())).view_as(tensor).to(tensor.device)
+    ).sum()
 
 
 def gradients(
