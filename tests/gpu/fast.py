@@ -48,7 +48,7 @@ VARIANTS = {
 }
 COMPILED = tuple(name for name, compute in VARIANTS.items() if compute.compile)
 BANDS = {"float32": 0.01, "tf32": 0.03, "bf16": 0.05, "fp16": 0.1}
-"""How far the mean loss of the last 20 of 30 iterations may be from that of naive float32, relative.
+"""How far the mean loss of the last 20 of 30 iterations may be from naive float32, relative.
 Rounding grows from step to step; in fp16 the scaler skips the first steps."""
 SPEED_GOAL, SHARE_GOAL = 8.0, 0.35
 TOP = 14

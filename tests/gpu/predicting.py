@@ -14,6 +14,7 @@ from rows import Row
 from pinmem_core.config import ModelConfig
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.inference.protocol import Protocol, windows
+from pinmem_core.inference.protocols import get_protocol
 from pinmem_core.labels import CLASSES
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.model import Segmenter
@@ -110,9 +111,9 @@ def whole(row: Row, options: Namespace) -> None:
 
 def sliding(row: Row, options: Namespace) -> None:
     """Windows of 768 that overlap by two thirds, each also mirrored."""
-    protocol = PROTOCOLS["paper-eval"]
+    protocol = get_protocol("paper-eval+count=windows")
     if options.tiny:
-        protocol = Protocol(crop=96, flip=True, count="original")
+        protocol = Protocol(crop=96, flip=True)
     evaluation(row, options, protocol)
 
 
