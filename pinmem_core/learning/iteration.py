@@ -110,7 +110,7 @@ class Iteration:
         first = next(iter(result.losses))
         return StepResult({first: result.losses[first]})
 
-    def _add_gradients(self, batch: Batch, inner_lr: float) -> StepResult:
+    def _add_gradients(self, batch: Batch, inner_lr: float | Tensor) -> StepResult:
         """Leave the gradient of the batch in `grad`: that of one step, or the mean of several."""
         self.optimizer.zero_grad()
         count = self.config.compute.accumulate

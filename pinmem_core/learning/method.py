@@ -58,7 +58,7 @@ class Method(ABC):
         self.scaler = scaler or GradScaler(enabled=False)
 
     @abstractmethod
-    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
+    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float | Tensor) -> StepResult:
         """Add the batch's gradient to the `grad` of the segmenter's parameters, by `backward`.
 
         Parameters and memory are as before when it returns; batch-norm statistics have moved once.
@@ -75,7 +75,9 @@ class Method(ABC):
         gradients = [p.grad for p in segmenter.parameters() if p.grad is not None]
         average_over_ranks(gradients)  # what was averaged before stays as it is
 
-    def fast_weights(self, segmenter: Segmenter, inner_lr: float) -> AbstractContextManager[None]:
+    def fast_weights(
+        self, segmenter: Segmenter, inner_lr: float | Tensor
+    ) -> AbstractContextManager[None]:
         """Have the parameters at θ' = θ - α·∇θ inside a `with` block."""
         scale = self.scaler.scale(next(segmenter.parameters()).new_ones(()))
         return fast_weights(segmenter, inner_lr / scale)

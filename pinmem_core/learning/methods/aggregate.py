@@ -1,5 +1,7 @@
 """`aggregate`: one batch of all domains, a plain step. The baseline; may carry a memory."""
 
+from torch import Tensor
+
 from pinmem_core.learning.losses import training_losses
 from pinmem_core.learning.method import Method, StepResult, rewrite_memory
 from pinmem_core.loading import Batch
@@ -12,7 +14,7 @@ class Aggregate(Method):
     memory = "optional"
     meta = False
 
-    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
+    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float | Tensor) -> StepResult:
         """Add the gradient of the losses on all domains."""
         segmenter.train()
         images, labels = batch.all()

@@ -1,5 +1,7 @@
 """`mldg`: first-order meta-learning for domain generalization (Li et al., AAAI 2018)."""
 
+from torch import Tensor
+
 from pinmem_core.learning.losses import training_losses
 from pinmem_core.learning.meta import unrecorded_statistics
 from pinmem_core.learning.method import Method, StepResult
@@ -13,7 +15,7 @@ class MLDG(Method):
     memory = "none"
     meta = True
 
-    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
+    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float | Tensor) -> StepResult:
         """Add the gradient of the meta-train loss at θ and of the meta-test loss at θ'."""
         segmenter.train()
         inner = training_losses(segmenter, *self.inner_batch(batch), self.weights)

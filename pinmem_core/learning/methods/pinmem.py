@@ -4,6 +4,7 @@ The paper's algorithm (docs/method.md, section 4), first order. θ are the param
 """
 
 import torch
+from torch import Tensor
 
 from pinmem_core.learning.losses import training_losses
 from pinmem_core.learning.meta import unrecorded_statistics
@@ -18,7 +19,7 @@ class PinMem(Method):
     memory = "required"
     meta = True
 
-    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float) -> StepResult:
+    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float | Tensor) -> StepResult:
         """Add the gradients of the inner loss at θ and of the outer loss at θ'."""
         memory = segmenter.memory
         assert memory is not None
