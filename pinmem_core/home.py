@@ -13,12 +13,13 @@ from filelock import FileLock, Timeout
 from platformdirs import user_data_path
 
 from pinmem_core.errors import BusyError, DataError
+from pinmem_core.paths import expanded
 
 
 def home() -> Path:
     """Return the folder under which pinmem keeps everything, whether it exists or not."""
     chosen = os.environ.get("PINMEM_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else user_data_path("pinmem")
+    return expanded(chosen).absolute() if chosen else user_data_path("pinmem")
 
 
 def dataset_root(name: str) -> Path:
@@ -90,7 +91,7 @@ def find_run(name: str) -> Path:
     Raises:
         DataError: No such folder exists.
     """
-    for folder in (Path(name).expanduser(), runs_root() / name):
+    for folder in (expanded(name), runs_root() / name):
         if folder.is_dir():
             return folder
     raise DataError(

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUND = """
     addresses config devices discovery documents drawing errors events files footprint home images
-    labels painting parallel ranks recipe version yaml_text
+    labels painting parallel paths ranks recipe version yaml_text
 """
 FLOORS = [
     GROUND.split(),

@@ -7,7 +7,7 @@ Users bring cards of their own: the prepared dataset keeps its card beside its d
 from functools import lru_cache
 from pathlib import Path
 
-from pinmem_core.datasets.card import FIELD, Archive, DatasetCard, Layout
+from pinmem_core.datasets.card import FIELD, Archive, DatasetCard, Layout, fields_of
 from pinmem_core.datasets.label_maps import LabelMapSpec
 from pinmem_core.datasets.reader import read_card, write_card
 from pinmem_core.discovery import discover
@@ -23,6 +23,7 @@ __all__ = [
     "card_of_user",
     "cards",
     "damaged_cards",
+    "fields_of",
     "get_card",
     "read_card",
     "shipped_cards",

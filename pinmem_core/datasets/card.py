@@ -36,8 +36,9 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """One text or several; YAML may leave the brackets of a single one away."""
 
 
-FIELD = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
-"""A field of a layout's image pattern, and the expression that its value fits."""
+FIELD = re.compile(r"\{\{|\}\}|\{(\w+)(?::([^{}]+))?\}")
+"""In a layout's image pattern, a doubled brace, which stands for itself, or a field and the
+expression that its value fits."""
 
 MOST_SAMPLES = 2_000_000
 """Samples that the ranges of a card may stand for."""
@@ -75,6 +76,15 @@ def _bounded_ranges(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 SampleIds = Annotated[tuple[str, ...], AfterValidator(_bounded_ranges)]
 """Ids of samples, a sample or a range "00001..00010" an entry."""
+
+
+def fields_of(image: str) -> dict[str, str]:
+    """Return the fields of an image pattern, and the expression of each, "" where it has none."""
+    fields: dict[str, str] = {}
+    for match in FIELD.finditer(image):
+        if match[1]:
+            fields.setdefault(match[1], match[2] or "")
+    return fields
 
 
 class _Strict(BaseModel):
@@ -117,8 +127,8 @@ class Layout(_Strict):
 
     Paths hold fields in braces and fit at any depth below the folders that the user names. `image`
     is matched against the files that exist: `{field}` stands for any characters but a slash,
-    `{field:regex}` for what the expression (without braces) says. The other texts are then filled
-    with the fields.
+    `{field:regex}` for what the expression (without braces) says, and `{{` and `}}` for braces. The
+    other texts are then filled with the fields. The case of letters does not matter.
     """
 
     name: str
@@ -143,7 +153,7 @@ class Layout(_Strict):
     @field_validator("image")
     @classmethod
     def _expressions_are_sound(cls, image: str) -> str:
-        for name, expression in FIELD.findall(image):
+        for name, expression in fields_of(image).items():
             if not name.isidentifier():
                 raise ValueError(f"'{name}' cannot be the name of a field")
             try:
@@ -156,7 +166,7 @@ class Layout(_Strict):
 
     @model_validator(mode="after")
     def _fields_are_known(self) -> Self:
-        known = {name for name, _ in FIELD.findall(self.image)}
+        known = fields_of(self.image)
         for key in ("label", "id", "domain", "split"):
             _check_template(key, getattr(self, key) or "", known)
         if re.search(r"[/\\]", self.id):

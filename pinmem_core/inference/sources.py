@@ -1,15 +1,15 @@
 """What to predict: images, folders of them, patterns, videos and standard input."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from glob import glob, has_magic
-from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.paths import expanded, files_below, is_passed_over
 
 STANDARD = Path("-")
 """As an input, standard input; as an output, standard output."""
@@ -49,9 +49,9 @@ def find_sources(
 ) -> list[Source]:
     """Return what `inputs` name, in their order, each file once.
 
-    A folder stands for the images and videos in it and in its sub-folders, by name; hidden ones and
-    what lies in `out` are left out. A text that is no file and has a `*`, `?` or `[` is a pattern,
-    in which `**` stands for any folders.
+    A folder stands for the images and videos in it and in its sub-folders, linked ones included, by
+    name; hidden files and what lies in `out` are left out. A text that is no file and has a `*`,
+    `?` or `[` is a pattern, in which `**` stands for any folders, by the same rules.
 
     Args:
         inputs: Files, folders, patterns, and "-" for an image from `stdin`.
@@ -61,7 +61,7 @@ def find_sources(
 
     Raises:
         ConfigError: `out` is one of the folders.
-        DataError: A folder or a pattern leads to nothing.
+        DataError: A folder or a pattern leads to nothing, or an input is no regular file.
     """
     sources: dict[Path, Source] = {}
     for text in inputs:
@@ -75,24 +75,69 @@ def find_sources(
 
 
 def _expanded(text: str, out: Path | None, on_event: Listener) -> Iterable[Source]:
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return _in_folder(path, path, out, on_event)
-    if path.exists() or not has_magic(text):
-        return [Source(path, PurePath(path.name))]
-    return _matching(path, out, on_event)
+    path = expanded(text)
+    try:
+        if path.is_dir():
+            return _in_folder(path, path, out, on_event)
+        if path.is_file() or not (path.exists() or has_magic(text)):
+            return [Source(path, PurePath(path.name))]
+        if not path.exists():
+            return _matching(path, out, on_event)
+    except OSError as error:
+        raise DataError(f"{text} cannot be read: {error.strerror}.") from error
+    raise DataError(
+        f"{text} is no regular file.",
+        "Name a file or folder, or give one image on standard input: 'pinmem predict -'.",
+    )
 
 
 def _matching(pattern: Path, out: Path | None, on_event: Listener) -> Iterator[Source]:
-    base = Path(*takewhile(lambda part: not has_magic(part), pattern.parts))
-    found = [Path(text) for text in sorted(glob(str(pattern), recursive=True))]  # noqa: PTH207
+    base, wanted = _fixed_part(pattern)
+    found = list(_hits(base, wanted, out))
     if not found:
         raise DataError(f"nothing matches {pattern}.", "Is a folder's name misspelt?")
     for path in found:
-        if path.is_file():
-            yield Source(path, path.relative_to(base))
-        elif "**" not in pattern.parts:  # which finds the files in this folder, too
+        if path.is_dir():
             yield from _in_folder(path, base, out, on_event)
+        else:
+            yield Source(path, path.relative_to(base))
+
+
+def _hits(base: Path, wanted: Sequence[str], out: Path | None) -> Iterator[Path]:
+    """Yield the files and folders below `base` that match the parts of a pattern."""
+    if wanted == ["**"]:
+        yield from [base] if base.is_dir() else []
+    elif "**" in wanted:
+        for path in _below(base, out):
+            if _fits(path.relative_to(base).parts, wanted) and (wanted[-1] != "**" or _known(path)):
+                yield path
+    else:
+        for text in sorted(glob("/".join(wanted), root_dir=base)):  # noqa: PTH207
+            parts = zip(PurePath(text).parts, wanted, strict=True)
+            if any(is_passed_over(part) and want[0] in "*?[" for part, want in parts):
+                continue
+            if (base / text).is_file() or (base / text).is_dir():
+                yield base / text
+
+
+def _fixed_part(pattern: Path) -> tuple[Path, list[str]]:
+    """Return the folder that a pattern begins with, and the parts that have to be matched."""
+    parts = list(pattern.parts)
+    base = Path()
+    while len(parts) > 1 and (not has_magic(parts[0]) or (base / parts[0]).is_dir()):
+        base /= parts.pop(0)
+    return base, parts
+
+
+def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Return whether the parts of a path match those of a pattern; `**` stands for any folders."""
+    if not wanted:
+        return not parts
+    if wanted == ["**"]:
+        return bool(parts)
+    if wanted[0] == "**":
+        return _fits(parts, wanted[1:]) or (bool(parts) and _fits(parts[1:], wanted))
+    return bool(parts) and fnmatchcase(parts[0], wanted[0]) and _fits(parts[1:], wanted[1:])
 
 
 def _in_folder(folder: Path, base: Path, out: Path | None, on_event: Listener) -> Iterator[Source]:
@@ -100,8 +145,8 @@ def _in_folder(folder: Path, base: Path, out: Path | None, on_event: Listener) -
         raise ConfigError(
             f"the masks would lie among the images in {folder}.", "Name another folder with -o."
         )
-    files = list(_files_in(folder, out))
-    known = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    files = _below(folder, out)
+    known = [path for path in files if _known(path)]
     if not known:
         raise DataError(
             f"{folder} holds no images.", "Images and videos are known by their suffix."
@@ -113,12 +158,11 @@ def _in_folder(folder: Path, base: Path, out: Path | None, on_event: Listener) -
     yield from (Source(path, path.relative_to(base)) for path in known)
 
 
-def _files_in(folder: Path, out: Path | None) -> Iterator[Path]:
-    """Yield the files below `folder`, sorted, but hidden ones and those in `out`."""
-    outside = out.resolve() if out is not None else None
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and (here / name).resolve() != outside
-        )
-        yield from (here / name for name in sorted(files) if name[0] != ".")
+def _known(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _below(folder: Path, out: Path | None) -> list[Path]:
+    """Return the files below `folder`, sorted, but hidden ones and those in `out`."""
+    found = sorted(files_below(folder, without=out), key=lambda path: path.split("/"))
+    return [folder / path for path in found]

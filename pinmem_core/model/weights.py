@@ -12,6 +12,7 @@ from torch import Tensor
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.model.torch_file import read_torch_file
 from pinmem_core.model.trunk import Trunk
+from pinmem_core.paths import expanded
 
 
 def load_trunk_weights(trunk: Trunk, name: str, source: str) -> None:
@@ -28,7 +29,7 @@ def load_trunk_weights(trunk: Trunk, name: str, source: str) -> None:
         DataError: The file is damaged, or its tensors are not this trunk's.
         MachineError: torchvision's weights cannot be downloaded.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     state = _read_file(path) if path.is_file() else _download(name, source)
     state = {k: v for k, v in state.items() if not k.startswith(trunk.unused_weights)}
     wanted = trunk.state_dict()

@@ -89,7 +89,7 @@ class Conversion:
     def read_label(self, raw: RawSample, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return the (H, W) trainIds of a sound label; `size` is the image's (width, height)."""
         if raw.label is None:
-            raise _UnusableError(raw.image, "its label is missing", "missing partner")
+            raise _UnusableError(raw.image, raw.lack, "missing partner")
         try:
             values = ENCODINGS.get(self.encoding)(raw.label, self.label_map)
             train_ids, unknown = self.label_map.apply(values)

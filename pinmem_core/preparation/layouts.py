@@ -1,15 +1,18 @@
 """Finding a card's images and label files, wherever they lie below some folders."""
 
-import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
-from pinmem_core.datasets import FIELD, DatasetCard, Layout
+from pinmem_core.datasets import FIELD, DatasetCard, Layout, fields_of
 from pinmem_core.errors import DataError, unknown_name
+from pinmem_core.paths import as_id, as_text
+from pinmem_core.preparation.disguised import TRAIN_IDS, hold_train_ids, reads_ids
 from pinmem_core.preparation.encodings import ENCODINGS
+from pinmem_core.preparation.raw_files import RawFiles
 
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -18,17 +21,34 @@ _SPLIT_NAMES = {
 }
 _LOOKED_AT = 32
 """Label files that are opened to tell versions apart by their largest id."""
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class RawSample:
-    """An image and the label file that belongs to it, as they lie on disk."""
+    """An image and the label file that belongs to it, as they lie on disk.
+
+    Attributes:
+        id: Name of the sample.
+        domain: Its domain inside the dataset.
+        split: Its split; None where folders tell none.
+        image: The image file.
+        label: The label file; None where it is missing.
+        others: Names of a few files that lie where the missing label should be.
+    """
 
     id: str
     domain: str
     split: str | None
     image: Path
     label: Path | None
+    others: tuple[str, ...] = ()
+
+    @property
+    def lack(self) -> str:
+        """What to say where the label is missing."""
+        there = f", but {', '.join(self.others)} is there" if self.others else ""
+        return f"its label is missing{there}"
 
 
 @dataclass(frozen=True)
@@ -40,21 +60,47 @@ class Found:
         samples: By id; one without a label file has None there.
         orphans: Label files without an image.
         doubles: Images of samples that were found elsewhere already.
+        other_layouts: The layout of each split that `layout` finds no or few labels of.
+        label_map: The label map that was asked for; None for that of each layout.
     """
 
     layout: Layout
     samples: list[RawSample]
     orphans: list[Path] = field(default_factory=list)
     doubles: list[Path] = field(default_factory=list)
+    other_layouts: Mapping[str, Layout] = field(default_factory=dict)
+    label_map: str | None = None
 
     @property
     def pairs(self) -> int:
         """How many samples are complete."""
         return sum(sample.label is not None for sample in self.samples)
 
+    def layout_of(self, sample: RawSample) -> Layout:
+        """Return the layout by which a sample was found."""
+        return self.other_layouts.get(sample.split or "", self.layout)
+
+    def label_map_of(self, layout: Layout) -> str:
+        """Return the name of the label map that translates the labels of a layout."""
+        return self.label_map or layout.label_maps[0]
+
+    def by_split(self) -> dict[str | None, list[RawSample]]:
+        """Return the samples of each split that folders tell."""
+        splits = defaultdict(list)
+        for sample in self.samples:
+            splits[sample.split].append(sample)
+        return splits
+
+    def pairs_by_split(self) -> Counter[str]:
+        """Return how many complete samples each split has, those without a split left out."""
+        return Counter(s.split for s in self.samples if s.label and s.split)
+
 
 def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | None = None) -> Found:
     """Return what `folders` hold of a dataset, by the layout with most complete pairs.
+
+    A split of which another layout finds more than twice as many pairs is taken from that one.
+    Names are compared without regard to the case of letters and to how accents are encoded.
 
     Args:
         card: The dataset.
@@ -63,16 +109,18 @@ def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | No
 
     Raises:
         ConfigError: The card has no such label map.
-        DataError: A folder does not exist, or no layout fits.
+        DataError: A folder does not exist or cannot be listed, or no layout fits.
     """
-    if label_map and label_map not in card.label_map_names:
+    disguised = [lay for lay in card.layouts if label_map == TRAIN_IDS and reads_ids(card, lay)]
+    if label_map and label_map not in card.label_map_names and not disguised:
         raise unknown_name(f"label map of {card.name}", label_map, card.label_map_names)
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder.", "Name the folder that holds the dataset.")
-    files = _Files(folders)
+    files = RawFiles(folders)
     layouts = [lay for lay in card.layouts if label_map in (None, *lay.label_maps)]
     candidates = [_match(card, layout, files) for layout in layouts]
+    candidates += [_with_train_ids(_match(card, layout, files)) for layout in disguised]
     fitting = [found for found in candidates if _version_fits(card, found)]
     best = max(fitting, key=lambda found: (found.pairs, len(found.samples)), default=None)
     places = ", ".join(map(str, folders))
@@ -84,80 +132,141 @@ def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | No
         )
     if best is None or not best.samples:
         expected = "; ".join(f"{layout.image} ({layout.name})" for layout in layouts)
-        hint = f"Looked at any depth for: {expected}."
-        raise DataError(f"{places} holds no images of {card.name}.", hint)
-    return best
+        raise DataError(
+            f"{places} holds no images of {card.name}.",
+            f"Looked at any depth for: {expected}. Found: {_listed(files)}.",
+        )
+    return replace(_by_split(best, fitting), label_map=label_map)
 
 
-class _Files:
-    """All files below some folders, and an index by the last parts of their paths."""
+def refuse_disguised(card: DatasetCard, found: Found) -> None:
+    """Refuse labels that would be read as Cityscapes ids, but hold trainIds.
 
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self.paths = sorted((folder, path) for folder in folders for path in files_below(folder))
-        self._by_tail: dict[int, dict[str, list[Path]]] = {}
+    Args:
+        card: The dataset.
+        found: Its files.
 
-    def ending_with(self, tail: str) -> list[Path]:
-        length = tail.count("/") + 1
-        if length not in self._by_tail:
-            index = defaultdict(list)
-            for folder, path in self.paths:
-                index["/".join(path.split("/")[-length:])].append(folder / path)
-            self._by_tail[length] = index
-        return self._by_tail[length].get(tail, [])
-
-
-def files_below(folder: Path) -> Iterator[str]:
-    """Yield the relative paths of the files below `folder`.
-
-    Links are followed, as datasets are often linked together; hidden folders are passed over.
+    Raises:
+        DataError: The labels of a split are such.
     """
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
+    for split, samples in found.by_split().items():
+        labels = [sample.label for sample in samples if sample.label]
+        layout = found.layout_of(samples[0])
+        if not labels or found.label_map == TRAIN_IDS or not reads_ids(card, layout):
             continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            yield Path(parent, name).relative_to(folder).as_posix()
+        if hold_train_ids(labels):
+            of_split = f" of the split {split}" if split else ""
+            raise DataError(
+                f"the labels{of_split}, such as {labels[0]}, hold trainIds (255 occurs, and "
+                "nothing from 19 to 33), but would be read as Cityscapes ids.",
+                "Add '--label-map trainids'. If other splits do hold ids, rename only these files "
+                "as labelTrainIds.",
+            )
 
 
-def _match(card: DatasetCard, layout: Layout, files: _Files) -> Found:
+def _listed(files: RawFiles) -> str:
+    """Return what there is instead of what was looked for."""
+    suffixes = files.suffixes()
+    counts = ", ".join(f"{count} *{suffix}" for suffix, count in islice(suffixes.items(), _SHOWN))
+    return f"{counts}, e.g. {files.texts[0]}" if counts else "no files"
+
+
+def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> Found:
     pattern = _expression(layout.image)
-    matches = [(folder / path, pattern.fullmatch(path)) for folder, path in files.paths]
-    found = [_sample(card, layout, m.groupdict(), image, files) for image, m in matches if m]
+    matches = [(number, pattern.fullmatch(text)) for number, text in enumerate(files.texts)]
+    found = [_sample(card, layout, match, number, files) for number, match in matches if match]
     samples: dict[str, RawSample] = {}
     for sample in sorted(found, key=lambda sample: sample.label is None):  # pairs come first
         samples.setdefault(sample.id, sample)
-    labels = _expression(layout.label, inner=dict(FIELD.findall(layout.image)))
+    labels = _expression(layout.label, inner=fields_of(layout.image))
+    matching = (n for n, text in enumerate(files.texts) if labels.fullmatch(text))
     used = {sample.label for sample in found}
     return Found(
         layout,
         samples=[samples[key] for key in sorted(samples)],
-        orphans=[f / p for f, p in files.paths if labels.fullmatch(p) and f / p not in used],
+        orphans=[path for path in map(files.path, matching) if path not in used],
         doubles=[sample.image for sample in found if samples[sample.id] is not sample],
     )
 
 
 def _sample(
-    card: DatasetCard, layout: Layout, fields: Mapping[str, str], image: Path, files: _Files
+    card: DatasetCard, layout: Layout, match: re.Match[str], number: int, files: RawFiles
 ) -> RawSample:
-    labels = files.ending_with(layout.label.format(**fields))
+    fields = match.groupdict()
+    image = files.path(number)
+    label = _label(as_text(layout.label).format(**fields), image, files)
     split = layout.split.format(**fields) if layout.split else None
     return RawSample(
-        id=layout.id.format(**fields),
-        domain=layout.domain.format(**fields) if layout.domain else card.name,
+        id=as_id(layout.id.format(**fields)),
+        domain=_domain(card, layout.domain.format(**fields)) if layout.domain else card.name,
         split=_SPLIT_NAMES.get(split.lower(), split) if split else None,
         image=image,
-        label=max(labels, key=lambda label: _shared(label, image)) if labels else None,
+        label=label,
+        others=() if label else _others(layout, fields, number, files),
     )
+
+
+def _label(tail: str, image: Path, files: RawFiles) -> Path | None:
+    """Return the file that `tail` names: of several the one of the same case, then the closest."""
+    numbers = files.ending_with(tail)
+    if len(numbers) == 1:
+        return files.path(numbers[0])
+    return max(
+        map(files.path, numbers),
+        key=lambda path: (path.as_posix().endswith(tail), _shared(path, image)),
+        default=None,
+    )
+
+
+def _domain(card: DatasetCard, name: str) -> str:
+    """Return a domain as the card writes it, where only the case of letters differs."""
+    if name in card.domains:
+        return name
+    return next((known for known in card.domains if known.casefold() == name.casefold()), name)
+
+
+def _others(
+    layout: Layout, fields: Mapping[str, str], number: int, files: RawFiles
+) -> tuple[str, ...]:
+    """Return names of files that lie where a sample's label should be, and are named like it."""
+    label = as_text(layout.label)
+    end = max((match.end() for match in FIELD.finditer(label) if match[1]), default=len(label))
+    beginning = label[:end].format(**fields)
+    others = (n for n in files.beginning_with(beginning, label.count("/") + 1) if n != number)
+    return tuple(files.path(other).name for other in islice(others, _SHOWN))
 
 
 def _shared(one: Path, other: Path) -> int:
     """Return how many leading folders two paths share: a part's labels lie beside its images."""
     pairs = zip(one.parts, other.parts, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), len(one.parts))
+
+
+def _with_train_ids(found: Found) -> Found:
+    """Return what was found without those splits whose labels hold no trainIds."""
+    splits = [
+        split
+        for split, samples in found.by_split().items()
+        if hold_train_ids([sample.label for sample in samples if sample.label])
+    ]
+    return replace(found, samples=[s for s in found.samples if s.split in splits])
+
+
+def _by_split(best: Found, fitting: Sequence[Found]) -> Found:
+    """Return `best` with those splits that another layout finds far more labels of."""
+    have = best.pairs_by_split()
+    if best.pairs > have.total():
+        return best  # without splits, layouts do not divide the dataset
+    samples = {sample.id: sample for sample in best.samples}
+    layouts: dict[str, Layout] = {}
+    for other in sorted(fitting, key=lambda found: -found.pairs):
+        more = other.pairs_by_split()
+        splits = {split for split in more if more[split] > 2 * have[split]}
+        samples |= {s.id: s for s in other.samples if s.split in splits}
+        layouts |= dict.fromkeys(splits, other.layout)
+        have |= {split: more[split] for split in splits}
+    ordered = [samples[key] for key in sorted(samples)]
+    return replace(best, samples=ordered, other_layouts=layouts)
 
 
 def _version_fits(card: DatasetCard, found: Found) -> bool:
@@ -179,19 +288,25 @@ def _largest_id(card: DatasetCard, layout: Layout, label: Path) -> int:
 
 
 def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> re.Pattern[str]:
-    """Return the regular expression of a layout's path, at any depth.
+    """Return the regular expression of a layout's path, at any depth and in any case of letters.
 
     Args:
         pattern: The path with its fields.
         inner: Expressions of fields that `pattern` itself says none for.
     """
+    pattern = as_text(pattern)
     expression, end = "", 0
     seen: set[str] = set()
     for match in FIELD.finditer(pattern):
         name, own = match.groups()
-        inside = own or (inner or {}).get(name) or "[^/]+"
-        group = f"(?P={name})" if name in seen else f"(?P<{name}>{inside})"
-        expression += re.escape(pattern[end : match.start()]) + group
-        seen.add(name)
+        expression += re.escape(pattern[end : match.start()])
         end = match.end()
-    return re.compile(f"(?:.*/)?{expression}{re.escape(pattern[end:])}")
+        if name is None:
+            expression += re.escape(match[0][0])
+        elif name in seen:
+            expression += f"(?P={name})"
+        else:
+            expression += f"(?P<{name}>{own or (inner or {}).get(name) or '[^/]+'})"
+            seen.add(name)
+    expression += re.escape(pattern[end:])
+    return re.compile(f"(?:.*/)?{expression}", re.IGNORECASE | re.DOTALL)

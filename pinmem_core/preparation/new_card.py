@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 from pinmem_core.datasets import shipped_cards
 from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.paths import as_text, expanded, files_below
 from pinmem_core.preparation.card_draft import draft
 from pinmem_core.preparation.label_values import label_values
-from pinmem_core.preparation.layouts import files_below
 from pinmem_core.preparation.pairing import Candidates, best_pairing, candidates
 from pinmem_core.preparation.patterns import patterns_of
 
@@ -28,15 +28,17 @@ def new_card(folder: Path, name: str) -> str:
         DataError: The folder shows no pairs of images and labels, or no label can be read.
     """
     _refuse_name(name)
-    folder = folder.expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder.", "Name the folder that holds your data.")
-    found = candidates(map(PurePosixPath, files_below(folder)))
+    places = {as_text(path): path for path in files_below(folder)}
+    found = candidates(map(PurePosixPath, places))
     pairing = best_pairing(found)
     patterns = patterns_of(pairing, found.depth) if pairing else None
     if patterns is None:
         raise _nothing_pairs(folder, found)
-    return draft(name, patterns, label_values([folder / pair.label for pair in patterns.pairs]))
+    labels = [folder / places[str(pair.label)] for pair in patterns.pairs]
+    return draft(name, patterns, label_values(labels))
 
 
 def _refuse_name(name: str) -> None:

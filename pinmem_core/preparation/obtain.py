@@ -12,6 +12,7 @@ from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder
 from pinmem_core.home import locked, raw_root
+from pinmem_core.paths import expanded
 from pinmem_core.preparation.layouts import find_samples
 from pinmem_core.preparation.prepared import PreparedDataset
 
@@ -66,7 +67,7 @@ def sources_of_last_time(card: DatasetCard) -> list[Path]:
 
 def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> list[Path]:
     """Return `path` itself, or the folders that its archives were unpacked into."""
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     if not path.exists():
         raise DataError(f"{path} does not exist.", "Name the folder or archive that you have.")
     if path.is_file():

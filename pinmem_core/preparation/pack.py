@@ -23,6 +23,7 @@ from pinmem_core.files import staged_folder
 from pinmem_core.home import dataset_root, locked
 from pinmem_core.images import check_picture, image_size, read_label
 from pinmem_core.parallel import in_parallel
+from pinmem_core.paths import expanded
 from pinmem_core.preparation.pack_contents import (
     CARD,
     FORMAT_VERSION,
@@ -90,7 +91,7 @@ def pack(
         DataError: The dataset is not prepared, or its files have changed since.
         MachineError: `out` cannot be written, or another process is changing the dataset.
     """
-    out = out.expanduser().absolute()
+    out = expanded(out).absolute()
     _refuse_place(out, overwrite=overwrite)
     card = get_card(name)
     with locked(f"datasets-{name}"):
@@ -140,7 +141,7 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
         DataError: The pack is damaged or hostile, or of another version of pinmem.
         MachineError: The disk is too small, or another process is changing the dataset.
     """
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     header, card = _read_head(path)
     if name not in (None, card.name):
         raise ConfigError(f"{path} holds the dataset '{card.name}', not '{name}'.")

@@ -18,6 +18,7 @@ from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import check_picture, image_size, read_image, read_label
 from pinmem_core.parallel import in_parallel
+from pinmem_core.paths import as_portable_name
 from pinmem_core.preparation.prepared import (
     MANIFEST,
     RECORDS,
@@ -159,10 +160,11 @@ def _record(sample: Sample, sha256: str | None, reencoding: Reencoding | None) -
         train_ids = reencoding.label(train_ids)
     height, width = train_ids.shape
     suffix = reencoding.suffix if reencoding else sample.image.suffix
+    name = as_portable_name(sample.id)
     packed = replace(
         sample,
-        image=Path("images", sample.id + suffix),
-        label=Path("labels", f"{sample.id}.png"),
+        image=Path("images", name + as_portable_name(suffix)),
+        label=Path("labels", f"{name}.png"),
         width=width,
         height=height,
     )

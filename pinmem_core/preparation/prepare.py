@@ -8,14 +8,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pinmem_core.datasets import DatasetCard, card_of_user, get_card, shipped_cards, write_card
+from pinmem_core.datasets import (
+    DatasetCard,
+    Layout,
+    card_of_user,
+    get_card,
+    shipped_cards,
+    write_card,
+)
 from pinmem_core.errors import DataError
-from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
 from pinmem_core.home import dataset_root, locked
 from pinmem_core.parallel import in_parallel
+from pinmem_core.paths import expanded
 from pinmem_core.preparation.convert import Conversion, Defect, portable
-from pinmem_core.preparation.layouts import Found, RawSample, find_samples
+from pinmem_core.preparation.layouts import Found, RawSample, find_samples, refuse_disguised
 from pinmem_core.preparation.obtain import obtain
 from pinmem_core.preparation.prepared import (
     MANIFEST,
@@ -74,20 +82,25 @@ def prepare(
         MachineError: Another process is preparing it.
     """
     root = dataset_root(card.name)
-    folders = [folder.expanduser().absolute() for folder in folders]
+    folders = [expanded(folder).absolute() for folder in folders]
     with locked(f"datasets-{card.name}"):
         found = find_samples(card, folders, label_map)
-        name = label_map or found.layout.label_maps[0]
+        refuse_disguised(card, found)
+        _announce_layouts(found, on_event)
         with resumable_folder(root) as work:
-            conversion = Conversion(
-                found.layout.encoding, card.label_map(name), reencoding, root, work
-            )
+
+            def conversion_by(layout: Layout) -> Conversion:
+                used = card.label_map(found.label_map_of(layout))
+                return Conversion(layout.encoding, used, reencoding, root, work)
+
+            conversion = conversion_by(found.layout)
+            others = {split: conversion_by(lay) for split, lay in found.other_layouts.items()}
             planned, defects = _plan(card, found)
-            records, more = _convert_all(planned, conversion, jobs, on_event)
+            records, more = _convert_all(planned, conversion, others, jobs, on_event)
             defects += more
             _refuse_unusable(card, records, defects, strict=strict)
             _sweep(work, records)
-            _write(card, found, folders, name, conversion, records, defects)
+            _write(card, found, folders, conversion, others, records, defects)
     return PreparedDataset.open(card.name)
 
 
@@ -115,12 +128,13 @@ def survey(card: DatasetCard, folders: Sequence[Path], label_map: str | None = N
         ConfigError: The card has no such label map.
         DataError: The folders do not hold the dataset.
     """
-    found = find_samples(card, folders, label_map)
+    found = find_samples(card, [expanded(folder) for folder in folders], label_map)
+    refuse_disguised(card, found)
     planned, defects = _plan(card, found)
-    lonely = [p.raw.image for p in planned if p.raw.label is None]
-    defects += [Defect(str(path), "its label is missing", "missing partner") for path in lonely]
+    lonely = [p.raw for p in planned if p.raw.label is None]
+    defects += [Defect(str(raw.image), raw.lack, "missing partner") for raw in lonely]
     counts = Counter(p.split for p in planned if p.raw.label)
-    name = label_map or found.layout.label_maps[0]
+    name = found.label_map_of(found.layout)
     return Survey(found.layout.name, name, dict(sorted(counts.items())), defects)
 
 
@@ -134,6 +148,16 @@ def draw_missing(selections: Iterable[str], on_event: Listener = ignore) -> None
         card = get_card(name)
         if card.draw and not (dataset_root(name) / SUMMARY).exists():
             prepare(card, obtain(card, on_event=on_event), on_event=on_event)
+
+
+def _announce_layouts(found: Found, on_event: Listener) -> None:
+    for split, layout in found.other_layouts.items():
+        on_event(
+            Notice(
+                f"the labels of the split {split} are read by the layout '{layout.name}', those of "
+                f"the others by '{found.layout.name}'"
+            )
+        )
 
 
 def _plan(card: DatasetCard, found: Found) -> tuple[list[_Planned], list[Defect]]:
@@ -160,16 +184,29 @@ def _plan(card: DatasetCard, found: Found) -> tuple[list[_Planned], list[Defect]
 
 
 def _convert_all(
-    planned: Sequence[_Planned], conversion: Conversion, jobs: int | None, on_event: Listener
+    planned: Sequence[_Planned],
+    conversion: Conversion,
+    others: Mapping[str, Conversion],
+    jobs: int | None,
+    on_event: Listener,
 ) -> tuple[list[Record], list[Defect]]:
-    """Convert what no earlier run has converted; every result is noted at once."""
+    """Convert what no earlier run has converted; every result is noted at once.
+
+    Args:
+        planned: The samples.
+        conversion: How they are converted.
+        others: How those of some splits, as folders tell them, are converted instead.
+        jobs: Samples converted at once; None for one a core.
+        on_event: Callback for progress events.
+    """
     earlier = _earlier(conversion)
     records: list[Record] = []
     defects: list[Defect] = []
 
     def convert(item: _Planned) -> Record | Defect:
-        taken = _take_over(earlier, item, conversion)
-        return taken or conversion.convert(item.raw, item.split)
+        how = others.get(item.raw.split or "", conversion)
+        taken = _take_over(earlier, item, how)
+        return taken or how.convert(item.raw, item.split)
 
     with (
         (conversion.folder / RECORDS).open("a", encoding="utf-8") as journal,
@@ -236,11 +273,14 @@ def _write(
     card: DatasetCard,
     found: Found,
     folders: Sequence[Path],
-    label_map: str,
     conversion: Conversion,
+    others: Mapping[str, Conversion],
     records: Sequence[Record],
     defects: Sequence[Defect],
 ) -> None:
+    def label_map_by(layout: Layout, used: Conversion) -> dict[str, str]:
+        return {"name": found.label_map_of(layout), "digest": used.label_map.digest}
+
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "dataset": card.name,
@@ -248,7 +288,11 @@ def _write(
         "card_version": card.version,
         "layout": found.layout.name,
         "encoding": conversion.encoding,
-        "label_map": {"name": label_map, "digest": conversion.label_map.digest},
+        "label_map": label_map_by(found.layout, conversion),
+        "other_layouts": {
+            split: {"layout": layout.name, "label_map": label_map_by(layout, others[split])}
+            for split, layout in found.other_layouts.items()
+        },
         "reencoding": asdict(conversion.reencoding) if conversion.reencoding else None,
         "sources": [portable(folder, conversion.root) for folder in folders],
         **totals(records),

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from pinmem_core.paths import as_id
 from pinmem_core.preparation.layouts import RawSample
 
 HELD_OUT = 5
@@ -17,7 +18,7 @@ def expand(entries: Sequence[str]) -> Iterator[str]:
     for entry in entries:
         match = _RANGE.fullmatch(entry)
         if not match:
-            yield entry
+            yield as_id(entry)
             continue
         first, last = match.groups()
         for number in range(int(first), int(last) + 1):

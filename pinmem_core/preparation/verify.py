@@ -144,7 +144,7 @@ def _against_card(dataset: PreparedDataset, card: DatasetCard) -> Iterator[Findi
     version = dataset.summary.get("card_version")
     if version != card.version:
         yield finding(f"was prepared by version {version} of the card, which is at {card.version}")
-    if not _has_label_map(dataset, card):
+    if not _has_label_maps(dataset, card):
         yield finding("was prepared with another label map than the card's today")
     for split in [] if is_complete(dataset, card) else differences(dataset, card):
         yield finding(
@@ -153,10 +153,11 @@ def _against_card(dataset: PreparedDataset, card: DatasetCard) -> Iterator[Findi
         )
 
 
-def _has_label_map(dataset: PreparedDataset, card: DatasetCard) -> bool:
-    used = dataset.summary.get("label_map", {})
+def _has_label_maps(dataset: PreparedDataset, card: DatasetCard) -> bool:
+    others = dataset.summary.get("other_layouts", {}).values()
+    used = [dataset.summary.get("label_map", {}), *(other["label_map"] for other in others)]
     try:
-        return card.label_map(used.get("name", "")).digest == used.get("digest")
+        return all(card.label_map(m.get("name", "")).digest == m.get("digest") for m in used)
     except ConfigError:
         return False
 

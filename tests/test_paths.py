@@ -1,0 +1,164 @@
+"""Listing folders, and names from outside as clean text."""
+
+import errno
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from pinmem_core.errors import DataError
+from pinmem_core.inference.sources import find_sources
+from pinmem_core.paths import as_id, as_portable_name, as_text, expanded, files_below
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def found(folder: Path, **options: Path) -> list[str]:
+    return sorted(files_below(folder, **options))
+
+
+def test_hidden_files_and_those_of_systems_are_passed_over(tmp_path):
+    touch(tmp_path, "a.png", "b/c.png", "._a.png", ".dir/d.png", "b/.e", "b/Thumbs.db")
+    touch(tmp_path, "desktop.ini", "@eaDir/a.png/thumb.jpg", "__MACOSX/b/._c.png")
+    assert found(tmp_path) == ["a.png", "b/c.png"]
+
+
+def test_a_hidden_folder_that_is_named_is_listed(tmp_path):
+    assert found(touch(tmp_path / ".data", "a.png")) == ["a.png"]
+
+
+def test_links_are_followed_and_each_folder_is_listed_once_by_its_own_name(tmp_path):
+    touch(tmp_path / "elsewhere", "x.png", "deep/y.png")
+    folder = touch(tmp_path / "in", "z/own.png", "file.png")
+    (folder / "a").symlink_to("z")  # sorts before the folder itself
+    (folder / "disk").symlink_to(tmp_path / "elsewhere")
+    (folder / "link.png").symlink_to("file.png")
+    expected = ["disk/deep/y.png", "disk/x.png", "file.png", "link.png", "z/own.png"]
+    assert found(folder) == expected
+
+
+def test_circles_of_links_end_and_lead_nowhere_else(tmp_path):
+    touch(tmp_path, "not-meant.png")
+    folder = touch(tmp_path / "in", "a/x.png", "b/y.png")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "further-up").symlink_to(tmp_path)
+    (folder / "a" / "to-b").symlink_to(folder / "b")
+    (folder / "b" / "to-a").symlink_to(folder / "a")
+    (folder / "itself").symlink_to(folder / "itself")
+    (folder / "broken").symlink_to("nowhere")
+    assert found(folder) == ["a/x.png", "b/y.png"]
+
+
+def test_pipes_and_sockets_are_no_files(tmp_path):
+    folder = touch(tmp_path, "a.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to(folder / "pipe.png")
+    assert found(folder) == ["a.png"]
+
+
+def test_a_folder_is_left_out_by_any_of_its_names(tmp_path):
+    folder = touch(tmp_path / "in", "a.png", "masks/a.png")
+    (tmp_path / "out").symlink_to(folder / "masks")
+    assert found(folder, without=tmp_path / "out") == ["a.png"]
+    assert found(folder, without=tmp_path / "not-there") == ["a.png", "masks/a.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_a_loss(tmp_path, monkeypatch):
+    folder = touch(tmp_path, "a.png", "locked/b.png")
+    scandir = os.scandir
+
+    def refuse(path):  # root, who may run the tests, may list everything
+        if "locked" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="locked/ cannot be listed: Permission denied"):
+        found(folder)
+
+
+def test_text_is_composed_and_says_what_cannot_be_printed():
+    assert as_text("images/a b-ü.png") == "images/a b-ü.png"
+    assert as_text(unicodedata.normalize("NFD", "Zürich/été.png")) == "Zürich/été.png"
+    assert as_text(os.fsdecode(b"caf\xe9_1.png")) == "caf%E9_1.png"
+    assert as_text("a\nb\x1b[2J\x9b\u2028\ud800.png") == "a%0Ab%1B[2J%C2%9B%E2%80%A8%ED%A0%80.png"
+    assert as_text("日本 👩‍🚀") == "日本 👩‍🚀"
+
+
+@pytest.mark.parametrize("name", ["plain_1", "a\\b", "c:d?*", "x" * 300, "é" * 200, "con", "a. "])
+def test_ids_and_portable_names_fit_into_file_names(name):
+    assert as_id(as_id(name)) == as_id(name) and "\\" not in as_id(name)
+    portable = as_portable_name(name)
+    assert as_portable_name(portable) == portable
+    assert not set(portable) & set('\\/:*?"<>|') and portable[-1] not in ". "
+    assert max(len(text.encode()) for text in (as_id(name), portable)) <= 240
+
+
+def test_different_long_names_stay_different():
+    assert as_id("x" * 300 + "1") != as_id("x" * 300 + "2")
+    assert as_portable_name("CON.png") != "CON.png" and as_portable_name("cone") == "cone"
+
+
+def test_an_unknown_user_leaves_a_path_as_it_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert expanded("~/x") == Path("/somewhere/x")
+    assert expanded("~nouser-at-all/x") == Path("~nouser-at-all/x")
+
+
+# Inputs of predictions
+
+
+def names(*inputs: object, out: Path | None = None) -> list[str]:
+    return [str(source.name) for source in find_sources([str(text) for text in inputs], out=out)]
+
+
+def test_folders_and_patterns_find_the_same(tmp_path):
+    touch(tmp_path / "disk2", "s.png")
+    folder = touch(tmp_path / "in", "top.png", "._top.png", "sub/a.png", "masks/old.png")
+    (folder / "drive2").symlink_to(tmp_path / "disk2")
+    (folder / "sub" / "up").symlink_to(folder)
+    expected = ["drive2/s.png", "sub/a.png", "top.png"]
+    for text in (folder, folder / "**", folder / "**" / "*.png", folder / "**" / "**" / "*.png"):
+        assert names(text, out=folder / "masks") == expected
+    assert names(folder / "*" / "**" / "*.png", out=folder / "masks") == expected[:2]
+    assert names(folder / "sub" / "**" / "a.*") == ["a.png"]
+
+
+def test_a_folder_of_links_alone_holds_images(tmp_path):
+    touch(tmp_path / "disk2", "s.png")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "drive2").symlink_to("../disk2")
+    assert names(tmp_path / "links") == ["drive2/s.png"]
+
+
+def test_patterns_pass_over_what_systems_write_unless_it_is_named(tmp_path):
+    touch(tmp_path, "a.png", "Thumbs.db", "._a.png", "@eaDir/b.png", "x/notes.txt", "x/c.png")
+    assert names(tmp_path / "*.*") == ["a.png"]
+    assert names(tmp_path / "*" / "*.png") == ["x/c.png"]
+    assert names(tmp_path / "*" / "**") == ["x/c.png"]
+    assert names(tmp_path / "._*") == ["._a.png"]
+
+
+def test_patterns_work_in_folders_whose_names_look_like_patterns(tmp_path):
+    touch(tmp_path, "photos[1]/a.png", "photos1/b.png")
+    assert names(tmp_path / "photos[1]" / "*.png") == ["a.png"]
+    assert names(tmp_path / "photos?" / "*.png") == ["photos1/b.png"]
+
+
+def test_a_pipe_or_an_endless_name_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="is no regular file"):
+        names(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        names(tmp_path / ("x" * 300))
+
+
+def test_an_input_of_an_unknown_user_is_a_file_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert names("~nouser-at-all/x.png") == ["x.png"]
