@@ -37,10 +37,11 @@ def run_demo(output: Output) -> None:
     picture = runs_root() / f"{stamp}.png"
     _draw({method: result["run"] for method, result in results.items()}, targets, picture)
     rows = table("mIoU %", *METHODS)
-    for phase, kind in (("source", "source validation"), ("target", "unseen target")):
-        for name in results[METHODS[0]]["scores"][phase]:
+    for phase, scores in results[METHODS[0]]["scores"].items():
+        for name, score in scores.items():
+            kind = "unseen" if score["seen"] is False else "seen"
             figures = [results[method]["scores"][phase][name]["miou"] for method in METHODS]
-            rows.add_row(f"{name}  ({kind})", *(f"{100 * figure:.1f}" for figure in figures))
+            rows.add_row(f"{name}  ({phase}, {kind})", *(f"{100 * of:.1f}" for of in figures))
     output.result({}, rows, "", f"picture: {picture}")
     output.next_step("pinmem train --help, or your own photo: pinmem predict PHOTO -o mask.png")
 
@@ -94,7 +95,7 @@ def _draw(runs: Mapping[str, str], targets: tuple[str, ...], path: Path) -> None
     samples = [
         sample
         for target in targets
-        for sample in load_target(target, trained_on=(), max_images=IMAGES_PER_TARGET).samples
+        for sample in load_target(target, max_images=IMAGES_PER_TARGET).samples
     ]
     write_png(path, comparison_sheet(predictors, samples))
 

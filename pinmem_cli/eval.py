@@ -46,6 +46,14 @@ def evaluate(
             rich_help_panel="Output",
         ),
     ] = None,
+    no_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--no-pictures",
+            help="Leave images and the memory's pictures out of the report, which takes less time.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +74,7 @@ def evaluate(
             compile=compile,
             device=device,
             output=folder,
+            pictures=not no_pictures,
             on_event=listener,
         )
     data = report.as_json()
@@ -85,19 +94,23 @@ def evaluate(
 
 
 def _scores(report: "Report") -> Table:
-    """Return the table of all targets, the last column their mean."""
+    """Return the table of all targets; the last columns are means of the unseen and the seen."""
+    from pinmem_core.model.figures import seen_in_words
+
     scores = report.scores
-    mean = ["mean"] if len(scores) > 1 else []
-    rows = table("IoU %", *scores, *mean)
+    words = [seen_in_words(seen) for seen in report.seen.values()]
+    heads = [f"{name}\n({word})" for name, word in zip(scores, words, strict=True)]
+    means = {word: of for word, of in report.averages.items() if words.count(word) > 1}
+    rows = table("IoU %", *heads, *(f"mean\n({word})" for word in means))
     for name in next(iter(scores.values())).iou:
         rows.add_row(name, *(_percent(of.iou[name]) for of in scores.values()))
     rows.add_section()
     domains = report.domains.values()
-    for class_set, average in report.average.items():
+    for class_set in next(iter(scores.values())).miou_by_set:
         mious = [of.miou_by_set[class_set] for of in scores.values()]
         headline = class_set == "occurring"
         name = "mIoU" if headline else f"mIoU-{class_set}"
-        rows.add_row(name, *map(_percent, [*mious, *([average] if mean else [])]))
+        rows.add_row(name, *map(_percent, [*mious, *(of[class_set] for of in means.values())]))
         if headline:
             rows.add_row("  95 % interval", *(_interval(domain.interval) for domain in domains))
     rows.add_row("pixel accuracy", *(_percent(of.pixel_accuracy) for of in scores.values()))

@@ -42,8 +42,8 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
     for target, contests in comparison.targets.items():
         yield _contests(target, heads, contests)
         yield ""
-    if len(comparison.targets) > 1:
-        yield _averages(heads, comparison.average)
+    for seen, average in comparison.averages.items():
+        yield _averages(f"mean of the {seen} targets", heads, average)
         yield ""
     yield f"protocol: {protocol['name']}: {protocol['description']}"
     for head, report in zip(heads, reports, strict=True):
@@ -52,8 +52,13 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
 
 def _contests(target: str, heads: list[str], contests: Sequence["Contest"]) -> Table:
     """Return the table of one target; behind each IoU, what it is more than the first's."""
+    from pinmem_core.model.figures import seen_in_words
+
     first, others = contests[0], contests[1:]
-    rows = table(f"{target}, IoU %", *heads)
+    marked = (
+        f"{head} ({seen_in_words(of.seen)})" for head, of in zip(heads, contests, strict=True)
+    )
+    rows = table(f"{target}, IoU %", *marked)
     for name, iou in first.iou.items():
         changed = (
             f"{_percent(of.iou[name])} {_signed(of.class_differences[name]):>6}" for of in others
@@ -67,8 +72,8 @@ def _contests(target: str, heads: list[str], contests: Sequence["Contest"]) -> T
     return rows
 
 
-def _averages(heads: list[str], average: Sequence[float]) -> Table:
-    rows = table("mean of the targets", *heads)
+def _averages(title: str, heads: list[str], average: Sequence[float]) -> Table:
+    rows = table(title, *heads)
     changed = (f"{_percent(miou)} {_signed(miou - average[0]):>6}" for miou in average[1:])
     rows.add_row("mIoU", _percent(average[0]), *changed)
     return rows

@@ -212,8 +212,10 @@ def _resolve(
 
 
 def _show_result(out: Output, result: "RunResult") -> None:
+    from pinmem_core.model.figures import seen_in_words
+
     columns = {
-        f"{name}\n({phase})": score
+        f"{name}\n({phase}, {seen_in_words(result.seen[name])})": score
         for phase, scores in result.scores.items()
         for name, score in scores.items()
     }
@@ -229,7 +231,10 @@ def _show_result(out: Output, result: "RunResult") -> None:
             "checkpoint": str(result.checkpoint),
             "iterations": result.iterations,
             "scores": {
-                phase: {name: score_json(score) for name, score in scores.items()}
+                phase: {
+                    name: {**score_json(score), "seen": result.seen[name]}
+                    for name, score in scores.items()
+                }
                 for phase, scores in result.scores.items()
             },
         },

@@ -31,10 +31,11 @@ IOU = {"road": 0.5, "train": None}
 FIGURES = Figures(
     "paper-eval: sliding, float32",
     (
-        DomainFigures("cityscapes", True, "val", 500, 0.40921, IOU, (0.39, 0.42)),
-        DomainFigures("bdd100k:day", True, "val", 300, 0.3, IOU, (0.2, 0.4)),
-        DomainFigures("gtav@val", False, "val", 9, 0.7, IOU, (0.6, 0.8)),
-        DomainFigures("camvid", True, "val", 9, float("nan"), IOU, (0.1, 0.2)),
+        DomainFigures("cityscapes", False, "val", 500, 0.40921, IOU, (0.39, 0.42)),
+        DomainFigures("bdd100k:day", False, "val", 300, 0.3, IOU, (0.2, 0.4)),
+        DomainFigures("gtav@val", True, "val", 9, 0.7, IOU, (0.6, 0.8)),
+        DomainFigures("camvid", False, "val", 9, float("nan"), IOU, (0.1, 0.2)),
+        DomainFigures("idd", None, "val", 9, 0.5, IOU, (0.4, 0.6)),
     ),
 )
 
@@ -50,7 +51,7 @@ def test_the_head_is_what_the_hub_reads():
     assert head["datasets"] == ["gtav", "synthia"] and head["license"] == "other"
     results = head["model-index"][0]["results"]
     names = [result["dataset"]["name"] for result in results]
-    assert names == ["cityscapes", "bdd100k:day"]  # the unseen ones that have a score
+    assert names == ["cityscapes", "bdd100k:day"]  # those known to be unseen that have a score
     assert results[0]["metrics"][0] == {
         "type": "mean_iou",
         "value": 0.4092,
@@ -64,10 +65,10 @@ def test_the_text_tells_what_was_done_and_found():
     _, text = parts(model_card(CONFIG, FIGURES, "ada/streets"))
     assert 'pinmem_core.load("ada/streets")' in text and "--model ada/streets" in text
     assert "| method | pinmem |" in text and "| memory | 19 slots of 256 |" in text
-    assert "| **mIoU** | 40.9 | 30.0 | 70.0 | - |" in text
+    assert "| **mIoU** | 40.9 | 30.0 | 70.0 | - | 50.0 |" in text
     assert "| 95 % interval | 39.0 to 42.0 |" in text
     assert "| road | 50.0 |" in text and "| train | - |" in text
-    assert "cityscapes (unseen)" in text and "gtav@val (source)" in text
+    assert "cityscapes (unseen)" in text and "gtav@val (seen)" in text and "idd (unknown)" in text
     assert "No scored image holds train: whether it finds them" in text
     assert "Protocol paper-eval: sliding, float32" in text
     assert "- gtav: For research and educational use only" in text  # the terms of its card

@@ -13,6 +13,7 @@ from pinmem_core.evaluation import (
     Calibration,
     ConfusionMatrix,
     Target,
+    TrainedOn,
     evaluate,
     evaluate_domain,
     evaluate_run,
@@ -181,9 +182,10 @@ def test_images_without_labels_among_others_change_nothing():
 
 def test_a_seen_domain_is_scored_on_its_validation_split_only(tmp_path):
     draw_missing(["toy"])
-    assert load_target("toy:red", trained_on=["toy:red"]).split == "val"
-    assert load_target("toy:red@all", trained_on=["toy:red"]).split == "all"
-    assert len(load_target("toy:red@all", trained_on=[], max_images=3).samples) == 3
+    trained_on = TrainedOn(("toy:red",))
+    assert load_target("toy:red", trained_on).split == "val"
+    assert load_target("toy:red@all", trained_on).split == "all"
+    assert len(load_target("toy:red@all", max_images=3).samples) == 3
 
 
 def test_a_source_that_trains_on_its_validation_images_is_told(tmp_path):

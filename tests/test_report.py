@@ -19,19 +19,19 @@ from pinmem_core.evaluation import evaluate_run
 from pinmem_core.evaluation.calibration import Calibration
 from pinmem_core.evaluation.charts import reliability
 from pinmem_core.evaluation.compare import SavedReport, compare, find_report
-from pinmem_core.evaluation.evaluate import Target
-from pinmem_core.evaluation.examples import Example, Examples, find_examples
+from pinmem_core.evaluation.examples import Example, Examples, Gallery
 from pinmem_core.evaluation.markup import data_uri
 from pinmem_core.evaluation.origin import Origin
+from pinmem_core.evaluation.reading import Labelled
 from pinmem_core.evaluation.report_data import DomainReport, Report, image_counts
 from pinmem_core.evaluation.report_html import Pictures, as_html
 from pinmem_core.evaluation.report_tables import confusion
 from pinmem_core.evaluation.results import DomainResult, ImageResult
 from pinmem_core.evaluation.scores import ConfusionMatrix
 from pinmem_core.images import write_png
-from pinmem_core.inference import PROTOCOLS, Protocol
+from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.model import Segmenter, save_checkpoint
-from pinmem_core.preparation import Sample, draw_missing
+from pinmem_core.preparation import draw_missing
 
 HOSTILE = 'town:<b onload="x">&'
 """A name as no target has it: nothing in it may become markup."""
@@ -47,12 +47,13 @@ def _image(name, seed, spoilt=0.3):
     return ImageResult(name, matrix.counts, matrix.missed)
 
 
-def _domain(name, spoilt=0.3):
+def _domain(name, spoilt=0.3, seen=False):
     confidence = np.linspace(0.2, 1, 600, dtype=np.float32)
     truth = (np.arange(600) % 3 > 0).astype(np.uint8)
     images = tuple(_image(f"image_{seed}", seed, spoilt) for seed in range(12))
     calibration = Calibration.of(confidence, truth, np.ones_like(truth))
-    return DomainReport(DomainResult(name, "val", images, calibration), f"d-{name}", (0.2, 0.3))
+    result = DomainResult(name, "val", images, calibration, seen, 0)
+    return DomainReport(result, f"d-{name}", (0.2, 0.3))
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_the_file_for_programs_holds_every_count(report):
     assert data["protocol"]["fields"]["crop"] == 768
     assert "sliding 768x768" in data["protocol"]["description"]
     mious = [target["miou"] for target in data["targets"].values()]
-    assert data["average_miou_by_set"]["occurring"] == pytest.approx(sum(mious) / 2)
+    assert data["average_miou_by_set"]["unseen"]["occurring"] == pytest.approx(sum(mious) / 2)
 
 
 def test_pixels_that_were_predicted_as_no_class_are_kept(report):
@@ -208,39 +209,64 @@ def test_photos_become_jpeg_and_drawings_png():
     assert data_uri(noise).startswith("data:image/jpeg;base64,")
 
 
-class _Blind:
-    """Takes everything for road."""
-
-    protocol = Protocol()
-
-    def predict(self, image):
-        return np.zeros(image.shape[:2], np.uint8)
-
-
-def test_examples_are_the_worst_and_best_of_those_with_labels(tmp_path):
-    samples, results = [], []
-    for number, right in enumerate((2, 9, 5, 0, 7, None)):
+def _shown(rights, count, named=()):
+    """Return a gallery of images of ten pixels; of each, the first ones are predicted right."""
+    gallery = Gallery(count, named)
+    for number, right in enumerate(rights):
         label = np.full((2, 5), 255, np.uint8)
         if right is not None:
             label = (np.arange(10).reshape(2, 5) >= right).astype(np.uint8)
-        image, mask = tmp_path / f"{number}.png", tmp_path / f"label_{number}.png"
-        write_png(image, np.zeros((2, 5, 3), np.uint8))
-        write_png(mask, label)
-        samples.append(Sample(str(number), image, mask, "val", "", 5, 2))
-        matrix = ConfusionMatrix()
-        matrix.add(label, np.zeros_like(label))
-        results.append(ImageResult(str(number), matrix.counts, matrix.missed))
-    target = Target("t", "val", tuple(samples))
-    result = DomainResult("t", "val", tuple(results), Calibration())
-    found = find_examples(_Blind(), target, result, 2)
+        matrix, road = ConfusionMatrix(), np.zeros_like(label)
+        matrix.add(label, road)
+        sample = Labelled(str(number), np.zeros((2, 5, 3), np.uint8), label)
+        gallery.add(sample, road, matrix.miou())
+    return gallery
+
+
+def test_examples_are_the_worst_and_best_of_those_with_labels():
+    rights = (2, 9, 5, 0, 7, None)
+    found = _shown(rights, 2).examples()
     assert [e.id for e in found.worst] == ["3", "0"] and [e.id for e in found.best] == ["1", "4"]
     assert found.best[0].miou == pytest.approx(0.9 / 2)
-    few = find_examples(_Blind(), target, result, 3)
+    few = _shown(rights, 3).examples()
     assert [e.id for e in few.worst] == ["3", "0", "2"] and [e.id for e in few.best] == ["1", "4"]
     road, sidewalk = found.worst[1].truth[0, 0], found.worst[1].truth[1, 4]
     assert np.array_equal(found.worst[1].prediction[1, 4], road) and not np.array_equal(
         road, sidewalk
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_examples_are_those_of_the_whole_list_whatever_its_order(count):
+    for seed in range(20):
+        rights = np.random.default_rng(seed).integers(0, 6, size=seed // 2).tolist()
+        ranked = sorted(range(len(rights)), key=lambda i: rights[i])
+        found = _shown(rights, count).examples()
+        assert [e.id for e in found.worst] == [str(i) for i in ranked[:count]]
+        assert [e.id for e in found.best] == [str(i) for i in ranked[count:][::-1][:count]]
+
+
+def test_predictions_are_kept_of_named_images_alone():
+    assert set(_shown((2, 9, None), 1, named=["1", "2"]).predictions) == {"1", "2"}
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_report_predicts_no_image_twice(run, tmp_path, monkeypatch, shown):
+    predicted, analyze = [], Predictor.analyze
+    monkeypatch.setattr(
+        Predictor, "analyze", lambda self, *a, **k: predicted.append(1) or analyze(self, *a, **k)
+    )
+    out = tmp_path / "out"
+    evaluate_run(str(run), ["toy:blue@all"], device="cpu", output=out, pictures=shown)
+    assert len(predicted) == 10
+    page = (out / "report.html").read_text()
+    assert _Checker(page) and ("<img" in page) == ("Worst images" in page) == shown
+    assert ('id="memory"' in page) == shown
+
+
+def test_a_report_without_pictures_is_asked_for_by_an_option(run, tmp_path):
+    done = Result("eval", str(run), "--no-pictures", "-o", str(tmp_path / "out"))
+    assert done.code == 0 and "<img" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_reports_are_compared_with_the_first(tmp_path, report):
@@ -253,7 +279,8 @@ def test_reports_are_compared_with_the_first(tmp_path, report):
     assert 0 < second.interval[0] < second.difference < second.interval[1]
     assert second.class_differences["road"] == pytest.approx(second.iou["road"] - first.iou["road"])
     assert second.class_differences["train"] is None
-    assert compared.average[1] - compared.average[0] == pytest.approx(second.difference)
+    (average,) = compared.averages.values()
+    assert average[1] - average[0] == pytest.approx(second.difference)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +378,7 @@ def test_the_command_scores_compares_and_says_where_the_report_is(run, tmp_path)
     assert both["targets"]["toy:red"][1]["difference"] == 0
     assert [r["path"] for r in both["reports"]] == [str(folder / "report.json")] * 2
     told = Result("eval", "compare", str(run), str(folder))
-    assert told.code == 0 and "+0.0..+0.0" in told.out and "mean of the targets" in told.out
+    assert told.code == 0 and "+0.0..+0.0" in told.out
     refused = Result("eval", "compare", str(run), str(tmp_path / "b"))
     assert refused.code == 2 and "the protocol differs" in refused.err
     assert Result("eval", "compare", str(run)).code == 2

@@ -223,8 +223,9 @@ class DatasetCard(_Strict):
     known_defects: tuple[KnownDefect, ...] = ()
     notes: tuple[str, ...] = ()
     """What users should know: traps, choices, conventions."""
-    evaluate: Literal["val", "all"] = "val"
-    """Which samples of a domain that a run has not trained on are scored by default."""
+    evaluate: Literal["val", "all"] | None = None
+    """Which samples of a domain that a run has not trained on are scored by default; None: the
+    validation split where the data come with one, else all."""
     recipe: str = "paper-resnet50"
     """The training recipe that suits its images, where the user names none."""
     draw: Drawing | None = Field(None, exclude=True)

@@ -7,6 +7,7 @@ from pinmem_core.evaluation.intervals import bootstrap_interval, paired_interval
 from pinmem_core.evaluation.report import Report, evaluate_run
 from pinmem_core.evaluation.results import DomainResult, ImageResult, evaluate_domain
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores, mean_over_domains
+from pinmem_core.evaluation.trained_on import TrainedOn
 
 __all__ = [
     "CLASS_SET_NAMES",
@@ -17,6 +18,7 @@ __all__ = [
     "Report",
     "Scores",
     "Target",
+    "TrainedOn",
     "bootstrap_interval",
     "evaluate",
     "evaluate_domain",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from pinmem_core.errors import ConfigError, DataError
@@ -11,7 +12,10 @@ from pinmem_core.evaluation.intervals import paired_interval
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.report_data import LEVEL, SCHEMA_VERSION, image_counts
 from pinmem_core.evaluation.results import ImageResult
+from pinmem_core.model.figures import seen_in_words
 from pinmem_core.model.found import checkpoint_of, run_folder
+
+_READABLE = (1, SCHEMA_VERSION)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class SavedTarget:
         miou: Over the classes that occur, in 0..1.
         iou: By class name; None for a class that does not occur.
         images: The counts of each.
+        seen: Whether the network was trained on the domain; None where that is not known.
     """
 
     split: str
@@ -31,6 +36,7 @@ class SavedTarget:
     miou: float
     iou: dict[str, float | None]
     images: tuple[ImageResult, ...]
+    seen: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class SavedReport:
             version = data["schema_version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is no report of 'pinmem eval': {error}.") from error
-        if version != SCHEMA_VERSION:
+        if version not in _READABLE:
             raise DataError(
                 f"{path} was written by another version of pinmem.", "Evaluate the run again."
             )
@@ -85,6 +91,7 @@ class SavedReport:
                 saved["miou"],
                 saved["iou"],
                 tuple(image_counts(image) for image in saved["per_image"]),
+                saved.get("seen"),  # which reports of version 1 do not say
             )
             for name, saved in data["targets"].items()
         }
@@ -129,6 +136,7 @@ class Contest:
         difference: mIoU less the first's.
         interval: (low, high) of the difference, by the bootstrap over images.
         class_differences: IoU less the first's, by class; None for one that does not occur.
+        seen: Whether its network was trained on the target; None where that is not known.
     """
 
     miou: float
@@ -136,6 +144,7 @@ class Contest:
     difference: float
     interval: tuple[float, float]
     class_differences: dict[str, float | None]
+    seen: bool | None
 
 
 @dataclass(frozen=True)
@@ -145,12 +154,13 @@ class Comparison:
     Attributes:
         reports: The first is what the others are compared with.
         targets: By name, a contest for each report.
-        average: Mean of the targets' mIoU, for each report.
+        averages: Mean of the targets' mIoU for each report: of the targets that are unseen in all
+            reports, and of those that are seen in all. A group of fewer than two is left out.
     """
 
     reports: tuple[SavedReport, ...]
     targets: dict[str, tuple[Contest, ...]]
-    average: tuple[float, ...]
+    averages: dict[str, tuple[float, ...]]
 
     def as_json(self) -> dict[str, Any]:
         """Return the comparison for programs; shares and differences are in -1..1."""
@@ -162,7 +172,7 @@ class Comparison:
             "protocol": self.reports[0].protocol,
             "level": LEVEL,
             "targets": {name: [vars(c) for c in row] for name, row in self.targets.items()},
-            "average_miou": self.average,
+            "average_miou": self.averages,
         }
 
 
@@ -183,8 +193,13 @@ def compare(reports: Sequence[SavedReport]) -> Comparison:
         name: tuple(_contest(ours, report.targets[name]) for report in reports)
         for name, ours in first.targets.items()
     }
-    average = tuple(sum(t.miou for t in r.targets.values()) / len(r.targets) for r in reports)
-    return Comparison(tuple(reports), targets, average)
+    averages = {
+        seen_in_words(seen): tuple(mean(contest.miou for contest in group) for group in columns)
+        for seen in (False, True)
+        if len(rows := [r for r in targets.values() if all(c.seen is seen for c in r)]) > 1
+        for columns in [zip(*rows, strict=True)]
+    }
+    return Comparison(tuple(reports), targets, averages)
 
 
 def _require_comparable(first: SavedReport, other: SavedReport) -> None:
@@ -213,6 +228,7 @@ def _contest(first: SavedTarget, other: SavedTarget) -> Contest:
         other.miou - first.miou,
         paired_interval(first.images, other.images, level=LEVEL),
         {name: _less(other.iou[name], first.iou[name]) for name in other.iou},
+        other.seen,
     )
 
 

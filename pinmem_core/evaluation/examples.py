@@ -1,16 +1,14 @@
 """The images of a target that went worst and best, for people to look at."""
 
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pinmem_core.evaluation.evaluate import Target
-from pinmem_core.evaluation.reading import my_share
-from pinmem_core.evaluation.results import DomainResult
-from pinmem_core.events import Listener, ignore
-from pinmem_core.inference import Predictor
+from pinmem_core.evaluation.reading import Labelled
 from pinmem_core.painting import overlay
 
 _WIDTH = 400
@@ -40,48 +38,74 @@ class Example:
 class Examples:
     """The worst images, the worst first, and the best, the best first; none is in both."""
 
-    worst: tuple[Example, ...]
-    best: tuple[Example, ...]
+    worst: tuple[Example, ...] = ()
+    best: tuple[Example, ...] = ()
 
 
-def find_examples(
-    predictor: Predictor,
-    target: Target,
-    result: DomainResult,
-    count: int,
-    *,
-    on_event: Listener = ignore,
-) -> Examples:
-    """Return the images of a target with the lowest and with the highest mIoU.
+class Gallery:
+    """What the pictures of a report need of a target, kept while its images are scored.
+
+    Nothing is predicted a second time for them, and little is in memory: a few reduced examples and
+    the predictions of the images that are named.
 
     Args:
-        predictor: What the result is of.
-        target: Likewise.
-        result: Tells which images to take; those without labelled pixels are passed over.
-        count: At most so many of each.
-        on_event: Hears of the progress.
+        count: Number of the worst examples, and of the best ones, at most.
+        named: Ids of the samples whose whole predictions are kept.
+
+    Attributes:
+        predictions: (H, W) trainIds of the named samples by id.
     """
-    mious = {image.id: image.matrix.miou() for image in result.images}
-    ranked = sorted((i for i in mious if not np.isnan(mious[i])), key=lambda i: mious[i])
-    worst, best = ranked[:count], ranked[count:][::-1][:count]
-    samples = [sample for sample in target.samples if sample.id in (*worst, *best)]
-    task = f"showing {target.name}"
-    read = my_share(samples, predictor.protocol, on_event=on_event, task=task)
-    shown = {name: _example(predictor, name, mious[name], *pair) for name, *pair in read}
-    return Examples(tuple(shown[name] for name in worst), tuple(shown[name] for name in best))
+
+    def __init__(self, count: int, named: Collection[str] = ()) -> None:
+        self.predictions: dict[str, NDArray[np.uint8]] = {}
+        self._count = count
+        self._named = frozenset(named)
+        self._order = itertools.count()
+        self._worst: list[tuple[float, int, Example]] = []
+        self._best: list[tuple[float, int, Example]] = []
+
+    def add(self, seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> None:
+        """Take an image into account; one without labelled pixels is no example.
+
+        Args:
+            seen: The image and its label.
+            prediction: (H, W) trainIds.
+            miou: Of the image, NaN where none of its pixels is labelled.
+        """
+        if seen.id in self._named:
+            self.predictions[seen.id] = prediction
+        if np.isnan(miou):
+            return
+        order = next(self._order)
+        worst, best = (miou, order), (-miou, -order)
+        is_worst, is_best = self._enters(self._worst, worst), self._enters(self._best, best)
+        if not (is_worst or is_best):
+            return
+        example = _example(seen, prediction, miou)
+        if is_worst:
+            self._worst = sorted([*self._worst, (*worst, example)], key=_rank)[: self._count]
+        if is_best:
+            self._best = sorted([*self._best, (*best, example)], key=_rank)[: self._count]
+
+    def examples(self) -> Examples:
+        """Return the examples of all images that were added."""
+        worst = tuple(example for *_, example in self._worst)
+        best = tuple(example for *_, example in self._best)
+        shown = {example.id for example in worst}
+        return Examples(worst, tuple(example for example in best if example.id not in shown))
+
+    def _enters(self, kept: Sequence[tuple[float, int, Example]], rank: tuple[float, int]) -> bool:
+        return len(kept) < self._count or rank < _rank(kept[-1])
 
 
-def _example(
-    predictor: Predictor,
-    name: str,
-    miou: float,
-    image: NDArray[np.uint8],
-    truth: NDArray[np.uint8],
-) -> Example:
-    prediction = predictor.predict(image)
-    small = _reduced(image, Image.Resampling.BICUBIC)
-    laid = (overlay(small, _reduced(ids, Image.Resampling.NEAREST)) for ids in (truth, prediction))
-    return Example(name, miou, small, *laid)
+def _rank(kept: tuple[float, int, Example]) -> tuple[float, int]:
+    return kept[:2]
+
+
+def _example(seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> Example:
+    small = _reduced(seen.image, Image.Resampling.BICUBIC)
+    classes = (_reduced(ids, Image.Resampling.NEAREST) for ids in (seen.truth, prediction))
+    return Example(seen.id, miou, small, *(overlay(small, ids) for ids in classes))
 
 
 def _reduced(pixels: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:

@@ -67,7 +67,9 @@ class Reading:
 
 
 @torch.inference_mode()
-def read_memory(predictor: Predictor, sample: Sample) -> Reading:
+def read_memory(
+    predictor: Predictor, sample: Sample, prediction: NDArray[np.uint8] | None = None
+) -> Reading:
     """Return what a network reads from its memory for a sample, seen whole.
 
     Image, truth and prediction are the protocol's; where they have more than 2 megapixels, they are
@@ -76,6 +78,7 @@ def read_memory(predictor: Predictor, sample: Sample) -> Reading:
     Args:
         predictor: Of a network with memory.
         sample: What to look at.
+        prediction: (H, W) trainIds that the predictor has found; None to predict the sample.
 
     Raises:
         ConfigError: The network has no memory.
@@ -85,7 +88,9 @@ def read_memory(predictor: Predictor, sample: Sample) -> Reading:
     if memory is None:
         raise ConfigError("the network has no memory.", "Load one that was trained with a memory.")
     image, truth = predictor.protocol.view_of(*sample.read())
-    prediction = _reduced(predictor.predict(image), Image.Resampling.NEAREST)
+    if prediction is None:
+        prediction = predictor.predict(image)
+    prediction = _reduced(prediction, Image.Resampling.NEAREST)
     image = _reduced(image, Image.Resampling.BICUBIC)
     truth = _reduced(truth, Image.Resampling.NEAREST)
     seen = torch.tensor(image, device=predictor.device).permute(2, 0, 1)[None]

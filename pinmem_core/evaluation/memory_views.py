@@ -1,6 +1,6 @@
 """What a memory knows, as pictures: its slots, and what images read of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from pinmem_core.inference import Predictor
 from pinmem_core.labels import IGNORE_INDEX
 from pinmem_core.preparation.spread import spread
 
+SAMPLES_PER_DOMAIN = 4
+"""Images of a target that are looked at, unless a caller says otherwise."""
 _MAPS = 4
 """Slots whose weights are shown for each target."""
 _COSINES = "How alike the slots of the memory are: the cosine of each two of them."
@@ -30,7 +32,8 @@ def pictures(
     predictor: Predictor,
     targets: Sequence[Target],
     *,
-    samples_per_domain: int = 4,
+    samples_per_domain: int = SAMPLES_PER_DOMAIN,
+    predictions: Mapping[str, Mapping[str, NDArray[np.uint8]]] | None = None,
     on_event: Listener = ignore,
 ) -> dict[str, NDArray[np.uint8]]:
     """Return RGB pictures of a network's memory by caption; none for a network without one.
@@ -42,6 +45,7 @@ def pictures(
         predictor: Of the network.
         targets: At least one.
         samples_per_domain: Images of each target that are looked at, evenly spread.
+        predictions: (H, W) trainIds of images that have been predicted, by target and sample id.
         on_event: Hears of the progress.
 
     Raises:
@@ -53,7 +57,8 @@ def pictures(
     sheets: dict[str, NDArray[np.uint8]] = {}
     written = {}
     for target in targets:
-        readings = _read(predictor, target, samples_per_domain, on_event)
+        known = (predictions or {}).get(target.name, {})
+        readings = _read(predictor, target, samples_per_domain, known, on_event)
         sheets |= _sheets(target.name, readings)
         written[target.name] = np.stack([reading.written for reading in readings])
     slots = memory.slots.float().cpu().numpy()
@@ -63,10 +68,16 @@ def pictures(
     return found | sheets
 
 
-def _read(predictor: Predictor, target: Target, count: int, on_event: Listener) -> list[Reading]:
+def _read(
+    predictor: Predictor,
+    target: Target,
+    count: int,
+    predictions: Mapping[str, NDArray[np.uint8]],
+    on_event: Listener,
+) -> list[Reading]:
     samples, readings = spread(target.samples, count), []
     for done, sample in enumerate(samples, start=1):
-        readings.append(read_memory(predictor, sample))
+        readings.append(read_memory(predictor, sample, predictions.get(sample.id)))
         on_event(Progress(f"reading the memory for {target.name}", done, len(samples)))
     return readings
 

@@ -1,27 +1,32 @@
 """Scoring a checkpoint on targets, with all that a reader must know beside the figures."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.evaluate import Target, load_target
-from pinmem_core.evaluation.examples import find_examples
+from pinmem_core.evaluation.examples import Gallery
 from pinmem_core.evaluation.intervals import bootstrap_interval
+from pinmem_core.evaluation.memory_views import SAMPLES_PER_DOMAIN
 from pinmem_core.evaluation.memory_views import pictures as memory_pictures
 from pinmem_core.evaluation.origin import Origin
 from pinmem_core.evaluation.report_data import LEVEL, DomainReport, Report
 from pinmem_core.evaluation.report_html import Pictures, as_html
 from pinmem_core.evaluation.results import evaluate_domain
-from pinmem_core.events import Listener, ignore
+from pinmem_core.evaluation.trained_on import TrainedOn
+from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.inference import Predictor, get_protocol
 from pinmem_core.inference.predictor import Precision
 from pinmem_core.model import load_checkpoint
 from pinmem_core.model.found import checkpoint_of, run_folder
 from pinmem_core.preparation import PreparedDataset, Selection, draw_missing
+from pinmem_core.preparation.spread import spread
 
 __all__ = ["DATA", "PAGE", "Report", "evaluate_run", "report_folder"]
 
@@ -62,7 +67,11 @@ class _Subject:
                 "no target is named, and the run has none.", "Name some with --targets."
             )
         draw_missing(wanted, on_event)
-        chosen = [load_target(text, trained_on=training.get("sources", ())) for text in wanted]
+        trained_on = TrainedOn.of_checkpoint(config, _samples(checkpoint))
+        chosen = [load_target(text, trained_on) for text in wanted]
+        for target in chosen:
+            if warning := target.warning():
+                on_event(Notice(warning, warning=True))
         predictor = Predictor(
             segmenter,
             device=device,
@@ -73,26 +82,39 @@ class _Subject:
         )
         return cls(predictor, chosen, Origin.of(checkpoint, protocol, predictor, precision))
 
-    def score(self, on_event: Listener) -> Report:
+    def galleries(self) -> dict[str, Gallery]:
+        """Return an empty gallery for each target."""
+        count = max(1, min(_EXAMPLES, _ROOM // len(self.targets)))
+        has_memory = self.predictor.segmenter.memory is not None
+        return {
+            target.name: Gallery(
+                count,
+                [s.id for s in spread(target.samples, SAMPLES_PER_DOMAIN)] if has_memory else [],
+            )
+            for target in self.targets
+        }
+
+    def score(self, galleries: Mapping[str, Gallery], on_event: Listener) -> Report:
         domains = {}
         for target in self.targets:
-            task = f"scoring {target.name}"
-            result = evaluate_domain(self.predictor, target, on_event=on_event, task=task)
+            result = evaluate_domain(
+                self.predictor,
+                target,
+                gallery=galleries.get(target.name),
+                on_event=on_event,
+                task=f"scoring {target.name}",
+            )
             digest = PreparedDataset.open(Selection.parse(target.name).dataset).summary["digest"]
             interval = bootstrap_interval(result.images, level=LEVEL)
             domains[target.name] = DomainReport(result, digest, interval)
         return Report(self.origin, domains)
 
-    def pictures(self, report: Report, on_event: Listener) -> Pictures:
-        count = max(1, min(_EXAMPLES, _ROOM // len(self.targets)))
-        examples = {}
-        for target in self.targets:
-            result = report.domains[target.name].result
-            examples[target.name] = find_examples(
-                self.predictor, target, result, count, on_event=on_event
-            )
-        memory = memory_pictures(self.predictor, self.targets, on_event=on_event)
-        return Pictures(examples, memory)
+    def pictures(self, galleries: Mapping[str, Gallery], on_event: Listener) -> Pictures:
+        predictions = {name: gallery.predictions for name, gallery in galleries.items()}
+        memory = memory_pictures(
+            self.predictor, self.targets, predictions=predictions, on_event=on_event
+        )
+        return Pictures({name: of.examples() for name, of in galleries.items()}, memory)
 
 
 def evaluate_run(
@@ -104,6 +126,7 @@ def evaluate_run(
     compile: bool = False,
     device: str = "auto",
     output: Path | None = None,
+    pictures: bool = True,
     on_event: Listener = ignore,
 ) -> Report:
     """Score a run's last checkpoint.
@@ -116,6 +139,7 @@ def evaluate_run(
         compile: Have torch compile the network.
         device: Where to compute.
         output: New folder for `report.json` and `report.html`; None writes nothing.
+        pictures: Show in `report.html` the worst and best images, and the memory.
         on_event: Hears of the progress.
 
     Raises:
@@ -129,12 +153,23 @@ def evaluate_run(
     subject = _Subject.load(run, targets, protocol, precision, compile, device, on_event)
     # Made before the work, so that a folder that cannot be written to costs none.
     with staged_folder(output) if output else nullcontext() as folder:
-        report = subject.score(on_event)
+        galleries = subject.galleries() if folder and pictures else {}
+        report = subject.score(galleries, on_event)
         if folder:
-            page = as_html(report, subject.pictures(report, on_event))
+            shown = subject.pictures(galleries, on_event) if galleries else None
+            page = as_html(report, shown)
             write_whole(folder / DATA, report.as_text().encode())
             write_whole(folder / PAGE, page.encode())
     return report
+
+
+def _samples(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the `samples.json` of the run that a checkpoint lies in; None where there is none."""
+    try:
+        found = json.loads((run_folder(checkpoint) / "samples.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def report_folder(run: str, protocol: str, *, on_event: Listener = ignore) -> Path:

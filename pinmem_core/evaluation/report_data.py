@@ -14,8 +14,9 @@ from pinmem_core.evaluation.origin import Origin
 from pinmem_core.evaluation.results import DomainResult, ImageResult
 from pinmem_core.evaluation.scores import Scores, mean_over_domains
 from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.model.figures import seen_in_words
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LEVEL = 0.95
 """Share of the bootstrap's draws that an interval holds."""
 
@@ -37,6 +38,8 @@ class DomainReport:
     def as_json(self) -> dict[str, Any]:
         """Return the target's part of `report.json`."""
         return {
+            "seen": self.result.seen,
+            "images_trained_on": self.result.trained_images,
             "split": self.result.split,
             "dataset_digest": self.dataset_digest,
             **asdict(self.result.scores),
@@ -81,9 +84,24 @@ class Report:
         return self.origin.checkpoint
 
     @property
-    def average(self) -> dict[str, float | None]:
-        """The mean of the targets' mIoU by class set; None where a target has none."""
-        return {name: mean_over_domains(self.scores.values(), name) for name in CLASS_SET_NAMES}
+    def seen(self) -> dict[str, bool | None]:
+        """Whether each target was trained on; None where that is not known."""
+        return {name: domain.result.seen for name, domain in self.domains.items()}
+
+    @property
+    def averages(self) -> dict[str, dict[str, float | None]]:
+        """The mean of the targets' mIoU by class set: of the unseen ones, and of the seen ones.
+
+        A group without targets is left out, and so are targets of which it is not known. A mean is
+        None where a target has no mIoU.
+        """
+        found = {}
+        for seen in (False, True):
+            scores = [of for name, of in self.scores.items() if self.seen[name] is seen]
+            if scores:
+                means = {name: mean_over_domains(scores, name) for name in CLASS_SET_NAMES}
+                found[seen_in_words(seen)] = means
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for programs; shares are in 0..1, None where there is no value."""
@@ -91,7 +109,7 @@ class Report:
             "schema_version": SCHEMA_VERSION,
             **self.origin.as_json(),
             "classes": list(CLASS_NAMES),
-            "average_miou_by_set": self.average,
+            "average_miou_by_set": self.averages,
             "targets": {name: domain.as_json() for name, domain in self.domains.items()},
         }
 

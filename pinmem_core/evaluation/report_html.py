@@ -13,10 +13,17 @@ from pinmem_core.evaluation.charts import reliability
 from pinmem_core.evaluation.examples import Example, Examples
 from pinmem_core.evaluation.markup import percent, picture
 from pinmem_core.evaluation.report_data import DomainReport, Report
+from pinmem_core.evaluation.results import DomainResult
 from pinmem_core.labels import CLASSES
 
 _STYLE = Path(__file__).with_name("report.css")
 _NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+_SEEN = {
+    True: "Seen: the network was trained on this domain.",
+    False: "Unseen: the network was not trained on this domain.",
+    None: "It is unknown whether the network was trained on this domain.",
+}
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,12 @@ class Pictures:
     memory: Mapping[str, NDArray[np.uint8]]
 
 
-def as_html(report: Report, pictures: Pictures) -> str:
-    """Return the page."""
+def as_html(report: Report, pictures: Pictures | None = None) -> str:
+    """Return the page, with what pictures there are."""
+    pictures = pictures or Pictures({}, {})
     title = escape(f"Evaluation of {report.origin.model}")
     targets = [
-        _target(f"target-{number}", domain, pictures.examples[name])
+        _target(f"target-{number}", domain, pictures.examples.get(name, Examples()))
         for number, (name, domain) in enumerate(report.domains.items())
     ]
     body = [_masthead(report), _scores(report), *targets, _memory(pictures), _origin(report)]
@@ -70,10 +78,12 @@ def _scores(report: Report) -> str:
     return (
         f"<section><h2>Scores</h2>{report_tables.summary(report)}"
         '<p class="note">mIoU is the mean over the classes that occur in the labels; mIoU-19, -16 '
-        "and -13 are over those of the fixed set that occur or are predicted. The interval is what "
+        "and -13 are over those of the fixed set that occur or are predicted. A domain is seen if "
+        "the network was trained on any of its images; no mean joins seen and unseen domains. The "
+        "interval is what "
         "other images of the same kind would give (bootstrap over images), not another training. "
         "ECE: how far confidence and accuracy are apart; AUROC: how well low confidence tells "
-        f"errors, 50 being chance.</p>{report_tables.by_class(report.scores)}</section>"
+        f"errors, 50 being chance.</p>{report_tables.by_class(report)}</section>"
     )
 
 
@@ -82,12 +92,19 @@ def _target(anchor: str, domain: DomainReport, examples: Examples) -> str:
     return (
         f'<section id="{anchor}"><h2>{escape(result.name)}</h2>'
         f"<p>{result.scores.images:,} images of the split '{escape(result.split)}', "
-        f"{result.scores.pixels:,} labelled pixels; mIoU {percent(result.scores.miou)} %.</p>"
+        f"{result.scores.pixels:,} labelled pixels; mIoU {percent(result.scores.miou)} %. "
+        f"{_SEEN[result.seen]}{_trained(result)}</p>"
         f"{report_tables.details(result.scores)}"
         f"<h3>What is taken for what</h3>{report_tables.confusion(result.matrix)}"
         f"<h3>Does confidence tell what is right?</h3>{_calibration(domain)}"
         f"{_examples(examples)}</section>"
     )
+
+
+def _trained(result: DomainResult) -> str:
+    if not result.trained_images:
+        return ""
+    return f" It was trained on {result.trained_images:,} of these images."
 
 
 def _calibration(domain: DomainReport) -> str:

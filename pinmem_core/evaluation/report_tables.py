@@ -1,7 +1,5 @@
 """The tables of a report's page."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from pinmem_core.evaluation.calibration import Calibration
@@ -10,12 +8,14 @@ from pinmem_core.evaluation.markup import bar, cell, percent, table
 from pinmem_core.evaluation.report_data import LEVEL, DomainReport, Report
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
 from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.model.figures import seen_in_words
 
 
 def summary(report: Report) -> str:
     """Return the table of the figures that are cited, a row a target."""
     heads = [
         "target",
+        "seen or unseen",
         "mIoU %",
         f"{LEVEL:.0%} interval",
         *(f"mIoU-{name}" for name in CLASS_SET_NAMES[1:]),
@@ -26,10 +26,12 @@ def summary(report: Report) -> str:
         "split",
     ]
     rows = [(name, _summary_row(domain)) for name, domain in report.domains.items()]
-    if len(rows) > 1:
-        first, *others = (percent(miou) for miou in report.average.values())
-        mean = [cell(first, "main"), cell(""), *map(cell, others), *[cell("")] * 5]
-        rows.append(("mean of the targets", mean))
+    for seen, average in report.averages.items():
+        count = [seen_in_words(of) for of in report.seen.values()].count(seen)
+        if count > 1:
+            first, *others = (percent(miou) for miou in average.values())
+            mean = [cell(seen), cell(first, "main"), cell(""), *map(cell, others), *[cell("")] * 5]
+            rows.append((f"mean of the {count} {seen} targets", mean))
     return table("Scores by target", heads, rows)
 
 
@@ -37,6 +39,7 @@ def _summary_row(domain: DomainReport) -> list[str]:
     scores, calibration = domain.result.scores, domain.result.calibration
     low, high = domain.interval
     return [
+        cell(seen_in_words(domain.result.seen)),
         cell(percent(scores.miou), "main"),
         cell(f"{percent(low)} to {percent(high)}"),
         *(cell(percent(scores.miou_by_set[name])) for name in CLASS_SET_NAMES[1:]),
@@ -48,11 +51,13 @@ def _summary_row(domain: DomainReport) -> list[str]:
     ]
 
 
-def by_class(scores: Mapping[str, Scores]) -> str:
+def by_class(report: Report) -> str:
     """Return the table of the IoU of each class, a column a target."""
+    scores = report.scores
+    heads = [f"{name} ({seen_in_words(seen)})" for name, seen in report.seen.items()]
     rows = [(name, [bar(of.iou[name]) for of in scores.values()]) for name in CLASS_NAMES]
     rows.append(("mean", [bar(of.miou) for of in scores.values()]))
-    return table("IoU % by class and target", ["class", *scores], rows)
+    return table("IoU % by class and target", ["class", *heads], rows)
 
 
 def details(scores: Scores) -> str:

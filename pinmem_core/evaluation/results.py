@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.calibration import Calibration
 from pinmem_core.evaluation.evaluate import Target
+from pinmem_core.evaluation.examples import Gallery
 from pinmem_core.evaluation.reading import in_order, my_share
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
 from pinmem_core.events import Listener, ignore
@@ -47,12 +48,16 @@ class DomainResult:
         split: Which split was scored, or "all".
         images: In the order of the target's samples.
         calibration: Of all images.
+        seen: Whether the domain was trained on; None where that is not known.
+        trained_images: How many of the images were trained on; None where that is not known.
     """
 
     name: str
     split: str
     images: tuple[ImageResult, ...]
     calibration: Calibration
+    seen: bool | None = None
+    trained_images: int | None = None
 
     @cached_property
     def matrix(self) -> ConfusionMatrix:
@@ -66,13 +71,19 @@ class DomainResult:
 
 
 def evaluate_domain(
-    predictor: Predictor, target: Target, *, on_event: Listener = ignore, task: str
+    predictor: Predictor,
+    target: Target,
+    *,
+    gallery: Gallery | None = None,
+    on_event: Listener = ignore,
+    task: str,
 ) -> DomainResult:
     """Predict every image of a target once; several ranks share the work and get the same result.
 
     Args:
         predictor: The model and its protocol.
         target: What to score on.
+        gallery: Keeps what pictures need of the images that this rank scores.
         on_event: Hears of the progress.
         task: What the progress is called.
 
@@ -82,15 +93,24 @@ def evaluate_domain(
     """
     results, calibration = [], Calibration()
     shown = my_share(target.samples, predictor.protocol, on_event=on_event, task=task)
-    for name, image, truth in shown:
-        seen = predictor.analyze(image, confidence=True)
-        assert seen.confidence is not None
+    for sample in shown:
+        found = predictor.analyze(sample.image, confidence=True)
+        assert found.confidence is not None
         matrix = ConfusionMatrix()
-        matrix.add(truth, seen.train_ids)
-        results.append(ImageResult(name, matrix.counts, matrix.missed))
-        calibration += Calibration.of(seen.confidence, truth, seen.train_ids)
+        matrix.add(sample.truth, found.train_ids)
+        results.append(ImageResult(sample.id, matrix.counts, matrix.missed))
+        calibration += Calibration.of(found.confidence, sample.truth, found.train_ids)
+        if gallery:
+            gallery.add(sample, found.train_ids, matrix.miou())
     calibration = reduce(add, from_all(calibration))
-    result = DomainResult(target.name, target.split, tuple(in_order(results)), calibration)
+    result = DomainResult(
+        target.name,
+        target.split,
+        tuple(in_order(results)),
+        calibration,
+        target.seen,
+        target.trained_images,
+    )
     if not result.matrix.pixels:
         raise _unlabelled(target)
     return result

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.devices import pick_device
-from pinmem_core.evaluation import load_target, load_validation
+from pinmem_core.evaluation import TrainedOn, load_target, load_validation
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.learning.batch_sheet import batch_sheet
 from pinmem_core.learning.estimate import Estimate, estimate, wait_for
@@ -76,7 +76,8 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
     limit = config.evaluation.max_images
     targets = load_validation(config.sources, limit, on_event)
-    targets += [load_target(text, config.sources, limit) for text in config.targets]
+    trained_on = TrainedOn.of_samples(config.sources, ([s.id for s in d.samples] for d in domains))
+    targets += [load_target(text, trained_on, limit) for text in config.targets]
     segmenter = initial_segmenter(config)
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())
     batch, picture, loading_seconds = _first_batch(domains, config, device)

@@ -11,6 +11,7 @@ from typing import Any
 from pinmem_core.config import TrainConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.evaluation import Scores
+from pinmem_core.evaluation.trained_on import RECORD
 from pinmem_core.events import Listener
 from pinmem_core.files import write_whole
 from pinmem_core.images import write_png
@@ -37,6 +38,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.writes = rank() == 0
+        self.trained_on: Mapping[str, Any] = {}
+        """What checkpoints record of the images that they were trained on."""
 
     @property
     def checkpoint(self) -> Path:
@@ -131,7 +134,7 @@ class RunFolder:
             training = step.config.model_dump(mode="json")
             if step.config.init_weights:  # where they lay is nobody's business
                 training["init_weights"] = Path(step.config.init_weights).name
-            about = {"training": training, "iteration": done}
+            about = {"training": training, "iteration": done, RECORD: self.trained_on}
             save_checkpoint(step.segmenter, self.checkpoint, about)
 
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
@@ -147,9 +150,17 @@ class RunFolder:
         if self.writes and metrics.exists():
             os.truncate(metrics, snapshot.facts.logged)
 
-    def finish(self, scores: Mapping[str, Mapping[str, Scores]], protocol: str) -> None:
+    def finish(
+        self,
+        scores: Mapping[str, Mapping[str, Scores]],
+        protocol: str,
+        seen: Mapping[str, bool | None],
+    ) -> None:
         """Write the scores, by which a run is known to have ended, and the checkpoint's card."""
-        text = {phase: {n: asdict(s) for n, s in by.items()} for phase, by in scores.items()}
+        text = {
+            phase: {name: {"seen": seen[name], **asdict(of)} for name, of in by.items()}
+            for phase, by in scores.items()
+        }
         if self.writes:
             how = f"{protocol}: {PROTOCOLS[protocol].describe()}"
             write_card(self.checkpoint, Figures.of_run(text, how))

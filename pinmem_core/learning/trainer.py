@@ -11,7 +11,14 @@ import torch
 from pinmem_core.config import TrainConfig
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import StoppedRunError
-from pinmem_core.evaluation import Scores, Target, evaluate, load_target, load_validation
+from pinmem_core.evaluation import (
+    Scores,
+    Target,
+    TrainedOn,
+    evaluate,
+    load_target,
+    load_validation,
+)
 from pinmem_core.evaluation.pictures import comparison_sheet
 from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, ignore
 from pinmem_core.home import locked, register_run
@@ -55,12 +62,14 @@ class RunResult:
         checkpoint: The last checkpoint, inside it.
         iterations: That were trained.
         scores: By phase ("source", "target") and name of the domain.
+        seen: By name of the domain, whether it was trained on.
     """
 
     run: Path
     checkpoint: Path
     iterations: int
     scores: dict[str, dict[str, Scores]]
+    seen: dict[str, bool | None]
 
 
 def train(
@@ -153,7 +162,9 @@ def _complete(trainer: "_Trainer") -> RunResult:
             register_run(folder.path)
         except OSError as error:
             on_event(Notice(f"the run cannot be noted as the newest: {error}", warning=True))
-    return RunResult(folder.path, folder.checkpoint, trainer.config.iterations, scores)
+    return RunResult(
+        folder.path, folder.checkpoint, trainer.config.iterations, scores, trainer.seen
+    )
 
 
 class _Trainer(ExitStack):
@@ -179,7 +190,14 @@ class _Trainer(ExitStack):
         )
         limit = config.evaluation.max_images
         self.validation = load_validation(config.sources, limit, on_event)
-        self.targets = [load_target(text, config.sources, limit) for text in config.targets]
+        ids = ([sample.id for sample in domain.samples] for domain in self.domains)
+        trained_on = TrainedOn.of_samples(config.sources, ids)
+        folder.trained_on = trained_on.as_json()
+        self.targets = [load_target(text, trained_on, limit) for text in config.targets]
+        self.seen = {target.name: target.seen for target in (*self.validation, *self.targets)}
+        for target in self.targets:
+            if warning := target.warning():
+                on_event(Notice(warning, warning=True))
         segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
         self.step = Iteration(config, segmenter, self.device)
         self.tensorboard: TensorBoard | None = None
@@ -197,7 +215,7 @@ class _Trainer(ExitStack):
             "target": self._scores(self.targets, self._tell_unless_stopped),
         }
         self.folder.draw(self.step.segmenter)
-        self.folder.finish(scores, PROTOCOL)
+        self.folder.finish(scores, PROTOCOL, self.seen)
         return scores
 
     def _begin(self) -> int:

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pinmem_core.datasets import DatasetCard, get_card
 from pinmem_core.errors import PinMemError
-from pinmem_core.model.figures import DomainFigures, Figures
+from pinmem_core.model.figures import DomainFigures, Figures, seen_in_words
 
 CARD = "README.md"
 MARK = "<!-- Written by pinmem, and again when it changes; without this line it is left alone. -->"
@@ -100,7 +100,7 @@ def _metadata(config: Mapping[str, Any], figures: Figures | None, name: str) -> 
 
 def _eval_results(figures: Figures) -> list[EvalResult]:
     protocol = figures.protocol.partition(":")[0]
-    unseen = (domain for domain in figures.domains if domain.unseen)
+    unseen = (domain for domain in figures.domains if domain.seen is False)
     return [_eval_result(domain, protocol) for domain in unseen if math.isfinite(domain.miou)]
 
 
@@ -148,7 +148,7 @@ def _scores(figures: Figures | None) -> str:
         return ""
     heads = [
         "IoU %",
-        *(f"{d.name} ({'unseen' if d.unseen else 'source'})" for d in figures.domains),
+        *(f"{d.name} ({seen_in_words(d.seen)})" for d in figures.domains),
     ]
     rows = [
         ("**mIoU**", *(_percent(domain.miou) for domain in figures.domains)),

@@ -1,8 +1,13 @@
 """Scores as a model card shows them, read off a run's `scores.json` or a `report.json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+
+def seen_in_words(seen: bool | None) -> str:
+    """Return how tables call a domain that a network was trained on, or was not."""
+    return {True: "seen", False: "unseen", None: "unknown"}[seen]
 
 
 @dataclass(frozen=True)
@@ -11,7 +16,7 @@ class DomainFigures:
 
     Attributes:
         name: `dataset[:domain]`.
-        unseen: Whether it is none that the network was trained on.
+        seen: Whether the network was trained on it; None where that is not known.
         split: Which split was scored; None where that is not told.
         images: How many were scored.
         miou: In 0..1, over the classes that occur.
@@ -20,7 +25,7 @@ class DomainFigures:
     """
 
     name: str
-    unseen: bool
+    seen: bool | None
     split: str | None
     images: int
     miou: float
@@ -47,7 +52,12 @@ class Figures:
             protocol,
             tuple(
                 DomainFigures(
-                    name, phase == "target", None, saved["images"], saved["miou"], saved["iou"]
+                    name,
+                    saved.get("seen", True if phase == "source" else None),
+                    None,
+                    saved["images"],
+                    saved["miou"],
+                    saved["iou"],
                 )
                 for phase in ("target", "source")
                 for name, saved in scores[phase].items()
@@ -55,16 +65,15 @@ class Figures:
         )
 
     @classmethod
-    def of_report(cls, report: Mapping[str, Any], sources: Sequence[str]) -> Self:
-        """Return the figures of a `report.json` on a network that was trained on `sources`."""
-        protocol, trained_on = report["protocol"], set(sources)
-        datasets = {source for source in trained_on if ":" not in source}
+    def of_report(cls, report: Mapping[str, Any]) -> Self:
+        """Return the figures of a `report.json`."""
+        protocol = report["protocol"]
         return cls(
             f"{protocol['name']}: {protocol['description']}, {report['precision']}",
             tuple(
                 DomainFigures(
                     name,
-                    domain not in trained_on and domain.partition(":")[0] not in datasets,
+                    saved.get("seen"),
                     saved["split"],
                     saved["images"],
                     saved["miou"],
@@ -72,6 +81,5 @@ class Figures:
                     (saved["interval"]["low"], saved["interval"]["high"]),
                 )
                 for name, saved in report["targets"].items()
-                for domain in [name.partition("@")[0]]
             ),
         )

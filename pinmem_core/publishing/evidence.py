@@ -9,7 +9,7 @@ from typing import Any
 
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.inference import PROTOCOLS
-from pinmem_core.model.checkpoint import WEIGHTS, read_config
+from pinmem_core.model.checkpoint import WEIGHTS
 from pinmem_core.model.figures import Figures
 from pinmem_core.model.found import run_folder
 
@@ -29,7 +29,6 @@ class Evidence:
 
 def evidence_of(checkpoint: Path) -> Evidence | None:
     """Return the newest report on exactly these weights, else the scores of the run, else None."""
-    sources = read_config(checkpoint).get("training", {}).get("sources", ())
     with (checkpoint / WEIGHTS).open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()
     run = run_folder(checkpoint)
@@ -37,7 +36,7 @@ def evidence_of(checkpoint: Path) -> Evidence | None:
     for path in sorted(reports, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         data = _read(path)
         if data.get("checkpoint", {}).get("weights_sha256") == digest:
-            return Evidence(Figures.of_report(data, sources), path)
+            return Evidence(Figures.of_report(data), path)
     scores = _read(run / "scores.json")
     if not scores:
         return None

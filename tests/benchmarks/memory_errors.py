@@ -20,7 +20,7 @@ def main(run: str, target: str) -> None:
     """Print both AUROCs over all labelled pixels of a target."""
     segmenter = load(run).segmenter
     by_softmax, by_memory = Calibration(), Calibration()
-    for sample in load_target(target, trained_on=()).samples:
+    for sample in load_target(target).samples:
         pixels, truth = sample.read()
         seen = segmenter.run(normalize(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]))
         assert seen.scores is not None, "the network has no memory"

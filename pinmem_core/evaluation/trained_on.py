@@ -1,0 +1,146 @@
+"""What a network was trained on: the record that tells seen domains from unseen ones.
+
+A checkpoint keeps the record in its `config.json`: for each dataset the number of images and the
+digests of their ids, 6 bytes each. The digests are compact and do not reveal the names of files.
+"""
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+from unicodedata import normalize
+
+from pinmem_core.preparation import PreparedDataset, Sample
+
+RECORD = "trained_on"
+"""Key of the record in a checkpoint's `config.json`."""
+_BYTES = 6
+"""Length of a digest: among a million ids, one of a thousand other ids is taken for one of them
+with a probability of 4e-6."""
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The images that a network was trained on.
+
+    Attributes:
+        sources: `dataset[:domain][@split]` of each source; empty where they are not known.
+        digests: Of the ids of all images by dataset; None where they are not known.
+    """
+
+    sources: tuple[str, ...] = ()
+    digests: Mapping[str, frozenset[bytes]] | None = None
+
+    @classmethod
+    def of_samples(cls, sources: Sequence[str], ids: Iterable[Iterable[str]]) -> "TrainedOn":
+        """Return the record of a training.
+
+        Args:
+            sources: `dataset[:domain][@split]`.
+            ids: The sample ids of each source; of a single source, of each of its parts.
+        """
+        parts = [list(part) for part in ids]
+        names = sources * len(parts) if len(sources) == 1 else sources
+        digests: dict[str, frozenset[bytes]] = {}
+        for source, part in zip(names, parts, strict=True):
+            dataset = _dataset_and_domain(source)[0]
+            digests[dataset] = digests.get(dataset, frozenset()) | {
+                _digest(dataset, sample_id) for sample_id in part
+            }
+        return cls(tuple(sources), digests)
+
+    @classmethod
+    def of_checkpoint(
+        cls, config: Mapping[str, Any], samples: Mapping[str, Any] | None = None
+    ) -> "TrainedOn":
+        """Return the record that comes with a checkpoint.
+
+        Args:
+            config: Its `config.json`.
+            samples: `samples.json` of the run that it lies in, for a checkpoint that was written
+                before checkpoints kept the record.
+        """
+        sources = tuple(map(str, config.get("training", {}).get("sources", ())))
+        digests = _parsed(config.get(RECORD))
+        if digests is not None:
+            return cls(sources, digests)
+        try:
+            found = cls.of_samples(sources, (samples or {})["train"].values())
+        except (KeyError, AttributeError, TypeError, ValueError):  # absent or damaged: not known
+            return cls(sources)
+        return found if found.digests else cls(sources)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as a checkpoint keeps it."""
+        return {
+            dataset: {"images": len(digests), "ids": b64encode(b"".join(sorted(digests))).decode()}
+            for dataset, digests in (self.digests or {}).items()
+        }
+
+    def has_seen(self, dataset: str, samples: Iterable[Sample]) -> bool | None:
+        """Return whether any of the samples is of a domain that was trained on.
+
+        A domain was trained on if it is a source's, or if any of its images was trained on.
+
+        Args:
+            dataset: Name of the prepared dataset that holds the samples.
+            samples: Of that dataset.
+
+        Returns:
+            None where the images that were trained on are not known, and no source's name tells.
+        """
+        named = {
+            domain for name, domain in map(_dataset_and_domain, self.sources) if name == dataset
+        }
+        domains = {sample.domain for sample in samples}
+        if (None in named and domains) or domains & named:
+            return True
+        if self.digests is None:
+            return None
+        trained = self._of(dataset)
+        if not trained:
+            return False
+        everything = PreparedDataset.open(dataset).samples
+        return any(s.domain in domains and _digest(dataset, s.id) in trained for s in everything)
+
+    def count(self, dataset: str, samples: Iterable[Sample]) -> int | None:
+        """Return how many of a dataset's samples were trained on; None where that is not known."""
+        if self.digests is None:
+            return None
+        trained = self._of(dataset)
+        return sum(_digest(dataset, sample.id) in trained for sample in samples)
+
+    def _of(self, dataset: str) -> frozenset[bytes]:
+        return (self.digests or {}).get(dataset, frozenset())
+
+
+def _dataset_and_domain(source: str) -> tuple[str, str | None]:
+    """Split a source without asking for its card, which this machine may not have."""
+    dataset, _, domain = source.strip().partition("@")[0].partition(":")
+    return dataset, domain or None
+
+
+def _digest(dataset: str, sample_id: str) -> bytes:
+    text = normalize("NFC", f"{dataset}/{sample_id}")
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest()
+
+
+def _parsed(record: Any) -> dict[str, frozenset[bytes]] | None:
+    """Return the digests of a record; None for what is no whole record."""
+    if not isinstance(record, dict) or not record:
+        return None
+    found = {}
+    for dataset, entry in record.items():
+        try:
+            joined = b64decode(entry["ids"], validate=True)
+            count = entry["images"]
+        except (KeyError, TypeError, ValueError, binascii.Error):
+            return None
+        if len(joined) != _BYTES * count:
+            return None
+        found[dataset] = frozenset(
+            joined[start : start + _BYTES] for start in range(0, len(joined), _BYTES)
+        )
+    return found
