@@ -225,7 +225,7 @@ def test_evaluating_and_sending_the_report(hub, tmp_path, monkeypatch):
     assert not any(str(tmp_path).encode() in sent[f] for f in ("report.json", "report.html"))
     monkeypatch.setattr("pinmem_core.publishing.hub.shipped_cards", dict)
     assert "report.html" not in plan_upload(str(tmp_path / "run"), NAME).files
-    assert "toy:blue (unseen)" in sent["README.md"].decode()
+    assert "toy:blue (unknown)" in sent["README.md"].decode()  # it records no training
     assert "model-index" in sent["README.md"].decode()
 
 
