@@ -42,7 +42,7 @@ class TrainedOn:
             ids: The sample ids of each source; of a single source, of each of its parts.
         """
         parts = [list(part) for part in ids]
-        names = sources * len(parts) if len(sources) == 1 else sources
+        names = [*sources] * (len(parts) if len(sources) == 1 else 1)
         digests: dict[str, frozenset[bytes]] = {}
         for source, part in zip(names, parts, strict=True):
             dataset = _dataset_and_domain(source)[0]
