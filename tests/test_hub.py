@@ -16,6 +16,7 @@ from huggingface_hub import constants
 import pinmem_core
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, MachineError
+from pinmem_core.evaluation import TrainedOn
 from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.model.checkpoint import WEIGHTS
 from pinmem_core.model.found import checkpoint_of, run_folder
@@ -210,7 +211,8 @@ def test_reports_on_a_model_of_the_hub_are_kept_outside_of_its_cache(hub, run, h
 def test_evaluating_and_sending_the_report(hub, tmp_path, monkeypatch):
     """A report goes along, without this machine's paths; its page only where images are drawn."""
     assert Result("data", "prepare", "toy").code == 0
-    save_checkpoint(network(), tmp_path / "run" / "checkpoint", {})
+    record = TrainedOn.of_samples(["toy:red"], [["red_00"]]).as_json()
+    save_checkpoint(network(), tmp_path / "run" / "checkpoint", {"trained_on": record})
     send(tmp_path / "run")
     done = Result("eval", NAME, "--targets", "toy:blue", "--device", "cpu", "--json")
     assert done.code == 0, done.err
@@ -225,7 +227,7 @@ def test_evaluating_and_sending_the_report(hub, tmp_path, monkeypatch):
     assert not any(str(tmp_path).encode() in sent[f] for f in ("report.json", "report.html"))
     monkeypatch.setattr("pinmem_core.publishing.hub.shipped_cards", dict)
     assert "report.html" not in plan_upload(str(tmp_path / "run"), NAME).files
-    assert "toy:blue (unknown)" in sent["README.md"].decode()  # it records no training
+    assert "toy:blue (unseen)" in sent["README.md"].decode()
     assert "model-index" in sent["README.md"].decode()
 
 
