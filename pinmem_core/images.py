@@ -1,41 +1,48 @@
-"""Pictures on disk: reading them safely, writing them whole."""
+"""Images: reading what they show, writing them whole. `label_files` reads labels."""
 
-import warnings
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image
 
 from pinmem_core.errors import DataError
 from pinmem_core.files import write_whole
+from pinmem_core.image_files import (
+    FORMATS,
+    MAX_MEGAPIXELS,
+    check_picture,
+    check_png_file,
+    image_size,
+    open_picture,
+    unreadable,
+    upright,
+)
+from pinmem_core.label_files import (
+    read_colors,
+    read_ids,
+    read_label,
+    read_rgb16,
+    read_train_ids,
+)
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is read. Pillow knows more; for one of them it would start another program."""
-MAX_MEGAPIXELS = 178
-"""Pillow refuses larger pictures: a small file may claim any size."""
-
-_ORIENTATION = 0x0112
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
-_SIDEWAYS = 5
-"""EXIF orientations from this one on swap the sides."""
-_TO_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-# What it warns of, a large size or a strange tag, is read all the same or told as an error.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+__all__ = [
+    "FORMATS",
+    "MAX_MEGAPIXELS",
+    "Picture",
+    "check_picture",
+    "image_size",
+    "read_colors",
+    "read_ids",
+    "read_image",
+    "read_label",
+    "read_picture",
+    "read_rgb16",
+    "read_train_ids",
+    "write_png",
+]
 
 
 class Picture(NamedTuple):
@@ -50,16 +57,16 @@ class Picture(NamedTuple):
     frames: int
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
     """Return the picture at `path` as (H, W, 3) RGB, as `read_picture` does.
 
     Raises:
         DataError: The file is missing, torn, or no picture.
     """
-    return read_picture(path).pixels
+    return read_picture(path, checked=checked).pixels
 
 
-def read_picture(path: Path, content: bytes | None = None) -> Picture:
+def read_picture(path: Path, content: bytes | None = None, *, checked: bool = False) -> Picture:
     """Return the picture at `path` as RGB, upright as its EXIF orientation says.
 
     Of an animation or several pages, the first. Transparent parts lie on black, which is what
@@ -69,20 +76,29 @@ def read_picture(path: Path, content: bytes | None = None) -> Picture:
     Args:
         path: The file; only its name, in messages, where there is `content`.
         content: What the file holds, if that is known already.
+        checked: Whether `check_picture` has found the file intact.
 
     Raises:
         DataError: The file is missing, torn, no picture, larger than `MAX_MEGAPIXELS`, or of 32-bit
             values.
     """
-    with _open(path, content) as picture:
+    with open_picture(path, content) as picture:
         try:
-            picture.load()
-            pixels = np.asarray(_turned(_rgb(picture, path), _orientation(picture)))
+            pixels = np.asarray(_rgb(upright(picture), path))
+            if picture.format == "PNG" and not checked and _may_be_short(picture):
+                check_png_file(path, content)
         except DataError:
             raise
         except Exception as error:  # Pillow raises whatever a torn file makes it stumble over
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         return Picture(pixels, _frames(picture))
+
+
+def _may_be_short(picture: Image.Image) -> bool:
+    """Tell whether rows may be missing in a PNG: Pillow leaves them black."""
+    width, height = picture.size
+    last_row = picture.crop((0, height - 1, width, height))
+    return bool(picture.info.get("interlace")) or last_row.getbbox() is None
 
 
 def _rgb(picture: Image.Image, path: Path) -> Image.Image:
@@ -101,101 +117,12 @@ def _rgb(picture: Image.Image, path: Path) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _turned(picture: Image.Image, orientation: int) -> Image.Image:
-    how = _TO_UPRIGHT.get(orientation)
-    return picture if how is None else picture.transpose(how)
-
-
-def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation; a picture whose EXIF block is torn stays as it lies."""
-    try:
-        # A PNG's own method would decode the picture.
-        return int(Image.Image.getexif(picture).get(_ORIENTATION, 1))
-    except Exception:
-        return 1
-
-
 def _frames(picture: Image.Image) -> int:
     """Return the number of frames or pages; 1 where a torn file does not tell."""
     try:
         return 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
     except Exception:
         return 1
-
-
-def read_label(path: Path) -> NDArray[np.uint8]:
-    """Return an 8-bit label picture as it is stored: (H, W) ids, or (H, W, 3) for RGB.
-
-    Palette pictures give their ids, not their colours.
-
-    Raises:
-        DataError: The file is missing, torn, or not an 8-bit label picture.
-    """
-    with _open(path) as picture:
-        if picture.mode not in ("L", "P", "RGB"):
-            raise DataError(
-                f"{path} is stored as '{picture.mode}', not as 8-bit ids or RGB colours.",
-                "Give the label files of the dataset itself, not a rendering of them.",
-            )
-        try:
-            return np.asarray(picture)
-        except Exception as error:
-            raise _unreadable(path, error) from error
-
-
-def read_rgb16(path: Path) -> NDArray[np.uint16]:
-    """Return the 16-bit RGB PNG at `path` as (H, W, 3), all 16 bits of it.
-
-    Pillow, like most readers, keeps the high byte of each value only, and a class id is in the low
-    one; reading the file a second time as if its bytes were swapped gives the other half.
-
-    Raises:
-        DataError: The file is missing, torn, or not a 16-bit RGB PNG.
-    """
-    high, low = _open(path), _open(path)
-    tiles = high.tile if isinstance(high, ImageFile) else []
-    if [tile.args for tile in tiles] != ["RGB;16B"]:
-        raise DataError(
-            f"{path} is not a 16-bit RGB PNG.",
-            "A program that knows 8 bits only has rewritten it: take the file from the archive.",
-        )
-    low.tile = [tile._replace(args="RGB;16L") for tile in tiles]  # type: ignore[attr-defined]
-    try:
-        return np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def check_picture(path: Path) -> None:
-    """Read the picture at `path` to its last byte, by the cheapest way that finds damage.
-
-    A PNG's chunks carry checksums; a JPEG is decoded, at an eighth of its size.
-
-    Raises:
-        DataError: The file is missing, torn, or no picture.
-    """
-    with _open(path) as picture:
-        try:
-            if picture.format == "PNG":
-                picture.verify()
-            else:
-                picture.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))
-                picture.load()
-        except Exception as error:
-            raise _unreadable(path, error) from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) of the upright picture at `path` from its header alone.
-
-    Raises:
-        DataError: The file is missing or no picture.
-    """
-    with _open(path) as picture:
-        width, height = picture.size
-        if isinstance(picture, TiffImageFile):  # Pillow has turned this size, not a JPEG's
-            width, height = picture.tag_v2[_TIFF_WIDTH], picture.tag_v2[_TIFF_HEIGHT]
-        return (height, width) if _orientation(picture) >= _SIDEWAYS else (width, height)
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -207,38 +134,3 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     data = BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")
     write_whole(path, data.getvalue())
-
-
-def _open(path: Path, content: bytes | None = None) -> Image.Image:
-    try:
-        return Image.open(path if content is None else BytesIO(content), formats=_formats())
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except UnidentifiedImageError as error:
-        size = path.stat().st_size if content is None else len(content)
-        raise _unreadable(path, error if size else EOFError("it is empty")) from error
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that this Pillow knows."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    hint = "Replace the file by an intact copy, or leave it out."
-    match error:
-        case UnidentifiedImageError():
-            reason = "no picture"
-            hint = f"What is read: {', '.join(FORMATS)}. Convert others, or leave the file out."
-        case Image.DecompressionBombError():
-            reason = f"it claims more than {MAX_MEGAPIXELS} megapixels"
-            hint = "Shrink it, or cut it into parts."
-        case OSError(strerror=str(reason)):
-            pass
-        case _:
-            reason = str(error) or type(error).__name__
-    return DataError(f"{path} cannot be read: {reason}.", hint)

@@ -79,6 +79,7 @@ class LabelMap:
     Build one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
 
     Attributes:
+        of_colors: Whether the raw values are RGB colours.
         ids: The raw id of each name, where names are known (polygons carry names, not ids).
     """
 
@@ -93,7 +94,7 @@ class LabelMap:
         names: Mapping[int, str] | None = None,
     ) -> None:
         self._train_ids = dict(sorted(train_ids.items()))
-        self._colors = colors
+        self.of_colors = colors
         self.ids: Mapping[str, int] = {name: raw for raw, name in (names or {}).items()}
         if not set(self._train_ids.values()) <= {*range(len(CLASSES)), IGNORE_INDEX}:
             raise ValueError("a label map leads to values that are not trainIds")
@@ -113,7 +114,7 @@ class LabelMap:
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:
-        size = 1 << 24 if self._colors else 1 << 16
+        size = 1 << 24 if self.of_colors else 1 << 16
         table = np.full(size, self.UNKNOWN, dtype=np.uint8)
         for raw, train_id in self._train_ids.items():
             table[raw] = train_id
@@ -131,8 +132,12 @@ class LabelMap:
     @property
     def digest(self) -> str:
         """A SHA-256 over the table's entries: equal digests decode equally."""
-        entries = f"{'rgb' if self._colors else 'id'}:{sorted(self._train_ids.items())}"
+        entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self._train_ids.items())}"
         return hashlib.sha256(entries.encode()).hexdigest()
+
+    def text(self, raw: int) -> str:
+        """Return a raw value as a card has it: an id, or "red,green,blue"."""
+        return ",".join(map(str, raw.to_bytes(3))) if self.of_colors else str(raw)
 
     def apply(self, raw: NDArray[np.integer]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
         """Translate a label picture.
@@ -147,10 +152,10 @@ class LabelMap:
         Raises:
             ValueError: `raw` has the other number of channels.
         """
-        if (raw.ndim == 3) != self._colors:
-            wanted = "an RGB colour picture" if self._colors else "a single-channel id picture"
+        if (raw.ndim == 3) != self.of_colors:
+            wanted = "an RGB colour picture" if self.of_colors else "a single-channel id picture"
             raise ValueError(f"the label map needs {wanted}, got shape {raw.shape}")
-        keys = _pack(raw) if self._colors else raw
+        keys = _pack(raw) if self.of_colors else raw
         if keys.dtype == np.uint8:  # bytes.translate is several times faster than fancy indexing
             translated = keys.tobytes().translate(self._byte_table)
             train_ids = np.frombuffer(translated, dtype=np.uint8).reshape(keys.shape)

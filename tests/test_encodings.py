@@ -102,6 +102,78 @@ def test_a_wrong_polygon_file_is_told(tmp_path, scene, reason):
         ENCODINGS.get("polygons")(tmp_path / "a.json", IDD)
 
 
+SQUARE = [[0, 0], [2, 0], [2, 2]]
+
+
+def _scene(
+    width: object = 3, height: object = 3, *objects: object, polygon: object = SQUARE
+) -> str:
+    shape = {"label": "road", "polygon": polygon}
+    return json.dumps({"imgWidth": width, "imgHeight": height, "objects": [shape, *objects]})
+
+
+@pytest.mark.parametrize(
+    ("scene", "reason"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"imgWidth": 1' + "0" * 5000 + "}", "cannot be read as polygons"),
+        ("[]", "cannot be read as polygons"),
+        ("null", "cannot be read as polygons"),
+        (_scene(10**6, 10**6), "claims 1000000x1000000 pixels"),
+        (_scene(100_000, 100_000), "claims 100000x100000 pixels"),
+        (_scene(float("inf")), "imgWidth is no number of pixels"),
+        (_scene(3, float("nan")), "imgHeight is no number of pixels"),
+        (_scene(0), "imgWidth is no number of pixels"),
+        (_scene(-3), "imgWidth is no number of pixels"),
+        (_scene(3.5), "imgWidth is no number of pixels"),
+        (_scene("3"), "imgWidth is no number of pixels"),
+        (_scene(None), "imgWidth is no number of pixels"),
+        (_scene(3, 3, [1, 2]), "no set of keys"),
+        (_scene(3, 3, None), "no set of keys"),
+        (_scene(3, 3, {"label": None, "polygon": SQUARE}), "label None is no text"),
+        (_scene(3, 3, {"label": ["car"], "polygon": SQUARE}), "is no text"),
+        (_scene(3, 3, {"label": "road"}), "no 'polygon'"),
+        (_scene(polygon=None), "no list"),
+        (_scene(polygon={"x": 1}), "no list"),
+        (_scene(polygon="abc"), "no list"),
+        (_scene(polygon=[1, 2, 3]), "no list of points"),
+        (_scene(polygon=[[0, 0], [1], [2, 2]]), "no list of points"),
+        (_scene(polygon=[[0, 0, 0]] * 3), "no list of points"),
+        (_scene(polygon=[["0", "1"]] * 3), "no list of points"),
+        (_scene(polygon=[[None, 1], [5, 1], [5, 5]]), "no list of points"),
+        (_scene(polygon=[[10**400, 1], [5, 1], [5, 5]]), "no list of points"),
+        (_scene(polygon=[[float("nan"), 1], [5, 1], [5, 5]]), "reaches beyond"),
+        (_scene(polygon=[[float("inf"), 1], [5, 1], [5, 5]]), "reaches beyond"),
+        (_scene(polygon=[[1e20, 1], [5, 1], [5, 5]]), "reaches beyond"),
+        (_scene(polygon=[[-(2**63), 1], [5, 1], [5, 5]]), "reaches beyond"),
+        (
+            _scene(
+                9000, 9000, *[{"label": "road", "polygon": [[0, 0], [9000, 0], [0, 9000]]}] * 200
+            ),
+            "too many or too large",
+        ),
+    ],
+)
+def test_an_odd_polygon_file_is_refused_before_anything_is_drawn(tmp_path, scene, reason):
+    (tmp_path / "a.json").write_text(scene)
+    with pytest.raises(DataError, match=reason):
+        ENCODINGS.get("polygons")(tmp_path / "a.json", IDD)
+
+
+def test_a_polygon_file_of_no_sane_size_is_not_read(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match="larger than 16 MB"):
+        ENCODINGS.get("polygons")(tmp_path / "a.json", IDD)
+
+
+def test_polygons_may_reach_over_the_border_and_lie_behind_a_byte_order_mark(tmp_path):
+    scene = _scene(8, 8, polygon=[[-50, -50], [50.5, -50], [50, 50], [-50, 50]])
+    (tmp_path / "a.json").write_text(scene, encoding="utf-8-sig")
+    ids = ENCODINGS.get("polygons")(tmp_path / "a.json", IDD)
+    assert ids.shape == (8, 8) and (ids == IDD.ids["road"]).all()
+
+
 def test_an_unknown_encoding_suggests_a_known_one():
     with pytest.raises(ConfigError) as error:
         ENCODINGS.get("polygon")

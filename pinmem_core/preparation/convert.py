@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from numpy.typing import NDArray
 from pinmem_core.errors import DataError
 from pinmem_core.files import write_whole
 from pinmem_core.home import home
-from pinmem_core.images import check_picture, image_size, read_image, write_png
+from pinmem_core.images import check_picture, image_size, read_image
 from pinmem_core.labels import LabelMap
+from pinmem_core.png import label_png
 from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.layouts import RawSample
 from pinmem_core.preparation.prepared import Sample
 from pinmem_core.preparation.records import Record, count_pixels, label_digest
 from pinmem_core.preparation.reencoding import Reencoding
 
-_VERSION = 1
+_VERSION = 2
 """Raised whenever the same files would be written differently."""
+_SHOWN = 5
+"""Unknown values of a label that are named."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ class Conversion:
     def _check_image(self, raw: RawSample) -> tuple[int, int]:
         """Return the (width, height) of a sound image."""
         try:
-            check_picture(raw.image)
+            check_picture(raw.image, pixels=self.reencoding is None)
             return image_size(raw.image)
         except DataError as error:
-            raise _UnusableError(raw.image, error.message, "unreadable") from None
+            raise _unreadable(raw.image, error) from None
 
     def read_label(self, raw: RawSample, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return the (H, W) trainIds of a sound label; `size` is the image's (width, height)."""
@@ -94,18 +98,24 @@ class Conversion:
             values = ENCODINGS.get(self.encoding)(raw.label, self.label_map)
             train_ids, unknown = self.label_map.apply(values)
         except (DataError, ValueError) as error:
-            raise _UnusableError(raw.label, str(error), "unreadable") from None
+            raise _unreadable(raw.label, error) from None
         height, width = train_ids.shape
         if (width, height) != size:
             reason = f"is {width}x{height}, but its image is {size[0]}x{size[1]}"
             raise _UnusableError(raw.label, reason, "other size")
         if unknown:
-            listed = ", ".join(map(str, unknown[:5]))
-            reason = f"holds values that the label map does not know: {listed}"
+            reason = f"holds values that the label map does not know: {self._few(unknown)}"
             raise _UnusableError(raw.label, reason, "unknown value")
-        if (values.min(axis=(0, 1)) == values.max(axis=(0, 1))).all():
+        if (values == values[0, 0]).all():
             raise _UnusableError(raw.label, "is of a single value", "single value")
         return train_ids
+
+    def _few(self, values: Sequence[int]) -> str:
+        """Return the first of some raw values as a card has them."""
+        rest = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+        return ("; " if self.label_map.of_colors else ", ").join(
+            map(self.label_map.text, values[:_SHOWN])
+        ) + rest
 
     def _write(self, raw: RawSample, split: str, train_ids: NDArray[np.uint8]) -> Record:
         image = Path(portable(raw.image, self.root))
@@ -119,7 +129,7 @@ class Conversion:
         try:
             return reencoding.image(read_image(raw.image))
         except DataError as error:
-            raise _UnusableError(raw.image, error.message, "unreadable") from None
+            raise _unreadable(raw.image, error) from None
 
     def write_label(
         self, raw: RawSample, split: str, image: Path, train_ids: NDArray[np.uint8]
@@ -131,7 +141,7 @@ class Conversion:
                 raw.label or raw.image, "no pixel of it belongs to a class", "nothing labelled"
             )
         label = Path("labels", f"{raw.id}.png")
-        write_png(self.folder / label, train_ids)
+        write_whole(self.folder / label, label_png(train_ids))
         height, width = train_ids.shape
         return Record(
             key=self.key(raw),
@@ -147,6 +157,10 @@ class _UnusableError(Exception):
     def __init__(self, file: Path, reason: str, rule: str) -> None:
         super().__init__(reason)
         self.defect = Defect(str(file), reason.rstrip("."), rule)
+
+
+def _unreadable(path: Path, error: Exception) -> _UnusableError:
+    return _UnusableError(path, str(error).removeprefix(f"{path} "), "unreadable")
 
 
 def portable(path: Path, root: Path) -> str:

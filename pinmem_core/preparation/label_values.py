@@ -1,6 +1,5 @@
 """What label files hold, for someone who has to say what it means."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from pinmem_core.datasets.label_maps import STANDARD_MAPS
 from pinmem_core.errors import DataError
-from pinmem_core.images import read_label, read_rgb16
+from pinmem_core.images import read_colors, read_ids, read_rgb16
 from pinmem_core.labels import CLASSES, IGNORE_INDEX, TRAIN_ID
+from pinmem_core.preparation.encodings.polygons import read_scene
 
 UNLABELED = "unlabeled"
 """What is covered by no polygon."""
@@ -99,8 +99,11 @@ def _read(path: Path) -> tuple[str, Counter[Raw]]:
     try:
         return "ids16", _ids(read_rgb16(path)[..., 0])
     except DataError:
-        pixels = read_label(path)
-    return ("ids", _ids(pixels)) if pixels.ndim == 2 else ("colors", _colors(pixels))
+        pass
+    try:
+        return "ids", _ids(read_ids(path))
+    except DataError:
+        return "colors", _colors(read_colors(path))
 
 
 def _ids(pixels: NDArray[np.integer]) -> Counter[Raw]:
@@ -119,7 +122,7 @@ def _text(color: Iterable[int]) -> str:
 
 def _polygons(path: Path) -> Counter[Raw]:
     try:
-        shapes = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        shapes = read_scene(path)["objects"]
         labels = [str(shape["label"]) for shape in shapes if not shape.get("deleted")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

@@ -21,7 +21,7 @@ from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.files import staged_folder
 from pinmem_core.home import dataset_root, locked
-from pinmem_core.images import check_picture, image_size, read_label
+from pinmem_core.images import check_picture, image_size, read_train_ids
 from pinmem_core.parallel import in_parallel
 from pinmem_core.paths import expanded
 from pinmem_core.preparation.pack_contents import (
@@ -292,7 +292,7 @@ def _fault(folder: Path, record: Record) -> str | None:
     try:
         check_picture(folder / sample.image)
         size = image_size(folder / sample.image)
-        train_ids = read_label(folder / sample.label)
+        train_ids = read_train_ids(folder / sample.label)
     except (DataError, ValueError) as error:
         return str(error).replace(f"{folder}{os.sep}", "").rstrip(".")
     if size != (sample.width, sample.height):

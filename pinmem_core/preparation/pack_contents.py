@@ -4,21 +4,17 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from io import BytesIO
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from pinmem_core.datasets import DatasetCard, write_card
 from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.images import check_picture, image_size, read_image, read_label
+from pinmem_core.images import check_picture, image_size, read_image, read_train_ids
 from pinmem_core.parallel import in_parallel
 from pinmem_core.paths import as_portable_name
+from pinmem_core.png import label_png
 from pinmem_core.preparation.prepared import (
     MANIFEST,
     RECORDS,
@@ -153,7 +149,7 @@ def packed_summary(
 
 def _record(sample: Sample, sha256: str | None, reencoding: Reencoding | None) -> Record:
     """Return the record that a sample will have in a pack."""
-    train_ids = read_label(sample.label)
+    train_ids = read_train_ids(sample.label)
     if label_digest(train_ids) != sha256:
         raise _changed(sample.label)
     if reencoding:
@@ -173,7 +169,7 @@ def _record(sample: Sample, sha256: str | None, reencoding: Reencoding | None) -
 
 
 def _label(sample: Sample, reencoding: Reencoding | None) -> Content:
-    return _png(reencoding.label(read_label(sample.label))) if reencoding else sample.label
+    return label_png(reencoding.label(read_train_ids(sample.label))) if reencoding else sample.label
 
 
 def _image(sample: Sample, reencoding: Reencoding | None) -> Content:
@@ -208,9 +204,3 @@ def _yaml(card: DatasetCard) -> bytes:
         path = Path(folder, CARD)
         write_card(card, path, shared=True)
         return path.read_bytes()
-
-
-def _png(train_ids: NDArray[np.uint8]) -> bytes:
-    data = BytesIO()
-    Image.fromarray(train_ids).save(data, "PNG")
-    return data.getvalue()

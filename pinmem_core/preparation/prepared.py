@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pinmem_core.datasets import get_card
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.home import dataset_root
-from pinmem_core.images import read_image, read_label
+from pinmem_core.images import read_image, read_train_ids
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"
@@ -57,10 +57,14 @@ class Sample:
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the image (H, W, 3) and its trainIds (H, W).
 
+        `prepare` and `verify` read files to their last byte; this only decodes them.
+
         Raises:
-            DataError: A file cannot be read, or the two differ in size.
+            DataError: A file cannot be read, the label holds other values than trainIds, or the
+                two differ in size.
         """
-        image, train_ids = read_image(self.image), read_label(self.label)
+        image = read_image(self.image, checked=True)
+        train_ids = read_train_ids(self.label, checked=True)
         if train_ids.shape != image.shape[:2]:
             raise DataError(
                 f"{self.label} is {train_ids.shape[1]}x{train_ids.shape[0]}, but its image "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.errors import DataError
-from pinmem_core.images import check_picture, read_label
+from pinmem_core.images import check_picture, read_train_ids
 from pinmem_core.labels import CLASSES
 from pinmem_core.preparation.prepared import RECORDS, Sample, digest
 
@@ -66,12 +66,13 @@ def own_files(sample: Sample) -> list[Path]:
 def is_intact(record: Record, folder: Path) -> bool:
     """Tell whether the files that `prepare` wrote into `folder` are still what they were."""
     try:
-        for path in own_files(record.sample):
-            check_picture(folder / path)
-        label = read_label(folder / record.sample.label)
+        image, label = record.sample.image, record.sample.label
+        if image in own_files(record.sample):
+            check_picture(folder / image)
+        train_ids = read_train_ids(folder / label)
     except DataError:
         return False
-    return label_digest(label) == record.label_sha256
+    return label_digest(train_ids) == record.label_sha256
 
 
 def label_digest(train_ids: NDArray[np.uint8]) -> str:

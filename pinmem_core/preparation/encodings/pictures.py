@@ -5,20 +5,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pinmem_core.images import check_picture, read_label, read_rgb16
+from pinmem_core.images import read_colors, read_ids, read_rgb16
 from pinmem_core.labels import LabelMap
 
 
-def read_ids(path: Path, label_map: LabelMap) -> NDArray[Any]:
-    """Return (H, W) ids of a grey or palette picture, or (H, W, 3) colours of an RGB one."""
-    check_picture(path)  # Pillow decodes a PNG without looking at its checksums
-    return read_label(path)
+def read_values(path: Path, label_map: LabelMap) -> NDArray[Any]:
+    """Return (H, W) ids, or the (H, W, 3) colours that the picture shows where the map has such."""
+    return read_colors(path) if label_map.of_colors else read_ids(path)
 
 
 def read_ids16(path: Path, label_map: LabelMap) -> NDArray[Any]:
     """Return the (H, W) ids in the first channel of a 16-bit RGB PNG (SYNTHIA's README)."""
-    check_picture(path)
     return read_rgb16(path)[..., 0]
 
 
-ENCODINGS = {"ids": read_ids, "colors": read_ids, "ids16": read_ids16}
+ENCODINGS = {"ids": read_values, "colors": read_values, "ids16": read_ids16}

@@ -1,0 +1,117 @@
+"""PNG files at the level of their bytes: checking them to the end, and writing labels fast.
+
+Pillow decodes a PNG without looking at its checksums, and leaves those rows black that the pixel
+stream lacks.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples of a pixel by color type."""
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
+_INTERLACED = (*_PASSES, (0, 1, 1, 2))
+"""Adam7: first column, first row, and the steps between columns and rows, of every pass."""
+_BLOCK = 1 << 18
+"""Bytes held at once, whatever a file claims."""
+_LEVEL = 3
+"""On labels without filters, a third of the time of Pillow's default for a fifth more bytes."""
+
+
+def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
+    """Check every checksum of a PNG and that its pixel stream is complete.
+
+    Args:
+        file: The file, known to begin like a PNG.
+        pixels: Whether to decompress the pixel stream; decoding finds most damage to it, too.
+
+    Raises:
+        ValueError: The file is damaged.
+        zlib.error: The pixel stream is damaged.
+    """
+    file.seek(len(_SIGNATURE))
+    stream: _PixelStream | None = None
+    kind = before = b""
+    while kind != b"IEND":
+        before = kind
+        length, kind = struct.unpack(">I4s", _read(file, 8))
+        if (kind == b"IHDR") != (stream is None):
+            raise ValueError("its header is not at its beginning")
+        if stream and stream.begun and kind == b"IDAT" != before:
+            raise ValueError("its pixel stream is interrupted")
+        checksum = zlib.crc32(kind)
+        for block in _blocks(file, length):
+            checksum = zlib.crc32(block, checksum)
+            if stream is None:
+                stream = _PixelStream(block)
+            elif kind == b"IDAT" and pixels:
+                stream.take(block)
+        if struct.unpack(">I", _read(file, 4)) != (checksum,):
+            raise ValueError("one of its checksums is wrong")
+    if pixels and not (stream and stream.complete):
+        raise ValueError("its pixel stream ends early")
+
+
+class _PixelStream:
+    """The compressed pixels of a PNG, decompressed to count them.
+
+    Attributes:
+        begun: Whether any byte of it was read.
+    """
+
+    def __init__(self, header: bytes) -> None:
+        width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+        bits = depth * _CHANNELS[kind]
+        passes = _INTERLACED if interlaced else ((0, 0, 1, 1),)
+        sizes = [(-((x - width) // dx), -((y - height) // dy)) for x, y, dx, dy in passes]
+        self._missing = sum(
+            rows * (1 + (columns * bits + 7) // 8)
+            for columns, rows in sizes
+            if columns > 0 and rows > 0
+        )
+        self._decompressor = zlib.decompressobj()
+        self.begun = False
+
+    def take(self, data: bytes) -> None:
+        """Decompress the next bytes of the stream; bytes after the last pixel are ignored."""
+        self.begun = True
+        while data and self._missing >= 0 and not self._decompressor.eof:
+            self._missing -= len(self._decompressor.decompress(data, _BLOCK))
+            data = self._decompressor.unconsumed_tail
+
+    @property
+    def complete(self) -> bool:
+        """Whether no pixel is missing, and the checksum of the pixels is there and right."""
+        return self._missing < 0 or (self._missing == 0 and self._decompressor.eof)
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError("the file is truncated")
+    return data
+
+
+def _blocks(file: BinaryIO, length: int) -> Iterator[bytes]:
+    for start in range(0, length, _BLOCK):
+        yield _read(file, min(_BLOCK, length - start))
+
+
+def label_png(train_ids: NDArray[np.uint8]) -> bytes:
+    """Return (H, W) trainIds as an 8-bit grey PNG without filters, which suit photos only."""
+    height, width = train_ids.shape
+    rows = np.zeros((height, 1 + width), np.uint8)
+    rows[:, 1:] = train_ids
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, _LEVEL)), (b"IEND", b""))
+    return _SIGNATURE + b"".join(_chunk(*part) for part in parts)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
