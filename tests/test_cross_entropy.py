@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from pinmem_core.footprint import footprint
-from pinmem_core.learning.cross_entropy import divided_cross_entropy
+from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.learning.cross_entropy import divided_cross_entropy, summed_cross_entropy
 
 SIZE = (9, 12)
 DIVISOR = torch.tensor(7.0, dtype=torch.float64)
@@ -50,3 +51,16 @@ def test_maps_of_one_image_exist_at_a_time():
         return footprint(lambda: divided_cross_entropy(logits, labels, one).backward()).memory_bytes
 
     assert peak(8) < 1.3 * peak(1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_pixels_taken_as_one_list_lose_what_maps_do(weighted):
+    torch.manual_seed(0)
+    maps = torch.randn(2, 5, 9, 7, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 5, (2, 9, 7))
+    labels[0, :3] = IGNORE_INDEX
+    weights = torch.rand(5, dtype=torch.float64) if weighted else None
+    losses = [summed_cross_entropy(maps, labels, weights, by_pixel=way) for way in (False, True)]
+    gradients = [torch.autograd.grad(loss, maps)[0] for loss in losses]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-14)

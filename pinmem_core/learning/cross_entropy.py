@@ -30,6 +30,34 @@ def divided_cross_entropy(
     return divided
 
 
+def summed_cross_entropy(
+    maps: Tensor, labels: Tensor, weights: Tensor | None, *, by_pixel: bool
+) -> Tensor:
+    """Return the sum of -w_y log p_y over the labelled pixels, 0-dim.
+
+    Args:
+        maps: (N, K, H, W) logits.
+        labels: (N, H, W).
+        weights: (K,) of the classes; None weighs all 1.
+        by_pixel: Take the pixels as one list. Torch's loss of maps adds up by atomic operations on
+            a GPU, in an order that changes from run to run; the loss of a list does not.
+    """
+    if not by_pixel:
+        return F.cross_entropy(
+            maps, labels, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+    pixels = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    losses = F.cross_entropy(
+        pixels, labels.flatten(), weight=weights, ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return losses.sum()
+
+
+def _laid_out(maps: Tensor) -> Tensor:
+    """Return small maps laid out as the loss reads large ones: by pixel on a GPU."""
+    return maps.contiguous(memory_format=torch.channels_last) if maps.is_cuda else maps
+
+
 class _DividedCrossEntropy(Function):
     @staticmethod
     def forward(
@@ -40,11 +68,9 @@ class _DividedCrossEntropy(Function):
         gradients = []
         for image, truth in zip(logits.detach().split(1), labels.split(1), strict=True):
             with torch.set_grad_enabled(differentiable):
-                maps = resize(image.requires_grad_(differentiable), truth.shape[-2:])
-                summed = F.cross_entropy(
-                    maps, truth, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
-                )
-                share = summed / divisor
+                image = _laid_out(image).requires_grad_(differentiable)
+                maps = resize(image, truth.shape[-2:])
+                share = summed_cross_entropy(maps, truth, weights, by_pixel=maps.is_cuda) / divisor
             if differentiable:
                 gradients += torch.autograd.grad(share, image)
             total += share.detach()

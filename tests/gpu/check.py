@@ -39,7 +39,7 @@ def parsed_options() -> Namespace:
     )
     parser.add_argument("--device", default="cuda", type=torch.device)
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--only", help="a section, or the beginning of a row's name")
+    parser.add_argument("--only", help="sections, or beginnings of rows' names, by semicolon")
     parser.add_argument("--output", type=Path, default=Path("check.json"))
     parser.add_argument("--reference", type=Path, default=HERE.parents[1] / "../shared/reference")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to test this program")
@@ -92,7 +92,8 @@ def require(device: torch.device) -> None:
 
 def wanted(section: str, name: str, only: str | None) -> bool:
     """Return whether a row is to be measured."""
-    return only is None or only == section or name.startswith(only)
+    texts = (only or section).split(";")
+    return any(text == section or name.startswith(text) for text in texts)
 
 
 def run_all(results: Results, options: Namespace) -> None:
@@ -100,10 +101,10 @@ def run_all(results: Results, options: Namespace) -> None:
     of_fast = [name for name in EXPECTED["fast"] if wanted("fast", name, options.only)]
     text = Namespace(**{**vars(options), "device": options.device.type})
     if of_fast:
-        with fast.workers(text) as found:
+        with fast.workers(text, of_fast) as found:
             run_checks(results, options, "right", right.CHECKS)
-            fast.measure(results, text, found)
-            options.eaten = max(2 * options.batch * w.rate for w in found.values())
+            fast.measure(results, text, found, of_fast)
+            options.eaten = max((2 * options.batch * w.rate for w in found.values()), default=0.0)
     else:
         run_checks(results, options, "right", right.CHECKS)
     run_checks(results, options, "fed", fed.CHECKS)

@@ -81,6 +81,9 @@ def variant(pipe: Connection, name: str, options: Namespace) -> None:
     began = time.perf_counter()
     run(2)()
     pipe.send(time.perf_counter() - began)
+    if options.device == "cuda":  # without the workspaces that cuDNN tried out
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     while command := pipe.recv():
         what, count = command
         if what == "losses":
@@ -125,11 +128,11 @@ class Worker:
 
 
 @contextmanager
-def workers(options: Namespace) -> Iterator[dict[str, Worker]]:
+def workers(options: Namespace, wanted: list[str]) -> Iterator[dict[str, Worker]]:
     """Start the processes of all variants; the first compiled one begins to compile at once."""
-    names = [n for n in VARIANTS if options.compile or n not in COMPILED]
+    names = [n for n in VARIANTS if n in wanted and (options.compile or n not in COMPILED)]
     if options.tiny:
-        names = [NAIVE, SAME, "pinmem bf16, graph"]
+        names = [n for n in names if n in (NAIVE, SAME, "pinmem bf16, graph")]
     with ExitStack() as stack:
         found = {n: Worker(stack.enter_context(process(variant, n, options))) for n in names}
         if COMPILED[0] in found:  # the next one finds what this one compiled in torch's cache
@@ -137,10 +140,13 @@ def workers(options: Namespace) -> Iterator[dict[str, Worker]]:
         yield found
 
 
-def measure(results: Results, options: Namespace, found: dict[str, Worker]) -> None:
+def measure(
+    results: Results, options: Namespace, found: dict[str, Worker], wanted: list[str]
+) -> None:
     """Add the rows of all variants, the profile of the fastest, and the limits before."""
     limits: dict[str, Any] = {}
-    results.run("fast", "limits", lambda row: limits.update(measure_limits(row, options)), 20)
+    if found or "limits" in wanted:
+        results.run("fast", "limits", lambda row: limits.update(measure_limits(row, options)), 20)
     for name, worker in found.items():
         patience = max(5.0, results.left() - 5)
         results.run(
@@ -153,7 +159,8 @@ def measure(results: Results, options: Namespace, found: dict[str, Worker]) -> N
     if ready:
         fastest = max(ready, key=lambda n: ready[n].rate)
         results.run("fast", "profile", lambda row: profile_row(row, fastest, ready[fastest]), 10)
-    results.run("fast", "resize, backward", lambda row: resize_backward(row, options), 5)
+    if "resize, backward" in wanted:
+        results.run("fast", "resize, backward", lambda row: resize_backward(row, options), 5)
 
 
 def measure_limits(row: Row, options: Namespace) -> dict[str, Any]:
@@ -221,16 +228,19 @@ def speed(
         rate = limits["flop"] * worker.rate
         row.values["share of the FLOP floor"] = rate / limits["peaks"]["bf16"]
         row.values["share of its precision's peak"] = rate / limits["peaks"][precision_of(compute)]
-    naive = found[NAIVE]
+    row.values["mean loss"] = fmean(worker.losses[-20:])
+    naive = found.get(NAIVE) or Worker(worker.pipe)
     if naive.rate and name != NAIVE:
         row.values["x naive"] = worker.rate / naive.rate
     if name == "pinmem bf16, compiled, graph":
         row.goal = f">= {SPEED_GOAL:g} x naive and >= {SHARE_GOAL:.0%} of the floor"
         share = row.values.get("share of the FLOP floor", 0.0)
         row.met = row.values.get("x naive", 0.0) >= SPEED_GOAL and share >= SHARE_GOAL
-    if naive.losses and name != NAIVE:
-        mean, expected = (fmean(w.losses[-20:]) for w in (worker, naive))
+    first, of_first = next((n, w) for n, w in found.items() if w.losses)
+    if first != name:
+        mean, expected = (fmean(w.losses[-20:]) for w in (worker, of_first))
         error, band = abs(mean - expected) / expected, BANDS[precision_of(compute)]
+        row.values["losses compared with"] = first
         row.values |= {"mean loss differs by": error, "band": band}
         assert error <= band or options.tiny, f"the losses leave their band: {worker.losses[-3:]}"
     if name == NAIVE:
