@@ -65,7 +65,7 @@ class _DividedCrossEntropy(Function):
     ) -> Tensor:
         differentiable = ctx.needs_input_grad[0]
         total = logits.new_zeros(())
-        gradients = []
+        gradients: list[Tensor] = []
         for image, truth in zip(logits.detach().split(1), labels.split(1), strict=True):
             with torch.set_grad_enabled(differentiable):
                 image = _laid_out(image).requires_grad_(differentiable)
