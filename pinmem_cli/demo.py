@@ -24,7 +24,7 @@ IMAGES_PER_TARGET = 2
 def run_demo(output: Output) -> None:
     """Train both methods, then print their scores and draw their predictions."""
     from pinmem_core.config import validate
-    from pinmem_core.home import runs_root
+    from pinmem_core.home import register_run, runs_root
     from pinmem_core.preparation import draw_missing
     from pinmem_core.recipe import load_recipe
 
@@ -33,7 +33,10 @@ def run_demo(output: Output) -> None:
     with output.listening() as listener:
         draw_missing(targets, listener)
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}-demo"
-    results = _train({method: runs_root() / f"{stamp}-{method}" for method in METHODS}, output)
+    runs = {method: runs_root() / f"{stamp}-{method}" for method in METHODS}
+    for run in runs.values():
+        register_run(run, part_of="demo")
+    results = _train(runs, output)
     picture = runs_root() / f"{stamp}.png"
     _draw({method: result["run"] for method, result in results.items()}, targets, picture)
     rows = table("mIoU %", *METHODS)

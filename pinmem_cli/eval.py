@@ -22,18 +22,21 @@ EXAMPLES = examples(
 def evaluate(
     run: Annotated[
         str,
-        typer.Argument(help="A run's folder or name, a checkpoint folder, or user/name@revision."),
+        typer.Argument(
+            help="A run's folder or name, a checkpoint folder, last, starter or user/name@revision."
+        ),
     ],
     targets: Annotated[
         str | None, typer.Option(help="Domains to score on, by comma; default: the run's targets.")
     ] = None,
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="paper-train, paper-mapillary, paper-eval, paper-pool, fast or photo, or one with "
-            "changes: paper-train+flip+scales=0.5,1."
+            "changes: paper-train+flip+scales=0.5,1; default: the model's own (photo for the "
+            "starter model), else paper-train."
         ),
-    ] = "paper-train",
+    ] = None,
     precision: Precision = "float32",
     compile: Compile = False,
     device: Device = "auto",
@@ -61,13 +64,24 @@ def evaluate(
 
     'pinmem eval compare' sets reports side by side.
     """
-    from pinmem_core.evaluation.report import PAGE, evaluate_run, report_folder
+    from pinmem_core.evaluation.report import PAGE, PROTOCOL, evaluate_run, report_folder
+    from pinmem_core.inference import get_protocol, protocol_of
+    from pinmem_core.model.checkpoint import read_config
+    from pinmem_core.model.found import checkpoint_of
 
+    if protocol:
+        get_protocol(protocol)
     out = Output(as_json=json, quiet=quiet)
     with out.listening() as listener:
-        folder = output or report_folder(run, protocol, on_event=listener)
+        checkpoint = checkpoint_of(run, on_event=listener)
+        config = read_config(checkpoint)
+        if protocol is None:
+            protocol = protocol_of(config, PROTOCOL)
+            if "protocol" in config:
+                out.note(f"protocol: {protocol}, the model's own; --protocol names another")
+        folder = output or report_folder(checkpoint, protocol)
         report = evaluate_run(
-            run,
+            str(checkpoint),
             names(targets),
             protocol=protocol,
             precision=precision,

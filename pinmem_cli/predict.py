@@ -8,7 +8,7 @@ import typer
 
 from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples
 from pinmem_cli.output import Output, say
-from pinmem_core.errors import ConfigError, DataError, MachineError
+from pinmem_core.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
     from pinmem_core.inference.outcome import Outcome
@@ -35,8 +35,8 @@ def predict(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A run, a checkpoint, user/name@revision, or starter; default: the newest run, "
-            "without any the starter model that comes with pinmem."
+            help="A run, a checkpoint, user/name@revision, last for the newest finished run, or "
+            "starter for the model that comes with pinmem, which is the default."
         ),
     ] = None,
     formats: Annotated[
@@ -55,7 +55,8 @@ def predict(
         str | None,
         typer.Option(
             help="fast, photo, paper-train, paper-eval or paper-pool, or one with changes: "
-            "fast+flip+scales=0.5,1; default: photo for the starter model, fast for any other."
+            "fast+flip+scales=0.5,1; default: the model's own (photo for the starter model), else "
+            "fast."
         ),
     ] = None,
     precision: Precision = "float32",
@@ -65,12 +66,19 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment images and videos with a trained model."""
-    from pinmem_core.inference import get_protocol, load
+    from pinmem_core.inference import get_protocol, load, protocol_of
     from pinmem_core.inference.files import predict_bytes, predict_files
     from pinmem_core.inference.outputs import plan, plan_stream
     from pinmem_core.inference.painters import get_forms
     from pinmem_core.inference.sources import STANDARD, find_sources
-    from pinmem_core.model.found import STARTER
+    from pinmem_core.model.checkpoint import read_config
+    from pinmem_core.model.found import (
+        LAST,
+        STARTER,
+        STARTER_FOLDER,
+        checkpoint_of,
+        starter_summary,
+    )
 
     output = Output(as_json=json, quiet=quiet)
     streams = out == STANDARD
@@ -90,11 +98,15 @@ def predict(
             source, form = plan_stream(sources, forms)
         else:
             jobs = plan(sources, out, forms, frames=frames, force=force)
-        name = model or _default_model(output)
+        if model is None:
+            output.note(f"model: {STARTER}, {starter_summary()}")
+            checkpoint = STARTER_FOLDER
+        else:
+            checkpoint = checkpoint_of(model, on_event=tell)
         if protocol is None:
-            protocol = "photo" if name == STARTER else "fast"
+            protocol = protocol_of(read_config(checkpoint), "fast")
         predictor = load(
-            name,
+            str(checkpoint),
             device=device,
             protocol=get_protocol(protocol),
             precision=precision,
@@ -105,21 +117,8 @@ def predict(
             sys.stdout.buffer.write(predict_bytes(predictor, source, form, on_event=tell))
             return
         outcome = predict_files(predictor, jobs, on_event=tell)
+    name = str(checkpoint) if model == LAST else model or STARTER
     _tell(outcome, {"model": name, "protocol": protocol, "precision": precision}, output)
-
-
-def _default_model(output: Output) -> str:
-    """Return the newest run; without one, the model that comes with pinmem. Say which it is."""
-    from pinmem_core.home import newest_run
-    from pinmem_core.model.found import STARTER, starter_summary
-
-    try:
-        name = str(newest_run())
-        output.note(f"model: {name} (the newest run)")
-    except DataError:
-        name = STARTER
-        output.note(f"model: {name}, {starter_summary()}")
-    return name
 
 
 def _tell(outcome: "Outcome", setting: dict[str, Any], output: Output) -> None:

@@ -60,28 +60,37 @@ def runs_root() -> Path:
     return home() / "runs"
 
 
-def register_run(run: Path) -> None:
-    """Remember a finished run, wherever its folder is, so that `newest_run` finds it."""
+def register_run(run: Path, *, part_of: str | None = None) -> None:
+    """Remember a finished run, wherever its folder is, so that `newest_run` finds it.
+
+    Args:
+        run: Its folder.
+        part_of: What the run is a part of, "demo" or "study": `newest_run` never returns it. This
+            may be noted before the run begins.
+    """
     runs_root().mkdir(parents=True, exist_ok=True)
     with _run_log().open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"run": str(run.absolute())}) + "\n")
+        part = {"part_of": part_of} if part_of else {}
+        log.write(json.dumps({"run": str(run.absolute()), **part}) + "\n")
 
 
 def newest_run() -> Path:
-    """Return the folder of the run that finished last and still exists.
+    """Return the folder of the run that finished last and still exists, and is no part of others.
 
     Raises:
         DataError: There is none.
     """
     log = _run_log()
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    for line in reversed(lines):
-        run = Path(json.loads(line)["run"])
-        if run.is_dir():
+    entries = [json.loads(line) for line in lines]
+    parts = {entry["run"] for entry in entries if entry.get("part_of")}
+    for entry in reversed(entries):
+        run = Path(entry["run"])
+        if entry["run"] not in parts and run.is_dir():
             return run
     raise DataError(
-        f"there is no trained model in {home()} yet.",
-        "Train one ('pinmem train --sources demo:arcade,demo:toytown'), or name one with --model.",
+        f"there is no trained model in {home()} yet; runs of the demo and of sweeps do not count.",
+        "Train one ('pinmem train --sources demo:arcade,demo:toytown'), or name its folder.",
     )
 
 

@@ -1,6 +1,7 @@
 """The command line as users and scripts meet it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,13 +135,37 @@ def test_train_eval_and_predict_keep_their_json_contracts(tmp_path, photo):
     assert Image.open(mask).size == (70, 50)
 
 
-def test_predict_takes_the_newest_run_says_so_and_repeats_itself(run, photo, tmp_path):
+def test_predict_takes_the_last_run_where_asked_says_so_and_repeats_itself(run, photo, tmp_path):
     masks = []
     for name in ("a.png", "b.png"):
-        done = Result("predict", str(photo), "-o", str(tmp_path / name), "--format", "trainid")
+        done = Result(
+            "predict", str(photo), "-o", str(tmp_path / name), "--format", "trainid",
+            "--model", "last",
+        )  # fmt: skip
         assert done.code == 0 and str(run) in done.err and "newest run" in done.err
+        assert re.search(r"mIoU \d+\.\d % on toy:\w+@val \(seen\)", done.err)
         masks.append((tmp_path / name).read_bytes())
     assert masks[0] == masks[1]
+
+
+def test_without_a_model_predict_takes_the_starter_whatever_was_trained(run, photo, tmp_path):
+    done = Result("predict", str(photo), "-o", str(tmp_path / "a.png"), "--json")
+    assert (done.json["model"], done.json["protocol"]) == ("starter", "photo")
+    last = Result("predict", str(photo), "-o", str(tmp_path / "b.png"), "--model", "last", "--json")
+    assert Path(last.json["model"]).parent == run and last.json["protocol"] == "fast"
+
+
+def test_the_starter_of_a_call_without_model_is_no_folder_of_that_name(
+    photo, tmp_path, monkeypatch
+):
+    (tmp_path / "starter").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Result("predict", str(photo), "-o", "a.png").code == 0
+
+
+def test_where_nothing_was_trained_there_is_no_last_run(photo, tmp_path):
+    done = Result("predict", str(photo), "-o", str(tmp_path / "a.png"), "--model", "last")
+    assert done.code == 3 and "no trained model" in done.err
 
 
 def test_predict_reports_a_bad_file_and_goes_on(run, photo, tmp_path):

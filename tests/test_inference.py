@@ -79,6 +79,11 @@ def test_the_newest_run_is_the_last_that_still_exists(tmp_path, home):
         register_run(tmp_path / name)
     (tmp_path / "three").rmdir()
     assert newest_run() == tmp_path / "two"
+    for name, part_of in (("four", "demo"), ("five", "study")):
+        (tmp_path / name).mkdir()
+        register_run(tmp_path / name, part_of=part_of)
+        register_run(tmp_path / name)
+    assert newest_run() == tmp_path / "two"
     (home / "runs" / "named").mkdir()
     assert find_run("named") == home / "runs" / "named"
     with pytest.raises(DataError, match="no run 'nobody'"):

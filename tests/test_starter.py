@@ -7,9 +7,12 @@ import pytest
 from conftest import Result
 
 import pinmem_core
+from pinmem_core.errors import CheckpointError
+from pinmem_core.evaluation import evaluate_run
 from pinmem_core.images import read_image, write_png
-from pinmem_core.inference import PROTOCOLS, Predictor
+from pinmem_core.inference import PROTOCOLS, Predictor, protocol_of
 from pinmem_core.model.found import checkpoint_of, run_folder, starter_summary
+from pinmem_core.preparation import draw_missing
 from pinmem_core.scenes import draw_scene
 
 LARGE = (1500, 2000)
@@ -66,3 +69,20 @@ def test_a_shrunk_photo_has_a_mask_of_its_own_size():
     predictor._look = lambda images: (seen.append(images.shape[1:3]), look(images))[1]
     assert predictor.predict(np.zeros((*LARGE, 3), np.uint8)).shape == LARGE
     assert seen == [(480, 640)]
+
+
+def test_predict_and_eval_show_images_to_the_starter_by_one_protocol():
+    draw_missing(["toy"])
+    assert pinmem_core.load("starter", device="cpu").protocol == PROTOCOLS["photo"]
+    assert evaluate_run("starter", ["toy:red@val"], device="cpu").origin.name == "photo"
+    done = Result("eval", "starter", "--targets", "toy:red@val", "--no-pictures", "--json")
+    assert done.json["protocol"].startswith("photo: ") and "the model's own" in done.err
+    named = evaluate_run("starter", ["toy:red@val"], protocol="paper-train", device="cpu")
+    assert named.origin.name == "paper-train"
+
+
+@pytest.mark.parametrize("name", ["evil", 3, None, "fast+crop=-1"])
+def test_a_checkpoint_that_asks_for_no_protocol_of_ours_is_refused(name):
+    with pytest.raises(CheckpointError, match="asks for the protocol"):
+        protocol_of({"protocol": name}, "fast")
+    assert protocol_of({}, "fast") == "fast"

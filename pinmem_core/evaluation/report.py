@@ -21,7 +21,7 @@ from pinmem_core.evaluation.results import evaluate_domain
 from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import staged_folder, write_whole
-from pinmem_core.inference import Predictor, get_protocol
+from pinmem_core.inference import Predictor, get_protocol, protocol_of
 from pinmem_core.inference.predictor import Precision
 from pinmem_core.model import load_checkpoint
 from pinmem_core.model.found import checkpoint_of, run_folder
@@ -32,6 +32,8 @@ __all__ = ["DATA", "PAGE", "Report", "evaluate_run", "report_folder"]
 
 DATA = "report.json"
 PAGE = "report.html"
+PROTOCOL = "paper-train"
+"""The protocol of a checkpoint that names none."""
 _EXAMPLES = 3
 """The most images of a target that a page shows as its worst, and as its best."""
 _ROOM = 10
@@ -51,15 +53,17 @@ class _Subject:
         cls,
         run: str,
         targets: Sequence[str],
-        protocol: str,
+        protocol: str | None,
         precision: Precision,
         compile: bool,
         device: str,
         on_event: Listener,
     ) -> "_Subject":
-        shown = get_protocol(protocol)
+        if protocol:
+            get_protocol(protocol)  # a wrong name is said before anything is loaded
         checkpoint = checkpoint_of(run, on_event=on_event)
         segmenter, config = load_checkpoint(checkpoint)
+        protocol = protocol or protocol_of(config, PROTOCOL)
         training = config.get("training", {})
         wanted = tuple(dict.fromkeys(targets or training.get("targets", ())))
         if not wanted:
@@ -75,7 +79,7 @@ class _Subject:
         predictor = Predictor(
             segmenter,
             device=device,
-            protocol=shown,
+            protocol=get_protocol(protocol),
             precision=precision,
             compile=compile,
             on_event=on_event,
@@ -121,7 +125,7 @@ def evaluate_run(
     run: str,
     targets: Sequence[str] = (),
     *,
-    protocol: str = "paper-train",
+    protocol: str | None = None,
     precision: Precision = "float32",
     compile: bool = False,
     device: str = "auto",
@@ -132,9 +136,9 @@ def evaluate_run(
     """Score a run's last checkpoint.
 
     Args:
-        run: A run's folder or name, a checkpoint folder, or `user/name[@revision]` on the Hub.
+        run: A name that `checkpoint_of` takes.
         targets: `dataset[:domain][@split]`; none for the targets that the run was given.
-        protocol: What `get_protocol` takes.
+        protocol: What `get_protocol` takes; None for the checkpoint's own, or else "paper-train".
         precision: Of the network's convolutions.
         compile: Have torch compile the network.
         device: Where to compute.
@@ -172,12 +176,7 @@ def _samples(checkpoint: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def report_folder(run: str, protocol: str, *, on_event: Listener = ignore) -> Path:
-    """Return the folder that a report made now is kept in where the user names none.
-
-    Raises:
-        DataError: There is no such run or model.
-        MachineError: The Hub is asked, and cannot be reached.
-    """
+def report_folder(checkpoint: Path, protocol: str) -> Path:
+    """Return the folder that a report made now is kept in where the user names none."""
     name = f"{protocol}-{datetime.now():%Y%m%d-%H%M%S}"
-    return run_folder(checkpoint_of(run, on_event=on_event)) / "eval" / name
+    return run_folder(checkpoint) / "eval" / name

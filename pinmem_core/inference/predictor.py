@@ -17,7 +17,7 @@ from pinmem_core.images import read_image
 from pinmem_core.inference.network import bytes_per_pixel, quickened
 from pinmem_core.inference.prediction import Band, Prediction
 from pinmem_core.inference.protocol import Protocol, windows
-from pinmem_core.inference.protocols import PROTOCOLS
+from pinmem_core.inference.protocols import PROTOCOLS, get_protocol, protocol_of
 from pinmem_core.inference.rows import Rows
 from pinmem_core.inference.tiling import Appetite, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize
@@ -255,15 +255,17 @@ def load(
     memory: int | None = None,
     on_event: Listener = ignore,
 ) -> Predictor:
-    """Return a predictor of a run, a checkpoint folder, or `user/name[@revision]` on the Hub.
+    """Return a predictor of what `checkpoint_of` finds by a name.
 
-    The rest is as for `Predictor`.
+    Without a protocol, the checkpoint's own is taken, or else "fast". The rest is as for
+    `Predictor`.
 
     Raises:
         DataError: There is no such run or model, or its checkpoint is damaged.
         MachineError: The Hub is asked, and cannot be reached.
     """
-    segmenter, _ = load_checkpoint(checkpoint_of(name, on_event=on_event))
+    segmenter, config = load_checkpoint(checkpoint_of(name, on_event=on_event))
+    protocol = protocol or get_protocol(protocol_of(config, "fast"))
     return Predictor(
         segmenter,
         device=device,

@@ -4,11 +4,13 @@ The original has three (docs/eval.md); which of them made the paper's tables is 
 figure must say which made it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.errors import CheckpointError, ConfigError, unknown_name
 from pinmem_core.inference.protocol import Protocol
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -49,6 +51,29 @@ def get_protocol(text: str) -> Protocol:
         first = error.errors()[0]
         reason = first["msg"][0].lower() + first["msg"][1:]
         raise ConfigError(f"protocol '{text}': {first['loc'][0]}: {reason}.") from None
+
+
+def protocol_of(config: Mapping[str, Any], otherwise: str) -> str:
+    """Return the name of the protocol that a checkpoint is made for.
+
+    Args:
+        config: The checkpoint's `config.json`; its `protocol` is a text that `get_protocol` takes.
+        otherwise: The answer for a checkpoint that names none.
+
+    Raises:
+        CheckpointError: This pinmem does not know the protocol.
+    """
+    name = config.get("protocol", otherwise)
+    try:
+        if not isinstance(name, str):
+            raise ConfigError("the name is not a text.")
+        get_protocol(name)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the checkpoint asks for the protocol {name!r}: {error.message}",
+            "Name another one with --protocol.",
+        ) from None
+    return name
 
 
 def _value(text: str, now: object) -> object:

@@ -1,18 +1,22 @@
 """Finding the checkpoint that a name means: a folder, a run, or a model on the Hub."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.home import find_run, home
+from pinmem_core.home import find_run, home, newest_run
+from pinmem_core.model.figures import Figures, seen_in_words
 from pinmem_core.model.hub import HubName, fetch
 
 CHECKPOINT = "checkpoint"
 """Folder of the checkpoint inside a run."""
 STARTER = "starter"
 """Name of the model that comes with pinmem."""
-_STARTER_FOLDER = Path(__file__).parents[1] / "starter"
+STARTER_FOLDER = Path(__file__).parents[1] / "starter"
+LAST = "last"
+"""Name of the newest finished run that is neither of the demo nor of a sweep."""
 
 
 def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> Path:
@@ -20,8 +24,9 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
 
     Args:
         name: A run's folder or name, a checkpoint folder, "starter" for the model that comes with
-            pinmem, or `user/name[@revision]` on the Hub. What exists on this machine comes first.
-        on_event: Hears that the Hub is asked.
+            pinmem, "last" for the newest finished run, or `user/name[@revision]` on the Hub. What
+            exists on this machine comes first.
+        on_event: Callback for the events; it receives what "last" is, and that the Hub is asked.
         options: For the Hub, as `fetch` has them.
 
     Raises:
@@ -32,7 +37,11 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
         folder = find_run(name)
     except DataError:
         if name == STARTER:
-            return _STARTER_FOLDER
+            return STARTER_FOLDER
+        if name == LAST:
+            run = newest_run()
+            on_event(Notice(f"model: {run} (the newest run), {run_summary(run)}"))
+            return checkpoint_of(str(run))
         on_hub = HubName.parse(name)
         if on_hub is None:
             raise
@@ -44,7 +53,18 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
 
 def starter_summary() -> str:
     """Return in a line what the starter model was trained on, and how good it is."""
-    return (_STARTER_FOLDER / "summary.txt").read_text(encoding="utf-8").strip()
+    return (STARTER_FOLDER / "summary.txt").read_text(encoding="utf-8").strip()
+
+
+def run_summary(run: Path) -> str:
+    """Return in a line the mIoU of a finished run, by what its `scores.json` holds."""
+    try:
+        saved = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+        found = Figures.of_run(saved, str(saved["protocol"])).domains
+        scores = [f"{100 * of.miou:.1f} % on {of.name} ({seen_in_words(of.seen)})" for of in found]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        scores = []
+    return f"mIoU {', '.join(scores)}" if scores else "whose mIoU is not known"
 
 
 def run_folder(checkpoint: Path) -> Path:
@@ -53,7 +73,7 @@ def run_folder(checkpoint: Path) -> Path:
     That is the run that it lies in, the folder itself where it is in none, and for the starter
     model and those of the Hub, whose places are not for that, a folder in pinmem's home.
     """
-    if checkpoint == _STARTER_FOLDER:
+    if checkpoint == STARTER_FOLDER:
         return home() / STARTER
     on_hub = HubName.of_cached(checkpoint)
     if on_hub:

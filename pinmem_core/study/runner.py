@@ -9,7 +9,7 @@ from pinmem_core.errors import BusyError, ConfigError
 from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import write_whole
-from pinmem_core.home import locked
+from pinmem_core.home import locked, register_run
 from pinmem_core.learning import resume, train
 from pinmem_core.learning.resolve import resolve
 from pinmem_core.learning.trainer import lock_name
@@ -109,6 +109,7 @@ def _complete(
     if trained:
         _adopt(run_path(folder, trained, seed), run, sweep.config(variant, seed))
     elif not (run / "scores.json").exists():
+        register_run(run, part_of="study")
         if (run / "config.json").exists():
             resume(run, on_event=on_event, stop=stop)
         else:
