@@ -51,7 +51,15 @@ TAR_TYPES = {
 
 
 def make_tar(path: Path, *items: Item) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix != ".tar" else "w") as file:
+    compressions = {
+        ".gz": "gz",
+        ".tgz": "gz",
+        ".bz2": "bz2",
+        ".tbz2": "bz2",
+        ".xz": "xz",
+        ".txz": "xz",
+    }
+    with tarfile.open(path, f"w:{compressions.get(path.suffix, '')}") as file:
         for item in items:
             info = tarfile.TarInfo(item.name)
             info.mode = stat.S_IMODE(item.mode)
@@ -70,6 +78,7 @@ def make_rar(path: Path, *items: Item) -> Path:
 
 needs_libarchive = pytest.mark.skipif(libarchive() is None, reason="the system lacks libarchive")
 MAKERS = {"x.zip": make_zip, "x.tar": make_tar, "x.tar.gz": make_tar, "x.tgz": make_tar}
+MAKERS |= dict.fromkeys(("x.tar.bz2", "x.tar.xz", "x.txz"), make_tar)
 FORMATS = [*MAKERS, pytest.param("x.rar", marks=needs_libarchive)]
 MAKERS["x.rar"] = make_rar
 each_format = pytest.mark.parametrize("name", FORMATS)

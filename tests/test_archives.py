@@ -1,4 +1,5 @@
 import gzip
+import lzma
 import os
 import shutil
 import stat
@@ -75,6 +76,8 @@ def test_no_permission_is_taken_over(tmp_path, name):
         ("a.tgz", "a"),
         ("a.Tar", "a"),
         ("a.rar", "a"),
+        ("a.tar.xz", "a"),
+        ("a.TBZ2", "a"),
         ("a.gz", None),
         ("a.7z", None),
         ("zip", None),
@@ -261,6 +264,45 @@ def test_too_many_members_are_refused(tmp_path, monkeypatch):
     extract(make_zip(tmp_path / "y.zip", *(Item(str(i)) for i in range(3))), tmp_path)
     archive = make_zip(tmp_path / "x.zip", *(Item(str(i)) for i in range(4)))
     assert "more than 3 members" in refusal(archive).message
+
+
+def test_a_long_list_of_members_is_refused_before_it_is_read(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", Item("a"))
+    end = archive.read_bytes()[-22:]
+    with archive.open("wb") as file:
+        file.truncate(2**27)  # all of it a list, says the end
+        file.seek(2**27)
+        file.write(end[:12] + (2**27).to_bytes(4, "little") + bytes(6))
+    assert "more than 500,000 members" in refusal(archive).message
+    for count in (2**32, 2**27):
+        locator = b"PK\x06\x07" + bytes(16)
+        large = b"PK\x06\x06" + (44).to_bytes(8, "little") + bytes(28) + count.to_bytes(8, "little")
+        with archive.open("wb") as file:
+            file.truncate(2**27)
+            file.seek(2**27)
+            file.write(large + bytes(8) + locator + end[:8] + b"\xff" * 12 + bytes(2))
+        assert "more than 500,000 members" in refusal(archive).message
+
+
+@each_format
+@pytest.mark.parametrize("path", ["n" * 256, "é" * 128 + "/a", "/".join(["name"] * 500)])
+def test_a_name_that_no_disk_takes_is_refused(tmp_path, name, path):
+    assert "too long a name" in refusal(make(tmp_path / name, Item(path))).message
+
+
+def test_xz_may_not_ask_for_all_memory(tmp_path):
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**30}]
+    data = make_tar(tmp_path / "y.tar", Item("a")).read_bytes()
+    (tmp_path / "x.tar.xz").write_bytes(lzma.compress(data, filters=filters))
+    assert "Memory usage limit" in refusal(tmp_path / "x.tar.xz").message
+
+
+@pytest.mark.parametrize("padding", [0, 4, 2**20])
+def test_xz_may_come_in_several_streams(tmp_path, padding):
+    data = make_tar(tmp_path / "y.tar", Item("a", os.urandom(3000)), Item("b")).read_bytes()
+    parts = [lzma.compress(part) for part in (data[:1000], b"", data[1000:])]
+    (tmp_path / "x.tar.xz").write_bytes(bytes(padding).join([*parts, b""]))
+    assert set(tree(extract(tmp_path / "x.tar.xz", tmp_path))) == {"a", "b"}
 
 
 def test_an_endless_header_is_not_read_into_memory(tmp_path):

@@ -13,8 +13,16 @@ import numpy as np
 import pytest
 from conftest import camvid_folder
 
-from pinmem_core.datasets import DatasetCard, Layout, get_card
+from pinmem_core.datasets import (
+    Archive,
+    DatasetCard,
+    Layout,
+    card_of_user,
+    get_card,
+    write_card,
+)
 from pinmem_core.errors import ConfigError, DataError, MachineError
+from pinmem_core.events import Event, Notice
 from pinmem_core.images import read_image, read_label, write_png
 from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
 from pinmem_core.preparation.pack import is_pack, pack, packed_card, unpack
@@ -96,6 +104,35 @@ def test_a_dataset_of_ones_own_brings_its_card(tmp_path, elsewhere):
     assert packed_card(path) == MINE
     assert len(unpack(path).samples) == 5
     assert get_card("mine") == MINE
+
+
+def test_a_card_in_a_pack_is_not_registered_without_a_word(tmp_path, elsewhere):
+    archive = Archive(file="a.zip", url=("https://files.example/a.zip",))
+    card = MINE.model_copy(update={"archives": (archive,)})
+    prepare(card, [camvid_folder(tmp_path / "raw", {"a": 5})])
+    path = pack("mine", tmp_path / "mine.tar").path
+    elsewhere()
+    events: list[Event] = []
+
+    def notices() -> list[str]:
+        unpack(path, on_event=events.append)
+        said = [e.message for e in events if isinstance(e, Notice) and e.warning]
+        events.clear()
+        return said
+
+    (first,) = notices()
+    assert str(path) in first and "now known here" in first and "files.example" in first
+    assert notices() == []
+    write_card(MINE, card_of_user("mine"))
+    assert "in place of the one" in notices()[0]
+
+
+@pytest.mark.parametrize("member", ["pinmem-pack.json", "dataset.json"])
+def test_deep_json_in_a_pack_is_refused(tmp_path, dataset, elsewhere, member):
+    files = members(pack("camvid", tmp_path / "camvid.tar").path)
+    elsewhere()
+    with pytest.raises(DataError, match=r"camvid|deep"):
+        unpack(write(tmp_path / "deep.tar", {**files, member: b"[" * 10**6}))
 
 
 def test_a_known_dataset_keeps_the_card_that_pinmem_has(tmp_path, dataset, elsewhere):

@@ -97,6 +97,11 @@ def test_absurd_lengths_are_damage(tmp_path, size):
     assert "damaged" in refusal(write(tmp_path, long)).message
 
 
+def test_a_number_without_an_end_is_damage(tmp_path):
+    endless = b"Rar!\x1a\x07\x01\x00" + bytes(4) + b"\xff" * 2**24
+    assert "does not end" in refusal(write(tmp_path, endless)).message
+
+
 # Tools in the place of libarchive
 
 UNRAR_LISTING = """

@@ -87,6 +87,21 @@ def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
         ('"model.trunk"', '"model.trnk"', "model.trnk"),
         ("title =", "titel =", "title"),
         ("seeds = [0, 1]", "seeds = [0, 1", "study.toml"),
+        ("seeds = [0, 1]", "seeds = [-1]", "seeds.0"),
+        ("[variants.plain]", '[variants."../../plain"]', "cannot be the name of a variant"),
+        ("[variants.plain]", '[variants."/tmp/plain"]', "cannot be the name of a variant"),
+        ("[variants.plain]", '[variants."a\\\\b"]', "cannot be the name of a variant"),
+        ("[variants.plain]", '[variants.".plain"]', "cannot be the name of a variant"),
+        ("[variants.plain]", '[variants.""]', "cannot be the name of a variant"),
+        ("[variants.plain]", f"[variants.{'a' * 101}]", "cannot be the name of a variant"),
+        (
+            "[variants.plain]",
+            '[variants.Paper]\nabout = "x"\n[variants.plain]',
+            "'paper', capitals",
+        ),
+        ("seeds = [0, 1]", f"seeds = {list(range(10_001))}", "10,000 runs"),
+        ("seeds = [0, 1]", f"seeds = [{'9' * 5000}]", "study.toml"),
+        ("seeds = [0, 1]", f"seeds = {'[' * 5000}", "study.toml"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_told(sweep_file, old, new, told):

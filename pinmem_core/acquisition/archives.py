@@ -9,7 +9,7 @@ from pinmem_core.acquisition.audit import MARKER
 from pinmem_core.acquisition.leftovers import clear_leftovers
 from pinmem_core.acquisition.members import Reader, UnsupportedError
 from pinmem_core.acquisition.rar_reader import rar_readers
-from pinmem_core.acquisition.signatures import GZIP, RAR, TAR, ZIP, require_signature
+from pinmem_core.acquisition.signatures import BZIP2, GZIP, RAR, TAR, XZ, ZIP, require_signature
 from pinmem_core.acquisition.tar_reader import TarReader
 from pinmem_core.acquisition.unpacking import drain, unpack
 from pinmem_core.acquisition.zip_reader import ZipReader
@@ -17,13 +17,47 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, ignore
 from pinmem_core.files import staged_folder
 
-_NAME = re.compile(r"(?P<stem>.*[^.])\.(?P<suffix>zip|tar|tar\.gz|tgz|rar)", re.IGNORECASE)
-_KINDS = {"zip": ZIP, "tar": TAR, "tar.gz": GZIP, "tgz": GZIP, "rar": RAR}
+_KINDS = {
+    "zip": ZIP,
+    "tar": TAR,
+    "tar.gz": GZIP,
+    "tgz": GZIP,
+    "tar.bz2": BZIP2,
+    "tbz2": BZIP2,
+    "tar.xz": XZ,
+    "txz": XZ,
+    "rar": RAR,
+}
+_SUFFIX = f"(?P<suffix>{'|'.join(map(re.escape, _KINDS))})"
+_NAME = re.compile(rf"(?P<stem>.*[^.])\.{_SUFFIX}", re.IGNORECASE | re.DOTALL)
+_COPY = re.compile(rf"(?P<stem>.*[^. ]) ?\(\d{{1,3}}\)\.{_SUFFIX}", re.IGNORECASE)
+_COPY_BY_WGET = re.compile(rf"(?P<name>.*[^.]\.{_SUFFIX})\.\d{{1,3}}", re.IGNORECASE)
+_OTHER_ARCHIVES = re.compile(
+    r".*\.(7z|gz|bz2|xz|zst|lzma|z\d\d|(zip|7z)\.\d{3}|(zip|rar|tar|tgz|gz)\.(part|crdownload))",
+    re.IGNORECASE,
+)
 
 
 def is_archive(path: Path) -> bool:
     """Whether a file's name says that it is an archive which pinmem unpacks."""
     return _NAME.fullmatch(path.name) is not None
+
+
+def original_name(name: str) -> str:
+    """Return an archive's name without what browsers and wget add to that of a second copy.
+
+    "NAME (1).zip" and "NAME.zip.1" are copies of "NAME.zip".
+    """
+    if match := _COPY.fullmatch(name):
+        return f"{match['stem']}.{match['suffix']}"
+    match = _COPY_BY_WGET.fullmatch(name)
+    return match["name"] if match else name
+
+
+def resembles_archive(name: str) -> bool:
+    """Return whether a file's name is that of an archive, of a kind that pinmem unpacks or not."""
+    pattern = _NAME.fullmatch(original_name(name)) or _OTHER_ARCHIVES.fullmatch(name)
+    return pattern is not None
 
 
 def stem(name: str) -> str:
@@ -49,13 +83,22 @@ def check_archive(path: Path, name: str | None = None) -> None:
     _read(path, _kind(name or path.name), drain)
 
 
-def extract(archive: Path, parent: Path, *, on_event: Listener = ignore) -> Path:
+def extract(
+    archive: Path,
+    parent: Path,
+    *,
+    name: str | None = None,
+    limit: int | None = None,
+    on_event: Listener = ignore,
+) -> Path:
     """Unpack an archive into a folder that is named like it, unless that was done before.
 
     Args:
-        archive: The file: a zip, tar, tar.gz, tgz or rar.
+        archive: The file: a zip, a rar, or a tar, which gzip, bzip2 or xz may have compressed.
         parent: Where the folder belongs.
-        on_event: Hears of the progress.
+        name: The archive's name where the file is called otherwise.
+        limit: Bytes that it may unpack to, where that is less than an archive of its size may.
+        on_event: Callback for progress events.
 
     Returns:
         The folder; it appears whole or not at all.
@@ -64,8 +107,9 @@ def extract(archive: Path, parent: Path, *, on_event: Listener = ignore) -> Path
         DataError: The archive is damaged or unsafe to unpack, or something is in its way.
         MachineError: Nothing on this machine reads it, or the disk is too small.
     """
-    kind = _kind(archive.name)
-    folder = parent / stem(archive.name)
+    name = name or archive.name
+    kind = _kind(name)
+    folder = parent / stem(name)
     mark = _mark(archive)
     if _mark_in(folder) == mark:
         return folder
@@ -78,7 +122,7 @@ def extract(archive: Path, parent: Path, *, on_event: Listener = ignore) -> Path
 
     def work(reader: Reader) -> None:
         with staged_folder(folder) as staging:
-            unpack(reader, staging, on_event)
+            unpack(reader, staging, on_event, limit)
             (staging / MARKER).write_text(mark, encoding="utf-8")
 
     _read(archive, kind, work)
@@ -112,7 +156,7 @@ def _parse(name: str) -> re.Match[str]:
     if not match:
         raise DataError(
             f"{name} is no archive that pinmem can unpack.",
-            "It unpacks .zip, .tar, .tar.gz, .tgz and .rar.",
+            f"It unpacks {', '.join(f'.{suffix}' for suffix in _KINDS)}.",
         )
     return match
 

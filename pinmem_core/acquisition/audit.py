@@ -1,10 +1,19 @@
 """The rules that every member of an archive has to pass before it is written."""
 
+import os
 import re
 from itertools import accumulate
 from pathlib import Path
 
-from pinmem_core.acquisition.members import FILE, FOLDER, Member, refused, refused_member
+from pinmem_core.acquisition.members import (
+    FILE,
+    FOLDER,
+    MOST_MEMBERS,
+    Member,
+    refused,
+    refused_member,
+    too_many_members,
+)
 from pinmem_core.errors import DataError
 
 MARKER = ".archive.json"
@@ -14,10 +23,15 @@ LARGEST_GROWTH = 200
 """How many times its own size an archive may grow by being unpacked."""
 SMALL = 64 * 2**20
 """To so many bytes it may grow in any case."""
-MOST_MEMBERS = 2_000_000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LONGEST_PATH, _LONGEST_NAME = 2048, 255
 _DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def allowed_growth(archive: Path) -> int:
+    """Return to how many bytes an archive of its size may unpack."""
+    return max(SMALL, LARGEST_GROWTH * archive.stat().st_size)
 
 
 class Audit:
@@ -25,15 +39,17 @@ class Audit:
 
     Args:
         archive: The file that holds them.
+        limit: Bytes that they may have together; None for what the archive's size allows.
 
     Attributes:
         total: Bytes that the members admitted so far say they have.
     """
 
-    def __init__(self, archive: Path) -> None:
+    def __init__(self, archive: Path, limit: int | None = None) -> None:
         self.total = 0
         self._archive = archive
-        self._limit = max(SMALL, LARGEST_GROWTH * archive.stat().st_size)
+        allowed = allowed_growth(archive)
+        self._limit = allowed if limit is None else min(limit, allowed)
         self._count = 0
         self._files: set[str] = set()
         self._folders: set[str] = {""}
@@ -63,11 +79,12 @@ class Audit:
         self._count += 1
         self.total += max(0, member.size)
         if self._count > MOST_MEMBERS:
-            raise refused(self._archive, f"it holds more than {MOST_MEMBERS:,} members")
+            raise too_many_members(self._archive, MOST_MEMBERS)
         if self.total > self._limit:
             raise refused(
                 self._archive,
-                f"it would grow to more than {LARGEST_GROWTH} times its own size",
+                f"it would grow to more than {LARGEST_GROWTH} times its own size, or that of the "
+                "archive that held it",
             )
 
     def _fault_of_place(self, path: str, parents: list[str], kind: str) -> str | None:
@@ -87,6 +104,8 @@ class Audit:
 
 def _fault_of_name(name: str) -> str | None:
     parts = name.split("/")
+    if len(name) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        return "has too long a name"
     if _CONTROL.search(name):
         return "has control characters in its name"
     if name.startswith("/") or any(_DRIVE.match(part) for part in parts):

@@ -17,6 +17,9 @@ from pinmem_core.errors import DataError, MachineError
 BLOCK = 2**20
 """Bytes that are read at a time."""
 
+MOST_MEMBERS = 500_000
+"""Members that an archive may hold."""
+
 FILE = "a file"
 FOLDER = "a folder"
 ENCRYPTED = "encrypted"
@@ -84,6 +87,11 @@ def refused(archive: Path, fault: str) -> DataError:
         f"{archive} is not unpacked: {fault}.",
         "Get the archive from its official source again.",
     )
+
+
+def too_many_members(archive: Path, most: int = MOST_MEMBERS) -> DataError:
+    """Return the error for an archive of more members than any dataset has."""
+    return refused(archive, f"it holds more than {most:,} members")
 
 
 def refused_member(archive: Path, name: str, fault: str) -> DataError:

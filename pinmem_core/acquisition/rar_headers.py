@@ -8,10 +8,16 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from pinmem_core.acquisition.members import damage_named, refused
+from pinmem_core.acquisition.members import (
+    MOST_MEMBERS,
+    damage_named,
+    refused,
+    too_many_members,
+)
 from pinmem_core.errors import DataError
 
 _SIGNATURE_4 = b"Rar!\x1a\x07\x00"
@@ -45,10 +51,13 @@ def read_headers(archive: Path) -> list[FileHeader]:
         DataError: The archive is cut off, damaged, encrypted, or one volume of several.
     """
     with damage_named(archive), archive.open("rb") as file:
-        if file.read(len(_SIGNATURE_5)) == _SIGNATURE_5:
-            return list(_walk_5(archive, file))
-        file.seek(len(_SIGNATURE_4))
-        return list(_walk_4(archive, file))
+        is_5 = file.read(len(_SIGNATURE_5)) == _SIGNATURE_5
+        file.seek(len(_SIGNATURE_5 if is_5 else _SIGNATURE_4))
+        walk = _walk_5(archive, file) if is_5 else _walk_4(archive, file)
+        headers = list(islice(walk, MOST_MEMBERS + 1))
+    if len(headers) > MOST_MEMBERS:
+        raise too_many_members(archive)
+    return headers
 
 
 def _walk_4(archive: Path, file: BinaryIO) -> Iterator[FileHeader]:
@@ -124,10 +133,10 @@ def _read(file: BinaryIO, size: int) -> bytes:
 
 def _number(file: BinaryIO) -> int:
     """Read a number of format 5: seven bits a byte, the lowest first."""
-    number = shift = 0
-    while True:
+    number = 0
+    for shift in range(0, 70, 7):  # what 64 bits take
         byte = _read(file, 1)[0]
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number
-        shift += 7
+    raise ValueError("a number in a header does not end")

@@ -8,6 +8,8 @@ from pinmem_core.errors import DataError
 ZIP = "a zip archive"
 TAR = "a tar archive"
 GZIP = "a gzip archive"
+BZIP2 = "a bzip2 archive"
+XZ = "an xz archive"
 RAR = "a RAR archive"
 
 _SIGNATURES = {
@@ -16,8 +18,8 @@ _SIGNATURES = {
     GZIP: rb"\x1f\x8b",
     RAR: rb"Rar!\x1a\x07",
     "a 7z archive": rb"7z\xbc\xaf\x27\x1c",
-    "a bzip2 archive": rb"BZh",
-    "an xz archive": rb"\xfd7zXZ",
+    BZIP2: rb"BZh",
+    XZ: rb"\xfd7zXZ",
     "a web page": rb"(\xef\xbb\xbf)?\s*<",
 }
 _MAY_BEGIN_OTHERWISE = (ZIP, TAR)  # behind a program that unpacks them; before there was "ustar"

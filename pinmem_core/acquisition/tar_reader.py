@@ -1,6 +1,8 @@
-"""Tar archives, plain or compressed with gzip."""
+"""Tar archives, plain or compressed with gzip, bzip2 or xz."""
 
+import bz2
 import gzip
+import lzma
 import tarfile
 from collections.abc import Iterator
 from io import BufferedReader
@@ -17,7 +19,8 @@ from pinmem_core.acquisition.members import (
     damage_named,
 )
 
-_GZIP = b"\x1f\x8b"
+_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
+_XZ_MEMORY = 2**28  # xz takes 65 MiB for its best compression; a hostile header claims 4 GiB
 _LONGEST_HEADER = 2**20  # names and attributes are read into memory
 
 _KINDS = {
@@ -50,20 +53,59 @@ class TarReader(Reader):
     _file: BufferedReader | None = None
 
     def contents(self) -> Contents:
-        """Yield the members with their bytes; gzip's checksum is checked at the end.
+        """Yield the members with their bytes; the compressor's checksum is checked at the end.
 
         Raises:
             DataError: The archive is damaged.
         """
         with self.archive.open("rb") as file:
             self._file = file
-            compressed = file.peek(2).startswith(_GZIP)
-            stream = gzip.GzipFile(fileobj=file) if compressed else file
-            yield from tar_contents(self.archive, stream)
+            yield from tar_contents(self.archive, _decompressed(file))
 
     def position(self) -> int:
         """Return how many bytes of the file have been read."""
         return self._file.tell() if self._file else 0
+
+
+def _decompressed(file: BufferedReader) -> Stream:
+    head = file.peek(6)
+    if head.startswith(_GZIP):
+        return gzip.GzipFile(fileobj=file)
+    if head.startswith(_BZIP2):
+        return bz2.BZ2File(file)
+    return _XzStream(file) if head.startswith(_XZ) else file
+
+
+class _XzStream:
+    """Decompresses xz within `_XZ_MEMORY`, which `lzma.LZMAFile` does not offer."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        self._stream: lzma.LZMADecompressor | None = None
+        self._data = b""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, none at the end."""
+        while True:
+            if self._stream is None:
+                # Streams may follow each other, with zeros in between.
+                while not (data := self._data.lstrip(b"\0")):
+                    if not self._refill():
+                        return b""
+                self._data = data
+                self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+            elif self._stream.needs_input and not self._data and not self._refill():
+                raise EOFError
+            block = self._stream.decompress(self._data, size)
+            self._data = b""
+            if self._stream.eof:
+                self._data, self._stream = self._stream.unused_data, None
+            if block:
+                return block
+
+    def _refill(self) -> bool:
+        self._data = self._file.read(BLOCK)
+        return bool(self._data)
 
 
 def tar_contents(archive: Path, stream: Stream) -> Contents:

@@ -34,13 +34,14 @@ def drain(reader: Reader) -> None:
                     pass
 
 
-def unpack(reader: Reader, folder: Path, on_event: Listener) -> None:
+def unpack(reader: Reader, folder: Path, on_event: Listener, limit: int | None = None) -> None:
     """Write all members of an archive below an empty folder.
 
     Args:
         reader: Reads the archive.
         folder: Where they belong.
-        on_event: Hears of the progress.
+        on_event: Callback for progress events.
+        limit: Bytes that the members may have together; None for what the archive's size allows.
 
     Raises:
         DataError: The archive is damaged, or a member is unsafe to unpack.
@@ -48,21 +49,21 @@ def unpack(reader: Reader, folder: Path, on_event: Listener) -> None:
     """
     archive = reader.archive
     size = archive.stat().st_size
-    declared = _audited(reader)
+    declared = _audited(reader, limit)
     _require_space(archive, folder, declared or size)
     total = declared if reader.position() is None else size
     meter = Meter(f"unpacking {archive.name}", total, on_event)
     written = 0
-    for block in _write_all(reader, folder):
+    for block in _write_all(reader, folder, limit):
         written += block
         position = reader.position()
         meter.show(written if position is None else position)
     meter.show(total or written, now=True)
 
 
-def _audited(reader: Reader) -> int:
+def _audited(reader: Reader, limit: int | None) -> int:
     """Audit the archive's list of members, if it has one; return their bytes."""
-    audit = Audit(reader.archive)
+    audit = Audit(reader.archive, limit)
     for member in reader.listing():
         audit.admit(member)
     return audit.total
@@ -78,9 +79,9 @@ def _require_space(archive: Path, folder: Path, needed: int) -> None:
         )
 
 
-def _write_all(reader: Reader, folder: Path) -> Iterator[int]:
+def _write_all(reader: Reader, folder: Path, limit: int | None) -> Iterator[int]:
     """Audit and write one member after the other; yield how many bytes each write took."""
-    audit = Audit(reader.archive)
+    audit = Audit(reader.archive, limit)
     with closing(reader.contents()) as contents:
         for member, blocks in contents:
             path = audit.admit(member)

@@ -19,13 +19,17 @@ from pinmem_core.acquisition.members import (
     damage_named,
     damaged,
     special_kind,
+    too_many_members,
 )
 from pinmem_core.errors import DataError
 
 _ENCRYPTED_FLAG = 0x1
 _END = b"PK\x05\x06"  # begins the record at the end of every zip
+_END_64 = b"PK\x06\x06"  # begins the record before it, where numbers take more than 32 bits
 _LONGEST_END = 22 + 0xFFFF
 _IN_ZIP64 = 0xFFFF  # says that the number stands elsewhere
+_LARGEST_DIRECTORY = 48 * 2**20
+"""Bytes of the list of members, which is read into memory; a short name takes 50."""
 
 
 class ZipReader(Reader):
@@ -53,8 +57,10 @@ class ZipReader(Reader):
 
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
-        disk, count = _read_end(self.archive)
+        disk, count, directory = _read_end(self.archive)
         _require_one_piece(self.archive, disk)
+        if directory > _LARGEST_DIRECTORY:
+            raise too_many_members(self.archive)
         with self._errors_named(), zipfile.ZipFile(self.archive) as file:
             listed = len(file.infolist())
             if count not in (_IN_ZIP64, listed % 2**16):
@@ -101,13 +107,23 @@ def _require_one_piece(archive: Path, disk: int) -> None:
         )
 
 
-def _read_end(archive: Path) -> tuple[int, int]:
-    """Return which of several pieces this is, counted from 0, and the number of members."""
+def _read_end(archive: Path) -> tuple[int, int, int]:
+    """Return what the record at the end of a zip says.
+
+    Returns:
+        Which of several pieces this is, counted from 0; the number of members; and the bytes that
+        the list of the members takes, or an upper bound of them.
+    """
+    size = archive.stat().st_size
     with archive.open("rb") as file:
-        file.seek(max(0, archive.stat().st_size - _LONGEST_END))
+        file.seek(max(0, size - _LONGEST_END))
         tail = file.read()
     position = tail.rfind(_END)
     if position < 0 or len(tail) < position + 22:
         raise damaged(archive, "it has no end")
-    disk, count = struct.unpack_from("<H4xH", tail, position + 4)
-    return disk, count
+    disk, count, directory = struct.unpack_from("<H4xHI", tail, position + 4)
+    if directory == 0xFFFFFFFF or count == _IN_ZIP64:
+        end = tail.rfind(_END_64, 0, position)
+        if 0 <= end <= position - 56:
+            directory = struct.unpack_from("<Q", tail, end + 40)[0]
+    return disk, count, min(directory, size)

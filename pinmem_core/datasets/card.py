@@ -209,6 +209,8 @@ class DatasetCard(_Strict):
     """What a person has to do to get the archives, where pinmem cannot fetch them."""
     archives: tuple[Archive, ...] = ()
     """The files that hold the labelled splits."""
+    other_archives: Annotated[tuple[FileName, ...], BeforeValidator(_as_tuple)] = ()
+    """Names of archives in which the same files are packed otherwise."""
     label_maps: dict[str, LabelMapSpec] = Field({}, max_length=16)
     """This dataset's own label maps; the standard ones need no entry."""
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=64)

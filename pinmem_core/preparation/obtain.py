@@ -1,10 +1,18 @@
-"""Where a dataset's raw files are: unpacked, downloaded or drawn where they are not yet."""
+"""Locating the raw files of a dataset; they are unpacked, downloaded or drawn where necessary."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pinmem_core.acquisition.archives import extract, is_archive, stem
+from pinmem_core.acquisition.archives import (
+    extract,
+    is_archive,
+    original_name,
+    resembles_archive,
+    stem,
+)
+from pinmem_core.acquisition.audit import allowed_growth
 from pinmem_core.acquisition.download import download
 from pinmem_core.acquisition.login import Credentials
 from pinmem_core.datasets import DatasetCard
@@ -15,6 +23,11 @@ from pinmem_core.home import locked, raw_root
 from pinmem_core.paths import expanded
 from pinmem_core.preparation.layouts import find_samples
 from pinmem_core.preparation.prepared import PreparedDataset
+
+_SHOWN = 5
+"""Archives that a message names."""
+_DEEPEST = 2
+"""Levels of archives within an archive that are unpacked."""
 
 
 def obtain(
@@ -44,7 +57,7 @@ def obtain(
     """
     with locked(f"raw-{card.name}"):
         if sources:
-            return [folder for path in sources for folder in _unpacked(card, path, on_event)]
+            return _from_sources(card, sources, on_event)
         if card.draw:
             return [_drawn(card, on_event)]
         remembered = sources_of_last_time(card)
@@ -65,25 +78,82 @@ def sources_of_last_time(card: DatasetCard) -> list[Path]:
     return own if all(folder.is_dir() for folder in own) else []
 
 
-def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> list[Path]:
-    """Return `path` itself, or the folders that its archives were unpacked into."""
+def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener) -> list[Path]:
+    """Return the folders of the user's sources; archives that are left alone are named."""
+    found = [_unpacked(card, path, on_event) for path in sources]
+    folders = [folder for some, _ in found for folder in some]
+    left = [archive for _, others in found for archive in others]
+    if not left:
+        return folders
+    names = ", ".join(map(str, left[:_SHOWN]))
+    names += f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+    if _holds(card, folders):
+        on_event(Notice(f"not unpacked, as the dataset is found without: {names}"))
+    elif any(folder.is_relative_to(raw_root(card.name)) for folder in folders):
+        on_event(Notice(f"not unpacked, as the card does not name it: {names}", warning=True))
+    else:
+        command = " ".join(f"--from {shlex.quote(str(path))}" for path in left[:_SHOWN])
+        raise DataError(
+            f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
+            f"card does not name: {names}.",
+            f"Name those that hold it: pinmem data prepare {card.name} {command}",
+        )
+    return folders
+
+
+def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> tuple[list[Path], list[Path]]:
+    """Return the folders that a source stands for, and the archives in it that are left alone.
+
+    Those are `path` itself, or the folders that its archives were unpacked into.
+    """
     path = expanded(path).absolute()
     if not path.exists():
         raise DataError(f"{path} does not exist.", "Name the folder or archive that you have.")
     if path.is_file():
-        if is_archive(path):
-            return [extract(path, raw_root(card.name), on_event=on_event)]
-        raise DataError(f"{path} is neither a folder nor an archive.", "Name one of them.")
-    names = {name for archive in card.archives for name in (archive.file, *archive.aliases)}
-    archives = sorted(file for file in path.glob("*") if file.name in names)
-    if not archives or _holds(card, path):
-        return [path]
-    return [extract(archive, raw_root(card.name), on_event=on_event) for archive in archives]
+        return [_extracted(card, path, on_event)], []
+    there = sorted(file for file in path.glob("*") if resembles_archive(file.name))
+    archives = {name: file for file in reversed(there) if (name := _known_name(card, file.name))}
+    archives |= {file.name: file for file in there if file.name in archives}  # no copy where it is
+    if not archives or _holds(card, [path]):
+        return [path], there
+    left = [file for file in there if file not in archives.values()]
+    folders = [_extracted(card, archives[name], on_event) for name in sorted(archives)]
+    return folders if _holds(card, folders) else [path, *folders], left
 
 
-def _holds(card: DatasetCard, folder: Path) -> bool:
+def _known_name(card: DatasetCard, name: str) -> str | None:
+    """Return what the card calls an archive; the case of letters and "(1)" do not count."""
+    known = {n.casefold(): n for a in card.archives for n in (a.file, *a.aliases)}
+    known |= {n.casefold(): n for n in card.other_archives}
+    return known.get(name.casefold()) or known.get(original_name(name).casefold())
+
+
+def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
+    """Unpack an archive, and the archives in it, below the dataset's raw folder."""
+    name = _known_name(card, archive.name) or original_name(archive.name)
+    if not is_archive(Path(name)):
+        if resembles_archive(archive.name):
+            raise DataError(
+                f"{archive} is an archive of a kind that pinmem does not unpack.",
+                "Unpack it with another tool, and name the folder instead.",
+            )
+        raise DataError(f"{archive} is neither a folder nor an archive.", "Name one of them.")
+    folder = extract(archive, raw_root(card.name), name=name, on_event=on_event)
+    left = allowed_growth(archive)
+    for _ in range(_DEEPEST):
+        inner = [path for path in sorted(folder.rglob("*")) if is_archive(path) and path.is_file()]
+        if not inner or _holds(card, [folder]):
+            break
+        for path in inner:
+            unpacked = extract(path, path.parent, limit=left, on_event=on_event)
+            left -= sum(file.stat().st_size for file in unpacked.rglob("*") if file.is_file())
+            path.unlink()  # the outer archive still holds it
+    return folder
+
+
+def _holds(card: DatasetCard, folders: Sequence[Path]) -> bool:
     try:
-        return find_samples(card, [folder]).pairs > 0
+        return find_samples(card, folders).pairs > 0
     except DataError:
         return False
 

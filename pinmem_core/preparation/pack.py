@@ -4,7 +4,6 @@ A pack is a plain tar of `pinmem-pack.json`, the card, all that the prepared dat
 and the images. The same data gives the same bytes, and nothing in it tells where it was made.
 """
 
-import json
 import os
 import shutil
 import tarfile
@@ -17,8 +16,9 @@ from tempfile import TemporaryDirectory
 
 from pinmem_core.acquisition.archives import extract
 from pinmem_core.datasets import DatasetCard, card_of_user, get_card, read_card, shipped_cards
+from pinmem_core.documents import parse_json, read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError
-from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder
 from pinmem_core.home import dataset_root, locked
 from pinmem_core.images import check_picture, image_size, read_train_ids
@@ -45,7 +45,8 @@ from pinmem_core.preparation.prepared import (
 from pinmem_core.preparation.records import Record, label_digest, own_files, read_records
 from pinmem_core.preparation.reencoding import Reencoding
 
-_LONGEST_TEXT = 64 << 20  # a card may list every sample
+_LONGEST_TEXT = 16 << 20  # as of a card that is a file of its own
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
     if name not in (None, card.name):
         raise ConfigError(f"{path} holds the dataset '{card.name}', not '{name}'.")
     root = dataset_root(card.name)
+    news = _news_of_card(path, card)
     with locked(f"datasets-{card.name}"), _workplace(root) as parent:
         folder = extract(path, parent, on_event=on_event)
         _check(path, folder, header, on_event)
@@ -154,7 +156,25 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
                 (folder / part).rename(staging / part)
             if card.name not in shipped_cards():
                 (folder / CARD).rename(staging / card_of_user(card.name).name)
+    if news:
+        on_event(Notice(news, warning=True))
     return PreparedDataset.open(card.name)
+
+
+def _news_of_card(path: Path, card: DatasetCard) -> str | None:
+    """Return what a pack's card changes here: later commands fetch and prepare by it."""
+    if card.name in shipped_cards():
+        return None
+    place = card_of_user(card.name)
+    try:
+        if read_card(place) == card:
+            return None
+    except ConfigError:
+        pass  # there is none, or a damaged one
+    done = "taken in place of the one that was here" if place.exists() else "now known here"
+    addresses = sorted({url for archive in card.archives for url in archive.url})
+    sites = f"; it names archives at {', '.join(addresses[:_SHOWN])}" if addresses else ""
+    return f"{path} brought its own card of '{card.name}' ({card.title}), {done}{sites}"
 
 
 def _refuse_place(out: Path, *, overwrite: bool) -> None:
@@ -206,7 +226,7 @@ def _read_head(path: Path) -> tuple[_Header, DatasetCard]:
         raise DataError(f"there is no file {path}.")
     try:
         with tarfile.open(path, "r:") as tar:
-            fields = dict(json.loads(_next_text(tar, HEADER)))
+            fields = dict(parse_json(_next_text(tar, HEADER).decode(), f"{path}: {HEADER}"))
             card_text = _next_text(tar, CARD)
         version = fields.pop("format_version")
         header = _Header(**fields)
@@ -254,9 +274,9 @@ def _workplace(root: Path) -> Iterator[Path]:
 def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> None:
     """Refuse a pack, unpacked into `folder`, whose files are not those that were packed."""
     try:
-        summary = dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        summary = read_json_object(folder / SUMMARY)
         manifest = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, DataError) as error:
         raise _damaged(path, f"its {SUMMARY} or {MANIFEST} cannot be read") from error
     if summary.get("schema_version") != SCHEMA_VERSION:
         raise _other_version(path)

@@ -1,16 +1,43 @@
 """What a study compares: a TOML file of variants that share all settings but those they name."""
 
-import tomllib
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from pinmem_core.config import TrainConfig, nested, validate
-from pinmem_core.errors import ConfigError
+from pinmem_core.documents import read_toml
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.inference import get_protocol
 from pinmem_core.recipe import load_recipe
+
+MOST_RUNS = 10_000
+"""Variants times seeds that a study may have."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
+
+
+def _as_folder_name(name: str) -> str:
+    """Refuse a name that leads elsewhere: a run's folder is called like its variant."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:100]!r} cannot be the name of a variant: use at most 100 letters, digits, "
+            "'-', '_', '.', '+' and '=', and begin with a letter or digit"
+        )
+    return name
+
+
+VariantName = Annotated[str, AfterValidator(_as_folder_name)]
 
 
 class _Strict(BaseModel):
@@ -35,7 +62,7 @@ class Sweep(_Strict):
 
     title: str
     recipe: str
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     sources: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
     """Never seen in training; scored when a run has ended."""
@@ -43,7 +70,7 @@ class Sweep(_Strict):
     baseline: str
     settings: Mapping[str, Any] = {}
     """Dotted keys that all variants share, over those of the recipe."""
-    variants: Mapping[str, Variant] = Field(min_length=1)
+    variants: Mapping[VariantName, Variant] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _comparisons_exist(self) -> Self:
@@ -56,6 +83,12 @@ class Sweep(_Strict):
                 raise ValueError(f"'{name}' needs a variant that is trained, not '{variant.of}'")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed is named twice")
+        names = Counter(name.casefold() for name in self.variants)
+        twice = [name for name, times in names.items() if times > 1]
+        if twice:
+            raise ValueError(f"two variants are called '{twice[0]}', capitals aside")
+        if len(self.seeds) * len(self.variants) > MOST_RUNS:
+            raise ValueError(f"it has more than {MOST_RUNS:,} runs")
         return self
 
     def runs(self) -> Iterator[tuple[str, int]]:
@@ -101,11 +134,11 @@ def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str
         ConfigError: The file is missing or no TOML, or something in it is not allowed.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = read_toml(path)
         instead = {"sources": tuple(sources), "targets": tuple(targets)}
         sweep = Sweep.model_validate(given | {k: v for k, v in instead.items() if v})
-    except OSError as error:
-        raise ConfigError(f"the study {path} cannot be read: {error.strerror}.") from None
+    except DataError as error:
+        raise ConfigError(f"the study {error.message}", error.hint) from None
     except (ValidationError, ValueError) as error:
         raise ConfigError(f"the study {path}: {_reason(error)}.") from None
     get_protocol(sweep.protocol)
