@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 import zlib
 from pathlib import Path, PurePosixPath
@@ -107,7 +108,7 @@ def test_of_several_labels_for_an_image_the_likeliest_are_taken(tmp_path):
         return drafted(root).layouts[0].label
 
     common = ("color.png", "instanceIds.png", "polygons.json")
-    assert label_of(*common).endswith("gtFine/ulm/{name}_gtFine_labelIds.png")
+    assert label_of(*common).endswith("gtFine/{domain}/{name}_gtFine_labelIds.png")
     assert label_of(*common, "labelTrainIds.png").endswith("{name}_gtFine_labelTrainIds.png")
 
 
@@ -174,6 +175,7 @@ def test_pairs_that_lie_deeper_than_most_do_not_count(tmp_path):
     pairs(folder, "images/0/old-{n}.jpg", "labels/0/old-{n}.png")
     (folder / "images" / "0" / "old-003.jpg").unlink()
     assert find_samples(drafted(folder), [folder]).pairs == 3
+    assert "# 2 more pairs lie deeper or less deep" in new_card(folder, "mycity")
 
 
 def test_folders_that_vary_too_much_are_no_domains(tmp_path):
@@ -192,7 +194,7 @@ def test_ids_of_cityscapes_are_recognized(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ids", "label_map"), [(range(12), "own"), (range(19), "own"), (range(34), "cityscapes-ids")]
+    ("ids", "label_map"), [(range(12), "own"), (range(18), "own"), (range(34), "cityscapes-ids")]
 )
 def test_small_ids_alone_prove_nothing(tmp_path, ids, label_map):
     """CamVid's ids are 0 to 11, too, and mean something else."""
@@ -322,3 +324,224 @@ def test_a_name_that_no_dataset_may_have(tmp_path, name, message):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
         new_card(tmp_path / "nowhere", "mycity")
+
+
+# Folders and suffixes in any case
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "splits"),
+    [
+        ("{s}/Images/{n}.png", "{s}/Labels/{n}.png", ["Train", "Val"]),
+        ("images/{s}/{n}.JPG", "labels/{s}/{n}.PNG", ["TRAIN", "VAL"]),
+        ("{s}_images/{n}.png", "{s}_labels/{n}.png", ["Training", "Validation"]),
+    ],
+)
+def test_splits_and_suffixes_are_seen_in_any_case(tmp_path, images, labels, splits):
+    folder = pairs(tmp_path / "data", images, labels, s=splits)
+    dataset = prepare(drafted(folder), [folder], strict=True)
+    assert (dataset.counts, set(dataset.domains)) == ({"train": 3, "val": 3}, {"mycity"})
+
+
+def test_splits_whose_labels_are_written_in_another_case(tmp_path):
+    for split in ("Train", "Val"):
+        pairs(tmp_path, f"images/{split}/{{n}}.png", f"labels/{split.lower()}/{{n}}.png")
+    assert prepare(drafted(tmp_path), [tmp_path], strict=True).counts == {"train": 3, "val": 3}
+
+
+def test_suffixes_of_several_cases_are_one(tmp_path):
+    pairs(tmp_path, "images/{n}.jpg", "labels/{n}.png")
+    (tmp_path / "images" / "001.jpg").rename(tmp_path / "images" / "001.JPG")
+    (tmp_path / "labels" / "002.png").rename(tmp_path / "labels" / "002.PNG")
+    card = drafted(tmp_path)
+    assert card.layouts[0].image == "images/{name}.jpg"
+    assert len(prepare(card, [tmp_path], strict=True).samples) == 3
+
+
+def test_hidden_files_are_neither_images_nor_labels(tmp_path):
+    pairs(tmp_path, "images/{n}.jpg", "labels/{n}.png")
+    for path in [*tmp_path.rglob("*.jpg"), *tmp_path.rglob("*.png")]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    card = drafted(tmp_path)
+    assert (card.layouts[0].image, card.layouts[0].label) == (
+        "images/{name}.jpg",
+        "labels/{name}.png",
+    )
+
+
+# Folders that there is only one of
+
+
+def test_a_lone_split_is_a_split_and_the_other_may_come_later(tmp_path):
+    pairs(tmp_path, "images/train/{n}.jpg", "labels/train/{n}.png")
+    card = drafted(tmp_path)
+    assert prepare(card, [tmp_path], strict=True).counts == {"train": 3}
+    pairs(tmp_path, "images/val/{n}b.jpg", "labels/val/{n}b.png")
+    assert prepare(card, [tmp_path], strict=True).counts == {"train": 3, "val": 3}
+
+
+def test_a_lone_split_around_everything_is_a_split(tmp_path):
+    folder = pairs(tmp_path / "data", "mine/Val/images/{n}.jpg", "mine/Val/labels/{n}.png")
+    assert prepare(drafted(folder), [folder], strict=True).counts == {"val": 3}
+
+
+@pytest.mark.parametrize("name", ["latest", "test-drives", "contest"])
+def test_a_lone_folder_around_everything_is_no_split_for_what_its_name_contains(tmp_path, name):
+    folder = pairs(tmp_path / "data", f"{name}/images/{{n}}.jpg", f"{name}/labels/{{n}}.png")
+    assert drafted(folder).layouts[0].split is None
+
+
+def test_a_lone_folder_is_a_domain_and_others_may_come_later(tmp_path):
+    pairs(tmp_path, "images/ulm/{n}.jpg", "labels/ulm/{n}.png")
+    card = drafted(tmp_path)
+    assert set(card.domains) == {"ulm"}
+    pairs(tmp_path, "images/bonn/{n}.jpg", "labels/bonn/{n}.png")
+    assert prepare(card, [tmp_path], strict=True).domains == {"bonn": 3, "ulm": 3}
+
+
+def test_folders_that_vary_are_the_domains_rather_than_a_lone_one(tmp_path):
+    folder = pairs(tmp_path, "images/front/{d}/{n}.jpg", "labels/front/{d}/{n}.png", d=["a", "b"])
+    assert prepare(drafted(folder), [folder], strict=True).domains == {"a": 3, "b": 3}
+
+
+def test_a_lone_folder_next_to_images_without_labels_stays_as_it_is(tmp_path):
+    pairs(tmp_path, "images/left/{n}.jpg", "labels/left/{n}.png")
+    image(tmp_path / "images" / "right" / "001.jpg")
+    card = drafted(tmp_path)
+    assert card.layouts[0].image == "images/left/{name}.jpg"
+    assert survey(card, [tmp_path]).defects == []
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images/run {{1}}/{n}.png", "labels/run {{1}}/{n}.png"),
+        ("b/images/{{x}}/{n}.png", "b/labels/{{x}}/{n}.png"),
+        ("images{{/{n}.jpg", "labels}}/{n}.png"),
+        ("{{domain}}/{d}/rgb/{n}.png", "{{domain}}/{d}/gt/{n}.png"),
+        ("images/{{{d}}}/{n}.png", "labels/{{{d}}}/{n}.png"),
+        ("{{a}}{d}/{n}.png", "gt/{{a}}{d}/{n}.png"),
+        ("{{0}}_{n}.png", "{{0}}_{n}_gt{{x}}.png"),
+        ('images/a"b\\c:d#e\n\x1b\u0301/{n}.png', 'labels/a"b\\c:d#e\n\x1b\u0301/{n}.png'),
+    ],
+)
+def test_any_folder_can_be_written_into_a_pattern(tmp_path, images, labels):
+    domains = {"d": ["x", "y"]} if "{d}" in images else {}
+    folder = pairs(tmp_path / "data", images, labels, **domains)
+    dataset = prepare(drafted(folder), [folder], strict=True)
+    assert len(dataset.samples) == 3 * len(domains.get("d", "1"))
+
+
+def test_names_that_are_not_utf_8_or_differ_in_how_accents_are_encoded(tmp_path):
+    folder = os.fsdecode(b"d\xe9")
+    pairs(tmp_path, f"images/{folder}/e\u0301_{{n}}.jpg", f"labels/{folder}/\xe9_{{n}}.png")
+    card = drafted(tmp_path)
+    assert prepare(card, [tmp_path], strict=True).samples[0].id == "d%E9_\xe9_001"
+
+
+# Kinds of labels
+
+
+@pytest.mark.parametrize("suffix", ["tif", "TIFF", "bmp", "webp", "pgm"])
+def test_labels_may_have_any_suffix_that_keeps_their_values(tmp_path, suffix):
+    pairs(tmp_path, "images/{n}.jpg", "labels/{n}.png")
+    for path in [*(tmp_path / "labels").iterdir()]:
+        with Image.open(path) as picture:
+            options = {"lossless": True} if suffix == "webp" else {}
+            form = {"tif": "TIFF", "pgm": "PPM"}.get(suffix, suffix.upper())
+            picture.save(path.with_suffix(f".{suffix}"), form, **options)
+        path.unlink()
+    assert drafted(tmp_path).layouts[0].label == f"labels/{{name}}.{suffix}"
+
+
+def test_labels_in_jpeg_files_are_named_as_what_they_are(tmp_path):
+    for number in NUMBERS:
+        image(tmp_path / "images" / f"{number}.jpg")
+        image(tmp_path / "labels" / f"{number}.jpg")
+    with pytest.raises(DataError, match=r"no labels but JPEG files, such as labels/001\.jpg"):
+        new_card(tmp_path, "mycity")
+
+
+@pytest.mark.parametrize(
+    ("ids", "label_map"),
+    [
+        (range(19), "trainids"),
+        ((0, 1, 2, 8, 10, 13), "trainids"),
+        ((0, 1, 2, 8, 10, 13, 255), "trainids"),
+        (range(14), "own"),
+        ((0, 1, 255), "own"),
+        ((0, 2, 8, 10, 13, 19), "own"),
+    ],
+)
+def test_train_ids_are_recognized_without_255(tmp_path, ids, label_map):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", tuple(ids))
+    assert drafted(folder).layouts[0].label_maps == (label_map,)
+
+
+def test_files_that_are_called_train_ids_are_and_others_may_be(tmp_path):
+    pairs(tmp_path / "a", "{n}.jpg", "{n}_labelTrainIds.png", (0, 1, 2))
+    pairs(tmp_path / "b", "images/{n}.jpg", "labels/{n}.png", (0, 1, 2))
+    pairs(tmp_path / "c", "images/{n}.jpg", "labels/{n}.png", (0, 1, 200))
+    assert drafted(tmp_path / "a").layouts[0].label_maps == ("trainids",)
+    assert "If these are the trainIds" in new_card(tmp_path / "b", "mycity")
+    assert "If these are the trainIds" not in new_card(tmp_path / "c", "mycity")
+
+
+# Split lists that come with the data
+
+
+def voc(root: Path, **lists: str) -> Path:
+    pairs(root, "JPEGImages/2007_{n}.jpg", "SegmentationClass/2007_{n}.png")
+    for name, text in lists.items():
+        path = root / "ImageSets" / f"{name.replace('__', '/')}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def test_the_image_sets_of_voc_divide_the_samples(tmp_path):
+    lists = {
+        "Segmentation__train": "2007_003\n",
+        "Segmentation__val": "2007_001\r\n",
+        "Segmentation__trainval": "2007_001\n2007_003\n",
+        "Main__train": "2007_001\n" + "\n".join(f"1999_{n}" for n in range(9)),
+        "Main__val": "2007_003\n" + "\n".join(f"1999_{n}" for n in range(9)),
+    }
+    folder = voc(tmp_path / "VOC2012", **lists)
+    card = drafted(folder)
+    assert card.split_lists == {"train": ("2007_003",), "val": ("2007_001",)}
+    dataset = prepare(card, [folder])
+    assert {s.id: s.split for s in dataset.samples} == {"2007_001": "val", "2007_003": "train"}
+    assert [defect["rule"] for defect in dataset.summary["excluded"]] == ["not listed"]
+
+
+def test_lists_may_hold_paths_and_two_columns(tmp_path):
+    line = "JPEGImages/2007_{0}.jpg SegmentationClass/2007_{0}.png\n"
+    voc(tmp_path, train=line.format("001") + line.format("002"), validation=line.format("003"))
+    card = drafted(tmp_path)
+    assert card.split_lists == {"train": ("2007_001", "2007_002"), "val": ("2007_003",)}
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"train": "2007_001\n"},
+        {"train": "cat\ndog\ncow\n2007_001\n", "val": "cat\ndog\ncow\n"},
+        {"train": "", "val": "\n\n"},
+        {"classes": "2007_001", "notes": "2007_002"},
+    ],
+)
+def test_other_texts_are_no_lists(tmp_path, lists):
+    assert drafted(voc(tmp_path, **lists)).split_lists == {}
+
+
+def test_folders_that_tell_splits_come_before_lists(tmp_path):
+    pairs(tmp_path, "images/{s}/{n}{s}.jpg", "labels/{s}/{n}{s}.png", s=["train", "val"])
+    voc(tmp_path / "lists", train="001train\n", val="001val\n")
+    for path in [*(tmp_path / "lists").rglob("*.*g")]:
+        path.unlink()
+    card = drafted(tmp_path)
+    assert (card.split_lists, card.layouts[0].split) == ({}, "{split}")

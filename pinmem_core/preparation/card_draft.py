@@ -1,20 +1,22 @@
 """The text of a drafted card: what was found, with a comment on every key."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
+
+import yaml
 
 from pinmem_core.labels import CLASS_NAMES, CLASSES, IGNORE_INDEX
 from pinmem_core.preparation.label_values import UNLABELED, LabelValues, Raw
 from pinmem_core.preparation.patterns import Patterns
 
 _MOST_COLORS = 64
+_ONE_LINE = 1 << 30
 _TRAIN_IDS: dict[Raw, str] = {**dict(enumerate(CLASS_NAMES)), IGNORE_INDEX: "ignored"}
 _CITYSCAPES_IDS: dict[Raw, str] = {c.label_id: c.name for c in CLASSES}
 
 _HEAD = """\
-# The card of a dataset, drafted from {pairs} pairs of images and labels.
+# The card of a dataset, drafted from {pairs} pairs of images and labels.{left_out}
 # Change what is wrong and fill in what is missing; lines that begin with '#' are for you. Then:
 #   pinmem data prepare {name} --card {name}.yaml --from FOLDER
 #   pinmem data preview {name}
@@ -32,7 +34,8 @@ terms: ""
 """
 _LAYOUT = """\
 # Where the files lie, at any depth below the folder. A field in braces stands for any text without
-# a slash, or for what its colon leads to: a|b is a or b, (?!a) and (?<!a) keep a out.
+# a slash, or for what its colon leads to: a|b is a or b, (?!a) and (?<!a) keep a out. A doubled
+# brace stands for itself. The case of letters does not matter.
 layouts:
   - name: "my folders"
     # The images.
@@ -60,6 +63,14 @@ _SPLIT = """\
 _NO_SPLIT = """\
     # No folder tells splits apart: the last fifth of each domain becomes val, the rest train.
 """
+_LISTED = """\
+    # The split of a pair is what 'split_lists' below says.
+"""
+_SPLIT_LISTS = """\
+# The samples of each split, as the lists in {folder} say: {found}. Others are left out.
+split_lists:
+{entries}
+"""
 _DOMAINS = """\
 # All domains, with a few words on each.
 domains:
@@ -77,7 +88,7 @@ _STANDARD_MAP = """\
 """
 _OWN_MAP = """\
 # What the values in labels mean. Found in {files} label files, by share of the {things}; 'prepare'
-# leaves out labels that hold other values, and names them.
+# leaves out labels that hold other values, and names them.{hint}
 label_maps:
   own:
     # Every value that may occur, and what you call it.
@@ -91,6 +102,10 @@ label_maps:
 """
 
 
+_MAYBE_TRAIN_IDS = """
+# If these are the trainIds of Cityscapes, write label_maps: ["trainids"] above instead of "own"."""
+
+
 @dataclass(frozen=True)
 class _Value:
     """A raw value as a card lists it, and its class where that is known."""
@@ -101,24 +116,39 @@ class _Value:
     class_name: str | None
 
 
-def draft(name: str, patterns: Patterns, values: LabelValues) -> str:
+def draft(
+    name: str,
+    patterns: Patterns,
+    values: LabelValues,
+    lists_folder: str = "",
+    lists: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """Return the card of a dataset.
 
     Args:
         name: What to call it.
         patterns: Where its files lie.
         values: What its labels hold.
+        lists_folder: Where the lists of its splits lie.
+        lists: The samples of each split, where such lists are there.
     """
     parts = [
-        _HEAD.format(name=name, pairs=len(patterns.pairs)),
-        _layout(patterns, values),
+        _head(name, patterns),
+        _layout(patterns, values, listed=bool(lists)),
+        _split_lists(lists_folder, lists or {}),
         _domains(patterns.domains),
         _standard_map(values) if values.standard_map else _own_map(values),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _layout(patterns: Patterns, values: LabelValues) -> str:
+def _head(name: str, patterns: Patterns) -> str:
+    more = patterns.left_out
+    left_out = f"\n# {more} more pairs lie deeper or less deep, and need a layout of their own."
+    return _HEAD.format(name=name, pairs=len(patterns.pairs), left_out=left_out if more else "")
+
+
+def _layout(patterns: Patterns, values: LabelValues, *, listed: bool) -> str:
     layout = _LAYOUT.format(
         image=_quoted(patterns.image),
         label=_quoted(patterns.label),
@@ -129,7 +159,13 @@ def _layout(patterns: Patterns, values: LabelValues) -> str:
     found = ", ".join(f"{split} {count}" for split, count in patterns.splits.items())
     domain = _DOMAIN.format(domain=patterns.domain) if patterns.domain else _NO_DOMAIN
     split = _SPLIT.format(split=patterns.split, found=found) if patterns.split else _NO_SPLIT
-    return layout + domain + split
+    return layout + domain + (_LISTED if listed else split)
+
+
+def _split_lists(folder: str, lists: Mapping[str, Sequence[str]]) -> str:
+    found = ", ".join(f"{split} {len(ids)}" for split, ids in lists.items())
+    entries = (f"  {split}: [{', '.join(map(_quoted, ids))}]" for split, ids in lists.items())
+    return _SPLIT_LISTS.format(folder=folder, found=found, entries=_text(entries)) if lists else ""
 
 
 def _domains(domains: Mapping[str, int]) -> str:
@@ -161,6 +197,7 @@ def _own_map(values: LabelValues) -> str:
         example=listed[-1].raw,
         names=_wrapped(CLASS_NAMES),
         classes=_classes(listed),
+        hint=_MAYBE_TRAIN_IDS if values.may_be_train_ids else "",
     )
 
 
@@ -196,7 +233,9 @@ def _percent(share: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """Return text as YAML holds it in quotes, on one line, with what cannot be printed escaped."""
+    quoted = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=_ONE_LINE)
+    return quoted.removesuffix("\n")
 
 
 def _wrapped(names: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ _TRAIN_IDS = {*TRAIN_ID.values(), IGNORE_INDEX}
 _CITYSCAPES = STANDARD_MAPS["cityscapes-ids"].values
 _TYPICAL = [c for c in CLASSES if c.name in ("road", "building", "vegetation", "sky", "car")]
 """Classes that streets hardly lack: small ids alone prove nothing."""
-_TYPICAL_TRAIN_IDS = {IGNORE_INDEX, *(c.train_id for c in _TYPICAL)}
+_TYPICAL_TRAIN_IDS = {c.train_id for c in _TYPICAL}
 _TYPICAL_IDS = {c.label_id for c in _TYPICAL}
 
 Raw = int | str
@@ -39,23 +39,40 @@ class LabelValues:
         shares: Each value's share of the pixels, or of the polygons; ids in their order, others by
             how often they occur.
         files: How many were looked at.
+        called_train_ids: Whether the names of the files say that they hold trainIds.
     """
 
     encoding: str
     shares: Mapping[Raw, float]
     files: int
+    called_train_ids: bool = False
 
     @property
     def standard_map(self) -> str | None:
-        """The standard label map that the values look like."""
+        """The standard label map that the values look like.
+
+        Ids from 0 on without a gap may be those of any other dataset, unless they end with the
+        last trainId, 255 is among them, or the files' names say what they are.
+        """
         values = set(self.shares)
         if self.encoding == "polygons":
             return "cityscapes-ids" if values <= set(_CITYSCAPES.values()) else None
         if self.encoding != "ids":
             return None
-        if values <= _TRAIN_IDS and values >= _TYPICAL_TRAIN_IDS:
+        if values <= _TRAIN_IDS and (self.called_train_ids or self._are_train_ids(values)):
             return "trainids"
         return "cityscapes-ids" if _TYPICAL_IDS <= values <= set(_CITYSCAPES) else None
+
+    @property
+    def may_be_train_ids(self) -> bool:
+        """Whether nothing speaks against trainIds, though not enough for them."""
+        return self.encoding == "ids" and not self.standard_map and set(self.shares) <= _TRAIN_IDS
+
+    @staticmethod
+    def _are_train_ids(values: set[Raw]) -> bool:
+        has_gap = values != set(range(len(values)))
+        last = len(TRAIN_ID) - 1
+        return values >= _TYPICAL_TRAIN_IDS and (has_gap or last in values)
 
     @property
     def classes(self) -> dict[Raw, str]:
@@ -89,12 +106,13 @@ def label_values(labels: Sequence[Path]) -> LabelValues:
     counts = sum(by_encoding[encoding], Counter[Raw]())
     listed = sorted(counts.items()) if encoding.startswith("ids") else counts.most_common()
     shares = {value: count / counts.total() for value, count in listed}
-    return LabelValues(encoding, shares, len(by_encoding[encoding]))
+    called_train_ids = "trainid" in labels[0].name.lower()
+    return LabelValues(encoding, shares, len(by_encoding[encoding]), called_train_ids)
 
 
 def _read(path: Path) -> tuple[str, Counter[Raw]]:
     """Return how a label file is encoded, and how often each value occurs."""
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return "polygons", _polygons(path)
     try:
         return "ids16", _ids(read_rgb16(path)[..., 0])

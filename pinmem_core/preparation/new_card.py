@@ -11,6 +11,7 @@ from pinmem_core.preparation.card_draft import draft
 from pinmem_core.preparation.label_values import label_values
 from pinmem_core.preparation.pairing import Candidates, best_pairing, candidates
 from pinmem_core.preparation.patterns import patterns_of
+from pinmem_core.preparation.split_files import split_lists
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _EXAMPLES = 3
@@ -34,11 +35,16 @@ def new_card(folder: Path, name: str) -> str:
     places = {as_text(path): path for path in files_below(folder)}
     found = candidates(map(PurePosixPath, places))
     pairing = best_pairing(found)
-    patterns = patterns_of(pairing, found.depth) if pairing else None
+    patterns = patterns_of(pairing, found.depth, found.all_images) if pairing else None
     if patterns is None:
         raise _nothing_pairs(folder, found)
     labels = [folder / places[str(pair.label)] for pair in patterns.pairs]
-    return draft(name, patterns, label_values(labels))
+    lists = (
+        ("", {})
+        if patterns.split
+        else split_lists({text: folder / path for text, path in places.items()}, patterns)
+    )
+    return draft(name, patterns, label_values(labels), *lists)
 
 
 def _refuse_name(name: str) -> None:
@@ -52,7 +58,12 @@ def _refuse_name(name: str) -> None:
 
 
 def _nothing_pairs(folder: Path, found: Candidates) -> DataError:
-    images = _some([*found.images, *found.pictures], "images")
+    images = _some(found.all_images, "images")
+    if not found.labels and found.lossy:
+        return DataError(
+            f"{folder} shows no labels but JPEG files, such as {found.lossy[0]}.",
+            "JPEG changes pixels, and with them classes: export the labels as PNG.",
+        )
     return DataError(
         f"{folder} shows no pairs of images and labels: {images}; {_some(found.labels, 'labels')}.",
         "A label is told by a folder or a name like labels, masks, gt or '001_gt.png', and is its "

@@ -11,11 +11,13 @@ from posixpath import commonpath
 from random import Random
 from typing import Literal
 
-SPLIT = re.compile(r"(.*?)(training|train|validation|valid|val|testing|test)(.*)")
+SPLIT = re.compile(
+    r"(.*?)(training|train|validation|valid|val|testing|test)(.*)", re.IGNORECASE | re.DOTALL
+)
 """A folder's name that tells a split: what is before it, the split, what is after it."""
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
-_LABELS = {".png", ".json"}
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+_LABELS = {".png", ".json", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm"}
 _NEITHER = re.compile(r"instance|panoptic|depth|disparity|confidence|uncertainty", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(
     r"label|mask|annot|ground.?truth|gt(fine|coarse)|semantic|segment|polygon"
@@ -76,6 +78,16 @@ class Candidates:
     labels: tuple[PurePosixPath, ...]
 
     @property
+    def all_images(self) -> tuple[PurePosixPath, ...]:
+        """Those that may be images, with or without a name that says so."""
+        return (*self.images, *self.pictures)
+
+    @property
+    def lossy(self) -> list[PurePosixPath]:
+        """Those that would be labels, were they not stored as JPEG."""
+        return [path for path in self.all_images if _says_label(path)]
+
+    @property
     def depth(self) -> int:
         """How many outer folders all of them share."""
         everything = (*self.images, *self.pictures, *self.labels)
@@ -104,7 +116,7 @@ def best_pairing(found: Candidates) -> Pairing | None:
 def _role(path: PurePosixPath) -> Role | None:
     """Return what a file is by its own name, else by the innermost folder that tells."""
     is_picture = path.suffix.lower() in _PICTURES
-    may_be_label = path.suffix in _LABELS
+    may_be_label = path.suffix.lower() in _LABELS
     if _NEITHER.search(str(path)) or not (is_picture or may_be_label):
         return None
     if may_be_label and _LABEL_STEM.match(path.stem):
@@ -117,6 +129,11 @@ def _role(path: PurePosixPath) -> Role | None:
     return "either" if is_picture else None
 
 
+def _says_label(path: PurePosixPath) -> bool:
+    """Return whether the name of a file, or of the folder that it lies in, is that of labels."""
+    return bool(_LABEL_STEM.match(path.stem) or _LABEL_FOLDER.search(path.parent.name))
+
+
 def _kinds(
     labels: Iterable[PurePosixPath], images: Iterable[PurePosixPath]
 ) -> list[list[PurePosixPath]]:
@@ -125,7 +142,7 @@ def _kinds(
     groups = defaultdict(list)
     for path in labels:
         own = [SPLIT.sub(r"\1*\3", folder) for folder in path.parent.parts if folder not in shared]
-        groups[path.suffix, *own].append(path)
+        groups[path.suffix.lower(), *own].append(path)
     return list(groups.values())
 
 
@@ -196,6 +213,7 @@ def _pairs(
 @lru_cache(1 << 16)
 def _closeness(image_folder: str, label_folder: str) -> tuple[int, int]:
     """Return how many of an image's folders, and of the words in their names, a label shares."""
+    image_folder, label_folder = image_folder.lower(), label_folder.lower()
     folders = label_folder.split("/")
     return (
         sum(folder in folders for folder in image_folder.split("/")),
