@@ -1,8 +1,11 @@
 """Archives as people have them: renamed, copied, packed once more, in folders of other things."""
 
 import io
+import json
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from pinmem_core.datasets import DatasetCard, get_card
+from pinmem_core.datasets import DatasetCard, Layout, get_card
 from pinmem_core.errors import DataError
 from pinmem_core.events import Notice
 from pinmem_core.preparation import obtain, prepare
@@ -153,3 +156,140 @@ def test_extract_says_what_it_left(tmp_path):
     folder = put(tmp_path / "in", **{"10k_images_train.zip": IMAGES, "x.zip": {}})
     result = Result("data", "extract", "bdd100k", "--from", str(folder))
     assert result.code == 0 and "x.zip" in result.err and "10k_images_train" in result.out
+
+
+# An archive's name stands for the folder that it lacks
+
+
+def test_camvid_labels_lie_flat_in_their_archive(tmp_path):
+    stills = {f"701_StillsRaw_full/0001TP_{n}.png": picture(6, 8, 3, high=255) for n in range(3)}
+    colours = np.array([[(128, 0, 0), (0, 64, 64), (64, 128, 64)]], np.uint8).repeat(3, 0)
+    data = io.BytesIO()
+    Image.fromarray(colours.repeat(2, 0).repeat(3, 1)[:, :8]).save(data, "PNG")
+    labels = {f"0001TP_{n}_L.png": data.getvalue() for n in range(3)}
+    archives = {"701_StillsRaw_full.zip": stills, "LabeledApproved_full (1).zip": labels}
+    folder = put(tmp_path / "in", **archives)
+    assert counts(get_card("camvid"), folder) == {"train": 3}
+
+
+def own_card(**layout: str) -> DatasetCard:
+    said = {"name": "x", "label_maps": ("trainids",), "id": "{n}", **layout}
+    return DatasetCard(name="mine", title="x", layouts=(Layout.model_validate(said),))
+
+
+def test_the_rule_is_for_every_card_and_for_fields(tmp_path):
+    kinds = {"image": "{split}_img/{n}.png", "label": "{split}_gt/{n}.png", "split": "{split}"}
+    card = own_card(**kinds, id="{split}-{n}")
+    image = picture(6, 8, 3, high=255)
+    for split in ("train", "val"):
+        put(tmp_path, **{f"{split}_img.zip": {"a.png": image}, f"{split}_gt.zip": {"a.png": LABEL}})
+    sources = [tmp_path / f"{s}_{k}.zip" for s in ("train", "val") for k in ("img", "gt")]
+    card = card.model_copy(
+        update={"layouts": (card.layouts[0].model_copy(update={"id": "{split}-{n}"}),)}
+    )
+    assert counts(card, *sources) == {"train": 1, "val": 1}
+
+
+def test_a_folder_of_the_users_stands_for_nothing(tmp_path):
+    for part, data in (("img", picture(6, 8, 3, high=255)), ("gt", LABEL)):
+        (tmp_path / "val" / part).mkdir(parents=True)
+        (tmp_path / "val" / part / "a.png").write_bytes(data)
+    card = own_card(image="{city}/img/{n}.png", label="{city}/gt/{n}.png")
+    with pytest.raises(DataError, match="holds no images"):
+        counts(card, tmp_path / "val")
+
+
+# Names with backslashes, as some tools unpack them
+
+
+def test_synthia_unpacked_to_names_with_backslashes_is_found(tmp_path):
+    label = io.BytesIO()
+    values = RNG.integers(1, 13, (6, 8, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    label.write(png16(8, 6, rows))
+    for n in range(2):
+        (tmp_path / f"RGB\\000000{n}.png").write_bytes(picture(6, 8, 3, high=255))
+        (tmp_path / f"GT\\LABELS\\000000{n}.png").write_bytes(label.getvalue())
+    assert sum(counts(get_card("synthia"), tmp_path).values()) == 2
+
+
+def png16(width: int, height: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_a_backslash_in_a_name_that_fits_stays_one(tmp_path):
+    for part, data in (("img", picture(6, 8, 3, high=255)), ("gt", LABEL)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "a\\b.png").write_bytes(data)
+    card = own_card(image="img/{n}.png", label="gt/{n}.png")
+    assert counts(card, tmp_path) == {"train": 1}
+
+
+# Versions that share a layout
+
+
+def mapillary(folder: Path, *, largest: int, palette: int | None = None) -> Path:
+    for place in ("training/images", "training/labels"):
+        (folder / place).mkdir(parents=True)
+    values = np.arange(48, dtype=np.uint8).reshape(6, 8) % largest + 1
+    label = Image.fromarray(values)
+    if palette is not None:
+        colours = np.random.default_rng(1).integers(0, 99, (124, 3))
+        colours[palette] = (128, 64, 128)
+        label.putpalette(colours.astype(np.uint8).tobytes())
+    label.save(folder / "training/labels/a.png")
+    (folder / "training/images/a.jpg").write_bytes(IMAGE)
+    return folder
+
+
+def version(folder: Path, label_map: str | None = None) -> tuple[str, bool]:
+    """Return which map is taken, and whether that is said to be assumed."""
+    events: list = []
+    dataset = prepare(get_card("mapillary"), [folder], label_map=label_map, on_event=events.append)
+    said = [e for e in events if isinstance(e, Notice) and e.warning and "--label-map" in e.message]
+    return dataset.summary["label_map"]["name"], bool(said)
+
+
+def test_a_small_extract_is_of_the_version_that_is_named(tmp_path):
+    folder = mapillary(tmp_path / "in", largest=40)
+    assert version(folder) == ("pinmem", True)
+    assert version(folder, "v2.0") == ("v2.0", False)
+    assert version(folder, "rein") == ("rein", False)
+
+
+def test_a_named_version_that_cannot_be_is_refused(tmp_path):
+    folder = mapillary(tmp_path / "in", largest=48)
+    Image.fromarray(np.arange(76, 124, dtype=np.uint8).reshape(6, 8)).save(
+        folder / "training/labels/a.png"
+    )
+    assert version(folder) == ("v2.0", False)
+    with pytest.raises(DataError, match="another version"):
+        version(folder, "pinmem")
+
+
+@pytest.mark.parametrize(("road", "expected"), [(13, "pinmem"), (21, "v2.0")])
+def test_the_palette_tells_the_version(tmp_path, road, expected):
+    folder = mapillary(tmp_path / "in", largest=40, palette=road)
+    assert version(folder) == (expected, False)
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(66, "pinmem"), (124, "v2.0")])
+def test_a_configuration_tells_the_version(tmp_path, classes, expected):
+    folder = mapillary(tmp_path / "in", largest=40)
+    (folder / "config.json").write_text(json.dumps({"labels": [{}] * classes}))
+    assert version(folder) == (expected, False)
+
+
+def test_configurations_that_differ_or_are_odd_tell_nothing(tmp_path):
+    folder = mapillary(tmp_path / "in", largest=40)
+    for name, text in (("config_v1.2.json", 66), ("config_v2.0.json", 124)):
+        (folder / name).write_text(json.dumps({"labels": [{}] * text}))
+    (folder / "config.json").write_text("[" * 9999)
+    assert version(folder) == ("pinmem", True)

@@ -11,16 +11,14 @@ from pinmem_core.datasets import FIELD, DatasetCard, Layout, fields_of
 from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.paths import as_id, as_text
 from pinmem_core.preparation.disguised import TRAIN_IDS, hold_train_ids, reads_ids
-from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.raw_files import RawFiles
+from pinmem_core.preparation.versions import count_classes, fits_version, is_assumed
 
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_LOOKED_AT = 32
-"""Label files that are opened to tell versions apart by their largest id."""
 _SHOWN = 3
 
 
@@ -62,6 +60,7 @@ class Found:
         doubles: Images of samples that were found elsewhere already.
         other_layouts: The layout of each split that `layout` finds no or few labels of.
         label_map: The label map that was asked for; None for that of each layout.
+        is_assumed: Whether another version of the dataset might look the same.
     """
 
     layout: Layout
@@ -70,6 +69,12 @@ class Found:
     doubles: list[Path] = field(default_factory=list)
     other_layouts: Mapping[str, Layout] = field(default_factory=dict)
     label_map: str | None = None
+    is_assumed: bool = False
+
+    @property
+    def labels(self) -> list[Path]:
+        """The label files of the samples."""
+        return [sample.label for sample in self.samples if sample.label]
 
     @property
     def pairs(self) -> int:
@@ -119,9 +124,16 @@ def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | No
             raise DataError(f"{folder} is not a folder.", "Name the folder that holds the dataset.")
     files = RawFiles(folders)
     layouts = [lay for lay in card.layouts if label_map in (None, *lay.label_maps)]
-    candidates = [_match(card, layout, files) for layout in layouts]
-    candidates += [_with_train_ids(_match(card, layout, files)) for layout in disguised]
-    fitting = [found for found in candidates if _version_fits(card, found)]
+    candidates = _candidates(card, layouts, disguised, files)
+    if files.hold_backslashes and not any(found.pairs for found in candidates):
+        files = RawFiles(folders, split_backslashes=True)
+        candidates = _candidates(card, layouts, disguised, files)
+    classes, named = count_classes(files), label_map is not None
+    fitting = [
+        found
+        for found in candidates
+        if fits_version(card, found.layout, found.labels, classes, named=named)
+    ]
     best = max(fitting, key=lambda found: (found.pairs, len(found.samples)), default=None)
     places = ", ".join(map(str, folders))
     if any(found.pairs for found in candidates) and not (best and best.pairs):
@@ -136,7 +148,16 @@ def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | No
             f"{places} holds no images of {card.name}.",
             f"Looked at any depth for: {expected}. Found: {_listed(files)}.",
         )
-    return replace(_by_split(best, fitting), label_map=label_map)
+    assumed = not named and is_assumed(best.layout, best.labels, classes)
+    return replace(_by_split(best, fitting), label_map=label_map, is_assumed=assumed)
+
+
+def _candidates(
+    card: DatasetCard, layouts: Sequence[Layout], disguised: Sequence[Layout], files: RawFiles
+) -> list[Found]:
+    """Return what each layout finds."""
+    found = [_match(card, layout, files) for layout in layouts]
+    return found + [_with_train_ids(_match(card, layout, files)) for layout in disguised]
 
 
 def refuse_disguised(card: DatasetCard, found: Found) -> None:
@@ -267,24 +288,6 @@ def _by_split(best: Found, fitting: Sequence[Found]) -> Found:
         have |= {split: more[split] for split in splits}
     ordered = [samples[key] for key in sorted(samples)]
     return replace(best, samples=ordered, other_layouts=layouts)
-
-
-def _version_fits(card: DatasetCard, found: Found) -> bool:
-    if found.layout.largest_id is None:
-        return True
-    low, high = found.layout.largest_id
-    labels = [sample.label for sample in found.samples if sample.label]
-    step = max(1, len(labels) // _LOOKED_AT)
-    largest = max((_largest_id(card, found.layout, path) for path in labels[::step]), default=0)
-    return low <= largest <= high
-
-
-def _largest_id(card: DatasetCard, layout: Layout, label: Path) -> int:
-    try:
-        decode = ENCODINGS.get(layout.encoding)
-        return int(decode(label, card.label_map(layout.label_maps[0])).max())
-    except DataError:
-        return 0  # told when the file's turn comes
 
 
 def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> re.Pattern[str]:

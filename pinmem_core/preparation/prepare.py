@@ -151,6 +151,12 @@ def draw_missing(selections: Iterable[str], on_event: Listener = ignore) -> None
 
 
 def _announce_layouts(found: Found, on_event: Listener) -> None:
+    if found.is_assumed:
+        message = (
+            f"the labels are taken for '{found.layout.name}', because they hold no larger values; "
+            "if they are of another version, name its map with --label-map"
+        )
+        on_event(Notice(message, warning=True))
     for split, layout in found.other_layouts.items():
         on_event(
             Notice(

@@ -7,26 +7,37 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 
+from pinmem_core.acquisition.audit import MARKER
 from pinmem_core.paths import as_text, files_below
 
 
 class RawFiles:
     """All files below some folders, by their paths as text; the case of letters does not count.
 
+    The name of a folder that an archive was unpacked into is a part of the paths: it may stand for
+    the folder that the archive lacks.
+
     Args:
         folders: Where to look, at any depth.
+        split_backslashes: Whether backslashes in names separate folders, as in what some tools
+            unpack of an archive that was made on Windows.
 
     Attributes:
         texts: The path of each file below its folder, as `as_text` has it.
+        hold_backslashes: Whether names hold backslashes.
     """
 
-    def __init__(self, folders: Iterable[Path]) -> None:
+    def __init__(self, folders: Iterable[Path], *, split_backslashes: bool = False) -> None:
         self.texts: list[str] = []
         self._places: list[tuple[Path, str]] = []
         for folder in sorted(folders):
             found = sorted((as_text(path), path) for path in files_below(folder))
-            self.texts += (text for text, _ in found)
+            prefix = f"{as_text(folder.name)}/" if (folder / MARKER).is_file() else ""
+            self.texts += (prefix + text for text, _ in found)
             self._places += ((folder, path) for _, path in found)
+        self.hold_backslashes = any("\\" in text for text in self.texts)
+        if split_backslashes:
+            self.texts = [text.replace("\\", "/") for text in self.texts]
         self._tails: dict[int, dict[str, list[int]]] = {}
         self._sorted_tails: dict[int, list[str]] = {}
 
