@@ -1,5 +1,6 @@
 """The programs for a GPU machine, with tiny sizes on the CPU, so that they stay able to run."""
 
+import importlib
 import json
 import os
 import signal
@@ -9,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from pinmem_core.errors import MachineError
 
 GPU = Path(__file__).parent / "gpu"
 
@@ -37,6 +41,38 @@ def wait_until_trained(folder: Path, process: subprocess.Popen, iterations: int)
     ):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_check_runs_to_its_end(tmp_path):
+    output = tmp_path / "check.json"
+    reference = ["--reference", str(tmp_path)]
+    tiny = ["--device", "cpu", "--tiny", "--no-compile", "--output", str(output), *reference]
+    process = started("check.py", *tiny)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, out + err
+    rows = json.loads(output.read_text())["rows"]
+    assert {row["status"] for row in rows} <= {"ok", "skipped"}
+    measured = {row["section"] for row in rows if row["status"] == "ok"}
+    assert measured == {"right", "fast", "fed", "evaluation"}
+    assert "| fast | naive float32 | ok |" in out
+
+
+@pytest.mark.parametrize(
+    ("capability", "free", "reason"),
+    [((7, 5), 80, "too old to compute in bf16"), ((9, 0), 2, "has 2.0 GB free, and 48.0 GB are")],
+)
+def test_a_gpu_that_cannot_measure_is_refused(monkeypatch, capability, free, reason):
+    monkeypatch.syspath_prepend(str(GPU))
+    device = importlib.import_module("device")
+    monkeypatch.setattr(device, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 10**9, 80 * 10**9))
+    zeros = torch.zeros(1)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: zeros)
+    with pytest.raises(MachineError, match=reason):
+        device.require("cuda", 48 * 10**9)
 
 
 @pytest.mark.slow

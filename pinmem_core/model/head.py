@@ -1,6 +1,7 @@
 """What a segmenter needs from a head: a feature for the memory, and logits from what comes back."""
 
 from abc import ABC, abstractmethod
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ def resize_by_products(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     operations on a GPU: slow where h·w is small, and in an order that changes from run to run.
     """
     rows, columns = (
-        _interpolation(small, large, maps)
+        _interpolation(small, large, maps.dtype, maps.device)
         for small, large in zip(maps.shape[-2:], size, strict=True)
     )
     images, channels, height, width = maps.shape
@@ -99,8 +100,9 @@ def resize_by_products(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     return pixels.reshape(images, *size, channels).permute(0, 3, 1, 2)
 
 
-def _interpolation(small: int, large: int, like: Tensor) -> Tensor:
+@cache  # training has few sizes, and a CUDA graph may go on reading what it has seen
+def _interpolation(small: int, large: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the matrix (large, small) of linear interpolation with aligned corners."""
-    units = torch.eye(small, device=like.device, dtype=torch.promote_types(like.dtype, torch.float))
+    units = torch.eye(small, device=device, dtype=torch.promote_types(dtype, torch.float))
     resized = F.interpolate(units[None], size=large, mode="linear", align_corners=True)
-    return resized[0].T.to(like.dtype)
+    return resized[0].T.contiguous().to(dtype)

@@ -38,17 +38,21 @@ from pinmem_core.model.head import resize_by_products
 _FAST = {"precision": "bf16", "channels_last": True}
 VARIANTS = {
     NAIVE: ComputeConfig(),
-    SAME: ComputeConfig(),
-    "pinmem tf32": ComputeConfig(tf32=True, channels_last=True),
     "pinmem bf16": ComputeConfig(**_FAST),
-    "pinmem fp16": ComputeConfig(precision="fp16", channels_last=True),
     "pinmem bf16, graph": ComputeConfig(**_FAST, graph=True),
     "pinmem bf16, compiled": ComputeConfig(**_FAST, compile=True),
     "pinmem bf16, compiled, graph": ComputeConfig(**_FAST, compile=True, graph=True),
+    SAME: ComputeConfig(),
+    "pinmem tf32": ComputeConfig(tf32=True, channels_last=True),
+    "pinmem fp16": ComputeConfig(precision="fp16", channels_last=True),
 }
+LATER = (SAME, "pinmem tf32", "pinmem fp16")
+"""Variants that are measured last, when nothing else is left to do."""
 COMPILED = tuple(name for name, compute in VARIANTS.items() if compute.compile)
+SETTLED = 8
+"""Iterations, the last of those whose losses are compared, that are averaged."""
 BANDS = {"float32": 0.01, "tf32": 0.03, "bf16": 0.05, "fp16": 0.1}
-"""How far the mean loss of the last 20 of 30 iterations may be from naive float32, relative.
+"""How far a variant's mean loss may be from that of the first one that was measured, relative.
 Rounding grows from step to step; in fp16 the scaler skips the first steps."""
 SPEED_GOAL, SHARE_GOAL = 8.0, 0.35
 TOP = 14
@@ -132,7 +136,7 @@ def workers(options: Namespace, wanted: list[str]) -> Iterator[dict[str, Worker]
     """Start the processes of all variants; the first compiled one begins to compile at once."""
     names = [n for n in VARIANTS if n in wanted and (options.compile or n not in COMPILED)]
     if options.tiny:
-        names = [n for n in names if n in (NAIVE, SAME, "pinmem bf16, graph")]
+        names = [n for n in names if n in (NAIVE, SAME)]  # a CPU takes bf16 slowly
     with ExitStack() as stack:
         found = {n: Worker(stack.enter_context(process(variant, n, options))) for n in names}
         if COMPILED[0] in found:  # the next one finds what this one compiled in torch's cache
@@ -142,25 +146,37 @@ def workers(options: Namespace, wanted: list[str]) -> Iterator[dict[str, Worker]
 
 def measure(
     results: Results, options: Namespace, found: dict[str, Worker], wanted: list[str]
-) -> None:
-    """Add the rows of all variants, the profile of the fastest, and the limits before."""
+) -> dict[str, Any]:
+    """Add the limits, the rows of the variants but `LATER`, and the profile of the fastest."""
     limits: dict[str, Any] = {}
     if found or "limits" in wanted:
         results.run("fast", "limits", lambda row: limits.update(measure_limits(row, options)), 20)
-    for name, worker in found.items():
-        patience = max(5.0, results.left() - 5)
-        results.run(
-            "fast",
-            name,
-            lambda row, n=name, w=worker, p=patience: speed(row, n, w, found, limits, options, p),
-            5,
-        )
+    measure_variants(results, options, found, limits, [n for n in found if n not in LATER])
     ready = {n: w for n, w in found.items() if w.rate and n != NAIVE}
     if ready:
         fastest = max(ready, key=lambda n: ready[n].rate)
         results.run("fast", "profile", lambda row: profile_row(row, fastest, ready[fastest]), 10)
     if "resize, backward" in wanted:
         results.run("fast", "resize, backward", lambda row: resize_backward(row, options), 5)
+    return limits
+
+
+def measure_variants(
+    results: Results,
+    options: Namespace,
+    found: dict[str, Worker],
+    limits: dict[str, Any],
+    names: list[str],
+) -> None:
+    """Add the rows of some variants."""
+    for name in names:
+        patience = max(5.0, results.left() - 5)
+        results.run(
+            "fast",
+            name,
+            lambda row, n=name, p=patience: speed(row, n, found[n], found, limits, options, p),
+            5,
+        )
 
 
 def measure_limits(row: Row, options: Namespace) -> dict[str, Any]:
@@ -208,7 +224,7 @@ def speed(
     options: Namespace,
     patience: float,
 ) -> None:
-    """Measure one variant: 30 iterations' losses, rounds against the clock, memory."""
+    """Measure one variant: some iterations' losses, rounds against the clock, memory."""
     compute = VARIANTS[name]
     if name != COMPILED[0]:
         worker.pipe.send("build")
@@ -228,7 +244,7 @@ def speed(
         rate = limits["flop"] * worker.rate
         row.values["share of the FLOP floor"] = rate / limits["peaks"]["bf16"]
         row.values["share of its precision's peak"] = rate / limits["peaks"][precision_of(compute)]
-    row.values["mean loss"] = fmean(worker.losses[-20:])
+    row.values["mean loss"] = fmean(worker.losses[-SETTLED:])
     naive = found.get(NAIVE) or Worker(worker.pipe)
     if naive.rate and name != NAIVE:
         row.values["x naive"] = worker.rate / naive.rate
@@ -238,7 +254,7 @@ def speed(
         row.met = row.values.get("x naive", 0.0) >= SPEED_GOAL and share >= SHARE_GOAL
     first, of_first = next((n, w) for n, w in found.items() if w.losses)
     if first != name:
-        mean, expected = (fmean(w.losses[-20:]) for w in (worker, of_first))
+        mean, expected = (fmean(w.losses[-SETTLED:]) for w in (worker, of_first))
         error, band = abs(mean - expected) / expected, BANDS[precision_of(compute)]
         row.values["losses compared with"] = first
         row.values |= {"mean loss differs by": error, "band": band}

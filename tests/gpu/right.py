@@ -371,7 +371,7 @@ def _interrupted(
         "evaluation.max_images": 2,
         "checkpoint.every": 10_000,
         "compute.deterministic": str(deterministic).lower(),
-        "compute.precision": "bf16",
+        "compute.precision": "float32" if options.tiny else "bf16",
         "compute.channels_last": "true",
     }
     train = [*pinmem, "train", "--recipe", "demo", "--sources", "camvid:0006R0,camvid:0016E5"]

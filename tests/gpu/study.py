@@ -26,13 +26,13 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from device import require  # noqa: E402
 from study_results import as_markdown, pace_since, results  # noqa: E402
 from study_run import complete  # noqa: E402
 
 from pinmem_cli.output import exit_code, show_error  # noqa: E402
 from pinmem_core.datasets import get_card  # noqa: E402
-from pinmem_core.devices import pick_device  # noqa: E402
-from pinmem_core.errors import ConfigError, MachineError, PinMemError  # noqa: E402
+from pinmem_core.errors import ConfigError, PinMemError  # noqa: E402
 from pinmem_core.files import write_whole  # noqa: E402
 from pinmem_core.home import dataset_root  # noqa: E402
 from pinmem_core.images import write_png  # noqa: E402
@@ -185,26 +185,6 @@ def changed(sweep: Sweep, options: argparse.Namespace) -> Sweep:
     return Sweep.model_validate(found)
 
 
-def require(device: torch.device, processes: int) -> None:
-    """Raise MachineError if a GPU is too old for bf16, unknown to torch, or in use."""
-    if device.type != "cuda":
-        return
-    name = torch.cuda.get_device_name(device)
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        raise MachineError(f"{name} is too old: it does not compute in bf16.")
-    try:
-        free, _ = torch.cuda.mem_get_info(device)
-        torch.zeros(1, device=device).add_(1).item()
-    except RuntimeError as error:
-        raise MachineError(f"{name} cannot be used: {str(error).splitlines()[0]}") from None
-    if free < processes * FREE_BYTES:
-        raise MachineError(
-            f"{name} has {free / 1e9:.1f} GB free, and {processes} processes need "
-            f"{processes * FREE_BYTES / 1e9:.1f} GB.",
-            "End what else uses it, or lower --processes.",
-        )
-
-
 def draw_camvid(folder: Path) -> Path:
     """Write a few random frames of each of CamVid's drives, and return their folder."""
     rng = np.random.default_rng(0)
@@ -271,8 +251,7 @@ def main() -> int:
     """Do what the command line says; return the exit code."""
     began, options = time.time(), parse()
     try:
-        device = pick_device(options.device)
-        require(device, options.processes)
+        device = require(options.device, options.processes * FREE_BYTES)
         sweep = changed(read_sweep(options.study), options)
         options.folder.mkdir(parents=True, exist_ok=True)
         options.output.parent.mkdir(parents=True, exist_ok=True)
