@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import os
@@ -179,7 +180,8 @@ def test_the_same_data_gives_the_same_bytes(tmp_path, dataset, elsewhere):
     assert {(i.mtime, i.uid, i.gid, i.uname, i.gname) for i in infos} == {(0, 0, 0, "", "")}
     names = [info.name for info in infos]
     assert names[:2] == ["pinmem-pack.json", "card.yaml"]
-    assert names[5:15] == sorted(names[5:15]) and names[15:] == sorted(names[15:])
+    assert names[5:15] == sorted(names[5:15]) and names[15:25] == sorted(names[15:25])
+    assert names[25:] == ["images.sha256"]
 
 
 def test_a_pack_of_a_pack_is_the_same(tmp_path, dataset, elsewhere):
@@ -346,6 +348,12 @@ def _swap_labels(files: Members) -> None:
     files[first], files[second] = files[second], files[first]
 
 
+def _other_image(files: Members) -> None:
+    """Put another image of the same size in its place, as a flipped bit of a BMP would."""
+    first, second, *_ = (name for name in files if name.startswith("images/"))
+    files[first] = files[second]
+
+
 def _drop(folder: str) -> Callable[[Members], None]:
     def spoil(files: Members) -> None:
         del files[_first(files, folder)]
@@ -395,6 +403,7 @@ SPOILT = [
     (_evil_name, "is damaged"),
     (_flip_label, "is damaged"),
     (_cut_image, "is damaged: images/"),
+    (_other_image, "not the image that was packed"),
     (_swap_labels, "not the label that was packed"),
     (_drop("labels/"), "labels/.* does not exist"),
     (_drop("images/"), "images/.* does not exist"),
@@ -421,6 +430,30 @@ def test_a_spoilt_pack_is_refused_and_changes_nothing(tmp_path, dataset, elsewhe
     assert PreparedDataset.open("camvid") == before
     assert [p.name for p in (home / "datasets").iterdir()] == ["camvid"]
     assert all(label_digest(read_label(s.label)) for s in before.samples)
+
+
+def test_images_of_a_pack_are_compared_with_their_digests(tmp_path, dataset, elsewhere):
+    out = tmp_path / "a.tar"
+    pack("camvid", out)
+    files = members(out)
+    *_, last = files
+    assert last == "images.sha256"
+    listed = dict(line.split("  ")[::-1] for line in files[last].decode().splitlines())
+    images = {name: data for name, data in files.items() if name.startswith("images/")}
+    assert listed == {name: hashlib.sha256(data).hexdigest() for name, data in images.items()}
+    elsewhere()
+    unpack(out)
+    assert verify("camvid", deep=True).findings == ()
+
+
+def test_a_pack_without_digests_of_images_is_still_unpacked(tmp_path, dataset, elsewhere):
+    out = tmp_path / "a.tar"
+    pack("camvid", out)
+    files = members(out)
+    del files["images.sha256"]
+    elsewhere()
+    assert len(unpack(write(tmp_path / "old.tar", files)).samples) == 10
+    assert verify("camvid").findings == ()
 
 
 def test_a_member_that_leads_elsewhere_is_refused(tmp_path, dataset, elsewhere):

@@ -403,3 +403,37 @@ def test_a_folder_that_cannot_be_opened_is_defective(dataset, file, text):
     assert state.state == "defective" and str(dataset.root) in (state.problem or "")
     assert (state.counts, state.digest, state.layout) == ({}, None, None)
     assert state.bytes_prepared > 0
+
+
+def _recompressed(path: Path) -> None:
+    """Write the same pixels as another file."""
+    with Image.open(path) as picture:
+        picture.load()
+    picture.save(path, "PNG", compress_level=0)
+
+
+@pytest.mark.parametrize("reencoding", [None, Reencoding("png")])
+def test_a_deep_check_finds_images_that_are_other_files(tmp_path, reencoding):
+    source = camvid_folder(tmp_path / "source", {"0001TP": 5})
+    dataset = prepare(CAMVID, [source], reencoding=reencoding, hash_images=True)
+    assert verify("camvid", deep=True).findings == ()
+    path = dataset.samples[2].image
+    _recompressed(path)
+    assert verify("camvid").findings == ()
+    (finding,) = verify("camvid", deep=True).findings
+    assert finding.file == str(path) and "SHA-256" in finding.reason
+
+
+def test_digests_of_images_are_added_later_and_kept(tmp_path, dataset):
+    with pytest.raises(DataError, match="SHA-256") as error:
+        verify("camvid", deep=True)
+    assert "pinmem data prepare camvid --hash-images" in (error.value.hint or "")
+    source = tmp_path / "source"
+    prepare(CAMVID, [source], hash_images=True)
+    prepare(CAMVID, [source])
+    assert verify("camvid", deep=True).findings == ()
+
+
+def test_a_check_is_deep_or_of_headers(dataset):
+    with pytest.raises(ConfigError):
+        verify("camvid", deep=True, headers_only=True)

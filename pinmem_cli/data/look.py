@@ -23,6 +23,10 @@ def verify(
     headers_only: Annotated[
         bool, typer.Option("--headers-only", help="Look at the files' headers, not every pixel.")
     ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Compare images with the SHA-256 of 'prepare --hash-images'."),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -31,7 +35,7 @@ def verify(
 
     output = Output(as_json=json, quiet=quiet)
     with output.listening() as listener:
-        result = check(name, headers_only=headers_only, on_event=listener)
+        result = check(name, headers_only=headers_only, deep=deep, on_event=listener)
     found = [f"{finding.file}: {finding.reason}" for finding in result.findings]
     verdict = f"{len(found)} findings" if found else "nothing wrong"
     output.result(

@@ -87,6 +87,10 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse the dataset when any sample is defective.")
     ] = False,
+    hash_images: Annotated[
+        bool,
+        typer.Option("--hash-images", help="Record the SHA-256 of images, for 'verify --deep'."),
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Samples at once (default: one a core).")
     ] = None,
@@ -134,6 +138,7 @@ def prepare(
             label_map=label_map,
             reencoding=reencoding,
             strict=strict,
+            hash_images=hash_images,
             jobs=jobs,
             on_event=listener,
         )

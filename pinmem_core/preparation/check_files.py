@@ -12,7 +12,7 @@ from PIL import Image
 from pinmem_core.errors import DataError
 from pinmem_core.images import check_picture, image_size, read_train_ids
 from pinmem_core.preparation.prepared import RECORDS, Sample
-from pinmem_core.preparation.records import Record, count_pixels, label_digest
+from pinmem_core.preparation.records import Record, count_pixels, file_digest, label_digest
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,24 @@ class Checked:
     label_sha256: str | None
 
 
-def check_files(sample: Sample, record: Record | None, *, headers_only: bool) -> Checked:
+def check_files(
+    sample: Sample, record: Record | None, *, headers_only: bool, deep: bool = False
+) -> Checked:
     """Check the image and the label of `sample`.
 
     Args:
         sample: Paths absolute.
         record: What `prepare` noted of it, if anything.
         headers_only: Look at the existence, form and size of the files, not at their pixels.
+        deep: Compare the SHA-256 of the image with the recorded one, too.
     """
     findings: list[Finding] = []
     sha256 = None
     with _noting(findings, sample.image):
         if not headers_only:
             check_picture(sample.image)
+        if deep and record and file_digest(sample.image) != record.image_sha256:
+            raise DataError("is another file than 'prepare' saw: its SHA-256 differs")
         _check_size(sample, sample.image)
     with _noting(findings, sample.label):
         _check_size(sample, sample.label)

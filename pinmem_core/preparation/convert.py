@@ -19,7 +19,7 @@ from pinmem_core.png import label_png
 from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.layouts import RawSample
 from pinmem_core.preparation.prepared import Sample
-from pinmem_core.preparation.records import Record, count_pixels, label_digest
+from pinmem_core.preparation.records import Record, count_pixels, file_digest, label_digest
 from pinmem_core.preparation.reencoding import Reencoding
 
 _VERSION = 2
@@ -53,6 +53,7 @@ class Conversion:
         reencoding: How images are written anew; None leaves them where they are.
         root: Where the prepared dataset will be.
         folder: Where its files are written until it is complete.
+        hash_images: Whether to record the SHA-256 of images.
     """
 
     encoding: str
@@ -60,6 +61,7 @@ class Conversion:
     reencoding: Reencoding | None
     root: Path
     folder: Path
+    hash_images: bool = False
 
     def key(self, raw: RawSample) -> str:
         """Return a digest of all that the files of a sample are made from."""
@@ -148,6 +150,7 @@ class Conversion:
             sample=Sample(raw.id, image, label, split, raw.domain, width, height),
             label_sha256=label_digest(train_ids),
             pixels=pixels,
+            image_sha256=file_digest(self.folder / image) if self.hash_images else None,
         )
 
 

@@ -9,17 +9,17 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pinmem_core.acquisition.archives import extract
 from pinmem_core.datasets import DatasetCard, card_of_user, get_card, read_card, shipped_cards
-from pinmem_core.documents import parse_json, read_json_object
+from pinmem_core.documents import parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import staged_folder
+from pinmem_core.files import staged_folder, write_lines
 from pinmem_core.home import dataset_root, locked
 from pinmem_core.images import check_picture, image_size, read_train_ids
 from pinmem_core.parallel import in_parallel
@@ -28,7 +28,9 @@ from pinmem_core.preparation.pack_contents import (
     CARD,
     FORMAT_VERSION,
     HEADER,
+    IMAGE_DIGESTS,
     Content,
+    content_digest,
     packed_samples,
     packed_summary,
     pictures,
@@ -42,7 +44,13 @@ from pinmem_core.preparation.prepared import (
     PreparedDataset,
     digest,
 )
-from pinmem_core.preparation.records import Record, label_digest, own_files, read_records
+from pinmem_core.preparation.records import (
+    Record,
+    file_digest,
+    label_digest,
+    own_files,
+    read_records,
+)
 from pinmem_core.preparation.reencoding import Reencoding
 
 _LONGEST_TEXT = 16 << 20  # as of a card that is a file of its own
@@ -102,9 +110,13 @@ def pack(
         with _tar(out) as tar, closing(pictures(packed, reencoding, jobs)) as files:
             for member, text in texts(card, summary, packed):
                 _add(tar, member, text)
+            digests = []
             for done, (member, content) in enumerate(files, start=1):
                 _add(tar, member, content)
+                if member.startswith("images/"):
+                    digests.append(f"{content_digest(content)}  {member}\n")
                 on_event(Progress("packing", done, 2 * len(packed)))
+            _add(tar, IMAGE_DIGESTS, "".join(digests).encode())
     return PackSummary(out, len(packed), out.stat().st_size, summary["digest"])
 
 
@@ -287,7 +299,22 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
         raise _damaged(path, "its parts are of different datasets")
     if manifest != [record.sample.to_json() for record in records]:
         raise _damaged(path, "its manifest is not of its records")
+    if (folder / IMAGE_DIGESTS).exists():  # packs of earlier versions have none
+        digests = _image_digests(path, folder)
+        images = [record.sample.image.as_posix() for record in records]
+        pairs = zip(records, images, strict=True)
+        records = [replace(record, image_sha256=digests.get(image, "")) for record, image in pairs]
     _check_pictures(path, folder, records, on_event)
+    write_lines(folder / RECORDS, (record.to_json() for record in records))
+
+
+def _image_digests(path: Path, folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each image by its name."""
+    try:
+        lines = read_text(folder / IMAGE_DIGESTS, _LONGEST_TEXT).splitlines()
+    except DataError as error:
+        raise _damaged(path, f"its {IMAGE_DIGESTS} cannot be read") from error
+    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
 
 
 def _check_pictures(
@@ -311,6 +338,8 @@ def _fault(folder: Path, record: Record) -> str | None:
         return f"the files of '{sample.id}' would lie outside of the dataset"
     try:
         check_picture(folder / sample.image)
+        if record.image_sha256 not in (None, file_digest(folder / sample.image)):
+            return f"{sample.image} is not the image that was packed"
         size = image_size(folder / sample.image)
         train_ids = read_train_ids(folder / sample.label)
     except (DataError, ValueError) as error:

@@ -1,5 +1,6 @@
 """What a pack holds: a prepared dataset and its images, as they will lie on another machine."""
 
+import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -25,6 +26,7 @@ from pinmem_core.preparation.prepared import (
 from pinmem_core.preparation.records import (
     Record,
     count_pixels,
+    file_digest,
     label_digest,
     read_records,
     totals,
@@ -37,6 +39,9 @@ HEADER = "pinmem-pack.json"
 """A pack's first member: the version of its format, and what is inside."""
 CARD = "card.yaml"
 """Its second member: the card of the dataset."""
+
+IMAGE_DIGESTS = "images.sha256"
+"""Its last member: the SHA-256 of every image, as `sha256sum` writes and checks it."""
 
 _AT_ONCE = 64
 
@@ -179,6 +184,13 @@ def _image(sample: Sample, reencoding: Reencoding | None) -> Content:
         return reencoding.image(read_image(sample.image))
     check_picture(sample.image)
     return sample.image
+
+
+def content_digest(content: Content) -> str:
+    """Return the SHA-256 of a member."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return file_digest(content)
 
 
 def _changed(path: Path) -> DataError:

@@ -35,6 +35,7 @@ from pinmem_core.preparation.prepared import (
 )
 from pinmem_core.preparation.records import (
     Record,
+    file_digest,
     is_intact,
     own_files,
     read_records,
@@ -58,6 +59,7 @@ def prepare(
     label_map: str | None = None,
     reencoding: Reencoding | None = None,
     strict: bool = False,
+    hash_images: bool = False,
     jobs: int | None = None,
     on_event: Listener = ignore,
 ) -> PreparedDataset:
@@ -73,6 +75,7 @@ def prepare(
         label_map: One of the card's; None for the default of the layout that is found.
         reencoding: How images are written anew; None leaves them where they are.
         strict: Refuse the dataset at the first defect instead of leaving samples out.
+        hash_images: Record the SHA-256 of every image, which `verify` can then compare.
         jobs: Samples converted at once; None for one a core.
         on_event: Hears of the progress.
 
@@ -91,7 +94,7 @@ def prepare(
 
             def conversion_by(layout: Layout) -> Conversion:
                 used = card.label_map(found.label_map_of(layout))
-                return Conversion(layout.encoding, used, reencoding, root, work)
+                return Conversion(layout.encoding, used, reencoding, root, work, hash_images)
 
             conversion = conversion_by(found.layout)
             others = {split: conversion_by(lay) for split, lay in found.other_layouts.items()}
@@ -249,7 +252,10 @@ def _take_over(
     for path in own_files(record.sample) if folder != conversion.folder else ():
         link_or_copy(folder / path, conversion.folder / path)
     sample = replace(record.sample, split=item.split, domain=item.raw.domain)
-    return replace(record, sample=sample)
+    sha256 = record.image_sha256
+    if conversion.hash_images and sha256 is None:
+        sha256 = file_digest(conversion.folder / record.sample.image)
+    return replace(record, sample=sample, image_sha256=sha256)
 
 
 def _refuse_unusable(

@@ -27,17 +27,21 @@ class Record:
         sample: Its line in the manifest, paths as written there.
         label_sha256: Of the (H, W) trainIds.
         pixels: Labelled pixels by trainId.
+        image_sha256: Of the image's file, where `prepare` was asked for it.
     """
 
     key: str
     sample: Sample
     label_sha256: str
     pixels: tuple[int, ...]
+    image_sha256: str | None = None
 
     def to_json(self) -> str:
         """Return the record as a line."""
-        sample = json.loads(self.sample.to_json())
-        return json.dumps({**vars(self), "sample": sample})
+        fields = {**vars(self), "sample": json.loads(self.sample.to_json())}
+        if self.image_sha256 is None:  # versions that know no such key read the others
+            del fields["image_sha256"]
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
@@ -73,6 +77,19 @@ def is_intact(record: Record, folder: Path) -> bool:
     except DataError:
         return False
     return label_digest(train_ids) == record.label_sha256
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def label_digest(train_ids: NDArray[np.uint8]) -> str:

@@ -2,14 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pinmem_core.datasets import DatasetCard, get_card
-from pinmem_core.errors import ConfigError
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation.check_files import Checked, Finding, check_files
@@ -50,6 +50,7 @@ def verify(
     name: str,
     *,
     headers_only: bool = False,
+    deep: bool = False,
     jobs: int | None = None,
     on_event: Listener = ignore,
 ) -> Verification:
@@ -58,17 +59,32 @@ def verify(
     Args:
         name: Of the dataset.
         headers_only: Look at the existence, form and size of pictures, not at their pixels.
+        deep: Compare every image with the SHA-256 that `prepare` recorded, too.
         jobs: Samples checked at once; None for one a core.
         on_event: Hears of the progress.
 
     Raises:
-        ConfigError: No dataset has this name.
-        DataError: It is not prepared, or its manifest cannot be read.
+        ConfigError: No dataset has this name, or both `headers_only` and `deep` are asked for.
+        DataError: It is not prepared, its manifest cannot be read, or no SHA-256 was recorded.
     """
+    if headers_only and deep:
+        raise ConfigError(
+            "a deep check reads whole files, not headers only.", "Choose one of them."
+        )
     dataset = PreparedDataset.open(name)
     card = get_card(name)
     records = {record.sample.id: record for record in read_records(dataset.root)}
-    results = _check_all(dataset, records, headers_only, jobs, on_event)
+    if deep and any(record.image_sha256 is None for record in records.values()):
+        raise DataError(
+            f"no SHA-256 of the images of {name} was recorded.",
+            f"Record them: 'pinmem data prepare {name} --hash-images'.",
+        )
+
+    def check(sample: Sample) -> Checked:
+        record = records.get(sample.id)
+        return check_files(sample, record, headers_only=headers_only, deep=deep)
+
+    results = _check_all(dataset, check, jobs, on_event)
     found_digest = _digest(dataset, results)
     findings = (
         *_against_summary(dataset, found_digest),
@@ -82,14 +98,10 @@ def verify(
 
 def _check_all(
     dataset: PreparedDataset,
-    records: Mapping[str, Record],
-    headers_only: bool,
+    check: Callable[[Sample], Checked],
     jobs: int | None,
     on_event: Listener,
 ) -> list[Checked]:
-    def check(sample: Sample) -> Checked:
-        return check_files(sample, records.get(sample.id), headers_only=headers_only)
-
     results = []
     with closing(in_parallel(check, dataset.samples, jobs)) as checks:
         for done, result in enumerate(checks, start=1):
