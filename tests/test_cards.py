@@ -394,6 +394,11 @@ def test_a_written_card_reads_back_equal(name, tmp_path):
         ('id: "{frame}"', 'id: "{frame"', ["line 10", "id", "wrong"]),
         ('id: "{frame}"', 'id: "{frame}"\n    domain: "{city}"', ["no field 'city'"]),
         ("images/{frame}.png", "images/{frame:(}.png", ["line 11", "field 'frame' is wrong"]),
+        ("images/{frame}.png", "images/{frame:(a+)+}.png", ["'frame' repeats a group"]),
+        ("images/{frame}.png", "images/{frame:(a|aa)*b}.png", ["'frame' repeats a group"]),
+        ("images/{frame}.png", "images/{frame:[)]*(.*[a])*}.png", ["'frame' repeats a group"]),
+        ("images/{frame}.png", "images/{frame:.*.*.*x}.png", ["more than 2 times"]),
+        ("images/{frame}.png", "images/{frame:(?#[)(a+)+]}.png", ["comments"]),
         ("images/{frame}.png", "images/{1}.png", ["line 11", "'1' cannot be the name"]),
         ("layouts:", "split_lists: {val: /etc/passwd}\nlayouts:", ["below the card's folder"]),
         ("layouts:", "split_lists: {val: ../mine.yaml}\nlayouts:", ["below the card's folder"]),
@@ -430,6 +435,13 @@ def test_a_card_is_refused_that_leads_elsewhere_or_takes_too_much(tmp_path, old,
     assert time.monotonic() - started < 5
     assert all(part in caught.value.message for part in [str(path), *told]), caught.value.message
     assert len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize("expression", ["[0-9]+", "(?:a|b)?[^/]+(?<!_x)", r"\\d+\\(+", "[)*+]+"])
+def test_a_field_may_repeat_characters(tmp_path, expression):
+    text = CARD.replace("images/{frame}.png", f"images/{{frame:{expression}}}.png")
+    (tmp_path / "mine.yaml").write_text(text)
+    assert "frame" in read_card(tmp_path / "mine.yaml").layouts[0].image
 
 
 def test_aliases_and_merges_stay_usable(tmp_path):

@@ -36,6 +36,10 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """One text or several; YAML may leave the brackets of a single one away."""
 
 
+_NO_REPEAT = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)
+"""What stands for one character in an expression: an escape, or a set in brackets."""
+_MOST_REPEATS = 2
+
 FIELD = re.compile(r"\{\{|\}\}|\{(\w+)(?::([^{}]+))?\}")
 """In a layout's image pattern, a doubled brace, which stands for itself, or a field and the
 expression that its value fits."""
@@ -156,6 +160,7 @@ class Layout(_Strict):
         for name, expression in fields_of(image).items():
             if not name.isidentifier():
                 raise ValueError(f"'{name}' cannot be the name of a field")
+            _refuse_endless(name, expression)
             try:
                 re.compile(expression)
             except (re.error, RecursionError, OverflowError) as error:
@@ -271,6 +276,20 @@ class DatasetCard(_Strict):
             ValueError: It is ill defined.
         """
         return build_label_map(name, {**STANDARD_MAPS, **self.label_maps})
+
+
+def _refuse_endless(name: str, expression: str) -> None:
+    """Raise a ValueError for an expression that may take hours over a single name."""
+    bare = _NO_REPEAT.sub("x", expression)
+    if re.search(r"\(\?(#|[a-zA-Z-]*x)", bare):
+        raise ValueError(f"the expression of the field '{name}' may not hold comments")
+    if re.search(r"\)[*+]", bare):
+        raise ValueError(f"the expression of the field '{name}' repeats a group; repeat characters")
+    if len(re.findall(r"[*+]", bare)) > _MOST_REPEATS:
+        raise ValueError(
+            f"the expression of the field '{name}' repeats more than {_MOST_REPEATS} times: "
+            "make fields of its parts"
+        )
 
 
 def _check_template(key: str, template: str, known: Iterable[str]) -> None:
