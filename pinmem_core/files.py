@@ -1,17 +1,22 @@
-"""Writing so that no reader ever sees half of a file or folder."""
+"""Writing so that no reader ever sees half of a file or folder, and no failure loses the old one.
 
+Temporary names are random: processes in containers have equal numbers.
+"""
+
+import ctypes
+import glob
 import os
+import platform
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
+from secrets import token_hex
 
 from safetensors import SafetensorError
 
 from pinmem_core.errors import ConfigError, DataError, MachineError
-
-_NUMBERS = count()
 
 
 @contextmanager
@@ -22,7 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         MachineError: The disk is full, or the folder cannot be written to.
     """
     # Named apart from `path`, whose name may be as long as names can be.
-    partial = path.with_name(f".{os.getpid()}-{next(_NUMBERS)}.part")
+    partial = path.with_name(f".{token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -51,6 +56,13 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         MachineError: The disk is full, or the folder cannot be written to.
     """
     write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; one that a killed process tore stays a line of its own."""
+    with path.open("ab+") as file:
+        torn = file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+        file.write(f"{chr(10) if torn else ''}{line}\n".encode())
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -93,7 +105,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     Raises:
         MachineError: The disk is full, or the parent folder cannot be written to.
     """
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    staging = _temporary(folder)
     try:
         staging.mkdir(parents=True)
         yield staging
@@ -104,14 +116,77 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def restore_folder(folder: Path) -> Path:
+    """Return `folder`, brought back where a process died while it was replacing it.
+
+    That can happen only where the file system cannot exchange two folders.
+    """
+    if not os.path.lexists(folder):
+        for old in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.old")):
+            with suppress(OSError):  # another process may be faster
+                old.rename(folder)
+                break
+    return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left while they wrote `folder`; the caller keeps others out."""
+    temporary = re.compile(rf"\.{re.escape(restore_folder(folder).name)}\.[0-9a-f]+\.(part|old)")
+    for path in folder.parent.glob(".*"):
+        if temporary.fullmatch(path.name):
+            _remove(path)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.{token_hex(8)}.part")
+
+
 def _put_in_place(work: Path, folder: Path) -> None:
     """Rename `work` to `folder`; what is there goes only when that has succeeded."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
+    if not os.path.lexists(folder):
         work.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    elif _exchange(work, folder):
+        old = _temporary(folder)
+        work.rename(old)  # nobody goes on with a folder that is half removed
+        _remove(old)
+    else:
+        old = folder.with_name(f".{folder.name}.{token_hex(8)}.old")
+        folder.rename(old)
+        try:
+            work.rename(folder)
+        except BaseException:
+            restore_folder(folder)
+            raise
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; return False where system or disk cannot."""
+    exchange = _system_exchange()
+    return exchange is not None and exchange(os.fsencode(one), os.fsencode(other)) == 0
+
+
+def _system_exchange() -> Callable[[bytes, bytes], int] | None:
+    """Return the system's call that exchanges two paths and returns 0, or None without one."""
+    try:
+        if platform.system() == "Darwin":
+            swap = ctypes.CDLL(None).renamex_np
+            swap.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
+            return lambda one, other: swap(one, other, 2)  # RENAME_SWAP
+        if platform.system() == "Linux":
+            rename = ctypes.CDLL(None).renameat2
+            here = -100  # AT_FDCWD
+            path = (ctypes.c_int, ctypes.c_char_p)
+            rename.argtypes = (*path, *path, ctypes.c_uint)
+            return lambda one, other: rename(here, one, here, other, 2)  # RENAME_EXCHANGE
+    except (OSError, AttributeError):  # an older C library
+        return None
+    return None

@@ -5,14 +5,14 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from platformdirs import user_data_path
 
-from pinmem_core.errors import BusyError, DataError
+from pinmem_core.documents import read_json_lines
+from pinmem_core.errors import DataError
+from pinmem_core.events import ignore
+from pinmem_core.files import append_line, restore_folder
 from pinmem_core.paths import expanded
 
 
@@ -24,7 +24,7 @@ def home() -> Path:
 
 def dataset_root(name: str) -> Path:
     """Return the folder of the prepared dataset `name`, whether it exists or not."""
-    return home() / "datasets" / name
+    return restore_folder(home() / "datasets" / name)
 
 
 def archives_root(name: str) -> Path:
@@ -35,24 +35,6 @@ def archives_root(name: str) -> Path:
 def raw_root(name: str) -> Path:
     """Return the folder of what was unpacked for the dataset `name`, existing or not."""
     return home() / "raw" / name
-
-
-@contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Keep other processes out of what `name` stands for while the block runs.
-
-    Raises:
-        BusyError: Another process is in it.
-    """
-    path = home() / "locks" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=1):
-            yield
-    except Timeout:
-        raise BusyError(
-            f"another pinmem is at work on {name}.", "Wait for it, or stop it."
-        ) from None
 
 
 def runs_root() -> Path:
@@ -69,9 +51,8 @@ def register_run(run: Path, *, part_of: str | None = None) -> None:
             may be noted before the run begins.
     """
     runs_root().mkdir(parents=True, exist_ok=True)
-    with _run_log().open("a", encoding="utf-8") as log:
-        part = {"part_of": part_of} if part_of else {}
-        log.write(json.dumps({"run": str(run.absolute()), **part}) + "\n")
+    part = {"part_of": part_of} if part_of else {}
+    append_line(_run_log(), json.dumps({"run": str(run.absolute()), **part}))
 
 
 def newest_run() -> Path:
@@ -80,13 +61,12 @@ def newest_run() -> Path:
     Raises:
         DataError: There is none.
     """
-    log = _run_log()
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    entries = [json.loads(line) for line in lines]
-    parts = {entry["run"] for entry in entries if entry.get("part_of")}
-    for entry in reversed(entries):
-        run = Path(entry["run"])
-        if entry["run"] not in parts and run.is_dir():
+    entries = list(
+        read_json_lines(_run_log(), lambda line: (Path(line["run"]), line.get("part_of")), ignore)
+    )
+    parts = {run for run, part_of in entries if part_of}
+    for run, _ in reversed(entries):
+        if run not in parts and run.is_dir():
             return run
     raise DataError(
         f"there is no trained model in {home()} yet; runs of the demo and of sweeps do not count.",
@@ -101,7 +81,7 @@ def find_run(name: str) -> Path:
         DataError: No such folder exists.
     """
     for folder in (expanded(name), runs_root() / name):
-        if folder.is_dir():
+        if restore_folder(folder).is_dir():
             return folder
     raise DataError(
         f"there is no run '{name}', neither as a folder nor in {runs_root()}.",

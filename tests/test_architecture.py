@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUND = """
     addresses config devices discovery documents drawing errors events files footprint home
-    image_files images label_files labels painting parallel paths png ranks recipe version yaml_text
+    image_files images label_files labels locks painting parallel paths png ranks recipe version
+    yaml_text
 """
 FLOORS = [
     GROUND.split(),

@@ -16,8 +16,9 @@ from conftest import camvid_folder
 
 from pinmem_core.datasets import get_card
 from pinmem_core.errors import MachineError
-from pinmem_core.home import dataset_root, locked
+from pinmem_core.home import dataset_root
 from pinmem_core.images import read_label, write_png
+from pinmem_core.locks import lock_of, locked
 from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
 from pinmem_core.preparation.convert import Conversion
 from pinmem_core.preparation.verify import verify
@@ -129,6 +130,7 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from pinmem_core.datasets import get_card
+from pinmem_core.locks import lock_of, locked
 from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
 prepare(get_card("camvid"), [Path(sys.argv[1])], reencoding=Reencoding("jpeg", height=40),
         on_event=lambda event: print(event.done, flush=True))
@@ -170,7 +172,8 @@ def test_what_a_killed_run_left_and_this_one_does_not_want_is_gone(tmp_path):
 
 def test_two_processes_do_not_prepare_the_same_dataset(tmp_path):
     source = camvid_folder(tmp_path / "raw", {"0001TP": 3})
-    with locked("datasets-camvid"), pytest.raises(MachineError, match="another pinmem"):
+    lock = locked(lock_of(dataset_root("camvid")), "it")
+    with lock, pytest.raises(MachineError, match="another pinmem"):
         prepare(CAMVID, [source])
 
 

@@ -14,9 +14,9 @@ from pinmem_cli.output import Output
 from pinmem_cli.signals import stopping
 from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice, Progress
-from pinmem_core.home import locked, runs_root
+from pinmem_core.home import runs_root
 from pinmem_core.learning import resume, train
-from pinmem_core.learning.trainer import lock_name
+from pinmem_core.locks import locked
 from pinmem_core.preparation import PreparedDataset, draw_missing
 
 ITERATIONS = 6
@@ -198,7 +198,7 @@ def test_what_cannot_be_resumed_is_told(tmp_path):
     with pytest.raises(DataError, match="is no run"):
         resume(tmp_path)
     other = stopped_run(tmp_path / "other")
-    with locked(lock_name(other)), pytest.raises(MachineError, match="another pinmem"):
+    with locked(other / ".lock", "it"), pytest.raises(MachineError, match="another pinmem"):
         resume(other)
     assert Result("train", "--resume", "nothing").code == 3
     assert Result("train", "--resume", "auto").code == 3

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pinmem_core.acquisition.audit import MARKER
-from pinmem_core.acquisition.leftovers import clear_leftovers
 from pinmem_core.acquisition.members import Reader, UnsupportedError
 from pinmem_core.acquisition.rar_reader import rar_readers
 from pinmem_core.acquisition.signatures import BZIP2, GZIP, RAR, TAR, XZ, ZIP, require_signature
@@ -15,7 +14,8 @@ from pinmem_core.acquisition.unpacking import drain, unpack
 from pinmem_core.acquisition.zip_reader import ZipReader
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, ignore
-from pinmem_core.files import staged_folder
+from pinmem_core.files import remove_leftovers, restore_folder, staged_folder
+from pinmem_core.locks import lock_of, locked
 
 _KINDS = {
     "zip": ZIP,
@@ -109,7 +109,7 @@ def extract(
     """
     name = name or archive.name
     kind = _kind(name)
-    folder = parent / stem(name)
+    folder = restore_folder(parent / stem(name))
     mark = _mark(archive)
     if _mark_in(folder) == mark:
         return folder
@@ -118,14 +118,15 @@ def extract(
             f"{archive} is not unpacked: {folder} is in the way, and pinmem did not make it.",
             "Move it elsewhere.",
         )
-    clear_leftovers(folder)
 
     def work(reader: Reader) -> None:
         with staged_folder(folder) as staging:
             unpack(reader, staging, on_event, limit)
             (staging / MARKER).write_text(mark, encoding="utf-8")
 
-    _read(archive, kind, work)
+    with locked(lock_of(folder), str(folder), on_event):
+        remove_leftovers(folder)
+        _read(archive, kind, work)
     return folder
 
 

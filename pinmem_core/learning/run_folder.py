@@ -8,12 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pinmem_core.config import TrainConfig
+from pinmem_core.documents import LARGEST, read_json, read_json_lines, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.evaluation import Scores
 from pinmem_core.evaluation.trained_on import RECORD
-from pinmem_core.events import Listener
-from pinmem_core.files import write_whole
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.files import append_line, remove_leftovers, restore_folder, write_whole
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.learning import snapshots
@@ -26,6 +29,10 @@ from pinmem_core.model.found import CHECKPOINT
 from pinmem_core.ranks import rank, world_size
 
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
+
+
+_MANY_SAMPLES = 16 * LARGEST
+"""Bytes that the list of all samples may have."""
 
 
 class RunFolder:
@@ -44,11 +51,18 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """The last checkpoint, once there is one."""
-        return self.path / CHECKPOINT
+        return restore_folder(self.path / CHECKPOINT)
+
+    @property
+    def lock(self) -> Path:
+        """The lock file: in the folder, since several homes and machines may share it."""
+        return self.path / ".lock"
 
     def require_unused(self) -> None:
-        """Raise ConfigError unless the folder is absent or empty."""
-        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+        """Raise ConfigError unless the folder is absent or empty, but for its lock."""
+        if self.path.exists() and not (
+            self.path.is_dir() and all(path == self.lock for path in self.path.iterdir())
+        ):
             raise ConfigError(f"{self.path} exists already.", "Choose another '--output'.")
 
     def read_config(self) -> TrainConfig:
@@ -62,12 +76,15 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} has ended already.", f"'pinmem eval {self.path}' scores it."
             )
+        path = self.path / _CONFIG
+        if not path.exists():
+            raise DataError(f"{self.path} is no run: there is no {_CONFIG}.")
         try:
-            return TrainConfig.model_validate_json((self.path / _CONFIG).read_bytes())
-        except (OSError, ValueError) as error:
-            reason = "there is none" if isinstance(error, OSError) else "it is damaged"
+            return TrainConfig.model_validate_json(read_text(path))
+        except (DataError, ValidationError):
             raise DataError(
-                f"{self.path} is no run: its {_CONFIG} cannot be read ({reason})."
+                f"{self.path} cannot be resumed: its {_CONFIG} is damaged.",
+                "Copy it from a backup, or begin a new run.",
             ) from None
 
     def begin(self, config: TrainConfig, samples: Mapping[str, Any]) -> None:
@@ -77,9 +94,20 @@ class RunFolder:
         if self.writes:
             (self.path / _METRICS).unlink(missing_ok=True)
 
-    def require_same(self, samples: Mapping[str, Any]) -> None:
-        """Raise DataError unless `samples` are those that the run began with."""
-        if json.loads((self.path / _SAMPLES).read_text(encoding="utf-8")) != samples:
+    def require_same(self, samples: Mapping[str, Any], on_event: Listener) -> None:
+        """Raise DataError unless `samples` are those that the run began with.
+
+        A file that cannot be read is written anew, with a warning.
+        """
+        path = self.path / _SAMPLES
+        try:
+            began_with = read_json(path, _MANY_SAMPLES)
+        except DataError as error:
+            hint = "the samples cannot be compared with those that the run began with"
+            on_event(Notice(f"{error.message.removesuffix('.')}; {hint}", warning=True))
+            self._write_json(_SAMPLES, samples)
+            return
+        if began_with != samples:
             raise DataError(
                 f"the samples are not those that {self.path} began with ({_SAMPLES}).",
                 "Prepare the datasets as they were, or begin a new run.",
@@ -94,16 +122,13 @@ class RunFolder:
         if not self.writes:
             return
         try:
-            with (self.path / _METRICS).open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            append_line(self.path / _METRICS, json.dumps({"iteration": iteration, **values}))
         except OSError as error:
             raise MachineError(f"cannot write {self.path / _METRICS}: {error.strerror}.") from error
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of the metrics."""
-        path = self.path / _METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return list(read_json_lines(self.path / _METRICS, _figures, ignore))
 
     def save(self, done: int, step: Iteration) -> None:
         """Save all that is needed to go on after `done` iterations, and a checkpoint to use.
@@ -140,14 +165,14 @@ class RunFolder:
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
         """Return the newest snapshot that is intact, or None; others are named."""
         if self.writes:
-            for half_written in (self.path / snapshots.FOLDER).glob(".*"):
-                shutil.rmtree(half_written)
+            remove_leftovers(self.checkpoint)
+            snapshots.remove_half_written(self.path)
         return snapshots.newest_snapshot(self.path, on_event)
 
     def go_back_to(self, snapshot: snapshots.Snapshot) -> None:
         """Forget what was logged after a snapshot."""
         metrics = self.path / _METRICS
-        if self.writes and metrics.exists():
+        if self.writes and metrics.exists() and metrics.stat().st_size > snapshot.facts.logged:
             os.truncate(metrics, snapshot.facts.logged)
 
     def finish(
@@ -176,14 +201,24 @@ class RunFolder:
             slots = segmenter.memory.slots.detach().float().cpu().numpy()
             write_png(self.path / "memory.png", plot_memory(slots, self.path.name))
 
-    def remove_unless_begun(self) -> bool:
-        """Remove a folder without any checkpoint; return whether it had none."""
-        if self.checkpoint.exists():
-            return False
-        if self.writes:
+    def is_saved(self) -> bool:
+        """Return whether there is anything from which the run could go on, or a checkpoint."""
+        return self.checkpoint.exists() or any((self.path / snapshots.FOLDER).glob("*"))
+
+    def remove_unless_saved(self) -> None:
+        """Remove the folder of a run that has just begun, unless something is saved in it."""
+        if self.writes and not self.is_saved():
             shutil.rmtree(self.path, ignore_errors=True)
-        return True
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         if self.writes:
             write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _figures(line: dict[str, Any]) -> dict[str, float]:
+    """Return a line of the metrics, or raise TypeError or KeyError where it is none."""
+    if type(line["iteration"]) is not int or not all(
+        isinstance(value, int | float) for value in line.values()
+    ):
+        raise TypeError("this is not a line of figures")
+    return line

@@ -3,11 +3,12 @@
 Batches, augmentation and the random numbers of a step are functions of (seed, iteration), so
 weights, memory, statistics and the optimizer's buffers are all that has to be kept. A snapshot is a
 folder that is written under another name and renamed; its `manifest.json` holds the size and
-SHA-256 of each file, by which one that the disk has damaged is told and passed over.
+SHA-256 of each file, by which one that the disk has damaged is found, named and passed over.
 """
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,11 +19,15 @@ import safetensors.torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
-from pinmem_core.files import staged_folder
+from pinmem_core.files import remove_leftovers, staged_folder
 from pinmem_core.model import Segmenter
+from pinmem_core.model.misfit import misfit
 
 FOLDER = "snapshots"
+_NAME = re.compile(r"[0-9]{8,}", re.ASCII)
 _WEIGHTS, _OPTIMIZER, _MANIFEST = "model.safetensors", "optimizer.safetensors", "manifest.json"
 
 
@@ -56,10 +61,22 @@ class Snapshot:
     facts: Facts
 
     def restore(self, segmenter: Segmenter, optimizer: Optimizer) -> None:
-        """Bring a segmenter and its optimizer into this state."""
-        segmenter.load_state_dict(safetensors.torch.load_file(self.folder / _WEIGHTS))
+        """Bring a segmenter and its optimizer into this state.
+
+        Raises:
+            DataError: The tensors are not those of this segmenter and optimizer.
+        """
+        weights = safetensors.torch.load_file(self.folder / _WEIGHTS)
+        buffers = safetensors.torch.load_file(self.folder / _OPTIMIZER)
+        ours = dict(_buffers(segmenter, optimizer))
+        if problem := misfit(weights, segmenter.state_dict()) or misfit(buffers, ours):
+            raise DataError(
+                f"the snapshot {self.folder} does not fit the run's configuration: {problem}.",
+                "Was the run's config.json edited? Begin a new run to train another network.",
+            )
+        segmenter.load_state_dict(weights)
         parameters = dict(segmenter.named_parameters())
-        for key, value in safetensors.torch.load_file(self.folder / _OPTIMIZER).items():
+        for key, value in buffers.items():
             name, _, kind = key.rpartition("/")
             optimizer.state[parameters[name]][kind].copy_(value)
 
@@ -67,7 +84,10 @@ class Snapshot:
 def save_snapshot(
     run: Path, facts: Facts, segmenter: Segmenter, optimizer: Optimizer, keep: int
 ) -> None:
-    """Write the state of a run, and remove all but the `keep` newest snapshots.
+    """Write the state of a run, and remove all but the `keep` newest snapshots up to it.
+
+    Later ones that are there could not be read when the run was resumed. They stay until the run
+    gets there again.
 
     Raises:
         MachineError: The disk is full, or the folder cannot be written to.
@@ -80,8 +100,14 @@ def save_snapshot(
         files = {name: _fingerprint(folder / name) for name in (_WEIGHTS, _OPTIMIZER)}
         manifest = {**asdict(facts), "files": files}
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for old in _folders(run)[:-keep]:
-        shutil.rmtree(old)
+    for old in [f for f in _folders(run) if int(f.name) <= facts.iteration][:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_half_written(run: Path) -> None:
+    """Remove what killed processes left of snapshots; bring back one that was being replaced."""
+    for path in (run / FOLDER).glob(".*"):
+        remove_leftovers(path.with_name(path.name.split(".")[1]))
 
 
 def newest_snapshot(run: Path, on_event: Listener) -> Snapshot | None:
@@ -89,23 +115,34 @@ def newest_snapshot(run: Path, on_event: Listener) -> Snapshot | None:
     for folder in reversed(_folders(run)):
         try:
             return _read(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            on_event(Notice(f"{folder} is damaged and passed over: {error}", warning=True))
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            reason = str(error).removesuffix(".")
+            on_event(Notice(f"{folder} is damaged and passed over: {reason}", warning=True))
     return None
 
 
 def _read(folder: Path) -> Snapshot:
     """Return the snapshot in `folder`, or raise one of many errors where it is damaged."""
-    manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    for name, fingerprint in manifest["files"].items():
+    manifest = read_json_object(folder / _MANIFEST)
+    files = manifest.pop("files")
+    if not isinstance(files, dict) or sorted(files) != sorted((_WEIGHTS, _OPTIMIZER)):
+        raise ValueError(f"its {_MANIFEST} does not list the two files of a snapshot")
+    for name, fingerprint in files.items():
         if _fingerprint(folder / name) != fingerprint:
             raise ValueError(f"{name} is not what was written")
-    return Snapshot(folder, Facts(**{k: v for k, v in manifest.items() if k != "files"}))
+    facts = Facts(**manifest)
+    numbers = (facts.iteration, facts.logged, facts.processes)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError(f"a number in its {_MANIFEST} is wrong")
+    if facts.iteration != int(folder.name) or not isinstance(facts.scaler, dict):
+        raise ValueError(f"its {_MANIFEST} is that of another iteration")
+    return Snapshot(folder, facts)
 
 
 def _folders(run: Path) -> list[Path]:
     """Return the folders of all snapshots, the oldest first."""
-    return sorted((run / FOLDER).glob("[0-9]*"))
+    folders = [path for path in (run / FOLDER).glob("[0-9]*") if _NAME.fullmatch(path.name)]
+    return sorted(folders, key=lambda folder: int(folder.name))
 
 
 def _buffers(segmenter: Segmenter, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:

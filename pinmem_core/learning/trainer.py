@@ -1,6 +1,5 @@
 """A whole run: from a configuration to a checkpoint and its scores."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pinmem_core.evaluation import (
 )
 from pinmem_core.evaluation.pictures import comparison_sheet
 from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, ignore
-from pinmem_core.home import locked, register_run
+from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.learning.initialization import initial_segmenter, initialize_memory
 from pinmem_core.learning.iteration import Iteration
@@ -33,6 +32,7 @@ from pinmem_core.learning.schedule import learning_rate
 from pinmem_core.learning.snapshots import Snapshot
 from pinmem_core.learning.tensorboard import TensorBoard
 from pinmem_core.loading import Batch, DomainLoader, load_domains
+from pinmem_core.locks import locked
 from pinmem_core.model import Segmenter
 from pinmem_core.model.compiling import compiling_explained
 from pinmem_core.preparation import draw_missing
@@ -84,7 +84,7 @@ def train(
     The run folder gets `config.json`, `samples.json` (which samples were used), `metrics.jsonl`
     (a line a logged iteration), `snapshots/` (from which `resume` goes on), `checkpoint/`,
     `scores.json` and pictures of the losses and the memory. On the CPU all of these are functions
-    of the configuration and the data. When training fails before its first checkpoint, nothing is
+    of the configuration and the data. When training fails before its first snapshot, nothing is
     left behind. Processes that `torchrun` started train one network together.
 
     Args:
@@ -105,8 +105,13 @@ def train(
         folder = RunFolder(on_first_rank(lambda: run))
         on_first_rank(folder.require_unused)
         on_first_rank(lambda: draw_missing([*config.sources, *config.targets], on_event))
-        with _alone_in(folder):
-            return _complete(_Trainer(config, folder, on_event, stop))
+        with _alone_in(folder, on_event):
+            on_first_rank(folder.require_unused)  # another process may have been faster
+            try:
+                return _complete(_Trainer(config, folder, on_event, stop))
+            except BaseException:
+                folder.remove_unless_saved()
+                raise
 
 
 def resume(
@@ -129,32 +134,29 @@ def resume(
         on_event = on_event if rank() == 0 else ignore
         folder = RunFolder(on_first_rank(lambda: run))
         config = folder.read_config()
-        with _alone_in(folder):
+        with _alone_in(folder, on_event):
             snapshot = folder.newest_snapshot(on_event)
             done = snapshot.facts.iteration if snapshot else 0
             on_event(Notice(f"going on after iteration {done} of {config.iterations}"))
             return _complete(_Trainer(config, folder, on_event, stop, snapshot))
 
 
-def _alone_in(folder: RunFolder) -> AbstractContextManager[None]:
+def _alone_in(folder: RunFolder, on_event: Listener) -> AbstractContextManager[None]:
     """Keep other runs out of a folder; the first of several processes holds the lock for all."""
-    return locked(lock_name(folder.path)) if folder.writes else nullcontext()
-
-
-def lock_name(run: Path) -> str:
-    """Return the name under which a run is locked."""
-    return f"run-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]}"
+    if not folder.writes:
+        return nullcontext()
+    return locked(folder.lock, f"the run {folder.path}", on_event)
 
 
 def _complete(trainer: "_Trainer") -> RunResult:
-    """Run to the end; what fails before the first checkpoint leaves nothing behind."""
+    """Run to the end; where that fails, say how to go on from what is saved."""
     folder, on_event = trainer.folder, trainer.on_event
     try:
         with trainer, compiling_explained():
             scores = trainer.run()
     except BaseException as error:
-        if not folder.remove_unless_begun() and not isinstance(error, StoppedRunError):
-            hint = f"'pinmem train --resume {folder.path}' goes on from the last checkpoint"
+        if folder.is_saved() and not isinstance(error, StoppedRunError):
+            hint = f"'pinmem train --resume {folder.path}' goes on from the last snapshot"
             on_event(Notice(hint, warning=True))
         raise
     if folder.writes:
@@ -201,6 +203,7 @@ class _Trainer(ExitStack):
         segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
         self.step = Iteration(config, segmenter, self.device)
         self.tensorboard: TensorBoard | None = None
+        self.trained = False
 
     def run(self) -> dict[str, dict[str, Scores]]:
         """Train to the end and return the scores of the last checkpoint."""
@@ -209,6 +212,7 @@ class _Trainer(ExitStack):
             board = TensorBoard(self.folder.path / "tensorboard", after=done)
             self.tensorboard = self.enter_context(board)
         self._train(range(done, self.config.iterations))
+        self.trained = True
         self.folder.save_checkpoint(self.config.iterations, self.step)
         scores = {
             "source": self._scores(self.validation, self._tell_unless_stopped),
@@ -237,9 +241,9 @@ class _Trainer(ExitStack):
                 self._tell_unless_stopped,
             )
             return 0
-        self.folder.require_same(samples)
-        self.folder.go_back_to(self.snapshot)
+        self.folder.require_same(samples, self.on_event)
         self.step.restore(self.snapshot)
+        self.folder.go_back_to(self.snapshot)
         before, now = self.snapshot.facts.processes, world_size()
         if before != now:
             told = f"{now} in place of {before} processes: the same images and means, but other "
@@ -338,7 +342,7 @@ class _Trainer(ExitStack):
         self.on_event(event)
         if not self.stop():
             return
-        if self.folder.checkpoint.exists():
+        if self.trained:
             raise self._stopped(self.config.iterations)
         raise StoppedRunError("stopped before the first iteration; nothing is kept.")
 

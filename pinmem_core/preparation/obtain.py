@@ -18,8 +18,9 @@ from pinmem_core.acquisition.login import Credentials
 from pinmem_core.datasets import DatasetCard
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import staged_folder
-from pinmem_core.home import locked, raw_root
+from pinmem_core.files import restore_folder, staged_folder
+from pinmem_core.home import raw_root
+from pinmem_core.locks import lock_of, locked
 from pinmem_core.paths import expanded
 from pinmem_core.preparation.layouts import find_samples
 from pinmem_core.preparation.prepared import PreparedDataset
@@ -55,7 +56,8 @@ def obtain(
         DataError: A source does not exist, or an archive is damaged or hostile.
         MachineError: The disk is too small, or nothing here unpacks the format.
     """
-    with locked(f"raw-{card.name}"):
+    raw = lock_of(raw_root(card.name))
+    with locked(raw, f"the raw files of {card.name}", on_event):
         if sources:
             return _from_sources(card, sources, on_event)
         if card.draw:
@@ -160,7 +162,7 @@ def _holds(card: DatasetCard, folders: Sequence[Path]) -> bool:
 
 def _drawn(card: DatasetCard, on_event: Listener) -> Path:
     folder = raw_root(card.name) / f"drawn-{card.version}"
-    if card.draw and not folder.exists():
+    if card.draw and not restore_folder(folder).exists():
         with staged_folder(folder) as staging:
             card.draw(staging, lambda done, total: on_event(Progress("drawing", done, total)))
     return folder
@@ -176,7 +178,9 @@ def _downloaded(
     """Download and unpack what is not unpacked yet."""
     raw = raw_root(card.name)
     wanted = [archive for archive in card.archives if not parts or archive.part in parts]
-    missing = [archive for archive in wanted if not (raw / stem(archive.file)).exists()]
+    missing = [
+        archive for archive in wanted if not restore_folder(raw / stem(archive.file)).exists()
+    ]
     if missing or not wanted:
         subset = card.model_copy(update={"archives": tuple(missing)}) if wanted else card
         for path in download(subset, parts=parts, credentials=credentials, on_event=on_event):

@@ -20,8 +20,9 @@ from pinmem_core.documents import parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder, write_lines
-from pinmem_core.home import dataset_root, locked
+from pinmem_core.home import dataset_root
 from pinmem_core.images import check_picture, image_size, read_train_ids
+from pinmem_core.locks import lock_of, locked
 from pinmem_core.parallel import in_parallel
 from pinmem_core.paths import expanded
 from pinmem_core.preparation.pack_contents import (
@@ -103,7 +104,7 @@ def pack(
     out = expanded(out).absolute()
     _refuse_place(out, overwrite=overwrite)
     card = get_card(name)
-    with locked(f"datasets-{name}"):
+    with locked(lock_of(dataset_root(name)), f"the dataset {name}", on_event):
         dataset = PreparedDataset.open(name)
         packed = packed_samples(dataset, splits, reencoding, jobs, on_event)
         summary = packed_summary(dataset.summary, packed, reencoding)
@@ -160,7 +161,8 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
         raise ConfigError(f"{path} holds the dataset '{card.name}', not '{name}'.")
     root = dataset_root(card.name)
     news = _news_of_card(path, card)
-    with locked(f"datasets-{card.name}"), _workplace(root) as parent:
+    lock = locked(lock_of(root), f"the dataset {card.name}", on_event)
+    with lock, _workplace(root) as parent:
         folder = extract(path, parent, on_event=on_event)
         _check(path, folder, header, on_event)
         with staged_folder(root) as staging:

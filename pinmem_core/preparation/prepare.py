@@ -19,7 +19,8 @@ from pinmem_core.datasets import (
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
-from pinmem_core.home import dataset_root, locked
+from pinmem_core.home import dataset_root
+from pinmem_core.locks import lock_of, locked
 from pinmem_core.parallel import in_parallel
 from pinmem_core.paths import expanded
 from pinmem_core.preparation.convert import Conversion, Defect, portable
@@ -86,7 +87,7 @@ def prepare(
     """
     root = dataset_root(card.name)
     folders = [expanded(folder).absolute() for folder in folders]
-    with locked(f"datasets-{card.name}"):
+    with locked(lock_of(root), f"the dataset {card.name}", on_event):
         found = find_samples(card, folders, label_map)
         refuse_disguised(card, found)
         _announce_layouts(found, on_event)

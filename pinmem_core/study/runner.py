@@ -9,10 +9,10 @@ from pinmem_core.errors import BusyError, ConfigError
 from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import write_whole
-from pinmem_core.home import locked, register_run
+from pinmem_core.home import register_run
 from pinmem_core.learning import resume, train
 from pinmem_core.learning.resolve import resolve
-from pinmem_core.learning.trainer import lock_name
+from pinmem_core.locks import locked
 from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.model.found import CHECKPOINT
 from pinmem_core.study.sweep import Sweep
@@ -26,6 +26,11 @@ def report_path(folder: Path, variant: str, seed: int) -> Path:
 def settings_path(folder: Path, variant: str, seed: int) -> Path:
     """Return where is noted what a run was made with."""
     return folder / "settings" / f"{variant}-{seed}.json"
+
+
+def lock_path(folder: Path, variant: str, seed: int) -> Path:
+    """Return the lock of who trains and scores a run."""
+    return folder / "settings" / f".{variant}-{seed}.lock"
 
 
 def _refuse_other_settings(sweep: Sweep, folder: Path, variant: str, seed: int) -> None:
@@ -84,7 +89,7 @@ def run_study(
         if report_path(folder, variant, seed).exists():
             continue
         try:
-            with locked(f"study-{lock_name(run_path(folder, variant, seed))}"):
+            with locked(lock_path(folder, variant, seed), f"run {variant}-{seed}", on_event):
                 if report_path(folder, variant, seed).exists():
                     continue  # another process has just ended it
                 on_event(Notice(f"run {number} of {len(runs)}: {variant}, seed {seed}"))
