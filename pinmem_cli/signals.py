@@ -1,5 +1,11 @@
-"""Ctrl-C and SIGTERM during a training run: the first ends it in good order, the second at once."""
+"""Ctrl-C, SIGTERM and SIGHUP during a training run: the first saves it, the second ends it at once.
 
+SIGHUP, which comes when the terminal closes, counts as SIGTERM; `nohup` has it ignored, and then it
+stays ignored.
+"""
+
+import os
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,7 +13,9 @@ from types import FrameType
 
 from pinmem_cli.output import Output
 
-_HEEDED = (signal.SIGINT, signal.SIGTERM)
+_HEEDED = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]  # Windows has no SIGHUP
 
 
 class Stop:
@@ -23,7 +31,7 @@ class Stop:
     @property
     def exit_code(self) -> int:
         """What shells expect of a program that a signal has ended."""
-        return 128 + (self.signal or signal.SIGTERM)
+        return 128 + (signal.SIGINT if self.signal == signal.SIGINT else signal.SIGTERM)
 
 
 @contextmanager
@@ -34,10 +42,18 @@ def stopping(output: Output) -> Iterator[Stop]:
     def heed(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         restore()
-        with suppress(RuntimeError):  # a stream refuses, where the signal came amid its writing
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            _leave_terminal()
+        # A stream refuses where the signal came amid its writing, or its reader is gone.
+        with suppress(RuntimeError, OSError):
             output.note("finishing this iteration; the same signal again stops at once")
 
-    before = {number: signal.signal(number, heed) for number in _HEEDED}
+    heeded = [
+        number
+        for number in _HEEDED
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, heed) for number in heeded}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -47,3 +63,25 @@ def stopping(output: Output) -> Iterator[Stop]:
         yield stop
     finally:
         restore()
+
+
+def _leave_terminal() -> None:
+    """Write nowhere from now on where a stream's reader is gone: that must not end the run."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.isatty(descriptor) or not _has_reader(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
+def _has_reader(descriptor: int) -> bool:
+    """Return whether what is written to a descriptor can arrive."""
+    try:
+        if not hasattr(select, "poll"):
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except OSError:
+        return False

@@ -118,6 +118,8 @@ class CheckpointConfig(_Strict):
 
     every: int = Field(1000, ge=1)
     """Iterations from one save to the next; there is one at the end, too."""
+    minutes: float | None = Field(10.0, gt=0)
+    """Save after so many minutes as well, which changes no result; None: only by iterations."""
     keep: int = Field(2, ge=1)
     """Snapshots kept, the newest."""
 

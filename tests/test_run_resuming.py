@@ -1,6 +1,8 @@
 """A run that is stopped or killed, and resumed, ends as one that was left in peace."""
 
+import itertools
 import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunE
 from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.home import runs_root
 from pinmem_core.learning import resume, train
+from pinmem_core.learning.run_folder import RunFolder
 from pinmem_core.locks import locked
 from pinmem_core.preparation import PreparedDataset, draw_missing
 
@@ -101,6 +104,7 @@ def _train_or_resume(run: Path) -> None:
 
 def _command(*arguments: str) -> list[str]:
     code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # whatever runs the tests
         "import pinmem_core.datasets as d, pinmem_core.model.trunks as t, sys;"
         f"d.__path__.append({str(PLUGINS / 'datasets')!r});"
         f"t.__path__.append({str(PLUGINS / 'trunks')!r});"
@@ -126,7 +130,9 @@ def test_a_signal_amid_a_print_is_heeded_all_the_same(monkeypatch):
         assert stop() and stop.exit_code == 143
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)]
+)
 def test_a_signal_saves_and_exits_and_the_run_can_go_on(sent, code, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     process = subprocess.Popen(_command("train", *LONG), stderr=subprocess.PIPE, text=True)
@@ -152,6 +158,51 @@ def test_a_signal_saves_and_exits_and_the_run_can_go_on(sent, code, monkeypatch)
     process.send_signal(sent)
     process.stderr.read()
     assert process.wait(30) in (code, -sent)
+
+
+def test_nohup_is_heeded():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping(Output(as_json=False, quiet=False)) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal_saves_the_run(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(_command("train", *LONG), stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    while not list(runs_root().glob("*/metrics.jsonl")):
+        os.read(ours, 1000)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 143
+    (run,) = [path for path in runs_root().iterdir() if path.is_dir()]
+    assert len(list((run / "snapshots").iterdir())) == 1
+
+
+def test_a_run_saves_by_the_clock_too_which_changes_nothing(tmp_path, monkeypatch):
+    straight = train(config(checkpoint__minutes=None), tmp_path / "straight").run
+    saves = []
+    save = RunFolder.save
+
+    def saving(self, done, step):
+        saves.append(done)
+        save(self, done, step)
+
+    monkeypatch.setattr(RunFolder, "save", saving)
+    clock = itertools.count(0, 61)
+    monkeypatch.setattr("pinmem_core.learning.trainer.time.monotonic", lambda: next(clock))
+    run = train(
+        small_config(iterations=ITERATIONS, checkpoint__minutes=1, evaluation__every=3),
+        tmp_path / "run",
+    ).run
+    assert saves == [1, 2, 3, 4, 5, 6]
+    for name in ("metrics.jsonl", "checkpoint/model.safetensors", "scores.json"):
+        assert (run / name).read_bytes() == (straight / name).read_bytes()
 
 
 def test_a_damaged_snapshot_is_named_and_passed_over(tmp_path, straight):

@@ -1,12 +1,16 @@
 """How fast a run goes, and how much memory it takes."""
 
-import resource
 import sys
 import time
 
 import torch
 
 from pinmem_core.events import Speed
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 class Pace:
@@ -39,16 +43,23 @@ class Pace:
         """Return a sentence on all that was counted."""
         seconds = time.perf_counter() - self._began
         speed = self._iterations * self.images / seconds
+        peak = peak_memory(self.device)
+        memory = f", at most {peak / 1e9:.1f} GB in use" if peak else ""
         return (
             f"trained {self._iterations} iterations in {_duration(seconds)}, "
-            f"{speed:.1f} images/s, at most {peak_memory(self.device) / 1e9:.1f} GB in use"
+            f"{speed:.1f} images/s{memory}"
         )
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes in use so far: of the GPU, or of this process where there is none."""
+    """Return the most bytes in use so far: of the GPU, or of this process where there is none.
+
+    Windows does not count those of a process; there, 0 is returned.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -1,5 +1,6 @@
 """A whole run: from a configuration to a checkpoint and its scores."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -204,6 +205,7 @@ class _Trainer(ExitStack):
         self.step = Iteration(config, segmenter, self.device)
         self.tensorboard: TensorBoard | None = None
         self.trained = False
+        self.saved = time.monotonic()
 
     def run(self) -> dict[str, dict[str, Scores]]:
         """Train to the end and return the scores of the last checkpoint."""
@@ -279,11 +281,17 @@ class _Trainer(ExitStack):
             self.step.check()
             self._validate(done)
         stopped = any_rank(self.stop())
-        if last or stopped or done % config.checkpoint.every == 0:
+        if last or stopped or done % config.checkpoint.every == 0 or self._is_overdue():
             self.step.check()
             self.folder.save(done, self.step)
+            self.saved = time.monotonic()
         if stopped and not last:
             raise self._stopped(done)
+
+    def _is_overdue(self) -> bool:
+        """Return whether the last save was too long ago, by the clock of any process."""
+        minutes = self.config.checkpoint.minutes
+        return minutes is not None and any_rank(time.monotonic() - self.saved > 60 * minutes)
 
     def _log(self, done: int, values: dict[str, float]) -> None:
         self.folder.log(done, values)

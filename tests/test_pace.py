@@ -1,0 +1,20 @@
+"""What a run says of its speed and memory, on systems that count them and on others."""
+
+import subprocess
+import sys
+
+WITHOUT_RESOURCE = """
+import sys
+sys.modules["resource"] = None  # as on Windows
+import torch
+import pinmem_core.learning
+from pinmem_core.learning.pace import Pace, peak_memory
+pace = Pace(4, torch.device("cpu"))
+pace.count()
+assert pace.tell().memory_bytes == 0
+assert pace.summary().endswith("images/s")
+"""
+
+
+def test_training_needs_no_module_that_windows_lacks():
+    subprocess.run([sys.executable, "-c", WITHOUT_RESOURCE], check=True)
