@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,10 +14,12 @@ from export_networks import network
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
 from pinmem_core.inference import Predictor
 from pinmem_core.loading.augmentation import normalize
+from pinmem_core.model.calibrated_norm import calibrate
 from pinmem_core.model.heads import heads
 from pinmem_core.model.trunks import trunks
 from pinmem_core.publishing import graph
 from pinmem_core.publishing.compared import compare, pictures
+from pinmem_core.publishing.exported_program import write_program
 from pinmem_core.publishing.exporting import export_model
 
 SHAPES = ((1, 97, 131), (3, 70, 96), (2, 33, 50))
@@ -183,6 +186,45 @@ def test_opsets_that_cannot_be_written_are_refused(segmenter, tmp_path, opset):
         export_model(segmenter, tmp_path / "model.onnx", "onnx", opset=opset)
     with pytest.raises(ConfigError, match="ONNX files only"):
         export_model(segmenter, tmp_path / "model.pt2", "torch-export", opset=opset)
+
+
+@pytest.fixture(scope="module")
+def own_statistics(tmp_path_factory):
+    segmenter = calibrated(network())
+    path = tmp_path_factory.mktemp("own") / "model.onnx"
+    return segmenter, export_model(segmenter, path, "onnx").path
+
+
+def calibrated(segmenter):
+    calibrate(segmenter, 0.3)
+    return segmenter
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 16, 16), (2, 5, 40), (1, 97, 131)])
+def test_a_norm_of_one_position_has_no_statistics_of_its_own(own_statistics, shape):
+    segmenter, path = own_statistics
+    pixels = pictures(shape)
+    np.testing.assert_allclose(by_hand(path, pixels), eager(segmenter, pixels), rtol=0, atol=1e-4)
+
+
+def test_a_file_holds_products_and_means_that_all_runtimes_compute_alike(own_statistics):
+    nodes = onnx.load(own_statistics[1]).graph.node
+    assert "MatMul" in {node.op_type for node in nodes}
+    assert "Einsum" not in {node.op_type for node in nodes}
+    weights = {t.name: t for t in onnx.load(own_statistics[1]).graph.initializer}
+    axes = [
+        onnx.numpy_helper.to_array(weights[node.input[1]]).size
+        for node in nodes
+        if node.op_type == "ReduceMean"
+    ]
+    assert axes.count(1) > 20  # rows first, then columns
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+def test_a_program_on_a_full_disk_is_an_error_and_no_abort():
+    program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))
+    with pytest.raises(OSError, match="No space left"):
+        write_program(program, {}, Path("/dev/full"))
 
 
 @pytest.mark.slow

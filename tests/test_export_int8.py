@@ -63,12 +63,20 @@ def test_drawn_streets_serve_where_there_are_no_images(plain, tmp_path):
 
 
 def test_integers_that_lose_too_much_are_refused(plain, tmp_path, monkeypatch):
-    """Calibrated with black: what other images contain is beyond all ranges."""
-    black = np.zeros((1, 64, 96, 3), np.uint8)
+    """Calibrated with black: what the image held out contains is beyond all ranges."""
+    black = [*np.zeros((3, 64, 96, 3), np.uint8), pictures((1, 64, 96))[0]]
     with pytest.raises(PinMemError, match="clear pixels change their class") as caught:
         quantize(plain, tmp_path / "int8.onnx", black)
     assert "Calibrate" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_fourth_image_is_held_out_to_compare_on(plain, tmp_path):
+    images = pictures((9, 64, 96))
+    report = quantize(plain, tmp_path / "int8.onnx", images)
+    assert [case.shape for case in report.compared] == [(1, 64, 96)] * 2
+    facts = json.loads(report.sidecar.read_text())["facts"]
+    assert facts["calibration"] == "7 images"
 
 
 def test_only_float32_files_of_pinmem_become_integers(plain, tmp_path):

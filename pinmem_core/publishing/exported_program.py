@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -22,8 +23,9 @@ def write_program(program: ExportedProgram, facts: Mapping[str, str], path: Path
         facts: What a user of the file has to know.
         path: The file.
     """
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={FACTS: json.dumps(dict(facts))})
+    data = BytesIO()  # torch's own writer aborts the process where the disk is full
+    torch.export.save(program, data, extra_files={FACTS: json.dumps(dict(facts))})
+    path.write_bytes(data.getbuffer())
 
 
 def program_runner(path: Path, signature: Signature) -> Run:

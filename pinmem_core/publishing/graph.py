@@ -1,5 +1,8 @@
 """What leaves in a file: the plain forward of a segmenter, its memory frozen inside."""
 
+import re
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -69,9 +72,23 @@ def trace(graph: Graph) -> ExportedProgram:
     try:
         fed = graph.signature.feed(pixels)
         program = torch.export.export(graph, (fed,), dynamic_shapes=shapes)
-        return program.run_decompositions({})  # without the device that autocast names
+        # Without the device that autocast names, and without Einsum, which some runtimes get wrong.
+        return program.run_decompositions({torch.ops.aten.einsum.default: _as_product})
     except Exception as error:  # torch raises a dozen kinds
         raise PinMemError(f"the network cannot be traced: {first_line(error)}") from error
+
+
+def _as_product(
+    equation: str, operands: Sequence[Tensor], *, path: Sequence[int] | None = None
+) -> Tensor:
+    """Return an einsum of maps (N, C, H, W) with a matrix over their channels as one product."""
+    match = re.fullmatch(r"n(.)hw,(..)->n(.)hw", equation)
+    if match is None or {*match[2]} != {match[1], match[3]}:
+        return NotImplemented  # leaves other einsums as they are
+    maps, matrix = operands
+    matrix = matrix if match[2] == match[3] + match[1] else matrix.T
+    product = matrix @ maps.flatten(2)
+    return product.reshape(maps.shape[0], matrix.shape[0], *maps.shape[2:])
 
 
 def _free_axes(graph: Graph) -> dict[int, Dim]:

@@ -1,14 +1,14 @@
 """A file is kept only if it computes what the network does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pinmem_core.errors import PinMemError
 from pinmem_core.events import Listener, Progress
 from pinmem_core.files import write_whole
-from pinmem_core.publishing.compared import Comparison, Run, compare, pictures
+from pinmem_core.publishing.compared import Comparison, Pixels, Run, compare, pictures
 
 SHAPES = ((1, 128, 256), (3, 97, 131), (2, 161, 65))
 """Images, rows and columns that files of any size are compared at; none is what was traced."""
@@ -60,6 +60,7 @@ def verify(
     size: tuple[int, int] | None,
     facts: Mapping[str, str],
     on_event: Listener,
+    images: Sequence[Pixels] = (),
 ) -> ExportReport:
     """Compare a file with what it was made of, and write what came of it beside its place.
 
@@ -71,6 +72,7 @@ def verify(
         size: (height, width) of the one image that it takes; None for any.
         facts: What the file says of itself; its precision decides what it may differ by.
         on_event: Hears of the progress.
+        images: RGB (H, W, 3) to compare on; by default drawn streets.
 
     Raises:
         MachineError: The folder cannot be written to.
@@ -78,13 +80,14 @@ def verify(
     """
     bounds = BOUNDS[facts["precision"]]
     shapes = ((1, *size),) if size else SHAPES
+    shown = [image[None] for image in images] or [pictures(shape) for shape in shapes]
     compared = []
-    for done, shape in enumerate(shapes):
-        on_event(Progress(f"comparing {path.name}", done, len(shapes)))
-        compared.append(compare(run, network, pictures(shape), bounds.share))
+    for done, batch in enumerate(shown):
+        on_event(Progress(f"comparing {path.name}", done, len(shown)))
+        compared.append(compare(run, network, batch, bounds.share))
         if problem := compared[-1].problem():
             raise PinMemError(f"{path} was removed: {problem}.", bounds.hint)
-    on_event(Progress(f"comparing {path.name}", len(shapes), len(shapes)))
+    on_event(Progress(f"comparing {path.name}", len(shown), len(shown)))
     report = ExportReport(path, sidecar(path), written.stat().st_size, tuple(compared))
     _write_sidecar(report, facts)
     return report
@@ -102,4 +105,4 @@ def _write_sidecar(report: ExportReport, facts: Mapping[str, str]) -> None:
         "facts": dict(facts),
         "compared": [asdict(comparison) for comparison in report.compared],
     }
-    write_whole(report.sidecar, (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(report.sidecar, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
