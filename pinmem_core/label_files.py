@@ -180,7 +180,16 @@ def _form(path: Path, picture: Image.Image) -> tuple[int, bool]:
             "cannot read as they are.",
             f"Labels are {_FORMS}. Convert it to such a PNG without changing its values.",
         )
+    if tiles[0].codec_name == "ppm":
+        _require_at_most(largest, path, tiles[0].offset, picture.width * picture.height)
     return largest, form == "1;I"
+
+
+def _require_at_most(largest: int, path: Path, offset: int, count: int) -> None:
+    """Raise DataError where a PGM stores values above its largest one, which Pillow would cut."""
+    values = np.fromfile(path, np.uint8 if largest < 256 else ">u2", count, offset=offset)
+    if values.max(initial=0) > largest:
+        raise unreadable(path, ValueError(f"it holds values above {largest}, its largest one"))
 
 
 def _raw_name(codec: str, args: Any) -> tuple[str, int]:

@@ -77,6 +77,13 @@ def test_a_pgm_gives_its_ids_whatever_its_largest_value_is(tmp_path, maxval, pla
     assert np.array_equal(read_label(path), ids)
 
 
+@pytest.mark.parametrize(("largest", "value"), [(2, b"\xff"), (18, b"\x13"), (300, b"\x01\x2d")])
+def test_a_pgm_with_a_value_above_its_largest_is_refused(tmp_path, largest, value):
+    path = _put(tmp_path, b"P5\n2 1\n%d\n" % largest + b"\0" * len(value) + value, "a.pgm")
+    with pytest.raises(DataError, match=f"values above {largest}"):
+        read_label(path)
+
+
 @pytest.mark.parametrize(
     ("form", "options"),
     [

@@ -1,21 +1,26 @@
 """Setting reports side by side: only where they are about the same images, in the same way."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.intervals import paired_interval
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.report_data import LEVEL, SCHEMA_VERSION, image_counts
 from pinmem_core.evaluation.results import ImageResult
+from pinmem_core.labels import CLASS_NAMES
 from pinmem_core.model.figures import seen_in_words
 from pinmem_core.model.found import checkpoint_of, run_folder
 
 _READABLE = (1, SCHEMA_VERSION)
+_LARGEST = 1 << 28
+"""Bytes of a report; it holds the counts of every image."""
 
 
 @dataclass(frozen=True)
@@ -67,42 +72,83 @@ class SavedReport:
             DataError: The file is no report, or of another version of pinmem.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            version = data["schema_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no report of 'pinmem eval': {error}.") from error
+            data = read_json_object(path, _LARGEST)
+        except DataError as error:
+            raise DataError(f"{path} is no report of 'pinmem eval': {error.message}") from error
+        version = data.get("schema_version")
+        if version is None:
+            raise DataError(f"{path} is no report of 'pinmem eval': it has no version.")
         if version not in _READABLE:
             raise DataError(
                 f"{path} was written by another version of pinmem.", "Evaluate the run again."
             )
         try:
-            return cls._of(path, data)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            return cls._of(path, _Report.model_validate(data))
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = ": ".join((*map(str, first["loc"]), first["msg"]))
             raise DataError(
-                f"the report {path} is damaged: {error!r}.", "Evaluate the run again."
+                f"the report {path} is damaged: {what}.", "Evaluate the run again."
             ) from error
 
     @classmethod
-    def _of(cls, path: Path, data: dict[str, Any]) -> "SavedReport":
+    def _of(cls, path: Path, data: "_Report") -> "SavedReport":
         targets = {
             name: SavedTarget(
-                saved["split"],
-                saved["dataset_digest"],
-                saved["miou"],
-                saved["iou"],
-                tuple(image_counts(image) for image in saved["per_image"]),
-                saved.get("seen"),  # which reports of version 1 do not say
+                saved.split,
+                saved.dataset_digest,
+                saved.miou,
+                saved.iou,
+                tuple(image_counts(image.model_dump()) for image in saved.per_image),
+                saved.seen,
             )
-            for name, saved in data["targets"].items()
+            for name, saved in data.targets.items()
         }
-        return cls(
-            path,
-            data["model"],
-            data["protocol"],
-            data["precision"],
-            tuple(data["classes"]),
-            targets,
-        )
+        return cls(path, data.model, data.protocol, data.precision, tuple(data.classes), targets)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Image(_Strict):
+    id: str
+    cells: list[Annotated[int, Field(ge=0, lt=len(CLASS_NAMES) * (len(CLASS_NAMES) + 1))]]
+    pixels: list[Annotated[int, Field(ge=0, lt=1 << 40)]]
+
+    @model_validator(mode="after")
+    def _each_cell_has_one_count(self) -> Self:
+        if not len(set(self.cells)) == len(self.cells) == len(self.pixels):
+            raise ValueError("a cell has no count, or several")
+        return self
+
+
+class _Target(_Strict):
+    split: str
+    dataset_digest: str
+    miou: _Share
+    iou: dict[str, _Share | None]
+    per_image: list[_Image]
+    seen: bool | None = None  # which reports of version 1 do not say
+
+
+class _Report(_Strict):
+    model: str
+    protocol: dict[str, Any]
+    precision: str
+    classes: list[str]
+    targets: dict[str, _Target]
+
+    @model_validator(mode="after")
+    def _has_what_tables_show(self) -> Self:
+        if not all(isinstance(self.protocol.get(key), str) for key in ("name", "description")):
+            raise ValueError("the protocol has no name or description")
+        if any(target.iou.keys() != set(CLASS_NAMES) for target in self.targets.values()):
+            raise ValueError("a target has other classes than this pinmem")
+        return self
 
 
 def find_report(text: str) -> Path:

@@ -9,14 +9,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pinmem_core.datasets import get_card
+from pinmem_core.documents import read_json_lines, read_json_object
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.home import dataset_root
 from pinmem_core.images import read_image, read_train_ids
@@ -26,6 +28,8 @@ MANIFEST = "manifest.jsonl"
 RECORDS = "conversions.jsonl"
 """What `prepare` needs to know to do only what is missing."""
 SUMMARY = "dataset.json"
+_LARGEST_SUMMARY = 1 << 28
+"""Bytes; it names every file that was left out."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,34 @@ class Sample:
         return image, train_ids
 
     @classmethod
-    def from_json(cls, line: str, root: Path | None = None) -> "Sample":
-        """Return the sample of a manifest's line, its paths made absolute where `root` is named."""
-        fields: dict[str, Any] = json.loads(line)
-        for key in ("image", "label"):
-            path = Path(fields[key])
-            fields[key] = Path(os.path.normpath(root / path)) if root else path
-        return cls(**fields)
+    def of_fields(cls, fields: dict[str, Any]) -> "Sample":
+        """Return the sample of a manifest's line.
+
+        Raises:
+            TypeError: A field is missing, unknown, or of another type.
+        """
+        sample = cls(**fields | {key: Path(fields[key]) for key in ("image", "label")})
+        texts = (sample.id, sample.split, sample.domain)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("an id, split or domain is not a text")
+        if not all(type(side) is int and side > 0 for side in (sample.width, sample.height)):
+            raise TypeError("a width or height is not a number of pixels")
+        return sample
+
+    def below(self, root: Path) -> "Sample":
+        """Return the sample with absolute paths; relative ones begin at `root`."""
+        image, label = (Path(os.path.normpath(root / path)) for path in (self.image, self.label))
+        return replace(self, image=image, label=label)
+
+
+class _OtherLayout(BaseModel):
+    label_map: dict[str, str]
+
+
+class _Excluded(BaseModel):
+    file: str
+    reason: str
+    rule: str
 
 
 @dataclass(frozen=True)
@@ -116,13 +141,17 @@ class PreparedDataset:
                 f"Run 'pinmem data prepare {name}' (with '--from FOLDER' where you have it).",
             )
         try:
-            summary = json.loads((root / SUMMARY).read_text(encoding="utf-8"))
-            lines = (root / MANIFEST).read_text(encoding="utf-8").splitlines()
-            samples = tuple(Sample.from_json(line, root) for line in lines)
-            version = summary["schema_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            summary = read_json_object(root / SUMMARY, _LARGEST_SUMMARY)
+            version = summary.get("schema_version")
+            if version == SCHEMA_VERSION:
+                _Summary.model_validate(summary)
+            if not (root / MANIFEST).is_file():
+                raise DataError(f"there is no {MANIFEST}.")
+            lines = read_json_lines(root / MANIFEST, Sample.of_fields)
+            samples = tuple(sample.below(root) for sample in lines)
+        except (DataError, ValidationError) as error:
             raise DataError(
-                f"the prepared dataset in {root} is damaged: {error}.",
+                f"the prepared dataset in {root} is damaged: {_reason(error)}.",
                 f"Prepare it again: 'pinmem data prepare {name}'.",
             ) from error
         if version != SCHEMA_VERSION:
@@ -146,6 +175,29 @@ class PreparedDataset:
     def counts(self) -> dict[str, int]:
         """Number of samples by split."""
         return dict(sorted(Counter(sample.split for sample in self.samples).items()))
+
+
+class _Summary(BaseModel):
+    """What others rely on in `dataset.json`, where it holds it."""
+
+    model_config = ConfigDict(strict=True)
+
+    digest: str | None = None
+    layout: str | None = None
+    title: str = ""
+    label_map: dict[str, str] = {}
+    other_layouts: dict[str, _OtherLayout] = {}
+    counts: dict[str, int] = {}
+    splits: list[str] = []
+    sources: list[str] = []
+    excluded: list[_Excluded] = []
+
+
+def _reason(error: DataError | ValidationError) -> str:
+    if isinstance(error, DataError):
+        return error.message.rstrip(".")
+    first = error.errors()[0]
+    return f"{SUMMARY}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def digest(lines: Iterable[tuple[Sample, str]]) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pinmem_core.documents import read_json_lines
 from pinmem_core.errors import DataError
+from pinmem_core.events import ignore
 from pinmem_core.images import check_picture, read_train_ids
 from pinmem_core.labels import CLASSES
 from pinmem_core.preparation.prepared import RECORDS, Sample, digest
@@ -44,22 +46,24 @@ class Record:
         return json.dumps(fields)
 
     @classmethod
-    def from_json(cls, line: str) -> "Record":
-        """Return the record of a line."""
-        fields: dict[str, Any] = json.loads(line)
-        sample = Sample.from_json(json.dumps(fields.pop("sample")))
-        return cls(sample=sample, **{**fields, "pixels": tuple(fields["pixels"])})
+    def of_fields(cls, fields: dict[str, Any]) -> "Record":
+        """Return the record of a line.
+
+        Raises:
+            TypeError: A field is missing, unknown, or of another type.
+        """
+        sample, pixels = Sample.of_fields(fields["sample"]), tuple(fields["pixels"])
+        record = cls(**fields | {"sample": sample, "pixels": pixels})
+        if not all(isinstance(text, str) for text in (record.key, record.label_sha256)):
+            raise TypeError("a key or digest is not a text")
+        if len(pixels) != len(CLASSES) or not all(type(n) is int and n >= 0 for n in pixels):
+            raise TypeError("the pixels are not the counts of the classes")
+        return record
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """Yield the records kept in `folder`; lines that a killed process tore are passed over."""
-    path = folder / RECORDS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            yield Record.from_json(line)
-        except (ValueError, TypeError, KeyError):
-            continue
+    """Yield the records kept in `folder`; lines that are torn or odd are passed over."""
+    return read_json_lines(folder / RECORDS, Record.of_fields, ignore)
 
 
 def own_files(sample: Sample) -> list[Path]:

@@ -141,10 +141,7 @@ def _against_records(dataset: PreparedDataset, records: Mapping[str, Record]) ->
     surplus = sorted(records.keys() - {sample.id for sample in dataset.samples})
     if surplus:
         yield Finding(path, f"names samples that the manifest lacks: {_few(surplus)}")
-    noted = {
-        sample_id: Sample.from_json(record.sample.to_json(), dataset.root)
-        for sample_id, record in records.items()
-    }
+    noted = {sample_id: record.sample.below(dataset.root) for sample_id, record in records.items()}
     other = [sample.id for sample in dataset.samples if noted.get(sample.id, sample) != sample]
     if other:
         yield Finding(path, f"differs from the manifest: {_few(other)}")
