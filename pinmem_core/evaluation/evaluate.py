@@ -13,7 +13,7 @@ from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
 from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.inference import Predictor
-from pinmem_core.preparation import PreparedDataset, Sample, Selection, matching, select
+from pinmem_core.preparation import PreparedDataset, Sample, Samples, Selection, matching, select
 from pinmem_core.ranks import from_all
 
 
@@ -31,7 +31,7 @@ class Target:
 
     name: str
     split: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     seen: bool | None = None
     trained_images: int | None = None
 
@@ -115,10 +115,10 @@ def load_validation(
     return targets
 
 
-def _evenly(samples: Sequence[Sample], count: int | None) -> tuple[Sample, ...]:
+def _evenly(samples: Samples, count: int | None) -> Samples:
     if count is None or len(samples) <= count:
-        return tuple(samples)
-    return tuple(samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int))
+        return samples
+    return samples.take(np.linspace(0, len(samples) - 1, count).round().astype(int))
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 from unicodedata import normalize
 
-from pinmem_core.preparation import PreparedDataset, Sample
+from pinmem_core.preparation import PreparedDataset, Samples
 
 RECORD = "trained_on"
 """Key of the record in a checkpoint's `config.json`."""
@@ -79,7 +79,7 @@ class TrainedOn:
             for dataset, digests in (self.digests or {}).items()
         }
 
-    def has_seen(self, dataset: str, samples: Iterable[Sample]) -> bool | None:
+    def has_seen(self, dataset: str, samples: Samples) -> bool | None:
         """Return whether any of the samples is of a domain that was trained on.
 
         A domain was trained on if it is a source's, or if any of its images was trained on.
@@ -94,7 +94,7 @@ class TrainedOn:
         named = {
             domain for name, domain in map(_dataset_and_domain, self.sources) if name == dataset
         }
-        domains = {sample.domain for sample in samples}
+        domains = samples.domains.keys()
         if (None in named and domains) or domains & named:
             return True
         if self.digests is None:
@@ -103,14 +103,15 @@ class TrainedOn:
         if not trained:
             return False
         everything = PreparedDataset.open(dataset).samples
-        return any(s.domain in domains and _digest(dataset, s.id) in trained for s in everything)
+        candidates = (i for domain in domains for i in everything.of(domain=domain).ids)
+        return any(_digest(dataset, sample_id) in trained for sample_id in candidates)
 
-    def count(self, dataset: str, samples: Iterable[Sample]) -> int | None:
+    def count(self, dataset: str, samples: Samples) -> int | None:
         """Return how many of a dataset's samples were trained on; None where that is not known."""
         if self.digests is None:
             return None
         trained = self._of(dataset)
-        return sum(_digest(dataset, sample.id) in trained for sample in samples)
+        return sum(_digest(dataset, sample_id) in trained for sample_id in samples.ids)
 
     def _of(self, dataset: str) -> frozenset[bytes]:
         return (self.digests or {}).get(dataset, frozenset())

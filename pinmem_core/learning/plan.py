@@ -18,7 +18,7 @@ from pinmem_core.learning.estimate import Estimate, estimate, wait_for
 from pinmem_core.learning.initialization import initial_segmenter
 from pinmem_core.learning.resolve import resolve
 from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
-from pinmem_core.preparation import draw_missing
+from pinmem_core.preparation import draw_missing, ids_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
     limit = config.evaluation.max_images
     targets = load_validation(config.sources, limit, on_event)
-    trained_on = TrainedOn.of_samples(config.sources, ([s.id for s in d.samples] for d in domains))
+    trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
     targets += [load_target(text, trained_on, limit) for text in config.targets]
     segmenter = initial_segmenter(config)
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())

@@ -36,7 +36,7 @@ from pinmem_core.loading import Batch, DomainLoader, load_domains
 from pinmem_core.locks import locked
 from pinmem_core.model import Segmenter
 from pinmem_core.model.compiling import compiling_explained
-from pinmem_core.preparation import draw_missing
+from pinmem_core.preparation import draw_missing, ids_of
 from pinmem_core.ranks import (
     any_rank,
     average_over_ranks,
@@ -193,7 +193,7 @@ class _Trainer(ExitStack):
         )
         limit = config.evaluation.max_images
         self.validation = load_validation(config.sources, limit, on_event)
-        ids = ([sample.id for sample in domain.samples] for domain in self.domains)
+        ids = (ids_of(domain.samples) for domain in self.domains)
         trained_on = TrainedOn.of_samples(config.sources, ids)
         folder.trained_on = trained_on.as_json()
         self.targets = [load_target(text, trained_on, limit) for text in config.targets]
@@ -227,11 +227,8 @@ class _Trainer(ExitStack):
     def _begin(self) -> int:
         """Set all up as it is before the first iteration, or after those of the snapshot."""
         samples = {
-            "train": {d.name: [sample.id for sample in d.samples] for d in self.domains},
-            "scored": {
-                t.name: [sample.id for sample in t.samples]
-                for t in (*self.validation, *self.targets)
-            },
+            "train": {d.name: ids_of(d.samples) for d in self.domains},
+            "scored": {t.name: ids_of(t.samples) for t in (*self.validation, *self.targets)},
         }
         if self.snapshot is None:
             self.folder.begin(self.config, samples)

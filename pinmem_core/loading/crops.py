@@ -147,7 +147,7 @@ class Crops(Dataset[Drawn | PinMemError]):
                 appearance = Appearance(appearance_seed(*random), key.strong)
                 name = f"{domain.name}/{sample.id}"
                 return Crop(place.cut_image(image), cut, appearance, name, attempt)
-            sample = domain.samples[rng.integers(len(domain.samples))]
+            sample = domain.samples[int(rng.integers(len(domain.samples)))]
         raise DataError(
             f"{MAX_REDRAWS} crops of {domain.name} in a row hold no labelled pixel; the last image "
             f"was {sample.image}.",

@@ -21,7 +21,7 @@ class Domain:
     """A named pool of samples that the meta step treats as one domain."""
 
     name: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
 
 
 def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> list[Domain]:
@@ -35,21 +35,20 @@ def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> l
         DataError: A source is not prepared or holds too few training samples.
     """
     selections = [Selection.parse(source) for source in sources]
-    domains = [Domain(str(s), tuple(select(s, default_split="train"))) for s in selections]
-    if len(domains) > 1:
-        return domains
-    (whole,) = domains
-    if len(whole.samples) < pseudo_domains:
+    pools = [select(selection, default_split="train") for selection in selections]
+    if len(pools) > 1:
+        return [Domain(str(s), pool) for s, pool in zip(selections, pools, strict=True)]
+    (name,), (whole,) = map(str, selections), pools
+    if len(whole) < pseudo_domains:
         raise DataError(
-            f"{whole.name} holds {len(whole.samples)} training samples, too few to be split into "
+            f"{name} holds {len(whole)} training samples, too few to be split into "
             f"{pseudo_domains} pseudo-domains.",
             "Name a second source, or a larger one.",
         )
-    order = np.random.default_rng([seed, _PSEUDO_DOMAINS]).permutation(len(whole.samples))
+    order = np.random.default_rng([seed, _PSEUDO_DOMAINS]).permutation(len(whole))
     parts = np.array_split(order, pseudo_domains)
     return [
-        Domain(f"{whole.name}#{number}", tuple(whole.samples[i] for i in part))
-        for number, part in enumerate(parts, start=1)
+        Domain(f"{name}#{number}", whole.take(part)) for number, part in enumerate(parts, start=1)
     ]
 
 

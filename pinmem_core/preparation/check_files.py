@@ -11,8 +11,9 @@ from PIL import Image
 
 from pinmem_core.errors import DataError
 from pinmem_core.images import check_picture, image_size, read_train_ids
-from pinmem_core.preparation.prepared import RECORDS, Sample
+from pinmem_core.preparation.prepared import RECORDS
 from pinmem_core.preparation.records import Record, count_pixels, file_digest, label_digest
+from pinmem_core.preparation.samples import Sample
 
 
 @dataclass(frozen=True)

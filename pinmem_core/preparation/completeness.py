@@ -1,9 +1,10 @@
 """Whether a prepared dataset holds all that its authors published."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pinmem_core.datasets import DatasetCard
-from pinmem_core.preparation.prepared import PreparedDataset
 
 _NOT_MISSED = {"double", "known defect", "not listed"}
 """Rules that leave out what the published counts do not count."""
@@ -18,13 +19,19 @@ class Difference:
     here: int
 
 
-def differences(dataset: PreparedDataset, card: DatasetCard) -> list[Difference]:
+def differences(
+    counts: Mapping[str, int], summary: Mapping[str, Any], card: DatasetCard
+) -> list[Difference]:
     """Return the splits that are not of their published size, by name.
 
     Of a dataset that came in a pack only those splits that were packed.
+
+    Args:
+        counts: Number of prepared samples by split.
+        summary: `dataset.json`.
+        card: Card of the dataset.
     """
-    counts = dataset.counts
-    expected = dataset.summary.get("splits", card.counts)
+    expected = summary.get("splits", card.counts)
     every = [
         Difference(name, published, counts.get(name, 0))
         for name, published in sorted(card.counts.items())
@@ -33,13 +40,13 @@ def differences(dataset: PreparedDataset, card: DatasetCard) -> list[Difference]
     return [difference for difference in every if difference.published != difference.here]
 
 
-def left_out(dataset: PreparedDataset) -> int:
+def left_out(summary: Mapping[str, Any]) -> int:
     """Return the number of samples that were found and left out as defective."""
-    excluded = dataset.summary.get("excluded", [])
+    excluded = summary.get("excluded", [])
     return sum(defect["rule"] not in _NOT_MISSED for defect in excluded)
 
 
-def is_complete(dataset: PreparedDataset, card: DatasetCard) -> bool:
+def is_complete(counts: Mapping[str, int], summary: Mapping[str, Any], card: DatasetCard) -> bool:
     """Tell whether no published sample is missing, those counted that were left out."""
-    missing = sum(max(0, d.published - d.here) for d in differences(dataset, card))
-    return missing <= left_out(dataset)
+    missing = sum(max(0, d.published - d.here) for d in differences(counts, summary, card))
+    return missing <= left_out(summary)

@@ -18,9 +18,9 @@ from pinmem_core.labels import LabelMap
 from pinmem_core.png import label_png
 from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.layouts import RawSample
-from pinmem_core.preparation.prepared import Sample
 from pinmem_core.preparation.records import Record, count_pixels, file_digest, label_digest
 from pinmem_core.preparation.reencoding import Reencoding
+from pinmem_core.preparation.samples import Sample
 
 _VERSION = 2
 """Raised whenever the same files would be written differently."""

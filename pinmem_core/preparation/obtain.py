@@ -19,11 +19,11 @@ from pinmem_core.datasets import DatasetCard
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
-from pinmem_core.home import raw_root
+from pinmem_core.home import dataset_root, raw_root
 from pinmem_core.locks import lock_of, locked
 from pinmem_core.paths import expanded
 from pinmem_core.preparation.layouts import find_samples
-from pinmem_core.preparation.prepared import PreparedDataset
+from pinmem_core.preparation.prepared import read_summary
 
 _SHOWN = 5
 """Archives that a message names."""
@@ -72,10 +72,10 @@ def obtain(
 def sources_of_last_time(card: DatasetCard) -> list[Path]:
     """Return the user's own folders that the dataset was prepared from, if all are still there."""
     try:
-        dataset = PreparedDataset.open(card.name)
+        summary = read_summary(card.name)
     except (ConfigError, DataError):
         return []
-    named = [Path(os.path.normpath(dataset.root / text)) for text in dataset.summary["sources"]]
+    named = [Path(os.path.normpath(dataset_root(card.name) / text)) for text in summary["sources"]]
     own = [folder for folder in named if not folder.is_relative_to(raw_root(card.name))]
     return own if all(folder.is_dir() for folder in own) else []
 

@@ -21,7 +21,6 @@ from pinmem_core.preparation.prepared import (
     RECORDS,
     SUMMARY,
     PreparedDataset,
-    Sample,
 )
 from pinmem_core.preparation.records import (
     Record,
@@ -32,6 +31,7 @@ from pinmem_core.preparation.records import (
     totals,
 )
 from pinmem_core.preparation.reencoding import Reencoding
+from pinmem_core.preparation.samples import Sample
 
 FORMAT_VERSION = 1
 """Raised whenever older versions of pinmem would misread a pack."""

@@ -5,23 +5,19 @@ sample) and `labels/` (8-bit trainId PNGs). Images stay where the user has them.
 """
 
 import hashlib
-import json
-import os
-from collections import Counter
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pinmem_core.datasets import get_card
-from pinmem_core.documents import read_json_lines, read_json_object
+from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.home import dataset_root
-from pinmem_core.images import read_image, read_train_ids
+from pinmem_core.preparation.samples import Sample, Samples, require_last_line
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"
@@ -30,72 +26,6 @@ RECORDS = "conversions.jsonl"
 SUMMARY = "dataset.json"
 _LARGEST_SUMMARY = 1 << 28
 """Bytes; it names every file that was left out."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One line of a manifest.
-
-    Attributes:
-        id: Unique in its dataset.
-        image: Path of the picture, absolute or relative to the dataset's root.
-        label: Path of the trainId PNG, likewise.
-        split: "train", "val" or "test".
-        domain: Domain inside the dataset.
-        width: Of image and label, in pixels.
-        height: Likewise.
-    """
-
-    id: str
-    image: Path
-    label: Path
-    split: str
-    domain: str
-    width: int
-    height: int
-
-    def to_json(self) -> str:
-        """Return the sample as a line of a manifest."""
-        return json.dumps({**vars(self), "image": str(self.image), "label": str(self.label)})
-
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the image (H, W, 3) and its trainIds (H, W).
-
-        `prepare` and `verify` read files to their last byte; this only decodes them.
-
-        Raises:
-            DataError: A file cannot be read, the label holds other values than trainIds, or the
-                two differ in size.
-        """
-        image = read_image(self.image, checked=True)
-        train_ids = read_train_ids(self.label, checked=True)
-        if train_ids.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.label} is {train_ids.shape[1]}x{train_ids.shape[0]}, but its image "
-                f"{self.image} is {image.shape[1]}x{image.shape[0]}.",
-                "Prepare the dataset again: 'pinmem data prepare' leaves such pairs out.",
-            )
-        return image, train_ids
-
-    @classmethod
-    def of_fields(cls, fields: dict[str, Any]) -> "Sample":
-        """Return the sample of a manifest's line.
-
-        Raises:
-            TypeError: A field is missing, unknown, or of another type.
-        """
-        sample = cls(**fields | {key: Path(fields[key]) for key in ("image", "label")})
-        texts = (sample.id, sample.split, sample.domain)
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("an id, split or domain is not a text")
-        if not all(type(side) is int and side > 0 for side in (sample.width, sample.height)):
-            raise TypeError("a width or height is not a number of pixels")
-        return sample
-
-    def below(self, root: Path) -> "Sample":
-        """Return the sample with absolute paths; relative ones begin at `root`."""
-        image, label = (Path(os.path.normpath(root / path)) for path in (self.image, self.label))
-        return replace(self, image=image, label=label)
 
 
 class _OtherLayout(BaseModel):
@@ -121,7 +51,7 @@ class PreparedDataset:
 
     name: str
     root: Path
-    samples: tuple[Sample, ...]
+    samples: Samples
     summary: dict[str, Any]
 
     @classmethod
@@ -133,33 +63,21 @@ class PreparedDataset:
             DataError: It is not prepared yet, or its folder is damaged.
         """
         root = dataset_root(name)
-        if not (root / SUMMARY).exists():
-            get_card(name)  # a name that nobody knows is the likelier mistake
-        if not (root / SUMMARY).exists():
-            raise DataError(
-                f"the dataset '{name}' is not prepared: there is no {root / SUMMARY}.",
-                f"Run 'pinmem data prepare {name}' (with '--from FOLDER' where you have it).",
-            )
+        _require_prepared(name, root)
+        stamp = _stamp(root)
+        if stamp and stamp == _opened.get(root, (None, None))[0]:
+            return _opened[root][1]
         try:
-            summary = read_json_object(root / SUMMARY, _LARGEST_SUMMARY)
-            version = summary.get("schema_version")
-            if version == SCHEMA_VERSION:
-                _Summary.model_validate(summary)
-            if not (root / MANIFEST).is_file():
-                raise DataError(f"there is no {MANIFEST}.")
-            lines = read_json_lines(root / MANIFEST, Sample.of_fields)
-            samples = tuple(sample.below(root) for sample in lines)
-        except (DataError, ValidationError) as error:
-            raise DataError(
-                f"the prepared dataset in {root} is damaged: {_reason(error)}.",
-                f"Prepare it again: 'pinmem data prepare {name}'.",
-            ) from error
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"the dataset in {root} was prepared by another version of pinmem.",
-                f"Prepare it again: 'pinmem data prepare {name}'.",
-            )
-        return cls(name, root, samples, summary)
+            summary = _read_summary(root)
+            samples = Samples.read(root / MANIFEST)
+        except _DAMAGE as error:
+            raise _damaged(name, root, error) from error
+        _require_version(name, root, summary)
+        dataset = cls(name, root, samples, summary)
+        _opened.pop(root, None)
+        if stamp and stamp == _stamp(root):
+            _opened[root] = stamp, dataset
+        return dataset
 
     @property
     def manifest(self) -> Path:
@@ -169,12 +87,81 @@ class PreparedDataset:
     @property
     def domains(self) -> dict[str, int]:
         """Number of samples by domain."""
-        return dict(sorted(Counter(sample.domain for sample in self.samples).items()))
+        return self.samples.domains
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of samples by split."""
-        return dict(sorted(Counter(sample.split for sample in self.samples).items()))
+        return self.samples.splits
+
+
+_opened: dict[Path, tuple["_Stamp", PreparedDataset]] = {}
+"""The datasets that this process has opened, for as long as their files do not change."""
+
+_Stamp = tuple[tuple[int, int, int], ...]
+_CLOCK_STEP_NS = 2_000_000_000
+"""Two changes of a file within this time may leave it the same time of change (FAT: 2 s)."""
+_DAMAGE = (OSError, DataError, ValidationError)
+
+
+def _stamp(root: Path) -> _Stamp | None:
+    """Return what changes when a dataset does; None while a change could go unseen."""
+    try:
+        states = [(root / name).stat() for name in (SUMMARY, MANIFEST)]
+    except OSError:
+        return None
+    if time.time_ns() - max(state.st_mtime_ns for state in states) < _CLOCK_STEP_NS:
+        return None
+    return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+
+
+def read_summary(name: str) -> dict[str, Any]:
+    """Return what `dataset.json` says, without reading the whole manifest.
+
+    Raises:
+        ConfigError: No dataset has this name.
+        DataError: It is not prepared, or `dataset.json` or the end of the manifest is damaged.
+    """
+    root = dataset_root(name)
+    _require_prepared(name, root)
+    try:
+        summary = _read_summary(root)
+        require_last_line(root / MANIFEST)
+    except _DAMAGE as error:
+        raise _damaged(name, root, error) from error
+    _require_version(name, root, summary)
+    return summary
+
+
+def _read_summary(root: Path) -> dict[str, Any]:
+    summary = read_json_object(root / SUMMARY, _LARGEST_SUMMARY)
+    if summary.get("schema_version") == SCHEMA_VERSION:
+        _Summary.model_validate(summary)
+    return summary
+
+
+def _require_prepared(name: str, root: Path) -> None:
+    if not (root / SUMMARY).exists():
+        get_card(name)  # a name that nobody knows is the likelier mistake
+        raise DataError(
+            f"the dataset '{name}' is not prepared: there is no {root / SUMMARY}.",
+            f"Run 'pinmem data prepare {name}' (with '--from FOLDER' where you have it).",
+        )
+
+
+def _require_version(name: str, root: Path, summary: dict[str, Any]) -> None:
+    if summary.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"the dataset in {root} was prepared by another version of pinmem.",
+            f"Prepare it again: 'pinmem data prepare {name}'.",
+        )
+
+
+def _damaged(name: str, root: Path, error: Exception) -> DataError:
+    return DataError(
+        f"the prepared dataset in {root} is damaged: {_reason(error)}.",
+        f"Prepare it again: 'pinmem data prepare {name}'.",
+    )
 
 
 class _Summary(BaseModel):
@@ -193,11 +180,11 @@ class _Summary(BaseModel):
     excluded: list[_Excluded] = []
 
 
-def _reason(error: DataError | ValidationError) -> str:
-    if isinstance(error, DataError):
-        return error.message.rstrip(".")
-    first = error.errors()[0]
-    return f"{SUMMARY}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{SUMMARY}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return error.message.rstrip(".") if isinstance(error, DataError) else str(error)
 
 
 def digest(lines: Iterable[tuple[Sample, str]]) -> str:
@@ -247,20 +234,17 @@ class Selection:
         return self.dataset == other.dataset and same_domain
 
 
-def matching(selection: Selection, split: str) -> list[Sample]:
+def matching(selection: Selection, split: str) -> Samples:
     """Return the samples of a selection in `split` (or "all"); none is an answer, too.
 
     Raises:
         DataError: The dataset is not prepared.
     """
-    return [
-        sample
-        for sample in PreparedDataset.open(selection.dataset).samples
-        if selection.domain in (None, sample.domain) and split in ("all", sample.split)
-    ]
+    samples = PreparedDataset.open(selection.dataset).samples
+    return samples.of(domain=selection.domain, split=None if split == "all" else split)
 
 
-def select(selection: Selection, default_split: str) -> list[Sample]:
+def select(selection: Selection, default_split: str) -> Samples:
     """Return the samples that `selection` means, in its own split or the default one.
 
     Raises:

@@ -15,7 +15,7 @@ from pinmem_core.painting import (
     overlay,
     stacked,
 )
-from pinmem_core.preparation.prepared import Sample
+from pinmem_core.preparation.samples import Sample
 from pinmem_core.preparation.spread import spread
 
 _COLUMNS = ("image", "labels", "overlay")

@@ -17,7 +17,8 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import ignore
 from pinmem_core.images import check_picture, read_train_ids
 from pinmem_core.labels import CLASSES
-from pinmem_core.preparation.prepared import RECORDS, Sample, digest
+from pinmem_core.preparation.prepared import RECORDS, digest
+from pinmem_core.preparation.samples import Sample
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pinmem_core.datasets import DatasetCard
 from pinmem_core.errors import PinMemError
 from pinmem_core.home import archives_root, dataset_root, raw_root
 from pinmem_core.preparation.completeness import is_complete
-from pinmem_core.preparation.prepared import PreparedDataset
+from pinmem_core.preparation.prepared import read_summary
 
 Stage = Literal["absent", "downloaded", "partial", "ready", "defective"]
 
@@ -50,13 +50,12 @@ class State:
 
 def state_of(card: DatasetCard) -> State:
     """Return what there is of the dataset of `card`."""
-    dataset, problem = _open(card.name)
-    summary = dataset.summary if dataset else {}
+    summary, problem = _summary(card.name)
     return State(
         name=card.name,
         title=card.title,
-        state=_stage(card, dataset, problem),
-        counts=dataset.counts if dataset else {},
+        state=_stage(card, summary, problem),
+        counts=dict(sorted(summary.get("counts", {}).items())),
         excluded=len(summary.get("excluded", [])),
         bytes_prepared=_bytes_below(dataset_root(card.name)),
         bytes_archives=_bytes_below(archives_root(card.name)),
@@ -68,21 +67,21 @@ def state_of(card: DatasetCard) -> State:
     )
 
 
-def _open(name: str) -> tuple[PreparedDataset | None, str | None]:
-    """Return the prepared dataset, or what is wrong with it; neither where there is none."""
+def _summary(name: str) -> tuple[dict[str, Any], str | None]:
+    """Return `dataset.json`, or what is wrong with it; neither where there is none."""
     if not dataset_root(name).exists():
-        return None, None
+        return {}, None
     try:
-        return PreparedDataset.open(name), None
+        return read_summary(name), None
     except PinMemError as error:
-        return None, error.message
+        return {}, error.message
 
 
-def _stage(card: DatasetCard, dataset: PreparedDataset | None, problem: str | None) -> Stage:
+def _stage(card: DatasetCard, summary: dict[str, Any], problem: str | None) -> Stage:
     if problem:
         return "defective"
-    if dataset:
-        return "ready" if is_complete(dataset, card) else "partial"
+    if summary:
+        return "ready" if is_complete(summary["counts"], summary, card) else "partial"
     return "downloaded" if _is_downloaded(card) else "absent"
 
 

@@ -15,8 +15,9 @@ from pinmem_core.home import dataset_root
 from pinmem_core.images import read_image
 from pinmem_core.labels import CLASSES
 from pinmem_core.parallel import in_parallel
-from pinmem_core.preparation.prepared import RECORDS, Sample
+from pinmem_core.preparation.prepared import RECORDS
 from pinmem_core.preparation.records import read_records
+from pinmem_core.preparation.samples import Sample
 from pinmem_core.preparation.spread import spread
 
 Channels = tuple[float, float, float]

@@ -19,10 +19,10 @@ from pinmem_core.preparation.prepared import (
     RECORDS,
     SUMMARY,
     PreparedDataset,
-    Sample,
     digest,
 )
 from pinmem_core.preparation.records import Record, read_records
+from pinmem_core.preparation.samples import Sample
 
 __all__ = ["Finding", "Verification", "verify"]
 
@@ -155,10 +155,11 @@ def _against_card(dataset: PreparedDataset, card: DatasetCard) -> Iterator[Findi
         yield finding(f"was prepared by version {version} of the card, which is at {card.version}")
     if not _has_label_maps(dataset, card):
         yield finding("was prepared with another label map than the card's today")
-    for split in [] if is_complete(dataset, card) else differences(dataset, card):
+    known = dataset.counts, dataset.summary, card
+    for split in [] if is_complete(*known) else differences(*known):
         yield finding(
             f"split {split.split}: {split.published} published, {split.here} here, "
-            f"{left_out(dataset)} left out of all splits"
+            f"{left_out(dataset.summary)} left out of all splits"
         )
 
 
