@@ -10,11 +10,14 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinmem_core.errors import PinMemError
 
 T = TypeVar("T")
+
+_BUCKET_BYTES = 8 * 2**20
+"""Size of the buckets in which tensors are averaged: few reductions, and the first one early."""
 
 
 def world_size() -> int:
@@ -75,16 +78,105 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return total
 
 
+def gather_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the `tensor` of every rank, stacked by rank, the same on all; without gradients."""
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return torch.stack(parts)
+
+
+@torch.no_grad()
+def copy_from_first_rank(tensors: Sequence[Tensor]) -> None:
+    """Set `tensors` to those of the first rank, by one broadcast for each dtype."""
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in alike])
+        dist.broadcast(flat, src=0)
+        _unflatten(flat, alike)
+
+
 @torch.no_grad()
 def average_over_ranks(tensors: Sequence[Tensor]) -> None:
     """Replace each of `tensors`, of one type, by its mean over the ranks."""
-    if world_size() == 1 or not tensors:
+    if world_size() == 1:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= world_size()
-    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
+    averages = _Averages()
+    for tensor in tensors:
+        averages.add(tensor)
+    averages.finish()
+
+
+@contextmanager
+def averaged_gradients(module: nn.Module) -> Iterator[None]:
+    """Average over the ranks each gradient that a backward pass inside the block changes.
+
+    The reductions run while the pass goes on. When the block ends, `grad` holds the averages. A
+    gradient that was an average before, and that the pass adds to, becomes the average of the sum.
+    """
+    if world_size() == 1:
+        yield
+        return
+    averages = _Averages()
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(averages.add_gradient)
+        for parameter in module.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    averages.finish()
+
+
+class _Averages:
+    """Averages tensors over the ranks, in buckets, while the caller goes on.
+
+    All ranks must add the same tensors in the same order. A backward pass does: the ranks' graphs
+    are equal, and the reductions inside (batch norm's) need the same order, too.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Tensor] = []
+        self._bytes = 0
+        self._started: list[tuple[list[Tensor], Tensor, dist.Work]] = []
+
+    def add(self, tensor: Tensor) -> None:
+        """Add a tensor that does not change until `finish` replaces it."""
+        self._waiting.append(tensor)
+        self._bytes += tensor.nbytes
+        if self._bytes >= _BUCKET_BYTES:
+            self._start()
+
+    def add_gradient(self, parameter: Tensor) -> None:
+        """Add the gradient of a parameter."""
+        assert parameter.grad is not None
+        self.add(parameter.grad)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Wait for the reductions, and replace all that was added by its mean."""
+        if self._waiting:
+            self._start()
+        for tensors, flat, work in self._started:
+            work.wait()
+            _unflatten(flat.div_(world_size()), tensors)
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        tensors, self._waiting, self._bytes = self._waiting, [], 0
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        self._started.append((tensors, flat, dist.all_reduce(flat, async_op=True)))
+
+
+def _unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Set `tensors` to the values of their concatenation."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def any_rank(flag: bool) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from benchmarks.collectives import Collectives
 from conftest import PLUGINS, small_config
 
 from pinmem_core.config import TrainConfig
@@ -17,11 +18,17 @@ from pinmem_core.errors import DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Metrics
 from pinmem_core.learning import train
 from pinmem_core.learning.iteration import Iteration
+from pinmem_core.learning.resolve import resolve
 from pinmem_core.learning.sync_norm import PortableSyncBatchNorm
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
 from pinmem_core.preparation import draw_missing
-from pinmem_core.ranks import any_rank, from_all, on_first_rank
+from pinmem_core.ranks import (
+    any_rank,
+    averaged_gradients,
+    from_all,
+    on_first_rank,
+)
 
 WORLD = 2
 ITERATIONS = 3
@@ -63,11 +70,12 @@ def batches() -> list[Batch]:
     return result
 
 
-def learn(method: str, part: slice = slice(None)) -> list[dict]:
+def learn(method: str, part: slice = slice(None), accumulate: int = 1) -> list[dict]:
     """Take three iterations on a part of each batch; return what came of each."""
     torch.manual_seed(0)
     config = small_config(
         method=method,
+        compute__accumulate=accumulate,
         use_memory=True if method != "mldg" else None,
         model__memory={"read": "softmax"} if method != "mldg" else None,
     )
@@ -120,11 +128,51 @@ def test_two_ranks_compute_what_one_does_with_the_doubled_batch(tmp_path, method
         assert not torch.equal(before[ONLY_ON_THE_SECOND_RANK], after[ONLY_ON_THE_SECOND_RANK])
 
 
+def _part_of_each_half(rank: int, method: str) -> list[dict]:
+    """Learn from images 0 and 2 in one process, and from 1 and 3 in the other, in two parts."""
+    return learn(method, slice(rank, None, 2), accumulate=2)
+
+
+@pytest.mark.parametrize("method", ["aggregate", "pinmem"])
+def test_accumulated_parts_are_averaged_over_the_ranks(tmp_path, method):
+    alone = learn(method, accumulate=2)
+    first, second = in_ranks(_part_of_each_half, method, folder=tmp_path)
+    for one, a, b in zip(alone, first, second, strict=True):
+        for kind in ("gradients", "state"):
+            for name, expected in one[kind].items():
+                assert torch.equal(a[kind][name], b[kind][name]), f"the ranks differ in {name}"
+                torch.testing.assert_close(a[kind][name], expected, rtol=1e-6, atol=1e-9)
+
+
+def _traffic(rank: int, method: str, accumulate: int) -> tuple[int, int]:
+    """Return the bytes that an iteration reduces, and those of all gradients."""
+    config = resolve(small_config(method=method, compute__accumulate=accumulate))
+    iteration = Iteration(config, Segmenter(config.model).double(), torch.device("cpu"))
+    with Collectives() as counted:
+        iteration.step(0, batches()[0])
+    gradients = [p.grad.nbytes for p in iteration.segmenter.parameters() if p.grad is not None]
+    return counted.bytes, sum(gradients)
+
+
+@pytest.mark.parametrize(("method", "reductions"), [("aggregate", 1), ("mldg", 3)])
+def test_accumulated_parts_are_reduced_no_more_than_their_mathematics_needs(
+    tmp_path, method, reductions
+):
+    """Once for all parts; the gradient of an inner step also once for each of the two parts."""
+    for moved, gradients in in_ranks(_traffic, method, 2, folder=tmp_path):
+        assert reductions * gradients <= moved < (reductions + 0.5) * gradients
+
+
 def _norm(rank: int, values: torch.Tensor) -> dict:
     norm = PortableSyncBatchNorm(3).double()
     mine = values[2 * rank : 2 * rank + 2].clone().requires_grad_()
-    (norm(mine) * torch.arange(3.0)[:, None, None] ** 2).sin().sum().backward()
-    return {"gradient": mine.grad, "state": norm.state_dict(), "weight": norm.weight.grad}
+    with Collectives() as forward:
+        loss = (norm(mine) * torch.arange(3.0)[:, None, None] ** 2).sin().sum()
+    with Collectives() as backward:
+        loss.backward()
+    calls = forward.calls.total(), backward.calls.total()
+    state = norm.state_dict()
+    return {"gradient": mine.grad, "state": state, "weight": norm.weight.grad, "calls": calls}
 
 
 def test_batch_norm_is_synchronised_on_a_cpu_as_torch_would(tmp_path):
@@ -139,6 +187,79 @@ def test_batch_norm_is_synchronised_on_a_cpu_as_torch_would(tmp_path):
     torch.testing.assert_close(first["weight"] + second["weight"], norm.weight.grad)
     for name, value in norm.state_dict().items():
         torch.testing.assert_close(first["state"][name], value)
+    assert first["calls"] == (1, 1)  # mean and variance together
+
+
+def _far_norm(rank: int, values: torch.Tensor, memory_format: torch.memory_format) -> dict:
+    norm = PortableSyncBatchNorm(3)
+    mine = values[2 * rank : 2 * rank + 2].to(memory_format=memory_format).requires_grad_()
+    output = norm(mine)
+    (output.float() * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    return {"output": output.detach(), "gradient": mine.grad, "variance": norm.running_var}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "memory_format", "bound"),
+    [
+        (torch.float32, torch.contiguous_format, 1e-4),
+        (torch.float32, torch.channels_last, 1e-4),
+        (torch.bfloat16, torch.channels_last, 2e-2),
+    ],
+)
+def test_synchronised_moments_do_not_cancel_far_from_zero(tmp_path, dtype, memory_format, bound):
+    dice = torch.Generator().manual_seed(2)
+    far = 1000.0 if dtype == torch.float32 else 1.0
+    values = (torch.randn(4, 3, 16, 16, generator=dice) + far).to(dtype)
+    values[2:] += 1  # the ranks' means differ
+    whole = values.double().requires_grad_()
+    norm = torch.nn.BatchNorm2d(3).double()
+    output = norm(whole)
+    slopes = torch.linspace(-1, 1, output.numel() // 2).view(2, 3, 16, 16).double()
+    (output * torch.cat([slopes, slopes])).sum().backward()
+    parts = in_ranks(_far_norm, values, memory_format, folder=tmp_path)
+    near = {"rtol": bound, "atol": bound, "check_dtype": False}
+    torch.testing.assert_close(torch.cat([p["output"] for p in parts]), output.detach(), **near)
+    torch.testing.assert_close(torch.cat([p["gradient"] for p in parts]), whole.grad, **near)
+    torch.testing.assert_close(parts[0]["variance"], norm.running_var, **near)
+    assert parts[0]["output"].dtype == parts[0]["gradient"].dtype == dtype
+
+
+class _Sizes(Collectives):
+    """Notes the sizes of the tensors that are reduced, in the order of the calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.bytes
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.bytes > before:
+            self.sizes.append(self.bytes - before)
+        return result
+
+
+def _overlapped(rank: int) -> tuple[list[int], list[torch.Tensor]]:
+    torch.manual_seed(0)
+    wide = torch.nn.Linear(1500, 1500)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 1), PortableSyncBatchNorm(4), torch.nn.AdaptiveAvgPool2d(1)
+    )
+    both = torch.nn.ModuleList([network, wide])
+    hidden = network(torch.randn(2, 3, 4, 4) + rank).square().sum() * torch.ones(1500)
+    loss = (rank + 1) * wide(hidden).sum()
+    with _Sizes() as reduced, averaged_gradients(both):
+        loss.backward()
+    return reduced.sizes, [p.grad for p in both.parameters()]
+
+
+def test_gradients_are_reduced_while_the_backward_pass_goes_on(tmp_path):
+    (sizes, gradients), (_, others) = in_ranks(_overlapped, folder=tmp_path)
+    wide, of_norm = 4 * 1500 * 1500, 4 * 2 * 4
+    assert sizes[0] >= wide  # the last layer's, before the pass reaches the batch norm
+    assert sizes[1] == of_norm and len(sizes) == 3
+    for mine, other in zip(gradients, others, strict=True):
+        assert torch.equal(mine, other) and mine.abs().sum() > 0
 
 
 def _agreements(rank: int) -> tuple:

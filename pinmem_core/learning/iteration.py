@@ -19,7 +19,7 @@ from pinmem_core.learning.snapshots import Snapshot
 from pinmem_core.loading import Batch
 from pinmem_core.loading.domains import step_seed
 from pinmem_core.model import Segmenter
-from pinmem_core.ranks import rank
+from pinmem_core.ranks import average_over_ranks, rank
 
 
 class Iteration:
@@ -42,6 +42,7 @@ class Iteration:
         self.optimizer = _optimizer(config, self.segmenter)
         self.scaler = GradScaler(device.type, enabled=config.compute.precision == "fp16")
         self.method = methods.get(config.method)(config.loss, self.scaler, config.meta)
+        self.method.averages_last = config.compute.accumulate == 1
         self.watch = LossWatch(device)
         self._inner_lr: float | Tensor = config.optim.inner_lr
         self._run: Callable[[Batch], StepResult] = self._learn
@@ -111,7 +112,11 @@ class Iteration:
         return StepResult({first: result.losses[first]})
 
     def _add_gradients(self, batch: Batch, inner_lr: float | Tensor) -> StepResult:
-        """Leave the gradient of the batch in `grad`: that of one step, or the mean of several."""
+        """Leave the gradient of the batch in `grad`: that of one step, or the mean of several.
+
+        Ranks average the sum of several steps' gradients once. An inner gradient is averaged in
+        its own step, because the fast weights follow it; averaging it again changes nothing.
+        """
         self.optimizer.zero_grad()
         count = self.config.compute.accumulate
         if count == 1:
@@ -128,6 +133,7 @@ class Iteration:
         for parameter in self.segmenter.parameters():
             # A zero instead of None would let weight decay and momentum move a frozen parameter.
             parameter.grad = sums.get(parameter)
+        average_over_ranks(list(sums.values()))
         phases = results[0].losses
         return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
 

@@ -15,7 +15,7 @@ from pinmem_core.learning.losses import Losses
 from pinmem_core.learning.meta import fast_weights
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
-from pinmem_core.ranks import average_over_ranks
+from pinmem_core.ranks import averaged_gradients
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Method(ABC):
     Attributes:
         memory: Whether the network needs a memory, may have one (by default not), or must not.
         meta: Whether domains are split into meta-train and meta-test, which takes two or more.
+        averages_last: Whether the last backward pass of a step averages over the ranks. One who
+            sums the gradients of several steps sets it to False, and averages their sum.
     """
 
     memory: ClassVar[Literal["required", "optional", "none"]]
@@ -56,6 +58,7 @@ class Method(ABC):
         self.weights = weights
         self.meta_config = meta
         self.scaler = scaler or GradScaler(enabled=False)
+        self.averages_last = True
 
     @abstractmethod
     def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float | Tensor) -> StepResult:
@@ -69,11 +72,20 @@ class Method(ABC):
             inner_lr: Step size α of an inner step.
         """
 
-    def backward(self, segmenter: Segmenter, loss: Tensor) -> None:
-        """Add the (scaled) gradient of the ranks' mean loss to that of the parameters."""
-        self.scaler.scale(loss).backward()
-        gradients = [p.grad for p in segmenter.parameters() if p.grad is not None]
-        average_over_ranks(gradients)  # what was averaged before stays as it is
+    def backward(self, segmenter: Segmenter, loss: Tensor, *, last: bool = False) -> None:
+        """Add the (scaled) gradient of the ranks' mean loss to that of the parameters.
+
+        Args:
+            segmenter: Has the parameters.
+            loss: Of this rank.
+            last: Whether nothing in the rest of the step reads the gradient. Then each rank may
+                keep its own where `averages_last` is off.
+        """
+        if last and not self.averages_last:
+            self.scaler.scale(loss).backward()
+            return
+        with averaged_gradients(segmenter):
+            self.scaler.scale(loss).backward()
 
     def fast_weights(
         self, segmenter: Segmenter, inner_lr: float | Tensor

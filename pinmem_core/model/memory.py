@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinmem_core.model.soft_masks import soft_masks
-from pinmem_core.ranks import sum_over_ranks
+from pinmem_core.ranks import sum_over_ranks, world_size
 
 
 def similarity(query: Tensor, slots: Tensor) -> Tensor:
@@ -49,8 +49,11 @@ def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
         Σ mask_k · feature (K, D), and Σ mask_k (K,); the masks are the bilinearly shrunk labels.
     """
     masks = soft_masks(labels, num_classes, features.shape[-2:], features.dtype)
-    sums = torch.einsum("nkhw,ndhw->kd", masks, features)
-    return sum_over_ranks(sums), sum_over_ranks(masks.sum(dim=(0, 2, 3)))
+    sums, counts = torch.einsum("nkhw,ndhw->kd", masks, features), masks.sum(dim=(0, 2, 3))
+    if world_size() == 1:
+        return sums, counts
+    of_all = sum_over_ranks(torch.cat([sums, counts[:, None]], dim=1))  # one collective for both
+    return of_all[:, :-1], of_all[:, -1]
 
 
 def write(features: Tensor, labels: Tensor, slots: Tensor, momentum: float) -> Tensor:

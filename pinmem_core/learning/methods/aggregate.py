@@ -21,7 +21,7 @@ class Aggregate(Method):
         losses = training_losses(
             segmenter, images, labels, self.weights, write=segmenter.memory is not None
         )
-        self.backward(segmenter, losses.total)
+        self.backward(segmenter, losses.total, last=True)
         return StepResult({"train": losses})
 
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:

@@ -22,7 +22,7 @@ class MLDG(Method):
         self.backward(segmenter, inner.total)
         with self.fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
             outer = training_losses(segmenter, *batch.of(batch.meta_test), self.weights)
-            self.backward(segmenter, self.meta_config.outer_weight * outer.total)
+            self.backward(segmenter, self.meta_config.outer_weight * outer.total, last=True)
         return StepResult({"inner": inner, "outer": outer})
 
 

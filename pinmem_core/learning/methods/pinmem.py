@@ -41,7 +41,7 @@ class PinMem(Method):
             outer = training_losses(
                 segmenter, *batch.of(batch.meta_test), self.weights, slots=rewritten
             )
-            self.backward(segmenter, self.meta_config.outer_weight * outer.total)
+            self.backward(segmenter, self.meta_config.outer_weight * outer.total, last=True)
         return StepResult({"inner": inner, "outer": outer}, rewritten)
 
     def refresh(self, segmenter: Segmenter, batch: Batch) -> None:
