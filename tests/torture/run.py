@@ -125,10 +125,8 @@ def main() -> None:
         print("|---|---|---:|---:|---:|", flush=True)
         for number, scene in enumerate(scenes):
             killer = Killer(scene, root / f"scene{number}")
-            kills = options.kills * (number + 1) // len(scenes) - options.kills * number // len(
-                scenes
-            )
-            bad += _report(killer.at_random(kills, random.Random(options.seed + number)))
+            kills = _share(options.kills, scene)
+            bad += _report(killer.at_random(kills, random.Random(f"{options.seed} {scene.name}")))
             for exchange in (True, False) if options.every else ():
                 bad += _report(killer.before_changes(exchange=exchange, every=options.every))
         if not options.no_processes:
@@ -140,6 +138,12 @@ def main() -> None:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     sys.exit(bool(bad))
+
+
+def _share(kills: int, scene: Scene) -> int:
+    """Return how many of all kills fall to a scene, whichever scenes are chosen."""
+    number = SCENES.index(scene)
+    return kills * (number + 1) // len(SCENES) - kills * number // len(SCENES)
 
 
 def _report(row: Row) -> int:

@@ -182,12 +182,17 @@ RESUME = ("train", "--resume", "run", "-q")
 
 
 def make_stopped_run(place: Place) -> None:
-    """Make a run that died after its last snapshot but one."""
+    """Make a run that died after its last save but one."""
     make_prepared(place)
-    process = place.begin(*TRAIN)
-    manifest = place.root / "run" / "snapshots" / f"{_ITERATIONS - 1:08}" / "manifest.json"
-    checkpoint = place.root / "run" / "checkpoint" / "config.json"
-    children.kill_when(process, lambda: manifest.exists() and checkpoint.exists())
+    config = place.root / "run" / "checkpoint" / "config.json"
+
+    def saved() -> bool:
+        try:
+            return json.loads(config.read_text())["iteration"] == _ITERATIONS - 1
+        except (OSError, ValueError):  # it is being replaced
+            return False
+
+    children.kill_when(place.begin(*TRAIN), saved)
 
 
 def _state_of_run(place: Place) -> Callable[[], object]:
@@ -267,7 +272,7 @@ def _some_masks(place: Place) -> None:
 
 def _packed(place: Place) -> None:
     make_prepared(place)
-    place.need(*PACK, "--splits", "val")
+    place.need(*PACK, "--reencode", "jpeg")
 
 
 def _exported(place: Place) -> None:
