@@ -5,21 +5,33 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_data_path
 
 from pinmem_core.documents import read_json_lines
-from pinmem_core.errors import DataError
+from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import ignore
 from pinmem_core.files import append_line, restore_folder
 from pinmem_core.paths import expanded
 
 
 def home() -> Path:
-    """Return the folder under which pinmem keeps everything, whether it exists or not."""
-    chosen = os.environ.get("PINMEM_HOME")
-    return expanded(chosen).absolute() if chosen else user_data_path("pinmem")
+    """Return the folder under which pinmem keeps everything, whether it exists or not.
+
+    Raises:
+        MachineError: The user has no home folder, as in many containers.
+    """
+    if chosen := os.environ.get("PINMEM_HOME"):
+        return expanded(chosen).absolute()
+    with suppress(RuntimeError):
+        folder = user_data_path("pinmem")
+        if folder.is_absolute():  # older versions of platformdirs leave the "~" as it is
+            return folder
+    raise MachineError(
+        "this user has no home folder to keep data in.", "Set PINMEM_HOME to a folder."
+    )
 
 
 def dataset_root(name: str) -> Path:
@@ -79,9 +91,11 @@ def find_run(name: str) -> Path:
 
     Raises:
         DataError: No such folder exists.
+        MachineError: There is no such path, and the user has no home folder.
     """
-    for folder in (expanded(name), runs_root() / name):
-        if restore_folder(folder).is_dir():
+    for place in (Path, runs_root):  # where the first has it, no home is needed
+        folder = restore_folder(place() / expanded(name))
+        if folder.is_dir():
             return folder
     raise DataError(
         f"there is no run '{name}', neither as a folder nor in {runs_root()}.",

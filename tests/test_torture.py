@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Result
+
+from pinmem_core.model.found import STARTER_FOLDER, checkpoint_of
 
 RUN = Path(__file__).parent / "torture" / "run.py"
 
@@ -15,3 +18,20 @@ def test_nothing_is_lost_by_deaths_and_odd_situations():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("as it should be") == 6
+
+
+def test_without_a_home_the_starter_is_found_and_the_rest_says_what_to_set(monkeypatch, tmp_path):
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "PINMEM_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_of("starter") == STARTER_FOLDER
+    assert checkpoint_of(str(tmp_path)) == tmp_path
+    result = Result("data", "list")
+    assert result.code == 5 and "PINMEM_HOME" in result.err
+    assert not list(tmp_path.iterdir())

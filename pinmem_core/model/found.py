@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pinmem_core.errors import DataError
+from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.home import find_run, home, newest_run
 from pinmem_core.model.figures import Figures, seen_in_words
@@ -31,11 +31,12 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
 
     Raises:
         DataError: There is neither such a folder nor such a model.
-        MachineError: The Hub cannot be reached, and the model is not in its cache.
+        MachineError: The Hub cannot be reached, and the model is not in its cache; or the user has
+            no home folder.
     """
     try:
         folder = find_run(name)
-    except DataError:
+    except (DataError, MachineError):
         if name == STARTER:
             return STARTER_FOLDER
         if name == LAST:
