@@ -46,7 +46,7 @@ def run_demo(output: Output) -> None:
             figures = [results[method]["scores"][phase][name]["miou"] for method in METHODS]
             rows.add_row(f"{name}  ({phase}, {kind})", *(f"{100 * of:.1f}" for of in figures))
     output.result({}, rows, "", f"picture: {picture}")
-    output.next_step("pinmem train --help, or your own photo: pinmem predict PHOTO -o mask.png")
+    output.next_step("pinmem train --help")
 
 
 def _train(runs: Mapping[str, Path], output: Output) -> dict[str, dict[str, Any]]:

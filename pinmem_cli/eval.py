@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples, names
+from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples, names, quoted
 from pinmem_cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ def evaluate(
         ),
     ],
     targets: Annotated[
-        str | None, typer.Option(help="Domains to score on, by comma; default: the run's targets.")
+        list[str] | None,
+        typer.Option(
+            help="Domains to score on; by comma, or repeated; default: the run's targets."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -104,7 +107,7 @@ def evaluate(
         f"checkpoint: {report.checkpoint}",
         f"report: {folder / PAGE}",
     )
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {run}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(run)}")
 
 
 def _scores(report: "Report") -> Table:

@@ -1,12 +1,13 @@
 """`pinmem export`: a model leaves the house, to the Hub, as a file, or into pinmem from outside."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.options import Json, Quiet, examples
+from pinmem_cli.options import Json, Quiet, examples, given_options, names, quoted
 from pinmem_cli.output import Output, fields, size
 from pinmem_core.errors import ConfigError, unknown_name
 
@@ -45,6 +46,7 @@ _HEAD = 12
 
 
 def export(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(help="A run's folder or name, a checkpoint folder, or user/name@revision."),
@@ -70,7 +72,7 @@ def export(
     to: Annotated[
         list[str] | None,
         typer.Option(
-            help="onnx, torch-export or safetensors; may be repeated.", rich_help_panel=_TO
+            help="onnx, torch-export or safetensors; by comma, or repeated.", rich_help_panel=_TO
         ),
     ] = None,
     fp16: Annotated[
@@ -80,7 +82,7 @@ def export(
         str | None,
         typer.Option(
             "--size",
-            metavar="HxW",
+            metavar="WIDTHxHEIGHT",
             help="For images of this size only; default: any size.",
             rich_help_panel=_TO,
         ),
@@ -146,28 +148,13 @@ def export(
 
     Name one of --push, --to and --from-official.
     """
-    forms = list(dict.fromkeys(to or []))
+    forms = list(dict.fromkeys(names(to)))
     for form in forms:
         if form not in _FORMS:
             raise unknown_name("form", form, _FORMS)
     goal = _only_goal({"--push": push, "--to": forms, "--from-official": from_official})
     goals = [f"--to {form}" for form in forms] or [goal]
-    given = {
-        "--private": private,
-        "--revision": revision,
-        "--dry-run": dry_run,
-        "--fp16": fp16,
-        "--size": image_size,
-        "--preprocess": preprocess,
-        "--argmax": argmax,
-        "--opset": opset,
-        "--int8": int8,
-        "--calibrate": calibrate,
-        "--allow-missing-memory": allow_missing_memory,
-        "--output": output,
-        "--force": force,
-    }
-    _refuse_idle([name for name, value in given.items() if value], goals)
+    _refuse_idle([option for option in given_options(context) if option in _GOES_WITH], goals)
     out = Output(as_json=json, quiet=quiet)
     if from_official is not None:
         _take_over(from_official, model, output, allow_missing_memory, force, out)
@@ -206,12 +193,15 @@ def _refuse_idle(given: Sequence[str], goals: Sequence[str]) -> None:
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) of a text that tells the width first."""
     if text is None:
         return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise ConfigError(f"'--size {text}' is not of the form HxW.", "For example: 512x1024.")
-    return int(height), int(width)
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text.lower())
+    if match is None:
+        raise ConfigError(
+            f"'--size {text}' is not of the form WIDTHxHEIGHT.", "For example: 1024x512."
+        )
+    return int(match[2]), int(match[1])
 
 
 def _push(
@@ -236,7 +226,7 @@ def _push(
         data, f"{_where(plan)}{' (nothing was sent)' if dry_run else ''}", fields(rows), *head
     )
     if dry_run:
-        out.next_step(f"pinmem export {model} --push {repo}{_repeated(plan, repo)}")
+        out.next_step(f"pinmem export {quoted(model)} --push {repo}{_repeated(plan, repo)}")
     else:
         out.note(f"commit: {url}")
         out.next_step(f"pinmem predict IMAGE -o mask.png --model {plan.name}")
@@ -283,7 +273,7 @@ def _write(
         if done.agreement:
             out.note(f"{done.path.name}: {done.agreement}")
     name = written[0].path.parent if forms == ["safetensors"] else model
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {name}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(name)}")
 
 
 def _as_json(done: "Written") -> dict[str, Any]:
@@ -319,4 +309,4 @@ def _take_over(
         f"{output}: {network.trunk}, {network.head}, {'with' if network.memory else 'no'} memory",
         *(f"taken for granted: {what}" for what in about["converted"]["assumed"]),
     )
-    out.next_step(f"pinmem eval {output} --targets DATASET")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(output)}")

@@ -1,9 +1,16 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the rules for all of them."""
 
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from pinmem_core.errors import ConfigError
 
 Json = Annotated[
     bool,
@@ -32,6 +39,59 @@ def examples(*commands: str) -> str:
     return "\n\n".join(["Examples:", *commands])  # the help joins lines without a blank between
 
 
-def names(text: str | None) -> list[str]:
-    """Return the comma-separated names in `text`."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+def names(texts: Sequence[str] | None) -> list[str]:
+    """Return the names of an option that may be repeated and takes names joined by commas."""
+    return [name.strip() for text in texts or () for name in text.split(",") if name.strip()]
+
+
+def paths(given: Sequence[Path] | None) -> list[Path]:
+    """Return the paths of an option, as `names` does; a comma in a path that exists is its own."""
+    return [
+        path
+        for one in given or ()
+        for path in ([one] if one.expanduser().exists() else map(Path, names([str(one)])))
+    ]
+
+
+def given_options(context: typer.Context) -> list[str]:
+    """Return the options that the user has given, by their long names."""
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.param_type_name == "option" and _is_given(context, parameter.name or "")
+    ]
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_others(context: typer.Context, mode: str, why: str, allowed: Sequence[str] = ()) -> None:
+    """Refuse the options that would do nothing.
+
+    Args:
+        context: Of the command.
+        mode: What decides that they do nothing, an option for instance.
+        why: What it does instead of listening to them.
+        allowed: The options that it listens to.
+
+    Raises:
+        ConfigError: Another option is given.
+    """
+    idle = [o for o in given_options(context) if o not in (mode, *allowed, "--json", "--quiet")]
+    if idle:
+        raise ConfigError(
+            f"{mode} {why}: {', '.join(idle)} would do nothing.", f"Leave out {', '.join(idle)}."
+        )
+
+
+def quoted(*words: object) -> str:
+    """Return words as a shell takes them, for a command that can be pasted."""
+    texts = [str(word) for word in words]
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
+
+
+def without(flag: str) -> str:
+    """Return the command that is running, but without `flag`."""
+    return quoted("pinmem", *(word for word in sys.argv[1:] if word != flag))

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pinmem_cli.options import without
 from pinmem_cli.output import Output, size, table
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def show_recipes(out: Output) -> None:
         figures = str(config.iterations), str(crop)
         rows.add_row(name, title, ", ".join(network.values()), *figures)
     out.result({"recipes": recipes}, rows)
-    out.next_step("pinmem train --show RECIPE")
+    out.next_step(f"pinmem train --show {recipe_names()[0]}")
 
 
 def show_recipe(out: Output, name: str) -> None:
@@ -73,7 +74,7 @@ def show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
         *_costs(planned),
         f"picture: {picture}",
     )
-    out.next_step("the same command without --dry-run")
+    out.next_step(without("--dry-run"))
 
 
 def _costs(planned: "Plan") -> list[str]:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples
+from pinmem_cli.options import (
+    Compile,
+    Device,
+    Json,
+    Precision,
+    Quiet,
+    examples,
+    names,
+    refuse_others,
+)
 from pinmem_cli.output import Output, say
 from pinmem_core.errors import ConfigError, MachineError
 
@@ -20,8 +29,19 @@ EXAMPLES = examples(
     "pinmem predict - -o - < street.jpg > mask.png",
 )
 
+_OF_STREAMS = (
+    "--output",
+    "--model",
+    "--format",
+    "--protocol",
+    "--precision",
+    "--compile",
+    "--device",
+)
+
 
 def predict(
+    context: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(help="Images, videos, folders, quoted patterns, or - for standard input."),
@@ -44,7 +64,7 @@ def predict(
         typer.Option(
             "--format",
             help="color (the default), trainid, labelid, overlay, beside, confidence, entropy or "
-            "probabilities; may be repeated.",
+            "probabilities; by comma, or repeated.",
         ),
     ] = None,
     frames: Annotated[
@@ -89,11 +109,15 @@ def predict(
     if protocol is not None and get_protocol(protocol).view != "native":
         message = f"'{protocol}' says which part of an image is scored: it is for 'pinmem eval'."
         raise ConfigError(message, "Choose another, such as paper-train.")
-    forms = get_forms(formats or ["color"])
+    if streams:
+        refuse_others(context, "'-o -'", "writes one mask to standard output", _OF_STREAMS)
+    forms = get_forms(names(formats) or ["color"])
     with output.listening() as tell:
         sources = find_sources(
             inputs, out=None if streams else out, stdin=sys.stdin.buffer, on_event=tell
         )
+        if frames and not any(source.is_video for source in sources):
+            raise ConfigError("--frames is for videos; none is named.", "Leave out --frames.")
         if streams:
             source, form = plan_stream(sources, forms)
         else:

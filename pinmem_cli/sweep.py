@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
+from pinmem_cli.options import quoted, without
 from pinmem_cli.output import Output, say, table
 from pinmem_cli.signals import stopping
 from pinmem_core.errors import StoppedRunError
@@ -37,7 +38,32 @@ def run_sweep(
         f"protocol: {found.protocol}",
         f"table: {folder / 'study.md'} and study.json",
     )
-    out.next_step(f"pinmem eval compare {folder}/runs/RUN/study {folder}/runs/OTHER-RUN/study")
+    reports = [folder / "runs" / f"{name}-{sweep.seeds[0]}" / "study" for name in sweep.variants]
+    if len(reports) > 1 and not elsewhere:
+        out.next_step(f"pinmem eval compare {quoted(*reports[:2])}")
+
+
+def plan_sweep(
+    out: Output, file: Path, folder: Path, sources: Sequence[str], targets: Sequence[str]
+) -> None:
+    """Show which runs of the study there are and in what state; train nothing."""
+    from pinmem_core.study import read_sweep, states_of
+
+    sweep = read_sweep(file, sources=sources, targets=targets)
+    states = states_of(sweep, folder)
+    rows = table("variant", "seed", "state", text=["state"])
+    for (variant, seed), state in states.items():
+        rows.add_row(variant, str(seed), state)
+    missing = sum(state != "done" for state in states.values())
+    runs = [{"variant": name, "seed": seed, "state": states[name, seed]} for name, seed in states]
+    scored = list(sweep.scored())
+    out.result(
+        {"title": sweep.title, "folder": str(folder), "runs": runs, "scored": scored},
+        rows,
+        f"trained on: {', '.join(sweep.sources)}; scored on: {', '.join(scored)}",
+        f"folder: {folder}; {missing} of {len(runs)} runs to train or to end",
+    )
+    out.next_step(without("--dry-run"))
 
 
 def _shown(found: "StudyTable") -> Table:

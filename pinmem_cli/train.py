@@ -1,18 +1,27 @@
 """`pinmem train`: options in, one run out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.options import Json, OutputFolder, Quiet, examples, names
+from pinmem_cli.options import (
+    Json,
+    OutputFolder,
+    Quiet,
+    examples,
+    given_options,
+    names,
+    quoted,
+    refuse_others,
+)
 from pinmem_cli.output import Output, is_first_process, say, table
 from pinmem_cli.plans import show_plan, show_recipe, show_recipes
 from pinmem_cli.signals import stopping
-from pinmem_cli.sweep import run_sweep
-from pinmem_core.errors import ConfigError, StoppedRunError
+from pinmem_cli.sweep import plan_sweep, run_sweep
+from pinmem_core.errors import StoppedRunError
 
 if TYPE_CHECKING:
     from pinmem_core.config import TrainConfig
@@ -29,19 +38,32 @@ EXAMPLES = examples(
     "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
 )
 _WHAT, _HOW, _OUTPUT = "What to learn from", "How to learn", "Output"
+_MODES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "--list": ("lists all recipes", ()),
+    "--show": ("shows a recipe as it is", ()),
+    "--resume": ("takes everything from the run", ()),
+    "--sweep": (
+        "takes every setting but sources and targets from its file",
+        ("--sources", "--targets", "--output", "--dry-run"),
+    ),
+}
+"""Options that change what the command does: what they do, and which others they listen to."""
 
 
 def train(
+    context: typer.Context,
     sources: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Domains to train on: dataset or dataset:domain, by comma.", rich_help_panel=_WHAT
+            help="Domains to train on: dataset or dataset:domain; by comma, or repeated.",
+            rich_help_panel=_WHAT,
         ),
     ] = None,
     targets: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Unseen domains to score on at the end, by comma.", rich_help_panel=_WHAT
+            help="Unseen domains to score on at the end; by comma, or repeated.",
+            rich_help_panel=_WHAT,
         ),
     ] = None,
     recipe: Annotated[
@@ -129,27 +151,22 @@ def train(
         "device": device,
         "init_weights": init_weights,
     }
+    for mode, (why, allowed) in _MODES.items():
+        if mode in given_options(context):
+            refuse_others(context, mode, why, allowed)
     out = Output(as_json=json, quiet=quiet)
     if sweep:
-        _refuse_other_options(
-            "--sweep",
-            "takes every setting but sources and targets from its file",
-            [recipe, settings, show, method, iterations, batch, crop, seed, device, init_weights],
-        )
         folder = output or runs_root() / sweep.stem
-        run_sweep(out, sweep, folder, names(sources), names(targets))
+        act = plan_sweep if dry_run else run_sweep
+        act(out, sweep, folder, names(sources), names(targets))
         return
-    others = [recipe, settings, output, *options.values(), dry_run or None]
     if list_recipes:
-        _refuse_other_options("--list", "shows all recipes", [show, resume, *others])
         show_recipes(out)
         return
     if show:
-        _refuse_other_options("--show", "shows a recipe as it is", [resume, *others])
         show_recipe(out, show)
         return
     if resume:
-        _refuse_other_options("--resume", "takes everything from the run", others)
         _go_on(out, resume)
         return
     config = _resolve(out, recipe, options, settings or [])
@@ -171,14 +188,6 @@ def _go_on(out: Output, name: str) -> None:
     folder = newest_unfinished_run() if name == "auto" else find_run(name)
     out.note(f"run: {folder}")
     _run(out, lambda **how: resume(folder, **how))
-
-
-def _refuse_other_options(flag: str, what: str, options: Sequence[object]) -> None:
-    if any(option is not None for option in options):
-        raise ConfigError(
-            f"{flag} {what} and goes with no other option.",
-            f"Leave the others away, or {flag} to begin a new run.",
-        )
 
 
 def _run(out: Output, work: "Callable[..., RunResult]") -> None:
@@ -241,7 +250,7 @@ def _show_result(out: Output, result: "RunResult") -> None:
         rows,
         f"run: {result.run}",
     )
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {result.run}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(result.run)}")
 
 
 def _percent(share: float | None) -> str:

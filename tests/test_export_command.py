@@ -70,7 +70,7 @@ def test_graphs_are_written_as_asked(run, runtimes, tmp_path):
     assert str(run / "export" / "model.onnx") in done.out
     assert "99.99 % of the pixels as the network has them" in done.err
     assert "at most 2.0e-05" in done.err and "next: pinmem predict" in done.err
-    options = ("--fp16", "--size", "64x96", "--preprocess", "--argmax", "--opset", "18")
+    options = ("--fp16", "--size", "96x64", "--preprocess", "--argmax", "--opset", "18")
     done = Result("export", str(run), "--to", "onnx", *options, "-o", str(tmp_path / "o"), "--json")
     assert runtimes[-1][2] == {
         "size": (64, 96),
@@ -130,7 +130,7 @@ def test_the_originals_file_becomes_a_checkpoint(tmp_path, monkeypatch):
     assert done.code == 0, done.err
     assert asked == [(Path("o.pth"), True)]
     assert "no memory" in done.out and "taken for granted: output stride 16" in done.out
-    assert f"next: pinmem eval {out}" in done.err
+    assert f"next: pinmem predict IMAGE -o mask.png --model {out}" in done.err
     assert load_checkpoint(out)[1]["converted"]["file"] == "o.pth"
     (out / "mine.txt").write_text("mine")
     assert Result(*call).code == 2 and Result(*call, "--force").code == 0
@@ -151,8 +151,8 @@ def test_the_originals_file_becomes_a_checkpoint(tmp_path, monkeypatch):
         (("--to", "safetensors", "--argmax"), "--argmax does nothing"),
         (("--to", "onnx", "--calibrate", "x"), "--calibrate does nothing"),
         (("--to", "onnx", "--int8", "--fp16"), "contradict"),
-        (("--to", "onnx", "--size", "640"), "not of the form HxW"),
-        (("--to", "onnx", "--size", "0x64"), "not of the form HxW"),
+        (("--to", "onnx", "--size", "640"), "not of the form WIDTHxHEIGHT"),
+        (("--to", "onnx", "--size", "0x64"), "not of the form WIDTHxHEIGHT"),
         (("--to", "onnx", "--allow-missing-memory"), "--allow-missing-memory does nothing"),
         (("--push", "streets"), "'streets' cannot be a model's name"),
         (("--push", "a/b@v1", "--revision", "v2"), "names a branch, and --revision another"),

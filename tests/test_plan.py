@@ -249,4 +249,4 @@ def test_dry_run_tells_people_what_it_would_take():
                  "memory: about", "time: about", "for 7 iterations", "picture: "):  # fmt: skip
         assert said in shown.out
     assert '"iterations": 7' in shown.out
-    assert "next: the same command without --dry-run" in shown.err
+    assert "next: pinmem " in shown.err

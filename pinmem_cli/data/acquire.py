@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pinmem_cli.options import Json, Quiet, examples, names
+from pinmem_cli.options import Json, Quiet, examples, names, paths, quoted
 from pinmem_cli.output import Output, size, table
 from pinmem_cli.streams import printable
 from pinmem_core.addresses import masked
@@ -34,15 +34,17 @@ AcceptTerms = Annotated[
     ),
 ]
 Parts = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--parts", help="Parts to fetch, e.g. 1,3 (GTAV has ten).", rich_help_panel=FETCHING
+        "--parts",
+        help="Parts to fetch, e.g. 1,3 (GTAV has ten); by comma, or repeated.",
+        rich_help_panel=FETCHING,
     ),
 ]
 CardFile = Annotated[Path | None, typer.Option("--card", help="The YAML card of your own dataset.")]
 Sources = Annotated[
     list[Path] | None,
-    typer.Option("--from", help="Folder or archive where you have it; may be given again."),
+    typer.Option("--from", help="Folder or archive where you have it; by comma, or repeated."),
 ]
 
 
@@ -122,8 +124,9 @@ def download(
         )
     files = [{"file": str(path), "bytes": path.stat().st_size} for path in paths]
     output.result({"dataset": name, "files": files}, *map(str, paths))
-    source = f" --from {folder}" if folder else ""
-    output.next_step(f"pinmem data prepare {name}{source}")
+    chosen = [word for part in names(parts) for word in ("--parts", part)]
+    source = ["--from", folder] if folder else chosen
+    output.next_step(f"pinmem data prepare {quoted(name, *_card(card_file), *source)}")
 
 
 def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, output: Output) -> None:
@@ -169,6 +172,11 @@ def extract(
     card = card_of(name, card_file)
     output = Output(as_json=json, quiet=quiet)
     with output.listening() as listener:
-        folders = obtain(card, sources or [archives_root(name)], on_event=listener)
+        folders = obtain(card, paths(sources) or [archives_root(name)], on_event=listener)
     output.result({"dataset": name, "folders": [str(f) for f in folders]}, *map(str, folders))
-    output.next_step(f"pinmem data prepare {name}")
+    source = [word for folder in folders for word in ("--from", folder)]
+    output.next_step(f"pinmem data prepare {quoted(name, *_card(card_file), *source)}")
+
+
+def _card(file: Path | None) -> list[object]:
+    return ["--card", file] if file else []

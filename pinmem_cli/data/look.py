@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pinmem_cli.options import Json, Quiet, examples
+from pinmem_cli.options import Json, Quiet, examples, quoted
 from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, table
 
 VERIFY_EXAMPLES = examples("pinmem data verify gtav", "pinmem data verify gtav --headers-only")
@@ -84,7 +84,7 @@ def stats(
         f"samples {result.samples}; sizes {sizes}",
         f"RGB mean {mean}; std {std} (of {result.looked_at} images, in 0..1)",
     )
-    output.next_step(f"pinmem data preview {selection}")
+    output.next_step(f"pinmem data preview {quoted(selection)}")
 
 
 def preview(
@@ -105,4 +105,5 @@ def preview(
     write_png(path, contact_sheet(samples, count))
     output = Output(as_json=json, quiet=quiet)
     output.result({"output": str(path), "samples": len(samples)}, str(path))
-    output.next_step(f"pinmem train --sources {selection},...")
+    source = quoted(selection.partition("@")[0])
+    output.next_step(f"pinmem train --sources {source} --dry-run")

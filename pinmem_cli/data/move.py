@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from pinmem_cli.data.prepare import Height, Quality, Reencode, reencoding_of
-from pinmem_cli.options import Json, Quiet, examples, names
+from pinmem_cli.options import Json, Quiet, examples, names, quoted
 from pinmem_cli.output import Output, size
 from pinmem_core.errors import ConfigError
 
 PACK_EXAMPLES = examples(
     "pinmem data pack gtav -o gtav.tar --reencode jpeg --height 720",
-    "pinmem data prepare gtav --from gtav.tar   (on the other machine)",
+    "pinmem data prepare gtav --from gtav.tar   # on the other machine",
 )
 CARD_EXAMPLES = examples("pinmem data new-card ~/mycity --name mycity -o mycity.yaml")
 
@@ -25,10 +25,11 @@ def pack(
         Path | None, typer.Option("--output", "-o", help="The archive (default: NAME.tar).")
     ] = None,
     splits: Annotated[
-        str | None, typer.Option("--splits", help="Only these, e.g. train,val.")
+        list[str] | None,
+        typer.Option("--splits", help="Only these, e.g. train,val; by comma, or repeated."),
     ] = None,
     reencode: Reencode = None,
-    quality: Quality = 95,
+    quality: Quality = None,
     height: Height = None,
     force: Force = False,
     json: Json = False,
@@ -58,7 +59,8 @@ def pack(
         f"{summary.path}  {size(summary.bytes)}, {summary.samples} samples",
         f"digest {summary.digest}",
     )
-    output.next_step(f"pinmem data prepare {name} --from {path.name}   (on the other machine)")
+    output.note("on the other machine:")
+    output.next_step(f"pinmem data prepare {quoted(name, '--from', path)}")
 
 
 def new_card(
@@ -84,5 +86,5 @@ def new_card(
     write_whole(path, draft(folder, chosen).encode())
     output = Output(as_json=json, quiet=quiet)
     output.result({"card": str(path), "dataset": chosen}, str(path))
-    command = f"pinmem data prepare {chosen} --card {path} --from {folder}"
-    output.next_step(f"edit {path}, then: {command}")
+    output.note(f"read {path}, and correct what it has wrong")
+    output.next_step(f"pinmem data prepare {quoted(chosen, '--card', path, '--from', folder)}")

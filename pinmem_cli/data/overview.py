@@ -40,7 +40,7 @@ def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
     output.result({"datasets": entries, "damaged_cards": problems}, rows)
     for name, error in damaged.items():
         output.note(f"warning: '{name}' is left out: {error.message}")
-    output.next_step("pinmem data info NAME")
+    output.next_step(f"pinmem data info {next(iter(known))}")
 
 
 def info(

@@ -18,8 +18,17 @@ from pinmem_cli.data.acquire import (
     list_wanted,
     settle_terms,
 )
-from pinmem_cli.options import Json, Quiet, examples, names
+from pinmem_cli.options import (
+    Json,
+    Quiet,
+    examples,
+    given_options,
+    names,
+    paths,
+    refuse_others,
+)
 from pinmem_cli.output import Output, counted, fields
+from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pinmem_core.datasets import DatasetCard
@@ -42,7 +51,13 @@ Reencode = Annotated[
     ),
 ]
 Quality = Annotated[
-    int, typer.Option(min=1, max=100, help="Of jpeg and webp.", rich_help_panel=_SMALL)
+    int | None,
+    typer.Option(
+        min=1,
+        max=100,
+        help="Of jpeg and webp; default: 95.",
+        rich_help_panel=_SMALL,
+    ),
 ]
 Height = Annotated[
     int | None,
@@ -52,19 +67,23 @@ Height = Annotated[
 ]
 
 
-def reencoding_of(form: str | None, quality: int, height: int | None) -> "Reencoding | None":
+def reencoding_of(form: str | None, quality: int | None, height: int | None) -> "Reencoding | None":
     """Return what the options on re-encoding mean."""
-    from pinmem_core.errors import ConfigError
     from pinmem_core.preparation import Reencoding
 
     if form is None:
-        if height is not None:
-            raise ConfigError("--height needs --reencode.", "Add '--reencode jpeg', for instance.")
+        for option, value in (("--height", height), ("--quality", quality)):
+            if value is not None:
+                hint = "Add '--reencode jpeg', for instance."
+                raise ConfigError(f"{option} needs --reencode.", hint)
         return None
-    return Reencoding(form, quality, height)  # type: ignore[arg-type]  # it checks the name
+    if form == "png" and quality is not None:
+        raise ConfigError("--quality does nothing with png.", "Leave it out.")
+    return Reencoding(form, quality or 95, height)  # type: ignore[arg-type]  # it checks the name
 
 
 def prepare(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="The dataset; 'pinmem data list' shows all.")],
     sources: Sources = None,
     card_file: CardFile = None,
@@ -72,7 +91,7 @@ def prepare(
         str | None, typer.Option("--label-map", help="How raw labels become the 19 classes.")
     ] = None,
     reencode: Reencode = None,
-    quality: Quality = 95,
+    quality: Quality = None,
     height: Height = None,
     parts: Parts = None,
     accept_terms: AcceptTerms = False,
@@ -107,10 +126,18 @@ def prepare(
     from pinmem_core.preparation import obtain
     from pinmem_core.preparation import prepare as prepare_dataset
     from pinmem_core.preparation.obtain import sources_of_last_time
-    from pinmem_core.preparation.pack import is_pack, unpack
+    from pinmem_core.preparation.pack import is_pack, packed_card, unpack
 
     output = Output(as_json=json, quiet=quiet)
+    sources = paths(sources)
     if sources and is_pack(sources[0]):
+        refuse_others(context, "a pack", "is taken as it is", ("--from", "--dry-run"))
+        if len(sources) > 1:
+            raise ConfigError("a pack is a whole dataset.", "Name it alone with --from.")
+        if dry_run:
+            card = packed_card(sources[0])
+            output.result({"dataset": card.name}, f"{sources[0]}: a pack of {card.name}")
+            return
         with output.listening() as listener:
             _report(unpack(sources[0], name, on_event=listener), output)
         return
@@ -119,6 +146,12 @@ def prepare(
     if dry_run:
         _rehearse(card, sources or [], label_map, names(parts), output)
         return
+    if sources or card.draw:
+        what = "--from" if sources else f"the drawn dataset {name}"
+        idle = {"--parts", "--accept-terms", "--remove-archives"} & {*given_options(context)}
+        if idle:
+            named = ", ".join(sorted(idle))
+            raise ConfigError(f"{what} fetches nothing: {named} would do nothing.", "Leave it out.")
     credentials = None
     if not sources and not card.draw and not sources_of_last_time(card):
         settle_terms(card, output, accept=accept_terms)

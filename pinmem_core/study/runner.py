@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.errors import BusyError, ConfigError
@@ -55,6 +56,25 @@ def _refuse_other_settings(sweep: Sweep, folder: Path, variant: str, seed: int) 
 def run_path(folder: Path, variant: str, seed: int) -> Path:
     """Return the folder of a run."""
     return folder / "runs" / f"{variant}-{seed}"
+
+
+def states_of(
+    sweep: Sweep, folder: Path
+) -> dict[tuple[str, int], Literal["done", "begun", "absent"]]:
+    """Return how far each run, by variant and seed, of the study in `folder` is; change nothing.
+
+    Raises:
+        ConfigError: The folder holds a run that was made with other settings.
+    """
+    found: dict[tuple[str, int], Literal["done", "begun", "absent"]] = {}
+    for variant, seed in sweep.runs():
+        _refuse_other_settings(sweep, folder, variant, seed)
+        if report_path(folder, variant, seed).exists():
+            found[variant, seed] = "done"
+        else:
+            begun = run_path(folder, variant, seed).exists()
+            found[variant, seed] = "begun" if begun else "absent"
+    return found
 
 
 def run_study(

@@ -1,0 +1,85 @@
+"""Options: lists repeat and take commas, sizes are WIDTHxHEIGHT, and none is ignored in silence."""
+
+import shlex
+
+import pytest
+from conftest import Result
+
+from pinmem_cli.options import names, paths, quoted
+
+TINY = """
+    --device cpu --iterations 2 --batch 2 --crop 64 --set model.trunk=tiny
+    --set model.feature_dim=16 --set model.memory.init_batches=1 --dry-run --json
+""".split()  # noqa: SIM905
+
+
+def test_list_options_repeat_and_take_commas(tmp_path):
+    assert names(["a, b", "c", ""]) == ["a", "b", "c"] and names(None) == []
+    odd = tmp_path / "a,b"
+    odd.mkdir()
+    assert paths([odd]) == [odd]
+    assert [str(path) for path in paths([tmp_path / "c,d"])] == [f"{tmp_path}/c", "d"]
+
+
+def test_repeated_sources_and_targets_are_all_taken():
+    sources = "--sources", "toy:red", "--sources", "toy:blue"
+    targets = "--targets", "toy:red@all", "--targets", "toy:blue@all"
+    config = Result("train", *sources, *targets, *TINY).json["config"]
+    assert config["sources"] == ["toy:red", "toy:blue"]
+    assert config["targets"] == ["toy:red@all", "toy:blue@all"]
+
+
+STUDY = """
+title = "Two"
+recipe = "demo"
+seeds = [1, 2]
+sources = ["toy:red", "toy:blue"]
+targets = ["toy:red@all"]
+baseline = "base"
+[variants.base]
+about = "x"
+[variants.other]
+about = "y"
+beside = "base"
+settings = {"optim.lr" = 0.5}
+"""
+
+
+def test_a_rehearsed_sweep_lists_its_runs_and_trains_nothing(tmp_path, home):
+    (tmp_path / "study.toml").write_text(STUDY)
+    out = tmp_path / "out"
+    options = "--sweep", str(tmp_path / "study.toml"), "-o", str(out), "--dry-run"
+    shown = Result("train", *options, "--json")
+    runs = shown.json["runs"]
+    assert [(run["variant"], run["seed"]) for run in runs] == [
+        ("base", 1), ("other", 1), ("base", 2), ("other", 2)
+    ]  # fmt: skip
+    assert {run["state"] for run in runs} == {"absent"}
+    assert not out.exists() and not (home / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train --sweep s.toml --resume auto", "--resume"),
+        ("train --sweep s.toml --seed 1", "--seed"),
+        ("train --list --sources demo", "--sources"),
+        ("train --show demo --dry-run", "--dry-run"),
+        ("train --resume auto --targets demo:dusk", "--targets"),
+        ("predict x.png -o - --force", "--force"),
+        ("predict x.png -o y.png --frames", "--frames"),
+        ("data prepare camvid --from . --quality 50", "--quality"),
+        ("data prepare camvid --from . --reencode png --quality 50", "--quality"),
+        ("data prepare camvid --from . --parts 1", "--parts"),
+        ("data prepare demo --remove-archives", "--remove-archives"),
+        ("data pack camvid --quality 50", "--quality"),
+        ("export starter --to onnx --opset 18 --private", "--private"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(command, option):
+    done = Result(*shlex.split(command))
+    assert done.code == 2 and option in done.err
+
+
+def test_words_of_a_hint_are_quoted_for_a_shell():
+    assert shlex.split(quoted("a b", "c'd", "e")) == ["a b", "c'd", "e"]
