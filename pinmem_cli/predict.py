@@ -102,15 +102,11 @@ def predict(
 
     output = Output(as_json=json, quiet=quiet)
     streams = out == STANDARD
-    if streams and json:
-        raise ConfigError("--json and '-o -' both want standard output.", "Leave one of them out.")
-    if streams and sys.__stdout__ is None:
-        raise MachineError("standard output is closed.", "Name a file with -o.")
+    if streams:
+        _check_stream(context, json)
     if protocol is not None and get_protocol(protocol).view != "native":
         message = f"'{protocol}' says which part of an image is scored: it is for 'pinmem eval'."
         raise ConfigError(message, "Choose another, such as paper-train.")
-    if streams:
-        refuse_others(context, "'-o -'", "writes one mask to standard output", _OF_STREAMS)
     forms = get_forms(names(formats) or ["color"])
     with output.listening() as tell:
         sources = find_sources(
@@ -143,6 +139,15 @@ def predict(
         outcome = predict_files(predictor, jobs, on_event=tell)
     name = str(checkpoint) if model == LAST else model or STARTER
     _tell(outcome, {"model": name, "protocol": protocol, "precision": precision}, output)
+
+
+def _check_stream(context: typer.Context, json: bool) -> None:
+    """Refuse what does not go with a mask on standard output."""
+    if json:
+        raise ConfigError("--json and '-o -' both want standard output.", "Leave one of them out.")
+    if sys.__stdout__ is None:
+        raise MachineError("standard output is closed.", "Name a file with -o.")
+    refuse_others(context, "'-o -'", "writes one mask to standard output", _OF_STREAMS)
 
 
 def _tell(outcome: "Outcome", setting: dict[str, Any], output: Output) -> None:

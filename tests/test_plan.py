@@ -243,10 +243,11 @@ def test_dry_run_keeps_its_json_contract():
     assert 0 < data["seconds_loading_batch"] < data["seconds_per_iteration"]
 
 
-def test_dry_run_tells_people_what_it_would_take():
+def test_dry_run_tells_people_what_it_would_take(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pinmem", "train", "--sources", "my toy", "--dry-run"])
     shown = Result("train", *SMALL)
     for said in ("toy:red", "scored afterwards: toy:red@val (2)", "parameters", "GFLOPs",
                  "memory: about", "time: about", "for 7 iterations", "picture: "):  # fmt: skip
         assert said in shown.out
     assert '"iterations": 7' in shown.out
-    assert "next: pinmem " in shown.err
+    assert "next: pinmem train --sources 'my toy'\n" in shown.err
