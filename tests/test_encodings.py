@@ -81,7 +81,7 @@ def test_polygons_are_drawn_over_each_other(tmp_path):
 @pytest.mark.parametrize(
     ("scene", "reason"),
     [
-        ("{", "cannot be read as polygons"),
+        ("{", "cannot be read"),
         ('{"imgWidth": 3, "imgHeight": 3}', "no 'objects'"),
         ('{"imgWidth": 3, "objects": []}', "no 'imgHeight'"),
         (
@@ -115,14 +115,15 @@ def _scene(
 @pytest.mark.parametrize(
     ("scene", "reason"),
     [
-        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
-        ('{"imgWidth": 1' + "0" * 5000 + "}", "cannot be read as polygons"),
+        ("[" * 100_000 + "]" * 100_000, "nested deeper than"),
+        ('{"imgWidth": 1' + "0" * 5000 + "}", "a number of 5001 digits"),
         ("[]", "cannot be read as polygons"),
         ("null", "cannot be read as polygons"),
         (_scene(10**6, 10**6), "claims 1000000x1000000 pixels"),
         (_scene(100_000, 100_000), "claims 100000x100000 pixels"),
-        (_scene(float("inf")), "imgWidth is no number of pixels"),
-        (_scene(3, float("nan")), "imgHeight is no number of pixels"),
+        (_scene(float("inf")), "not finite"),
+        (_scene(3, float("nan")), "not finite"),
+        ('{"imgWidth": 3, "imgWidth": 4}', "the key 'imgWidth' twice"),
         (_scene(0), "imgWidth is no number of pixels"),
         (_scene(-3), "imgWidth is no number of pixels"),
         (_scene(3.5), "imgWidth is no number of pixels"),

@@ -142,7 +142,7 @@ def _polygons(path: Path) -> Counter[Raw]:
     try:
         shapes = read_scene(path)["objects"]
         labels = [str(shape["label"]) for shape in shapes if not shape.get("deleted")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} holds no polygons in the form that Cityscapes gives them.",
             "Name a folder whose labels are pictures, or JSON with 'objects' that have a 'label'.",

@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from itertools import cycle, islice
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from fuzz.cases import FAILURES, OUTCOMES, Target, generator
 from fuzz.pool import Job, Result, run_all, run_one
 from fuzz.targets import TARGETS
 
+_MARKERS = ("<!-- fuzz counts -->", "<!-- end -->")
 Counts = Mapping[str, Mapping[str, int]]
 
 
@@ -40,17 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if number % 1000 == 0:
             print(f"{number} of {options.inputs}", file=sys.stderr)
     print(table(counts))
+    facts = {
+        "command": f"python -m tests.fuzz --inputs {options.inputs} --seed {options.seed}",
+        "device": f"{os.cpu_count()} CPU cores",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+        "seconds": round(monotonic() - began),
+        "slowest_seconds": round(slowest, 2),
+        "counts": counts,
+    }
     if options.output:
-        facts = {
-            "command": f"python -m tests.fuzz --inputs {options.inputs} --seed {options.seed}",
-            "device": f"{os.cpu_count()} CPU cores",
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": _commit(),
-            "seconds": round(monotonic() - began),
-            "slowest_seconds": round(slowest, 2),
-            "counts": counts,
-        }
         options.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if options.page:
+        _write_page(options.page, facts)
     return int(any(of[outcome] for of in counts.values() for outcome in FAILURES))
 
 
@@ -60,6 +64,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--output", type=Path, help="JSON file of the counts")
+    parser.add_argument("--page", type=Path, help="Markdown page whose table is replaced")
     parser.add_argument(
         "--failures",
         type=Path,
@@ -90,6 +95,20 @@ def table(counts: Counts) -> str:
     rows.append(["**all**", *(f"**{number:,}**" for number in sums)])
     lines = [heads, ["---", *["---:"] * len(OUTCOMES)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _write_page(page: Path, facts: Mapping[str, Any]) -> None:
+    """Put the counts between the markers of a page."""
+    head, _, rest = page.read_text(encoding="utf-8").partition(f"{_MARKERS[0]}\n")
+    _, marker, tail = rest.partition(_MARKERS[1])
+    if not marker:
+        raise SystemExit(f"{page} lacks the markers {' and '.join(_MARKERS)}")
+    how = (
+        f"`{facts['command']}`: {facts['device']}, {facts['date']}, commit {facts['commit']}, "
+        f"{facts['seconds']} s in all, {facts['slowest_seconds']} s for the slowest input."
+    )
+    text = f"{head}{_MARKERS[0]}\n{how}\n\n{table(facts['counts'])}\n{marker}{tail}"
+    page.write_text(text, encoding="utf-8")
 
 
 def _keep(result: Result, seed: int, root: Path) -> None:

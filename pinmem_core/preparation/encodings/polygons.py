@@ -1,6 +1,5 @@
 """Labels stored as polygons: the JSON files of Cityscapes and IDD."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pinmem_core.documents import read_json
 from pinmem_core.errors import DataError
 from pinmem_core.images import MAX_MEGAPIXELS
 from pinmem_core.labels import LabelMap
@@ -43,7 +43,7 @@ def read_polygons(path: Path, label_map: LabelMap) -> NDArray[Any]:
         if sum(_work(points, size) for _, points in drawn) > _MOST_WORK:
             raise ValueError("its polygons are too many or too large to be drawn")
         canvas = Image.new("L", size, label_map.ids["unlabeled"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path} cannot be read as polygons: {reason}.") from error
     draw = ImageDraw.Draw(canvas)
@@ -56,15 +56,9 @@ def read_scene(path: Path) -> Any:
     """Return what a polygon file holds, as JSON has it.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no JSON, or too large or nested too deeply.
+        DataError: It cannot be read, is no JSON, or breaks a limit of `read_json`.
     """
-    if path.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"it is larger than {_LARGEST_FILE >> 20} MB")
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return read_json(path, _LARGEST_FILE)
 
 
 def _side(scene: Any, key: str) -> int:
