@@ -34,7 +34,7 @@ _SLOW = (
     "torchvision.models",
 )
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.link"}
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds after which a child counts as hanging."""
 
 

@@ -93,7 +93,12 @@ class Killer:
         for complaint in self._lost():
             row.lost.append(f"{moment}: {complaint}")
         for command in self.scene.following(self.place):
-            if code := self.place.run(*command):
+            try:
+                code = self.place.run(*command)
+            except TimeoutError as error:
+                row.stuck.append(f"{moment}: {' '.join(command[:2])}: {error}")
+                return
+            if code:
                 row.stuck.append(f"{moment}: {' '.join(command[:2])}: {code}: {self.place.said()}")
                 return
         row.stuck.extend(f"{moment}: {w}" for w in self.scene.unfinished(self.place, self.after))
