@@ -1,13 +1,16 @@
 """A checkpoint loads whole or is refused in one sentence that names what is wrong."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.errors import CheckpointError, ConfigError
+from pinmem_core.errors import CheckpointError, ConfigError, MachineError
 from pinmem_core.labels import CLASS_NAMES
 from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.model.checkpoint import write_checkpoint
@@ -55,8 +58,86 @@ def test_who_may_read_the_config_may_read_the_weights(folder):
 
 
 def test_the_first_checkpoints_load_though_they_say_less(folder):
-    edit_config(folder, lambda c: [c.pop(key) for key in ("classes", "preprocessing")])
+    edit_config(folder, lambda c: [c.pop(key) for key in ("classes", "preprocessing", "sha256")])
+    edit_config(folder, lambda c: c["model"].pop("own_statistics"))
     assert load_checkpoint(folder)[0].memory is not None
+
+
+def test_a_flipped_bit_in_the_weights_is_refused(folder):
+    def flip(state):
+        state[SLOTS].view(torch.int32)[0, 0] ^= 1
+
+    edit_weights(folder, flip)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors does not have the SHA-256"):
+        load_checkpoint(folder)
+    edit_config(folder, lambda c: c.pop("sha256"))  # as the hint says
+    assert load_checkpoint(folder)[0].memory is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["model"]["memory"].update(residual=True),
+        lambda c: c["model"]["memory"].update(attention_temperature=0.1),
+        lambda c: c["model"].update(own_statistics=0.5),
+        lambda c: c["model"].update(output_stride=8),
+    ],
+)
+def test_an_edited_setting_of_the_network_is_refused(folder, change):
+    edit_config(folder, change)
+    with pytest.raises(CheckpointError, match=r"the section 'model' of its config\.json") as error:
+        load_checkpoint(folder)
+    assert "remove 'sha256'" in error.value.hint
+
+
+def test_no_key_of_a_checkpoint_takes_its_default(folder):
+    config = json.loads((folder / "config.json").read_text())
+    inner = [f"memory.{key}" for key in config["model"]["memory"]]
+    for key in [*config["model"], *inner, "classes", "preprocessing"]:
+        changed = json.loads(json.dumps(config))
+        section = changed if key in changed else changed["model"]
+        *outer, last = key.split(".")
+        (section["memory"] if outer else section).pop(last)
+        (folder / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=f"{key}' (is missing|are not those)"):
+            load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("digests", [None, [], {}, {"weights": "0"}, {"weights": 1, "model": None}])
+def test_digests_that_are_none_are_refused(folder, digests):
+    edit_config(folder, lambda c: c.update(sha256=digests))
+    with pytest.raises(CheckpointError, match=r"SHA-256|'sha256'") as error:
+        load_checkpoint(folder)
+    assert "\n" not in error.value.message
+
+
+def test_writing_again_replaces_the_digests(folder):
+    segmenter, _ = load_checkpoint(folder)
+    with torch.no_grad():
+        segmenter.memory.slots += 1
+    write_checkpoint(segmenter, folder, {**segmenter.about, "sha256": {"weights": "x"}})
+    assert torch.equal(load_checkpoint(folder)[0].memory.slots, segmenter.memory.slots)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        SafetensorError("Cannot allocate memory (os error 12)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("place", ["safetensors.torch.load_file", "torch.isfinite"])
+def test_memory_that_runs_out_is_no_damage(folder, monkeypatch, error, place):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(MachineError, match="memory ran out while loading the checkpoint"):
+        load_checkpoint(folder)
 
 
 SLOTS = "memory.slots"
@@ -104,7 +185,8 @@ def test_tensors_that_do_not_fit_are_named(folder, change, said):
         (lambda c: c["model"].update(depth=3), "'model.depth' is wrong"),
         (lambda c: c["model"].update(feature_dim=10**6), "has the shape"),
         (lambda c: c["model"].update(feature_dim=10**9), "no network is so large"),
-        (lambda c: c["model"].update(feature_dim=10**30), "'model.feature_dim' is wrong"),
+        (lambda c: c["model"].update(feature_dim=10**15), "'model.feature_dim' is wrong"),
+        (lambda c: c["model"].update(feature_dim=10**30), "a number of 31 digits"),
         (lambda c: c["model"].update(trunk="tinny"), "unknown trunk 'tinny'"),
         (lambda c: c["preprocessing"].update(mean=[0, 0, 0]), "its 'preprocessing' are not"),
         (lambda c: c["classes"]["names"].reverse(), "its 'classes' are not"),
@@ -117,12 +199,24 @@ def test_a_config_that_does_not_fit_is_told(folder, change, said):
     assert "\n" not in error.value.message
 
 
-@pytest.mark.parametrize("content", ["[1]", "3", "", "{", "\x00", "[" * 100_000, '"text"'])
+BOMBS = [f'{{"format_version": {"9" * 4300}}}', '{"a":' * 60_000, '{"a": 1, "a": 2}', '{"a": NaN}']
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "3", "", "{", "\x00", "[" * 100_000, '"text"', *BOMBS], ids=range(11)
+)
 def test_a_config_that_is_none_is_told(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json|cannot be read") as error:
         load_checkpoint(folder)
-    assert "\n" not in error.value.message
+    assert "\n" not in error.value.message and len(error.value.message) < 400
+
+
+def test_a_pipe_in_place_of_the_weights_is_refused_at_once(folder):
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, -1])

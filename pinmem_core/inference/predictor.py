@@ -24,6 +24,7 @@ from pinmem_core.loading.augmentation import normalize
 from pinmem_core.model import PRECISIONS, Segmenter, load_checkpoint
 from pinmem_core.model.compiling import compiling_explained
 from pinmem_core.model.found import checkpoint_of
+from pinmem_core.model.out_of_memory import memory_for
 
 __all__ = ["Band", "Precision", "Prediction", "Predictor", "load"]
 
@@ -62,7 +63,7 @@ class Predictor:
 
     Raises:
         ConfigError: The device's name is unknown.
-        MachineError: This machine lacks the device.
+        MachineError: This machine lacks the device, or the device lacks the memory.
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class Predictor:
         on_event: Listener = ignore,
     ) -> None:
         self.device = pick_device(device)
-        self.segmenter = segmenter.to(self.device).eval()
+        with memory_for(f"moving the network to {self.device}"):
+            self.segmenter = segmenter.to(self.device).eval()
         self.protocol = protocol or PROTOCOLS["fast"]
         self.memory = _room(self.device) if memory is None else memory
         self.on_event = on_event

@@ -2,11 +2,17 @@
 
 The folder is written under another name and renamed, so a checkpoint exists whole or not at all.
 Loading is strict: a tensor that is missing, unknown, of another shape or not finite is an error,
-and so the memory is always inside.
+and so the memory is always inside. `config.json` holds the SHA-256 of the weights file and of its
+own section `model`, so a bit that flipped, or an edited setting, is an error as well. Checkpoints
+from before that have no `sha256` and are loaded without this comparison.
 """
 
+import hashlib
 import json
+import os
 import shutil
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +23,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.errors import CheckpointError, ConfigError, PinMemError
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.labels import CLASSES
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.model.card import CARD, is_ours, model_card
 from pinmem_core.model.figures import Figures
 from pinmem_core.model.misfit import misfit
+from pinmem_core.model.out_of_memory import memory_for, ran_out_of_memory
 from pinmem_core.model.segmenter import Segmenter
 from pinmem_core.version import __version__
 
@@ -39,6 +47,9 @@ _PREPROCESSING = {
 """What an image goes through before the network sees it: scaled to the range, then normalised."""
 _SECTIONS = {"training": ("sources", "targets"), "converted": ("assumed",)}
 """Sections of `config.json` that others build on, where it has them, and their lists."""
+_AGAIN = "Fetch or copy it again."
+_DIGESTS = "sha256"
+"""Section of `config.json` with the digests of the weights file and of the section `model`."""
 
 
 def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -> None:
@@ -75,7 +86,7 @@ def write_checkpoint(
         MachineError: The folder cannot be written to.
     """
     ours = _described(segmenter.config)
-    config = ours | about | ours
+    config = ours | {key: value for key, value in about.items() if key != _DIGESTS} | ours
     state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
     if half:
         heavy = {name for name, weight in segmenter.named_parameters() if weight.ndim > 1}
@@ -88,6 +99,7 @@ def write_checkpoint(
             )
     partial = folder / f".{WEIGHTS}.part"
     safetensors.torch.save_file(state, partial, {"format": "pt"})
+    config[_DIGESTS] = _digests(partial, config)
     partial.replace(folder / WEIGHTS)
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
@@ -114,19 +126,24 @@ def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
 
     Raises:
         CheckpointError: The folder holds no checkpoint, or one that is damaged, of another format
-            version, or whose tensors are not those of its architecture.
+            version, whose tensors are not those of its architecture, or that was changed after it
+            was written.
+        MachineError: Memory ran out.
     """
     config = read_config(folder)
     model = _architecture(config, folder)
-    with torch.device("meta"):  # shapes alone: a config may claim any size
-        expected = _build(model, folder).state_dict()
-    state = _read_weights(folder)
-    problem = misfit(state, expected)
-    if problem:
-        raise _unfit(folder, problem)
-    segmenter = _build(model, folder)
-    segmenter.load_state_dict(state)
-    segmenter.about = {k: v for k, v in config.items() if k not in _described(model)}
+    with memory_for(f"loading the checkpoint {folder}"):
+        with torch.device("meta"):  # shapes alone: a config may claim any size
+            expected = _build(model, folder).state_dict()
+        state = _read_weights(folder)
+        problem = misfit(state, expected)
+        if problem:
+            raise _unfit(folder, problem)
+        _require_unchanged(folder, config)
+        segmenter = _build(model, folder)
+        segmenter.load_state_dict(state)
+    ours = {*_described(model), _DIGESTS}
+    segmenter.about = {k: v for k, v in config.items() if k not in ours}
     return segmenter.eval(), config
 
 
@@ -136,13 +153,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: There is none, or it is damaged or of another format version.
     """
+    path = folder / CONFIG
+    if not os.path.lexists(path):
+        raise _absent(folder, CONFIG)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _absent(folder, CONFIG) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(folder / CONFIG, error) from error
-    if not isinstance(config, dict) or "format_version" not in config:
+        config = read_json_object(path)
+    except DataError as error:
+        raise CheckpointError(error.message, _AGAIN) from None
+    if "format_version" not in config:
         raise CheckpointError(
             f"{folder} is no checkpoint of pinmem: its {CONFIG} tells no format version."
         )
@@ -184,10 +202,51 @@ def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
         key = ".".join(["model", *map(str, first["loc"])])
         raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
     ours = _described(model)
-    for key in ("classes", "preprocessing"):  # which the first checkpoints do not tell
-        if config.get(key, ours[key]) != ours[key]:
+    early = _DIGESTS not in config  # the first checkpoints hold less: defaults stand for the rest
+    if not early and (key := _lacking(config["model"], ours["model"])):
+        raise _unfit(folder, f"in it, 'model.{key}' is missing")
+    for key in ("classes", "preprocessing"):
+        if config.get(key, ours[key] if early else None) != ours[key]:
             raise _unfit(folder, f"its '{key}' are not those that this pinmem knows")
     return model
+
+
+def _lacking(given: Mapping[str, Any], full: Mapping[str, Any]) -> str | None:
+    """Return the first key, dotted, that `given` lacks; what it holds is valid."""
+    for key, value in full.items():
+        if key not in given:
+            return key
+        if isinstance(value, Mapping) and (inner := _lacking(given[key], value)):
+            return f"{key}.{inner}"
+    return None
+
+
+def _digests(weights: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of a weights file, and of the section `model` in a canonical form."""
+    model = json.dumps(config["model"], sort_keys=True, separators=(",", ":"))
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": digest, "model": hashlib.sha256(model.encode()).hexdigest()}
+
+
+def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
+    if _DIGESTS not in config:
+        return
+    try:
+        actual = _digests(folder / WEIGHTS, config)
+    except OSError as error:
+        raise _unreadable(folder / WEIGHTS, error) from None
+    noted = config[_DIGESTS]
+    if not isinstance(noted, dict) or noted.keys() != actual.keys():
+        raise _unfit(folder, f"in it, '{_DIGESTS}' does not hold the digests of a checkpoint")
+    parts = {"weights": WEIGHTS, "model": f"the section 'model' of its {CONFIG}"}
+    for key, part in parts.items():
+        if noted[key] != actual[key]:
+            raise CheckpointError(
+                f"the checkpoint {folder} was changed after it was written: {part} does not have "
+                f"the SHA-256 that {CONFIG} holds.",
+                f"{_AGAIN} If you changed it on purpose, remove '{_DIGESTS}' from {CONFIG}.",
+            )
 
 
 def _build(model: ModelConfig, folder: Path) -> Segmenter:
@@ -199,16 +258,23 @@ def _build(model: ModelConfig, folder: Path) -> Segmenter:
             error.hint,
         ) from None
     except RuntimeError as error:  # tensors too large for any machine
+        if ran_out_of_memory(error):
+            raise
         raise _unfit(folder, f"no network is so large ({error})") from None
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
     try:
-        return safetensors.torch.load_file(folder / WEIGHTS)
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait forever
+            raise OSError("it is not a regular file")
+        return safetensors.torch.load_file(path)
     except FileNotFoundError:
         raise _absent(folder, WEIGHTS) from None
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(folder / WEIGHTS, error) from error
+        if ran_out_of_memory(error):
+            raise
+        raise _unreadable(path, error) from error
 
 
 def _absent(folder: Path, file: str) -> CheckpointError:
@@ -219,7 +285,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return CheckpointError(
         f"the checkpoint {path.parent} cannot be read: {path.name}: {' '.join(reason.split())}.",
-        "Fetch or copy it again.",
+        _AGAIN,
     )
 
 

@@ -1,9 +1,9 @@
 """Finding the checkpoint that a name means: a folder, a run, or a model on the Hub."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.home import find_run, home, newest_run
@@ -60,10 +60,10 @@ def starter_summary() -> str:
 def run_summary(run: Path) -> str:
     """Return in a line the mIoU of a finished run, by what its `scores.json` holds."""
     try:
-        saved = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+        saved = read_json_object(run / "scores.json")
         found = Figures.of_run(saved, str(saved["protocol"])).domains
         scores = [f"{100 * of.miou:.1f} % on {of.name} ({seen_in_words(of.seen)})" for of in found]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, ValueError, KeyError, TypeError, AttributeError):
         scores = []
     return f"mIoU {', '.join(scores)}" if scores else "whose mIoU is not known"
 

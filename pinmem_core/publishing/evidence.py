@@ -1,12 +1,13 @@
 """How good a checkpoint is, as far as what lies beside it tells."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import DataError
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.model.checkpoint import WEIGHTS
@@ -47,7 +48,6 @@ def evidence_of(checkpoint: Path) -> Evidence | None:
 def _read(path: Path) -> Mapping[str, Any]:
     """Return what a JSON file holds; nothing where there is none, or a damaged one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except DataError:
         return {}
-    return data if isinstance(data, dict) else {}
