@@ -203,8 +203,8 @@ def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
         raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
     ours = _described(model)
     early = _DIGESTS not in config  # the first checkpoints hold less: defaults stand for the rest
-    if not early and (key := _lacking(config["model"], ours["model"])):
-        raise _unfit(folder, f"in it, 'model.{key}' is missing")
+    if not early and (lacking := _lacking(config["model"], ours["model"])):
+        raise _unfit(folder, f"in it, 'model.{lacking}' is missing")
     for key in ("classes", "preprocessing"):
         if config.get(key, ours[key] if early else None) != ours[key]:
             raise _unfit(folder, f"its '{key}' are not those that this pinmem knows")
