@@ -10,7 +10,7 @@ from conftest import Result, small_config
 from PIL import Image
 from torch import nn
 
-from pinmem_core.errors import MachineError
+from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Notice
 from pinmem_core.footprint import Footprint, footprint
 from pinmem_core.labels import COLOR_TABLE
@@ -207,6 +207,24 @@ def test_the_plan_tells_the_picture_who_is_strong(monkeypatch, strong):
     ((batch, marked),) = seen
     expected = {"meta-test": {*batch.meta_test}, "all": {0, 1}, "none": set()}
     assert marked == expected[strong]
+
+
+def test_a_dry_run_downloads_no_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    fetched = []
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: fetched.append(a))
+    heard = []
+    config = small_config(model__trunk="resnet18", init_weights="IMAGENET1K_V1")
+    assert plan(config, on_event=heard.append).parameters > 10**7
+    assert not fetched
+    told = "weights IMAGENET1K_V1 of resnet18 are not on this machine: training downloads them"
+    assert any(isinstance(event, Notice) and told in event.message for event in heard)
+
+
+@pytest.mark.parametrize("weights", ["absent.pth", "IMAGENET1K_V9"])
+def test_a_dry_run_looks_for_weights_before_it_lists_the_data(weights):
+    with pytest.raises(ConfigError, match=weights):
+        plan(small_config(sources=["cityscapes"], model__trunk="resnet18", init_weights=weights))
 
 
 def test_dry_run_writes_a_picture_and_nothing_else(tmp_path, home):

@@ -17,12 +17,14 @@ from pinmem_core.config import TrainConfig
 from pinmem_core.errors import DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Metrics
 from pinmem_core.learning import train
+from pinmem_core.learning.initialization import initial_segmenter
 from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.resolve import resolve
 from pinmem_core.learning.sync_norm import PortableSyncBatchNorm
 from pinmem_core.loading import Batch
 from pinmem_core.model import Segmenter
-from pinmem_core.preparation import draw_missing
+from pinmem_core.model.trunks import trunks
+from pinmem_core.preparation import PreparedDataset, draw_missing
 from pinmem_core.ranks import (
     any_rank,
     averaged_gradients,
@@ -276,6 +278,42 @@ def _agreements(rank: int) -> tuple:
 def test_ranks_agree(tmp_path):
     told = ("DataError", "nothing there.", "Put something there.")
     assert in_ranks(_agreements, folder=tmp_path) == [(True, False, [0, 1], 0, told)] * 2
+
+
+def _begun(rank: int, first: str, others: str) -> dict | str:
+    weights = others if rank else first
+    config = small_config(model__trunk="resnet18", init_weights=weights)
+    try:
+        return initial_segmenter(config).trunk.state_dict()
+    except PinMemError as error:
+        return f"{type(error).__name__}: {error.message}"
+
+
+def test_the_first_rank_alone_reads_the_weights(tmp_path):
+    path = tmp_path / "weights.pth"
+    state = trunks.get("resnet18")(32).state_dict()
+    torch.save(state, path)
+    for begun in in_ranks(_begun, str(path), "absent.pth", folder=tmp_path):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in begun.items())
+
+
+def test_all_ranks_hear_of_weights_that_do_not_exist(tmp_path):
+    first, second = in_ranks(_begun, "absent.pth", "absent.pth", folder=tmp_path)
+    assert first == second == "ConfigError: the weights file 'absent.pth' does not exist."
+
+
+def _opened(rank: int, run: Path) -> list[str]:
+    opened, open_set = [], PreparedDataset.open
+    PreparedDataset.open = lambda name: opened.append(name) or open_set(name)  # in this process
+    train(small_config(iterations=1, targets=["toy:red"]), run)
+    return opened
+
+
+def test_the_first_rank_alone_reads_the_manifests(tmp_path):
+    draw_missing(["toy"])
+    first, second = in_ranks(_opened, tmp_path / "run", folder=tmp_path)
+    assert first and not second
+    assert (tmp_path / "run" / "scores.json").exists()
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess:

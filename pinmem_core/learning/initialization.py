@@ -6,16 +6,26 @@ import torch
 from torch import Tensor
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.events import Listener, Progress
+from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.loading import Domain, DomainLoader
 from pinmem_core.model import Segmenter
 from pinmem_core.model.memory import class_prototypes
 from pinmem_core.model.weights import load_trunk_weights
-from pinmem_core.ranks import rank, world_size
+from pinmem_core.ranks import copy_from_first_rank, on_first_rank, rank, world_size
 
 
-def initial_segmenter(config: TrainConfig) -> Segmenter:
+def initial_segmenter(
+    config: TrainConfig, *, download: bool = True, on_event: Listener = ignore
+) -> Segmenter:
     """Return the untrained segmenter that (config, seed) determines, its trunk pretrained.
+
+    The first of several processes reads the weights and sends them to the others.
+
+    Args:
+        config: Of the run.
+        download: Whether to download weights that are not on this machine; otherwise the trunk
+            keeps its random weights.
+        on_event: Callback for a notice that weights were not downloaded.
 
     Raises:
         ConfigError: The trunk or its weights do not exist.
@@ -24,8 +34,17 @@ def initial_segmenter(config: TrainConfig) -> Segmenter:
     """
     torch.manual_seed(config.seed)
     segmenter = Segmenter(config.model)
-    if config.init_weights:
-        load_trunk_weights(segmenter.trunk, config.model.trunk, config.init_weights)
+    name, source = config.model.trunk, config.init_weights
+    if source:
+        loaded = on_first_rank(
+            lambda: load_trunk_weights(segmenter.trunk, name, source, download=download)
+        )
+        copy_from_first_rank([*segmenter.trunk.state_dict().values()])
+        if not loaded:
+            told = (
+                f"the weights {source} of {name} are not on this machine: training downloads them"
+            )
+            on_event(Notice(told))
     return segmenter
 
 

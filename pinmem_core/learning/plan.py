@@ -62,23 +62,24 @@ class Plan:
 
 
 def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
-    """Resolve a configuration, open its data, build its network, and try a few small steps.
+    """Resolve a configuration, build its network, open its data, and try a few small steps.
+
+    Pretrained weights are checked if they are on this machine, and not downloaded if not.
 
     Raises:
-        ConfigError: The configuration contradicts itself.
-        DataError: A source or target is missing, empty or damaged.
-        MachineError: This machine lacks the device or memory for an iteration, or pretrained
-            weights cannot be downloaded.
+        ConfigError: The configuration contradicts itself, or its weights do not exist.
+        DataError: A source, a target or the weights are missing, empty or damaged.
+        MachineError: This machine lacks the device or memory for an iteration.
     """
     config = resolve(config)
     device = pick_device(config.device)
+    segmenter = initial_segmenter(config, download=False, on_event=on_event)
     draw_missing([*config.sources, *config.targets], on_event)
     domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
     limit = config.evaluation.max_images
     targets = load_validation(config.sources, limit, on_event)
     trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
     targets += [load_target(text, trained_on, limit) for text in config.targets]
-    segmenter = initial_segmenter(config)
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())
     batch, picture, loading_seconds = _first_batch(domains, config, device)
     on_event(Notice("estimating memory and time ..."))

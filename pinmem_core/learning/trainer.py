@@ -32,7 +32,7 @@ from pinmem_core.learning.run_folder import RunFolder
 from pinmem_core.learning.schedule import learning_rate
 from pinmem_core.learning.snapshots import Snapshot
 from pinmem_core.learning.tensorboard import TensorBoard
-from pinmem_core.loading import Batch, DomainLoader, load_domains
+from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
 from pinmem_core.locks import locked
 from pinmem_core.model import Segmenter
 from pinmem_core.model.compiling import compiling_explained
@@ -188,24 +188,28 @@ class _Trainer(ExitStack):
         self.stop = stop
         self.snapshot = snapshot
         self.device = pick_device(config.device, local_rank())
-        self.domains = load_domains(
-            config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed
-        )
-        limit = config.evaluation.max_images
-        self.validation = load_validation(config.sources, limit, on_event)
-        ids = (ids_of(domain.samples) for domain in self.domains)
-        trained_on = TrainedOn.of_samples(config.sources, ids)
-        folder.trained_on = trained_on.as_json()
-        self.targets = [load_target(text, trained_on, limit) for text in config.targets]
+        segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
+        self.domains, self.validation, self.targets = on_first_rank(self._list)
         self.seen = {target.name: target.seen for target in (*self.validation, *self.targets)}
         for target in self.targets:
             if warning := target.warning():
                 on_event(Notice(warning, warning=True))
-        segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
         self.step = Iteration(config, segmenter, self.device)
         self.tensorboard: TensorBoard | None = None
         self.trained = False
         self.saved = time.monotonic()
+
+    def _list(self) -> tuple[list[Domain], list[Target], list[Target]]:
+        """Return what is trained on, what validates it, and the targets, from all manifests."""
+        config, limit = self.config, self.config.evaluation.max_images
+        domains = load_domains(
+            config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed
+        )
+        validation = load_validation(config.sources, limit, self.on_event)
+        ids = (ids_of(domain.samples) for domain in domains)
+        trained_on = TrainedOn.of_samples(config.sources, ids)
+        self.folder.trained_on = trained_on.as_json()  # of use to the process that writes
+        return domains, validation, [load_target(t, trained_on, limit) for t in config.targets]
 
     def run(self) -> dict[str, dict[str, Scores]]:
         """Train to the end and return the scores of the last checkpoint."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
 import torchvision
 from safetensors import SafetensorError
 from torch import Tensor
+from torchvision.models import WeightsEnum
 
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.model.torch_file import read_torch_file
@@ -15,7 +17,7 @@ from pinmem_core.model.trunk import Trunk
 from pinmem_core.paths import expanded
 
 
-def load_trunk_weights(trunk: Trunk, name: str, source: str) -> None:
+def load_trunk_weights(trunk: Trunk, name: str, source: str, *, download: bool = True) -> bool:
     """Load pretrained weights into `trunk`, strictly.
 
     Args:
@@ -23,6 +25,10 @@ def load_trunk_weights(trunk: Trunk, name: str, source: str) -> None:
         name: torchvision's name of the network.
         source: A file (.safetensors, or .pth holding a state dict) under torchvision's parameter
             names, or the name of torchvision's weights, e.g. "IMAGENET1K_V1".
+        download: Whether to download torchvision's weights if they are not on this machine.
+
+    Returns:
+        Whether they are loaded: False if they would have to be downloaded.
 
     Raises:
         ConfigError: No such file or weights exist.
@@ -30,7 +36,13 @@ def load_trunk_weights(trunk: Trunk, name: str, source: str) -> None:
         MachineError: torchvision's weights cannot be downloaded.
     """
     path = expanded(source)
-    state = _read_file(path) if path.is_file() else _download(name, source)
+    if path.is_file():
+        state = _read_file(path)
+    else:
+        published = _published(name, source)
+        if not download and not _kept(published).is_file():
+            return False
+        state = _download(name, published)
     state = {k: v for k, v in state.items() if not k.startswith(trunk.unused_weights)}
     wanted = trunk.state_dict()
     missing = sorted(k for k in wanted.keys() - state.keys() if "num_batches_tracked" not in k)
@@ -44,6 +56,7 @@ def load_trunk_weights(trunk: Trunk, name: str, source: str) -> None:
                 "Give the weights of that network under torchvision's names.",
             )
     trunk.load_state_dict(state, strict=False)  # counters of batch norm may be missing
+    return True
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
@@ -58,10 +71,10 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         raise DataError(f"the weights in {path} cannot be read: {error}.") from error
 
 
-def _download(name: str, weights: str) -> Mapping[str, Tensor]:
-    network = name.removesuffix("-v2") if name.startswith("resnet") else name
+def _published(name: str, weights: str) -> WeightsEnum:
+    """Return torchvision's weights of that name."""
     try:
-        known = torchvision.models.get_model_weights(network)
+        known = torchvision.models.get_model_weights(_network(name))
     except ValueError:
         raise ConfigError(
             f"there is no weights file '{weights}', and torchvision publishes none for '{name}'."
@@ -70,11 +83,24 @@ def _download(name: str, weights: str) -> Mapping[str, Tensor]:
         if "/" in weights or "." in weights:
             raise ConfigError(f"the weights file '{weights}' does not exist.")
         raise unknown_name(f"weights of {name}", weights, known.__members__)
+    return known[weights]
+
+
+def _network(name: str) -> str:
+    return name.removesuffix("-v2") if name.startswith("resnet") else name
+
+
+def _kept(weights: WeightsEnum) -> Path:
+    """Return where torchvision keeps weights that it has downloaded."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(weights.url).path).name)
+
+
+def _download(name: str, weights: WeightsEnum) -> Mapping[str, Tensor]:
     try:
-        state: Mapping[str, Tensor] = known[weights].get_state_dict(progress=False)
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False)
         return state
     except OSError as error:
         raise MachineError(
-            f"{network}'s weights {weights} cannot be downloaded: {error}.",
+            f"{_network(name)}'s weights {weights.name} cannot be downloaded: {error}.",
             "Fetch them on another machine and name the file: '--init-weights FILE'.",
         ) from error
