@@ -214,7 +214,7 @@ def test_a_dry_run_downloads_no_weights(monkeypatch, tmp_path):
     fetched = []
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: fetched.append(a))
     heard = []
-    config = small_config(model__trunk="resnet18", init_weights="IMAGENET1K_V1")
+    config = small_config(method="aggregate", model__trunk="resnet18", init_weights="IMAGENET1K_V1")
     assert plan(config, on_event=heard.append).parameters > 10**7
     assert not fetched
     told = "weights IMAGENET1K_V1 of resnet18 are not on this machine: training downloads them"
