@@ -171,7 +171,7 @@ def test_show_as_json_gives_every_setting():
 )
 def test_list_and_show_go_alone(arguments):
     refused = Result("train", *arguments)
-    assert refused.code == 2 and "no other option" in refused.err and refused.out == ""
+    assert refused.code == 2 and "would do nothing" in refused.err and refused.out == ""
 
 
 def test_showing_an_unknown_recipe_suggests_one():

@@ -254,7 +254,7 @@ def test_what_cannot_be_resumed_is_told(tmp_path):
     assert Result("train", "--resume", "nothing").code == 3
     assert Result("train", "--resume", "auto").code == 3
     refused = Result("train", "--resume", str(other), "--iterations", "9")
-    assert refused.code == 2 and "no other option" in refused.err
+    assert refused.code == 2 and "would do nothing" in refused.err
     resumed = Result("train", "--resume", str(other), "--json")
     assert resumed.code == 0 and resumed.json["iterations"] == ITERATIONS
 

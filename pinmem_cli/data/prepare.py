@@ -126,20 +126,12 @@ def prepare(
     from pinmem_core.preparation import obtain
     from pinmem_core.preparation import prepare as prepare_dataset
     from pinmem_core.preparation.obtain import sources_of_last_time
-    from pinmem_core.preparation.pack import is_pack, packed_card, unpack
+    from pinmem_core.preparation.pack import is_pack
 
     output = Output(as_json=json, quiet=quiet)
     sources = paths(sources)
     if sources and is_pack(sources[0]):
-        refuse_others(context, "a pack", "is taken as it is", ("--from", "--dry-run"))
-        if len(sources) > 1:
-            raise ConfigError("a pack is a whole dataset.", "Name it alone with --from.")
-        if dry_run:
-            card = packed_card(sources[0])
-            output.result({"dataset": card.name}, f"{sources[0]}: a pack of {card.name}")
-            return
-        with output.listening() as listener:
-            _report(unpack(sources[0], name, on_event=listener), output)
+        _take_pack(context, sources, name, output, dry_run=dry_run)
         return
     card = card_of(name, card_file)
     reencoding = reencoding_of(reencode, quality, height)
@@ -176,6 +168,23 @@ def prepare(
             on_event=listener,
         )
     _report(dataset, output)
+
+
+def _take_pack(
+    context: typer.Context, sources: Sequence[Path], name: str, output: Output, *, dry_run: bool
+) -> None:
+    """Unpack a pack, which is a whole dataset."""
+    from pinmem_core.preparation.pack import packed_card, unpack
+
+    refuse_others(context, "a pack", "is taken as it is", ("--from", "--dry-run"))
+    if len(sources) > 1:
+        raise ConfigError("a pack is a whole dataset.", "Name it alone with --from.")
+    if dry_run:
+        card = packed_card(sources[0])
+        output.result({"dataset": card.name}, f"{sources[0]}: a pack of {card.name}")
+        return
+    with output.listening() as listener:
+        _report(unpack(sources[0], name, on_event=listener), output)
 
 
 def _rehearse(
