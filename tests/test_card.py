@@ -1,10 +1,12 @@
 """The model card tells what the checkpoint and its scores tell, and nothing of this machine."""
 
 import json
+import re
 
 import pytest
 import yaml
 from conftest import small_config
+from markdown_it import MarkdownIt
 
 from pinmem_core.labels import CLASS_NAMES
 from pinmem_core.learning import train
@@ -152,3 +154,21 @@ def test_the_place_of_the_first_weights_is_nobodys_business(run, tmp_path):
     for name in ("config.json", "README.md"):
         text = (tmp_path / "checkpoint" / name).read_text()
         assert "w.safetensors" in text and "ada" not in text
+
+
+def test_text_of_a_foreign_checkpoint_is_shown_and_does_nothing():
+    hostile = "[pinmem](https://evil.example) ![x](https://evil.example/x.png) <img src=x>"
+    hostile += " www.evil.example **bold** `code` | cell |\n# Heading\n<!-- hidden"
+    training = {"method": hostile, "sources": [hostile], "init_weights": hostile}
+    config = {**CONFIG, "training": training, "stored": hostile, "pinmem_version": hostile}
+    domain = DomainFigures(hostile, False, "val", 9, 0.5, {hostile: 0.5}, None)
+    card = model_card(config, Figures(hostile, (domain,)))
+    _, text = parts(card)
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inline = [child for token in tokens for child in token.children or ()]
+    assert not {t.type for t in inline} & {"link_open", "image", "html_inline", "code_inline"}
+    html = [token.content.strip() for token in tokens if token.type == "html_block"]
+    assert html == [MARK]
+    lines = text.splitlines()
+    assert not [line for line in lines if line.startswith("# Heading")]
+    assert not re.search(r"(?<!\\)://evil|(?<!\\)www\.evil", text.partition("```json")[0])

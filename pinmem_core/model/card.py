@@ -5,6 +5,7 @@ A card ends with `MARK` and is written again when the facts change; one without 
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from pinmem_core.model.figures import DomainFigures, Figures, seen_in_words
 CARD = "README.md"
 MARK = "<!-- Written by pinmem, and again when it changes; without this line it is left alone. -->"
 _SCORES = "## Scores"
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&]|(?<!\w)[_#~]|[_~](?!\w)")
+"""Characters that begin or end something in Markdown or HTML."""
 _PAPER = """@inproceedings{kim2022pin,
   title     = {Pin the Memory: Learning to Generalize Semantic Segmentation},
   author    = {Kim, Jin and Lee, Jiyoung and Park, Jungin and Min, Dongbo and Sohn, Kwanghoon},
@@ -120,7 +123,7 @@ def _eval_result(domain: DomainFigures, protocol: str) -> EvalResult:
 
 def _title(config: Mapping[str, Any]) -> str:
     sources = ", ".join(_sources(config)) or "data that is not named"
-    return f"{_method(config)} trained on {sources}"
+    return _plain(f"{_method(config)} trained on {sources}")
 
 
 def _facts(config: Mapping[str, Any]) -> str:
@@ -139,7 +142,7 @@ def _facts(config: Mapping[str, Any]) -> str:
         "taken for granted": "; ".join(converted.get("assumed", ())),
         "pinmem": config.get("pinmem_version"),
     }
-    rows = [(key, str(value)) for key, value in facts.items() if value not in (None, "")]
+    rows = [(key, _plain(value)) for key, value in facts.items() if value not in (None, "")]
     return "## What it is\n\n" + _table(("", ""), rows)
 
 
@@ -148,19 +151,19 @@ def _scores(figures: Figures | None) -> str:
         return ""
     heads = [
         "IoU %",
-        *(f"{d.name} ({seen_in_words(d.seen)})" for d in figures.domains),
+        *(f"{_plain(d.name)} ({seen_in_words(d.seen)})" for d in figures.domains),
     ]
     rows = [
         ("**mIoU**", *(_percent(domain.miou) for domain in figures.domains)),
         *_intervals(figures.domains),
         ("images", *(str(domain.images) for domain in figures.domains)),
         *(
-            (name, *(_percent(domain.iou.get(name)) for domain in figures.domains))
+            (_plain(name), *(_percent(domain.iou.get(name)) for domain in figures.domains))
             for name in (figures.domains[0].iou if figures.domains else ())
         ),
     ]
     return (
-        f"{_SCORES}\n\nProtocol {figures.protocol}; others give other figures.\n"
+        f"{_SCORES}\n\nProtocol {_plain(figures.protocol)}; others give other figures.\n"
         f"A mIoU is the mean over the classes that occur.\n\n{_table(heads, rows)}"
         f"{_never_scored(figures.domains)}"
     )
@@ -171,7 +174,8 @@ def _never_scored(domains: Sequence[DomainFigures]) -> str:
     unknown = [n for n in classes if all(_percent(of.iou.get(n)) == "-" for of in domains)]
     if not unknown:
         return ""
-    return f"\nNo scored image holds {', '.join(unknown)}: whether it finds them is not known.\n"
+    named = _plain(", ".join(unknown))
+    return f"\nNo scored image holds {named}: whether it finds them is not known.\n"
 
 
 def _intervals(domains: Sequence[DomainFigures]) -> list[tuple[str, ...]]:
@@ -183,9 +187,9 @@ def _intervals(domains: Sequence[DomainFigures]) -> list[tuple[str, ...]]:
 
 def _licence(sources: Sequence[str]) -> str:
     lines = [
-        f"- {name}: {card.terms or 'no terms are known.'} {card.terms_url}".rstrip()
+        f"- {_plain(name)}: {card.terms or 'no terms are known.'} {card.terms_url}".rstrip()
         if card
-        else f"- {name}: no dataset that pinmem ships; ask whoever trained the network."
+        else f"- {_plain(name)}: no dataset that pinmem ships; ask whoever trained the network."
         for name, card in _cards(sources).items()
     ]
     told = "The weights were learned from data with terms of their own. As pinmem knows them:\n\n"
@@ -206,6 +210,13 @@ def _citations(sources: Sequence[str]) -> str:
     return (
         f"## Citation\n\n```bibtex\n{_PAPER}\n```\n" + "".join(f"\n{line}" for line in data) + "\n"
     )
+
+
+def _plain(value: object) -> str:
+    """Return a text from a checkpoint's files as Markdown that shows it and does nothing else."""
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    text = _MARKDOWN.sub(r"\\\g<0>", text)
+    return text.replace("://", r"\://").replace("www.", r"www\.")
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
