@@ -12,7 +12,7 @@ from pinmem_core.model.found import STARTER_FOLDER, checkpoint_of
 RUN = Path(__file__).parent / "torture" / "run.py"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_nothing_is_lost_by_deaths_and_odd_situations():
     command = [sys.executable, RUN, "--kills", "7", "--every", "9"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
