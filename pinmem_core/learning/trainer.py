@@ -188,12 +188,13 @@ class _Trainer(ExitStack):
         self.stop = stop
         self.snapshot = snapshot
         self.device = pick_device(config.device, local_rank())
-        segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
         self.domains, self.validation, self.targets = on_first_rank(self._list)
         self.seen = {target.name: target.seen for target in (*self.validation, *self.targets)}
         for target in self.targets:
             if warning := target.warning():
                 on_event(Notice(warning, warning=True))
+        # Only now: weights are not downloaded for data that is not there.
+        segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
         self.step = Iteration(config, segmenter, self.device)
         self.tensorboard: TensorBoard | None = None
         self.trained = False
