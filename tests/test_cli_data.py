@@ -75,6 +75,7 @@ def city(tmp_path: Path, site: Site) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_a_server_to_another_machine(city, site, tmp_path, home, monkeypatch):
     options = ["--card", str(city), "--json"]
     plan = Result("data", "download", "mycity", "--dry-run", *options).json

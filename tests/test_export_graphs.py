@@ -101,6 +101,7 @@ def test_the_comparison_stands_beside_the_file(exported):
     ]
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_computes_what_the_network_does(tmp_path):
     other = network(head="deeplabv2")
     told = []
@@ -116,6 +117,7 @@ def test_a_program_of_torch_computes_what_the_network_does(tmp_path):
     assert [event.done for event in told] == [0, 1, 0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_pixels_in_and_train_ids_out_in_half_precision(segmenter, tmp_path):
     """All the options at once, and a segmenter in training mode."""
     told = {"size": (97, 131), "half": True, "preprocess": True, "argmax": True}
@@ -200,6 +202,7 @@ def calibrated(segmenter):
     return segmenter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 16, 16), (2, 5, 40), (1, 97, 131)])
 def test_a_norm_of_one_position_has_no_statistics_of_its_own(own_statistics, shape):
     segmenter, path = own_statistics
@@ -207,6 +210,7 @@ def test_a_norm_of_one_position_has_no_statistics_of_its_own(own_statistics, sha
     np.testing.assert_allclose(by_hand(path, pixels), eager(segmenter, pixels), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_holds_products_and_means_that_all_runtimes_compute_alike(own_statistics):
     nodes = onnx.load(own_statistics[1]).graph.node
     assert "MatMul" in {node.op_type for node in nodes}

@@ -208,6 +208,7 @@ def test_reports_on_a_model_of_the_hub_are_kept_outside_of_its_cache(hub, run, h
     assert run_folder(run / "checkpoint") == run
 
 
+@pytest.mark.slow
 def test_evaluating_and_sending_the_report(hub, tmp_path, monkeypatch):
     """A report goes along, without this machine's paths; its page only where images are drawn."""
     assert Result("data", "prepare", "toy").code == 0

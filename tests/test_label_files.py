@@ -377,6 +377,11 @@ def test_prepare_keeps_stored_ids_and_leaves_out_what_it_cannot_trust(tmp_path):
     assert "ends early" in reasons["short"] and "ends early" in reasons["gone"]
 
 
+def test_a_png_of_one_value_is_whole_though_its_last_bytes_hold_a_thousand_pixels(tmp_path):
+    path = _put(tmp_path, _saved(np.full((250, 1049), 7, np.uint8), "PNG"))
+    check_picture(path)
+
+
 def test_verify_finds_streams_that_end_early_in_images_and_labels(tmp_path):
     dataset, _ = _prepared(_own_data(tmp_path))
     assert verify("own").findings == ()

@@ -3,8 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 WITHOUT_RESOURCE = """
 import sys
+
+import pytest
 sys.modules["resource"] = None  # as on Windows
 import torch
 import pinmem_core.learning
@@ -16,5 +20,6 @@ assert pace.summary().endswith("images/s")
 """
 
 
+@pytest.mark.slow
 def test_training_needs_no_module_that_windows_lacks():
     subprocess.run([sys.executable, "-c", WITHOUT_RESOURCE], check=True)

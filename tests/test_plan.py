@@ -80,6 +80,7 @@ def test_flops_follow_the_area_of_the_crops():
     assert large.flops == pytest.approx(4 * small.flops, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_ways_to_split_three_domains_are_averaged(monkeypatch):
     """One is meta-train and two are meta-test, or the other way round."""
     monkeypatch.setattr(estimates, "_extrapolated", lambda *_: 0.0)
@@ -91,6 +92,7 @@ def test_the_ways_to_split_three_domains_are_averaged(monkeypatch):
     assert three.memory_bytes == max(one.memory_bytes, two.memory_bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("precision", "bf16"), ("precision", "fp16"), ("accumulate", 2), ("compile", True)],
@@ -99,6 +101,7 @@ def test_every_way_to_compute_can_be_estimated(setting, value):
     assert _estimate(_batch(images=4), **{f"compute__{setting}": value}).seconds > 0
 
 
+@pytest.mark.slow
 def test_recomputing_takes_more_operations_and_less_memory():
     plain, finest, twice = (
         _footprint(_batch(side=128), model__trunk="resnet10", compute__recompute=recompute)
@@ -136,6 +139,7 @@ def test_a_large_crop_is_timed_by_the_line_through_two_small_ones(monkeypatch, s
     assert seconds == pytest.approx(1 + 1e-3 * side**2)
 
 
+@pytest.mark.slow
 def test_the_estimated_time_is_of_the_right_size(monkeypatch):
     monkeypatch.setattr("time.perf_counter", time.process_time)  # whatever else is running
     config, batch = small_config(), _batch(side=160)

@@ -344,6 +344,7 @@ SETTINGS = """
 """.split()  # noqa: SIM905
 
 
+@pytest.mark.slow
 def test_torchrun_trains_one_network(tmp_path):
     """Without the auxiliary loss, whose dropout is random, the losses are those of one process."""
     run = tmp_path / "run"

@@ -137,6 +137,7 @@ prepare(get_card("camvid"), [Path(sys.argv[1])], reencoding=Reencoding("jpeg", h
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_it_had_run_through(tmp_path, monkeypatch):
     source = camvid_folder(tmp_path / "raw", {"0001TP": 40}, size=(80, 60))
     monkeypatch.setenv("PINMEM_HOME", str(tmp_path / "straight"))

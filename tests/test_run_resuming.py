@@ -75,6 +75,7 @@ def test_stopped_and_resumed_is_bit_equal_to_straight(tmp_path, method):
     assert result.scores and state(run) == straight
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path, straight):
     """The child process takes some iterations and dies without a chance to do anything."""
     run, dice = tmp_path / "run", random.Random(0)
@@ -131,7 +132,12 @@ def test_a_signal_amid_a_print_is_heeded_all_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)]
+    ("sent", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_exits_and_the_run_can_go_on(sent, code, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -170,6 +176,7 @@ def test_nohup_is_heeded():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves_the_run(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     ours, theirs = os.openpty()

@@ -61,6 +61,7 @@ def test_large_photos_are_seen_shrunk_and_small_ones_as_they_are():
     assert "shrunk to a longer side of 640" in photo.describe()
 
 
+@pytest.mark.slow
 def test_a_shrunk_photo_has_a_mask_of_its_own_size():
     segmenter = pinmem_core.load("starter", device="cpu").segmenter
     seen = []
@@ -71,6 +72,7 @@ def test_a_shrunk_photo_has_a_mask_of_its_own_size():
     assert seen == [(480, 640)]
 
 
+@pytest.mark.slow
 def test_predict_and_eval_show_images_to_the_starter_by_one_protocol():
     draw_missing(["toy"])
     assert pinmem_core.load("starter", device="cpu").protocol == PROTOCOLS["photo"]

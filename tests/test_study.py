@@ -127,6 +127,7 @@ def test_a_missing_file_is_told(tmp_path):
         read_sweep(tmp_path / "absent.toml")
 
 
+@pytest.mark.slow
 def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, tmp_path):
     folder = tmp_path / "study"
     sweep = read_sweep(sweep_file)

@@ -125,6 +125,7 @@ def test_windows_are_as_large_as_memory_allows():
     assert largest_crop(20, 200, appetite, 1) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [Protocol(), Protocol(flip=True), PROTOCOLS["fast"]])
 def test_the_memory_of_a_large_image_is_that_which_is_allowed(segmenter, protocol):
     allowed = 80 * 2**20
