@@ -34,7 +34,7 @@ def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str |
 
 def _named(names: list[str]) -> str:
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-    return f"'{names[0]}'{more}"
+    return f"{names[0][:100]!r}{more}"
 
 
 def _is_float(tensor: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
-from pinmem_core.model.torch_file import read_torch_file
+from pinmem_core.model.torch_file import is_state_dict, read_torch_file
 from pinmem_core.model.trunk import Trunk
 from pinmem_core.paths import expanded
 
@@ -51,7 +51,7 @@ def load_trunk_weights(trunk: Trunk, name: str, source: str, *, download: bool =
     for problem, keys in (("lack", missing), ("have an extra", extra), ("reshape", reshaped)):
         if keys:
             raise DataError(
-                f"the weights in {source} do not fit {name}: they {problem} {keys[0]} "
+                f"the weights in {source} do not fit {name}: they {problem} {keys[0][:100]} "
                 f"({len(keys)} such tensors).",
                 "Give the weights of that network under torchvision's names.",
             )
@@ -62,7 +62,7 @@ def load_trunk_weights(trunk: Trunk, name: str, source: str, *, download: bool =
 def _read_file(path: Path) -> Mapping[str, Tensor]:
     if path.suffix != ".safetensors":
         state = read_torch_file(path)
-        if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
+        if not is_state_dict(state):
             raise DataError(f"{path} holds no state dict: tensors by name, and nothing else.")
         return state
     try:

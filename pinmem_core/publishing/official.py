@@ -6,8 +6,9 @@ written) is taken to be as the original has it, and said.
 
 import hashlib
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from pinmem_core.labels import CLASSES
 from pinmem_core.model import Segmenter
 from pinmem_core.model.head import AuxiliaryHead
 from pinmem_core.model.misfit import misfit
-from pinmem_core.model.torch_file import read_torch_file
+from pinmem_core.model.torch_file import is_state_dict, is_weight, read_torch_file
 from pinmem_core.publishing.official_names import MEMORY, official_name
 from pinmem_core.publishing.official_networks import FAMILY, recognised
 
@@ -75,30 +76,20 @@ def _tensors(path: Path, content: object) -> dict[str, Tensor]:
     """Return the network's tensors by the original's names, the memory among them."""
     entries = content if isinstance(content, Mapping) else {type(content).__name__: content}
     state = entries.get("state_dict", entries)
-    if not _is_state_dict(state):
+    if not is_state_dict(state):
         raise CheckpointError(
             f"{path} holds no state dict, but {_listed(entries)}.",
             "Give the file that training wrote, or a state dict saved with torch.save.",
         )
     wrapped = all(name.startswith("module.") for name in state)  # by data parallelism
     tensors = {name.removeprefix("module.") if wrapped else name: t for name, t in state.items()}
-    if _is_weight(memory := entries.get("memory")):
+    if is_weight(memory := entries.get("memory")):
         tensors[MEMORY] = memory
     return {name: t for name, t in tensors.items() if not name.startswith(_LOSSES)}
 
 
-def _is_state_dict(state: object) -> TypeGuard[Mapping[str, Tensor]]:
-    return isinstance(state, Mapping) and all(
-        isinstance(name, str) and _is_weight(value) for name, value in state.items()
-    )
-
-
-def _is_weight(value: object) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-
-
 def _listed(entries: Mapping[Any, object]) -> str:
-    names = [repr(name) for name in list(entries)[:5]]
+    names = [repr(name)[:60] for name in islice(entries, 5)]
     return ", ".join([*names, "..."] if len(entries) > len(names) else names) or "nothing"
 
 

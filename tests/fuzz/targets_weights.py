@@ -167,7 +167,29 @@ def _torch_files() -> tuple[bytes, ...]:
 def _hostile() -> tuple[bytes, ...]:
     file = io.BytesIO()
     torch.save({"state_dict": _STATE, "x": _Call()}, file)
-    return file.getvalue(), pickle.dumps(_Call()), pickle.dumps({"a": [_Call()] * 3}, 2)
+    calls = file.getvalue(), pickle.dumps(_Call()), pickle.dumps({"a": [_Call()] * 3}, 2)
+    return *calls, *map(_archive, _BOMBS), _archive(b"\x80\x02N.", {"data/0": bytes(1 << 26)})
+
+
+_STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuJ%btQ"
+_TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(%bK\0J%b\x85J%b\x85\x89}tR"
+_MANY = b"\xff\xff\xff\x7f"
+_FEW = b"\1\0\0\0"
+_BOMBS = (
+    b"\x80\x02}))" + b"\x86q\0h\0" * 60 + b"\x86K\1s.",  # a hash of 2**60 steps
+    b"\x80\x02c__builtin__\nbytearray\nJ" + _MANY + b"\x85R.",
+    b"\x80\x02}X\1\0\0\0w" + _TENSOR % (_STORAGE % _MANY, _MANY, _FEW) + b"s.",
+    b"\x80\x02}X\1\0\0\0w" + _TENSOR % (_STORAGE % _FEW, _MANY, b"\0\0\0\0") + b"s.",
+)
+"""Short pickles that ask for years of work, or for gigabytes."""
+
+
+def _archive(steps: bytes, members: Mapping[str, bytes] = {"data/0": bytes(4)}) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {"data.pkl": steps, **members}.items():
+            archive.writestr(f"a/{name}", content)
+    return file.getvalue()
 
 
 def _rezipped(rng: Random, data: bytes) -> bytes:
