@@ -78,6 +78,25 @@ def files_below(folder: Path, without: Path | None = None) -> Iterator[str]:
         links.extend(sorted(f"{place}{name}/" for kind, name in kinds if kind == "link"))
 
 
+def bytes_below(folder: Path, *, deep: bool = True) -> int:
+    """Return the size of all files below `folder`, links not followed; 0 where there is none.
+
+    Args:
+        folder: Where to look.
+        deep: Count the files in its folders, too.
+    """
+    if not folder.is_dir():
+        return 0
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                total += entry.stat(follow_symlinks=False).st_size
+            elif deep:
+                total += bytes_below(Path(entry.path))
+    return total
+
+
 def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "link"] | None:
     """Return what an entry of a folder is: "link" for one to a folder, None for what is left out.
 

@@ -227,7 +227,7 @@ def test_data_that_is_missing_or_damaged_is_exit_code_3(run, tmp_path, home):
     assert unprepared.code == 3 and "pinmem data prepare camvid" in unprepared.err
     assert Result("eval", str(tmp_path / "nowhere"), "--targets", "toy").code == 3
 
-    label = home / "datasets" / "toy" / "labels" / "red_09.png"
+    (label,) = (home / "datasets" / "toy" / "labels").rglob("red_09.png")
     write_png(label, np.zeros((3, 3), np.uint8))
     scored = Result("eval", str(run), "--targets", "toy:red@val")
     assert scored.code == 3 and "3x3" in scored.err

@@ -154,7 +154,7 @@ def test_a_known_dataset_keeps_the_card_that_pinmem_has(tmp_path, dataset, elsew
 def test_a_pack_takes_the_place_of_what_was_there(tmp_path, dataset):
     path = pack("camvid", tmp_path / "camvid.tar", splits=["val"]).path
     assert len(unpack(path).samples) == 2
-    assert not list((dataset.root / "labels").glob("*00000.png"))
+    assert not list((dataset.root / "labels").rglob("*00000.png"))
 
 
 def test_a_pack_says_nothing_of_where_it_was_made(tmp_path, elsewhere):

@@ -355,7 +355,8 @@ def test_evaluating_a_run_writes_its_report(run, tmp_path):
 
 
 def test_an_evaluation_that_fails_leaves_no_folder(run, tmp_path, home):
-    write_png(home / "datasets" / "toy" / "labels" / "blue_05.png", np.zeros((3, 3), np.uint8))
+    (label,) = (home / "datasets" / "toy" / "labels").rglob("blue_05.png")
+    write_png(label, np.zeros((3, 3), np.uint8))
     with pytest.raises(DataError, match="3x3"):
         evaluate_run(str(run), device="cpu", output=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []

@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pinmem_core.acquisition.audit import MARKER
 from pinmem_core.acquisition.members import Reader, UnsupportedError
@@ -12,10 +14,15 @@ from pinmem_core.acquisition.signatures import BZIP2, GZIP, RAR, TAR, XZ, ZIP, r
 from pinmem_core.acquisition.tar_reader import TarReader
 from pinmem_core.acquisition.unpacking import drain, unpack
 from pinmem_core.acquisition.zip_reader import ZipReader
+from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, ignore
-from pinmem_core.files import remove_leftovers, restore_folder, staged_folder
+from pinmem_core.files import remove_leftovers, restore_folder, staged_folder, write_whole
 from pinmem_core.locks import lock_of, locked
+from pinmem_core.paths import bytes_below
+
+_SIZE = "unpacked_bytes"
+"""Key of the bytes of all files in an unpacked folder, its `MARKER` not counted."""
 
 _KINDS = {
     "zip": ZIP,
@@ -110,10 +117,10 @@ def extract(
     name = name or archive.name
     kind = _kind(name)
     folder = restore_folder(parent / stem(name))
-    mark = _mark(archive)
-    if _mark_in(folder) == mark:
+    mark, there = _mark(archive), _mark_in(folder)
+    if there is not None and mark.items() <= there.items():
         return folder
-    if folder.exists() and _mark_in(folder) is None:
+    if folder.exists() and there is None:
         raise DataError(
             f"{archive} is not unpacked: {folder} is in the way, and pinmem did not make it.",
             "Move it elsewhere.",
@@ -121,13 +128,37 @@ def extract(
 
     def work(reader: Reader) -> None:
         with staged_folder(folder) as staging:
-            unpack(reader, staging, on_event, limit)
-            (staging / MARKER).write_text(mark, encoding="utf-8")
+            size = unpack(reader, staging, on_event, limit)
+            _write_mark(staging, {**mark, _SIZE: size})
 
     with locked(lock_of(folder), str(folder), on_event):
         remove_leftovers(folder)
         _read(archive, kind, work)
     return folder
+
+
+def unpacked_bytes(folder: Path) -> int | None:
+    """Return the size of all files below a folder that an archive was unpacked into.
+
+    The files are not looked at, of which there may be a million.
+
+    Returns:
+        None where `folder` is no such folder, or an earlier version of pinmem made it.
+    """
+    size = (_mark_in(folder) or {}).get(_SIZE)
+    if type(size) is not int or size < 0:
+        return None
+    return size + (folder / MARKER).stat().st_size
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Let the block change the files below an unpacked folder, whose recorded size is renewed."""
+    mark = {key: value for key, value in (_mark_in(folder) or {}).items() if key != _SIZE}
+    _write_mark(folder, mark)  # a block that fails, or is killed, leaves no wrong size
+    yield
+    size = bytes_below(folder) - (folder / MARKER).stat().st_size
+    _write_mark(folder, {**mark, _SIZE: size})
 
 
 def _read(archive: Path, kind: str, work: Callable[[Reader], None]) -> None:
@@ -162,19 +193,24 @@ def _parse(name: str) -> re.Match[str]:
     return match
 
 
-def _mark(archive: Path) -> str:
+def _mark(archive: Path) -> dict[str, Any]:
     """Return what tells this archive from others, and from itself after a change."""
     try:
         state = archive.stat()
     except OSError as error:
         raise DataError(f"cannot read {archive}: {error.strerror}.") from error
-    facts = {"file": archive.name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-    return json.dumps(facts) + "\n"
+    return {"file": archive.name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
 
-def _mark_in(folder: Path) -> str | None:
+def _mark_in(folder: Path) -> dict[str, Any] | None:
     """Return what `folder` was unpacked from, None where pinmem did not make it."""
-    try:
-        return (folder / MARKER).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    if not (folder / MARKER).is_file():
         return None
+    try:
+        return read_json_object(folder / MARKER)
+    except DataError:
+        return {}
+
+
+def _write_mark(folder: Path, mark: dict[str, Any]) -> None:
+    write_whole(folder / MARKER, (json.dumps(mark) + "\n").encode())

@@ -34,7 +34,7 @@ def drain(reader: Reader) -> None:
                     pass
 
 
-def unpack(reader: Reader, folder: Path, on_event: Listener, limit: int | None = None) -> None:
+def unpack(reader: Reader, folder: Path, on_event: Listener, limit: int | None = None) -> int:
     """Write all members of an archive below an empty folder.
 
     Args:
@@ -42,6 +42,9 @@ def unpack(reader: Reader, folder: Path, on_event: Listener, limit: int | None =
         folder: Where they belong.
         on_event: Callback for progress events.
         limit: Bytes that the members may have together; None for what the archive's size allows.
+
+    Returns:
+        Bytes that were written.
 
     Raises:
         DataError: The archive is damaged, or a member is unsafe to unpack.
@@ -59,6 +62,7 @@ def unpack(reader: Reader, folder: Path, on_event: Listener, limit: int | None =
         position = reader.position()
         meter.show(written if position is None else position)
     meter.show(total or written, now=True)
+    return written
 
 
 def _audited(reader: Reader, limit: int | None) -> int:

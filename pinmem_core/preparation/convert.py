@@ -20,7 +20,7 @@ from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.layouts import RawSample
 from pinmem_core.preparation.records import Record, count_pixels, file_digest, label_digest
 from pinmem_core.preparation.reencoding import Reencoding
-from pinmem_core.preparation.samples import Sample
+from pinmem_core.preparation.samples import Sample, own_path
 
 _VERSION = 2
 """Raised whenever the same files would be written differently."""
@@ -122,7 +122,7 @@ class Conversion:
     def _write(self, raw: RawSample, split: str, train_ids: NDArray[np.uint8]) -> Record:
         image = Path(portable(raw.image, self.root))
         if self.reencoding:
-            image = Path("images", raw.id + self.reencoding.suffix)
+            image = own_path("images", raw.id + self.reencoding.suffix)
             write_whole(self.folder / image, self._reencoded(raw, self.reencoding))
             train_ids = self.reencoding.label(train_ids)
         return self.write_label(raw, split, image, train_ids)
@@ -142,7 +142,7 @@ class Conversion:
             raise _UnusableError(
                 raw.label or raw.image, "no pixel of it belongs to a class", "nothing labelled"
             )
-        label = Path("labels", f"{raw.id}.png")
+        label = own_path("labels", f"{raw.id}.png")
         write_whole(self.folder / label, label_png(train_ids))
         height, width = train_ids.shape
         return Record(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinmem_core.acquisition.archives import (
+    changing,
     extract,
     is_archive,
     original_name,
@@ -21,7 +22,7 @@ from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.home import dataset_root, raw_root
 from pinmem_core.locks import lock_of, locked
-from pinmem_core.paths import expanded
+from pinmem_core.paths import bytes_below, expanded
 from pinmem_core.preparation.layouts import find_samples
 from pinmem_core.preparation.prepared import read_summary
 
@@ -146,10 +147,10 @@ def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
         inner = [path for path in sorted(folder.rglob("*")) if is_archive(path) and path.is_file()]
         if not inner or _holds(card, [folder]):
             break
-        for path in inner:
-            unpacked = extract(path, path.parent, limit=left, on_event=on_event)
-            left -= sum(file.stat().st_size for file in unpacked.rglob("*") if file.is_file())
-            path.unlink()  # the outer archive still holds it
+        with changing(folder):
+            for path in inner:
+                left -= bytes_below(extract(path, path.parent, limit=left, on_event=on_event))
+                path.unlink()  # the outer archive still holds it
     return folder
 
 

@@ -19,18 +19,19 @@ from pinmem_core.datasets import DatasetCard, card_of_user, get_card, read_card,
 from pinmem_core.documents import parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import staged_folder, write_lines
+from pinmem_core.files import staged_folder, write_lines, write_whole
 from pinmem_core.home import dataset_root
 from pinmem_core.images import check_picture, image_size, read_train_ids
 from pinmem_core.locks import lock_of, locked
 from pinmem_core.parallel import in_parallel
-from pinmem_core.paths import expanded
+from pinmem_core.paths import bytes_below, expanded
 from pinmem_core.preparation.pack_contents import (
     CARD,
     FORMAT_VERSION,
     HEADER,
     IMAGE_DIGESTS,
     Content,
+    as_json,
     content_digest,
     packed_samples,
     packed_summary,
@@ -165,6 +166,7 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
     with lock, _workplace(root) as parent:
         folder = extract(path, parent, on_event=on_event)
         _check(path, folder, header, on_event)
+        _note_bytes(folder)
         with staged_folder(root) as staging:
             for part in (MANIFEST, RECORDS, SUMMARY, "labels", "images"):
                 (folder / part).rename(staging / part)
@@ -308,6 +310,13 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
         records = [replace(record, image_sha256=digests.get(image, "")) for record, image in pairs]
     _check_pictures(path, folder, records, on_event)
     write_lines(folder / RECORDS, (record.to_json() for record in records))
+
+
+def _note_bytes(folder: Path) -> None:
+    """Note in an unpacked `dataset.json` how many bytes its pictures have."""
+    summary = read_json_object(folder / SUMMARY)
+    summary["bytes"] = sum(bytes_below(folder / kind) for kind in ("labels", "images"))
+    write_whole(folder / SUMMARY, as_json(summary))
 
 
 def _image_digests(path: Path, folder: Path) -> dict[str, str]:

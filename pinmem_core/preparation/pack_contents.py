@@ -31,7 +31,7 @@ from pinmem_core.preparation.records import (
     totals,
 )
 from pinmem_core.preparation.reencoding import Reencoding
-from pinmem_core.preparation.samples import Sample
+from pinmem_core.preparation.samples import Sample, own_path
 
 FORMAT_VERSION = 1
 """Raised whenever older versions of pinmem would misread a pack."""
@@ -108,9 +108,9 @@ def texts(
         "samples": len(records),
         "digest": summary["digest"],
     }
-    yield HEADER, _json(header)
+    yield HEADER, as_json(header)
     yield CARD, _yaml(card)
-    yield SUMMARY, _json(summary)
+    yield SUMMARY, as_json(summary)
     yield MANIFEST, "".join(f"{record.sample.to_json()}\n" for record in records).encode()
     yield RECORDS, "".join(f"{record.to_json()}\n" for record in records).encode()
 
@@ -141,9 +141,9 @@ def packed_summary(
     packed: Sequence[PackedSample],
     reencoding: Reencoding | None = None,
 ) -> dict[str, Any]:
-    """Return what `dataset.json` will say in a pack."""
+    """Return what `dataset.json` will say in a pack; unpacking adds the bytes of the pictures."""
     return {
-        **summary,
+        **{key: value for key, value in summary.items() if key != "bytes"},
         **totals([item.record for item in packed]),
         "splits": sorted({item.source.split for item in packed}),
         "reencoding": asdict(reencoding) if reencoding else summary["reencoding"],
@@ -164,8 +164,8 @@ def _record(sample: Sample, sha256: str | None, reencoding: Reencoding | None) -
     name = as_portable_name(sample.id)
     packed = replace(
         sample,
-        image=Path("images", name + as_portable_name(suffix)),
-        label=Path("labels", f"{name}.png"),
+        image=own_path("images", name + as_portable_name(suffix)),
+        label=own_path("labels", f"{name}.png"),
         width=width,
         height=height,
     )
@@ -207,7 +207,8 @@ def _without_folders(defect: Mapping[str, str]) -> dict[str, str]:
     return {**defect, "file": short, "reason": defect["reason"].replace(defect["file"], short)}
 
 
-def _json(values: Mapping[str, Any]) -> bytes:
+def as_json(values: Mapping[str, Any]) -> bytes:
+    """Return an object as the text of a file."""
     return (json.dumps(values, indent=2) + "\n").encode()
 
 

@@ -1,9 +1,10 @@
 """From raw files to a prepared dataset, taking up what an earlier run has done."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from pinmem_core.preparation.records import (
     file_digest,
     is_intact,
     own_files,
+    placed,
     read_records,
     totals,
 )
@@ -103,8 +105,8 @@ def prepare(
             records, more = _convert_all(planned, conversion, others, jobs, on_event)
             defects += more
             _refuse_unusable(card, records, defects, strict=strict)
-            _sweep(work, records)
-            _write(card, found, folders, conversion, others, records, defects)
+            size = _sweep(work, records)
+            _write(card, found, folders, conversion, others, records, defects, size)
     return PreparedDataset.open(card.name)
 
 
@@ -250,12 +252,13 @@ def _take_over(
     folder, record = earlier.get(conversion.key(item.raw), (None, None))
     if folder is None or record is None or not is_intact(record, folder):
         return None
-    for path in own_files(record.sample) if folder != conversion.folder else ():
-        link_or_copy(folder / path, conversion.folder / path)
-    sample = replace(record.sample, split=item.split, domain=item.raw.domain)
+    sample = replace(placed(record.sample), split=item.split, domain=item.raw.domain)
+    for old, new in zip(own_files(record.sample), own_files(sample), strict=True):
+        if folder / old != conversion.folder / new:
+            link_or_copy(folder / old, conversion.folder / new)
     sha256 = record.image_sha256
     if conversion.hash_images and sha256 is None:
-        sha256 = file_digest(conversion.folder / record.sample.image)
+        sha256 = file_digest(conversion.folder / sample.image)
     return replace(record, sample=sample, image_sha256=sha256)
 
 
@@ -273,13 +276,26 @@ def _refuse_unusable(
     )
 
 
-def _sweep(work: Path, records: Iterable[Record]) -> None:
-    """Remove what an interrupted run has left and this one does not want."""
-    wanted = {work / path for record in records for path in own_files(record.sample)}
-    for folder in (work / "labels", work / "images"):
-        for path in folder.glob("*"):
-            if path not in wanted:
-                path.unlink()
+def _sweep(work: Path, records: Iterable[Record]) -> int:
+    """Remove what an interrupted run has left and this one does not want.
+
+    Returns:
+        Bytes of the labels and images that stay.
+    """
+    wanted = {str(path) for record in records for path in own_files(record.sample)}
+    total = 0
+    for kind in ("labels", "images"):
+        for folder, _, names in os.walk(work / kind, topdown=False):
+            below = os.path.relpath(folder, work)
+            for name in names:
+                path = Path(folder, name)
+                if f"{below}{os.sep}{name}" in wanted:
+                    total += path.stat().st_size
+                else:
+                    path.unlink()
+            with suppress(OSError):  # usually it is not empty
+                Path(folder).rmdir()
+    return total
 
 
 def _write(
@@ -290,6 +306,7 @@ def _write(
     others: Mapping[str, Conversion],
     records: Sequence[Record],
     defects: Sequence[Defect],
+    size: int,
 ) -> None:
     def label_map_by(layout: Layout, used: Conversion) -> dict[str, str]:
         return {"name": found.label_map_of(layout), "digest": used.label_map.digest}
@@ -308,6 +325,7 @@ def _write(
         },
         "reencoding": asdict(conversion.reencoding) if conversion.reencoding else None,
         "sources": [portable(folder, conversion.root) for folder in folders],
+        "bytes": size,
         **totals(records),
         "excluded": [asdict(defect) for defect in sorted(defects, key=lambda d: d.file)],
         "pinmem_version": __version__,

@@ -1,7 +1,7 @@
 """A prepared dataset: the only thing that training and evaluation read.
 
 It is a folder with `dataset.json` (what it was made from and by), `manifest.jsonl` (a line a
-sample) and `labels/` (8-bit trainId PNGs). Images stay where the user has them.
+sample) and `labels/` (8-bit trainId PNGs in 256 folders). Images stay where the user has them.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pinmem_core.datasets import get_card
 from pinmem_core.documents import read_json_object
@@ -169,6 +169,7 @@ class _Summary(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
+    bytes: int | None = Field(None, ge=0)
     digest: str | None = None
     layout: str | None = None
     title: str = ""

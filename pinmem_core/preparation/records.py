@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pinmem_core.events import ignore
 from pinmem_core.images import check_picture, read_train_ids
 from pinmem_core.labels import CLASSES
 from pinmem_core.preparation.prepared import RECORDS, digest
-from pinmem_core.preparation.samples import Sample
+from pinmem_core.preparation.samples import Sample, own_path
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,16 @@ def read_records(folder: Path) -> Iterator[Record]:
 def own_files(sample: Sample) -> list[Path]:
     """Return the files of a sample that lie inside its prepared dataset, relative to its root."""
     return [path for path in (sample.image, sample.label) if path.parts[0] in ("images", "labels")]
+
+
+def placed(sample: Sample) -> Sample:
+    """Return a sample, own files where `own_path` has them; earlier versions kept them together."""
+    own = own_files(sample)
+    image, label = (
+        own_path(path.parts[0], path.name) if path in own else path
+        for path in (sample.image, sample.label)
+    )
+    return replace(sample, image=image, label=label)
 
 
 def is_intact(record: Record, folder: Path) -> bool:

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, overload
 
@@ -250,6 +251,18 @@ class Samples(Sequence[Sample]):
         return {name: count for name, count in sorted(zip(names, counts, strict=True)) if count}
 
 
+def own_path(kind: str, name: str) -> Path:
+    """Return where a prepared dataset keeps a file of its own, relative to its root.
+
+    The files are spread over 256 folders, so that none holds more than some thousand of a million.
+
+    Args:
+        kind: "images" or "labels".
+        name: Of the file.
+    """
+    return Path(kind, blake2b(_encoded(name), digest_size=1).hexdigest(), name)
+
+
 def ids_of(samples: Sequence[Sample]) -> list[str]:
     """Return the ids of samples, without making their paths where that can be avoided."""
     return list(samples.ids) if isinstance(samples, Samples) else [s.id for s in samples]
@@ -273,7 +286,11 @@ def _parsed(line: bytes, number: int) -> list[bytes]:
         raise DataError(f"{name} holds an id, path, split or domain that is not a text.")
     if not all(type(values[key]) is int and 0 < values[key] < 10**9 for key in _SIDES):
         raise DataError(f"{name} holds a width or height that is not a number of pixels.")
-    return [str(values[key]).encode("utf-8", "surrogatepass") for key in _ORDER]
+    return [_encoded(str(values[key])) for key in _ORDER]
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _decoded(text: bytes) -> str:

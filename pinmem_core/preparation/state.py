@@ -1,13 +1,18 @@
-"""How far a dataset has come on this machine, told without opening a picture."""
+"""How far a dataset has come on this machine, found out without looking at its pictures.
 
-import os
+A dataset may have a million files. Their sizes are in what `prepare` and unpacking have recorded;
+only what has no such record is counted file by file.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pinmem_core.acquisition.archives import unpacked_bytes
 from pinmem_core.datasets import DatasetCard
 from pinmem_core.errors import PinMemError
 from pinmem_core.home import archives_root, dataset_root, raw_root
+from pinmem_core.paths import bytes_below
 from pinmem_core.preparation.completeness import is_complete
 from pinmem_core.preparation.prepared import read_summary
 
@@ -57,9 +62,9 @@ def state_of(card: DatasetCard) -> State:
         state=_stage(card, summary, problem),
         counts=dict(sorted(summary.get("counts", {}).items())),
         excluded=len(summary.get("excluded", [])),
-        bytes_prepared=_bytes_below(dataset_root(card.name)),
-        bytes_archives=_bytes_below(archives_root(card.name)),
-        bytes_raw=_bytes_below(raw_root(card.name)),
+        bytes_prepared=_bytes_prepared(dataset_root(card.name), summary),
+        bytes_archives=bytes_below(archives_root(card.name)),
+        bytes_raw=_bytes_raw(raw_root(card.name)),
         digest=summary.get("digest"),
         layout=summary.get("layout"),
         label_map=summary.get("label_map", {}).get("name"),
@@ -93,15 +98,17 @@ def _is_downloaded(card: DatasetCard) -> bool:
     return any(not path.name.startswith(".") for path in raw_root(card.name).glob("*"))
 
 
-def _bytes_below(folder: Path) -> int:
-    """Return the size of all files below `folder`; 0 where there is none."""
-    if not folder.is_dir():
-        return 0
-    total = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                total += _bytes_below(Path(entry.path))
-            else:
-                total += entry.stat(follow_symlinks=False).st_size
-    return total
+def _bytes_prepared(root: Path, summary: dict[str, Any]) -> int:
+    """Return the size of a prepared dataset; earlier versions of pinmem recorded none."""
+    pictures = summary.get("bytes")
+    return bytes_below(root) if pictures is None else pictures + bytes_below(root, deep=False)
+
+
+def _bytes_raw(root: Path) -> int:
+    """Return the size of what was unpacked, drawn or put into a folder."""
+    folders = [path for path in root.glob("*") if path.is_dir() and not path.is_symlink()]
+    known = [unpacked_bytes(folder) for folder in folders]
+    return bytes_below(root, deep=False) + sum(
+        bytes_below(folder) if size is None else size
+        for folder, size in zip(folders, known, strict=True)
+    )

@@ -1,0 +1,159 @@
+"""A million samples: no folder holds too many files, and no command looks at each for its size."""
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from archive_makers import Item, make_zip
+from conftest import Result, camvid_folder
+
+from pinmem_core.acquisition.archives import extract
+from pinmem_core.datasets import get_card
+from pinmem_core.home import dataset_root, raw_root
+from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
+from pinmem_core.preparation.pack import pack, unpack
+from pinmem_core.preparation.prepared import MANIFEST, RECORDS, SUMMARY
+from pinmem_core.preparation.samples import own_path
+from pinmem_core.preparation.state import state_of
+from pinmem_core.preparation.verify import verify
+
+CAMVID = get_card("camvid")
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _zip(path: Path, files: dict[str, bytes]) -> Path:
+    return make_zip(path, *(Item(name, data) for name, data in files.items()))
+
+
+@pytest.fixture
+def listed(monkeypatch) -> list[str]:
+    """The folders that are listed, in order."""
+    seen: list[str] = []
+    real = os.scandir
+
+    def noting(path="."):
+        seen.append(str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", noting)
+    return seen
+
+
+def test_files_are_spread_evenly_over_256_folders():
+    places = Counter(own_path("labels", f"drive_{n:06}.png").parent for n in range(10_000))
+    assert len(places) == 256 and max(places.values()) < 80
+    assert own_path("images", "é\udcff.png").parent.parent == Path("images")
+
+
+@pytest.mark.parametrize("reencoding", [None, Reencoding("png")])
+def test_labels_and_images_lie_below_two_folders(tmp_path, reencoding):
+    dataset = prepare(CAMVID, [camvid_folder(tmp_path, {"0001TP": 6})], reencoding=reencoding)
+    for path in (*dataset.root.rglob("*.png"),):
+        assert own_path(path.parent.parent.name, path.name) == path.relative_to(dataset.root)
+    assert verify("camvid").findings == ()
+
+
+def _flatten(root: Path) -> None:
+    """Have a prepared dataset as versions before wrote it: all labels in one folder, no sizes."""
+    for name in (MANIFEST, RECORDS):
+        text = re.sub(r'"(labels|images)/[0-9a-f]{2}/', r'"\1/', (root / name).read_text())
+        (root / name).write_text(text)
+    for kind in ("labels", "images"):
+        for folder in [*(root / kind).glob("*")]:
+            for path in folder.iterdir():
+                path.rename(root / kind / path.name)
+            folder.rmdir()
+    old = json.loads((root / SUMMARY).read_text())
+    del old["bytes"]
+    (root / SUMMARY).write_text(json.dumps(old, indent=2) + "\n")
+
+
+@pytest.mark.parametrize("reencoding", [None, Reencoding("png")])
+def test_a_dataset_of_an_earlier_version_is_read_and_moved_when_prepared_again(
+    tmp_path, reencoding, monkeypatch
+):
+    source = camvid_folder(tmp_path / "raw", {"0001TP": 6})
+    root = prepare(CAMVID, [source], reencoding=reencoding).root
+    now = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    _flatten(root)
+    old = PreparedDataset.open("camvid")
+    assert (root / "labels" / "0001TP_00000.png").is_file()
+    assert [s.read() and s.label.parent for s in old.samples] == [root / "labels"] * 6
+    assert verify("camvid").findings == ()
+    assert state_of(CAMVID).bytes_prepared == size_of(root)
+    converted = []
+    monkeypatch.setattr(
+        "pinmem_core.preparation.convert.Conversion.convert",
+        lambda self, raw, split: converted.append(raw.id),
+    )
+    prepare(CAMVID, [source], reencoding=reencoding)
+    assert converted == []
+    assert {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()} == now
+
+
+def test_work_that_an_earlier_version_left_unfinished_is_moved(tmp_path):
+    source = camvid_folder(tmp_path / "raw", {"0001TP": 6})
+    root = prepare(CAMVID, [source]).root
+    now = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    _flatten(root)
+    work = root.with_name(".camvid.part")
+    root.rename(work)
+    for name in (MANIFEST, SUMMARY):
+        (work / name).unlink()
+    prepare(CAMVID, [source])
+    assert {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()} == now
+
+
+@pytest.mark.parametrize("reencoding", [None, Reencoding("jpeg")])
+def test_sizes_are_known_without_listing_pictures(tmp_path, reencoding, listed):
+    source = camvid_folder(tmp_path / "raw", {"0001TP": 6})
+    root = prepare(CAMVID, [source], reencoding=reencoding).root
+    listed.clear()
+    state = state_of(CAMVID)
+    assert not [p for p in listed if Path(p).parent == root or Path(p).parent.parent == root]
+    assert state.bytes_prepared == size_of(root)
+    path = pack("camvid", tmp_path / "camvid.tar").path
+    root = unpack(path).root
+    assert state_of(CAMVID).bytes_prepared == size_of(root) > path.stat().st_size / 4
+
+
+def test_the_size_of_what_was_unpacked_is_known_without_listing_it(tmp_path, listed):
+    files = {f"stills/{n}.png": bytes(100 + n) for n in range(3)}
+    folder = extract(_zip(tmp_path / "camvid.zip", files), raw_root("camvid"))
+    listed.clear()
+    state = state_of(CAMVID)
+    assert str(folder.parent) in listed and str(folder) not in listed
+    assert state.bytes_raw == size_of(folder) > 303
+
+
+def test_archives_inside_an_archive_count_as_what_they_were_unpacked_to(tmp_path, home):
+    pairs = camvid_folder(tmp_path / "pairs", {"0001TP": 3})
+    files = {p.relative_to(pairs).as_posix(): p.read_bytes() for p in pairs.rglob("*.png")}
+    inner = _zip(tmp_path / "inner.zip", files)
+    archive = _zip(tmp_path / "outer.zip", {"inner.zip": inner.read_bytes()})
+    assert Result("data", "prepare", "camvid", "--from", str(archive)).code == 0
+    assert (raw_root("camvid") / "outer" / "inner").is_dir()
+    assert state_of(CAMVID).bytes_raw == size_of(raw_root("camvid")) > 0
+
+
+@pytest.mark.parametrize("marker", ["{}", "[]", "torn", '{"unpacked_bytes": -1}'])
+def test_a_folder_without_a_recorded_size_is_counted(tmp_path, marker):
+    extract(_zip(tmp_path / "camvid.zip", {"a.txt": b"123"}), raw_root("camvid"))
+    (raw_root("camvid") / "camvid" / ".archive.json").write_text(marker)
+    assert state_of(CAMVID).bytes_raw == size_of(raw_root("camvid")) == 3 + len(marker)
+
+
+@pytest.mark.parametrize("size", [-1, "1", 1.5])
+def test_a_size_that_is_none_is_damage(tmp_path, size):
+    root = prepare(CAMVID, [camvid_folder(tmp_path, {"0001TP": 3})]).root
+    summary = json.loads((root / SUMMARY).read_text()) | {"bytes": size}
+    (root / SUMMARY).write_text(json.dumps(summary))
+    state = state_of(CAMVID)
+    assert state.state == "defective" and "bytes" in (state.problem or "")
+    assert state.bytes_prepared == size_of(dataset_root("camvid"))
