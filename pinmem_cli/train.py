@@ -154,6 +154,8 @@ def train(
     for mode, (why, allowed) in _MODES.items():
         if mode in given_options(context):
             refuse_others(context, mode, why, allowed)
+    if (dry_run or list_recipes or show) and not is_first_process():
+        return  # what one process finds out and shows
     out = Output(as_json=json, quiet=quiet)
     if sweep:
         folder = output or runs_root() / sweep.stem

@@ -129,7 +129,7 @@ class LabelMap:
         """The trainId of every known raw value; colours are packed as 0xRRGGBB."""
         return self._train_ids
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A SHA-256 over the table's entries: equal digests decode equally."""
         entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self._train_ids.items())}"

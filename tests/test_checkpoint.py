@@ -52,6 +52,13 @@ def test_it_says_all_that_a_stranger_needs(folder):
     ]
 
 
+def test_a_record_of_three_million_images_is_read(tmp_path):
+    record = {"gtav": {"images": 3_000_000, "ids": "AAAAAAAA" * 3_000_000}}
+    segmenter = Segmenter(ModelConfig(trunk="tiny", feature_dim=16))
+    save_checkpoint(segmenter, tmp_path / "c", {"trained_on": record})
+    assert load_checkpoint(tmp_path / "c")[1]["trained_on"] == record
+
+
 def test_who_may_read_the_config_may_read_the_weights(folder):
     modes = {path.stat().st_mode for path in folder.iterdir()}
     assert len(modes) == 1

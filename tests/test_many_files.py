@@ -12,6 +12,7 @@ from conftest import Result, camvid_folder
 
 from pinmem_core.acquisition.archives import extract
 from pinmem_core.datasets import get_card
+from pinmem_core.discovery import Registry
 from pinmem_core.home import dataset_root, raw_root
 from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
 from pinmem_core.preparation.pack import pack, unpack
@@ -157,3 +158,16 @@ def test_a_size_that_is_none_is_damage(tmp_path, size):
     state = state_of(CAMVID)
     assert state.state == "defective" and "bytes" in (state.problem or "")
     assert state.bytes_prepared == size_of(dataset_root("camvid"))
+
+
+def test_no_folder_is_searched_for_each_sample(tmp_path, monkeypatch):
+    """Which encodings there are is asked for each dataset, not for each sample."""
+    asked = []
+    real = Registry.all
+    monkeypatch.setattr(Registry, "all", lambda self: asked.append(self.kind) or real(self))
+    counts = []
+    for number in (3, 9):
+        asked.clear()
+        prepare(CAMVID, [camvid_folder(tmp_path / str(number), {"0001TP": number})])
+        counts.append(asked.count("label encoding"))
+    assert counts[0] == counts[1] > 0

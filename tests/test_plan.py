@@ -242,6 +242,17 @@ def test_dry_run_writes_a_picture_and_nothing_else(tmp_path, home):
     assert picture.name.endswith("-dry-run.png")
 
 
+@pytest.mark.parametrize("how", [SMALL, ["--list"], ["--show", "demo"]])
+def test_of_several_processes_the_first_alone_plans(monkeypatch, home, how):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    silent = Result("train", *how)
+    assert (silent.code, silent.out, silent.err) == (0, "", "")
+    assert not home.exists()
+    monkeypatch.setenv("RANK", "0")
+    assert Result("train", *how).out
+
+
 def test_dry_run_keeps_its_json_contract():
     data = Result("train", *SMALL, "--json").json
     assert set(data) == {

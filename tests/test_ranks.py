@@ -16,7 +16,7 @@ from conftest import PLUGINS, small_config
 from pinmem_core.config import TrainConfig
 from pinmem_core.errors import DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Metrics
-from pinmem_core.learning import train
+from pinmem_core.learning import train, trainer
 from pinmem_core.learning.initialization import initial_segmenter
 from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.resolve import resolve
@@ -303,8 +303,9 @@ def test_all_ranks_hear_of_weights_that_do_not_exist(tmp_path):
 
 
 def _opened(rank: int, run: Path) -> list[str]:
-    opened, open_set = [], PreparedDataset.open
+    opened, open_set, list_ids = [], PreparedDataset.open, trainer.ids_of
     PreparedDataset.open = lambda name: opened.append(name) or open_set(name)  # in this process
+    trainer.ids_of = lambda samples: opened.append("ids") or list_ids(samples)
     train(small_config(iterations=1, targets=["toy:red"]), run)
     return opened
 
@@ -312,7 +313,7 @@ def _opened(rank: int, run: Path) -> list[str]:
 def test_the_first_rank_alone_reads_the_manifests(tmp_path):
     draw_missing(["toy"])
     first, second = in_ranks(_opened, tmp_path / "run", folder=tmp_path)
-    assert first and not second
+    assert {"toy", "ids"} == set(first) and not second
     assert (tmp_path / "run" / "scores.json").exists()
 
 

@@ -231,12 +231,8 @@ class _Trainer(ExitStack):
 
     def _begin(self) -> int:
         """Set all up as it is before the first iteration, or after those of the snapshot."""
-        samples = {
-            "train": {d.name: ids_of(d.samples) for d in self.domains},
-            "scored": {t.name: ids_of(t.samples) for t in (*self.validation, *self.targets)},
-        }
         if self.snapshot is None:
-            self.folder.begin(self.config, samples)
+            on_first_rank(lambda: self.folder.begin(self.config, self._samples()))
             initialize_memory(
                 self.step.segmenter,
                 self.domains,
@@ -245,7 +241,7 @@ class _Trainer(ExitStack):
                 self._tell_unless_stopped,
             )
             return 0
-        self.folder.require_same(samples, self.on_event)
+        on_first_rank(lambda: self.folder.require_same(self._samples(), self.on_event))
         self.step.restore(self.snapshot)
         self.folder.go_back_to(self.snapshot)
         before, now = self.snapshot.facts.processes, world_size()
@@ -253,6 +249,13 @@ class _Trainer(ExitStack):
             told = f"{now} in place of {before} processes: the same images and means, but other "
             self.on_event(Notice(f"{told}random numbers in dropout and the reading"))
         return self.snapshot.facts.iteration
+
+    def _samples(self) -> dict[str, dict[str, list[str]]]:
+        """Return the ids of all samples, of which there may be millions."""
+        return {
+            "train": {d.name: ids_of(d.samples) for d in self.domains},
+            "scored": {t.name: ids_of(t.samples) for t in (*self.validation, *self.targets)},
+        }
 
     def _train(self, iterations: range) -> None:
         pace = Pace(self.config.batch * len(self.domains), self.device)

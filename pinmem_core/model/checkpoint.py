@@ -38,6 +38,8 @@ from pinmem_core.version import __version__
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_LARGEST_CONFIG = 1 << 28
+"""Bytes of `config.json`, which records eight for each image that was trained on."""
 _PREPROCESSING = {
     "channels": "RGB",
     "range": [0, 1],
@@ -157,7 +159,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise _absent(folder, CONFIG)
     try:
-        config = read_json_object(path)
+        config = read_json_object(path, _LARGEST_CONFIG)
     except DataError as error:
         raise CheckpointError(error.message, _AGAIN) from None
     if "format_version" not in config:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pinmem_core.home import home
 from pinmem_core.images import check_picture, image_size, read_image
 from pinmem_core.labels import LabelMap
 from pinmem_core.png import label_png
-from pinmem_core.preparation.encodings import ENCODINGS
+from pinmem_core.preparation.encodings import ENCODINGS, Decoder
 from pinmem_core.preparation.layouts import RawSample
 from pinmem_core.preparation.records import Record, count_pixels, file_digest, label_digest
 from pinmem_core.preparation.reencoding import Reencoding
@@ -63,6 +64,11 @@ class Conversion:
     folder: Path
     hash_images: bool = False
 
+    @cached_property
+    def _decode(self) -> Decoder:
+        """The reader of label files; looking it up lists a folder, which a sample need not."""
+        return ENCODINGS.get(self.encoding)
+
     def key(self, raw: RawSample) -> str:
         """Return a digest of all that the files of a sample are made from."""
         made_from = [
@@ -97,7 +103,7 @@ class Conversion:
         if raw.label is None:
             raise _UnusableError(raw.image, raw.lack, "missing partner")
         try:
-            values = ENCODINGS.get(self.encoding)(raw.label, self.label_map)
+            values = self._decode(raw.label, self.label_map)
             train_ids, unknown = self.label_map.apply(values)
         except (DataError, ValueError) as error:
             raise _unreadable(raw.label, error) from None
