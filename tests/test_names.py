@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -243,3 +244,38 @@ def test_train_ids_named_as_ids_are_seen_in_cards_of_users_too(tmp_path):
     assert prepare(ids_card, [tmp_path], label_map="trainids", strict=True).counts == {"train": 2}
     with pytest.raises(ConfigError, match="unknown label map"):
         prepare(card(label_maps=("trainids",)), [tmp_path], label_map="cityscapes-ids")
+
+
+# Expressions of cards that fit a name in more ways than there is time to try
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("{n:" + "(?:a|a)" * 60 + "[bd]}.png", "a" * 60 + "c.png"),
+        ("{n:" + "(?:a|b|ab)" * 60 + "[bd]}.png", "ab" * 60 + "c.png"),
+        ("{n}{b}{c}{d}{e}/{n}{b}{c}.png", "a" * 100 + "/" + "a" * 99 + "b.png"),
+    ],
+)
+def test_an_expression_that_takes_too_long_is_refused(tmp_path, monkeypatch, pattern, name):
+    monkeypatch.setattr("pinmem_core.preparation.layouts.LONGEST_MATCH", 0.2)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    began = process_time()
+    with pytest.raises(DataError, match="the layout 'f' takes too long") as error:
+        find_samples(card(pattern), [tmp_path])
+    assert process_time() - began < 5
+    assert error.value.message.endswith(f"{name}.")
+
+
+def test_many_fields_are_no_trouble_for_names_that_fit(tmp_path):
+    pairs(tmp_path, *(f"aachen_{n:06}_000019_left_2026-11-26_{n}" for n in range(100)))
+    fields = "_".join("{" + name + "}" for name in "abcde")
+    assert len(find_samples(card(f"images/{fields}_{{n}}.png"), [tmp_path]).samples) == 100
+
+
+def test_an_expression_that_is_wrong_only_in_its_place_is_named(tmp_path):
+    pairs(tmp_path, "a")
+    with pytest.raises(DataError, match="is wrong: cannot refer to an open group"):
+        find_samples(card(r"images/{n:(a)\1}.png"), [tmp_path])

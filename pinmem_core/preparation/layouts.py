@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from time import process_time
+
+import regex
 
 from pinmem_core.datasets import FIELD, DatasetCard, Layout, fields_of
 from pinmem_core.errors import DataError, unknown_name
@@ -20,6 +23,10 @@ _SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _SHOWN = 3
+LONGEST_MATCH = 3.0
+"""Seconds that an expression may take over a single path."""
+_MEAN = 1e-4
+"""Seconds that it may take over a path of many, on average: twenty times the usual."""
 
 
 @dataclass(frozen=True)
@@ -193,14 +200,12 @@ def _listed(files: RawFiles) -> str:
 
 
 def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> Found:
-    pattern = _expression(layout.image)
-    matches = [(number, pattern.fullmatch(text)) for number, text in enumerate(files.texts)]
-    found = [_sample(card, layout, match, number, files) for number, match in matches if match]
+    matches = _matches(layout, layout.image, files)
+    found = [_sample(card, layout, match, number, files) for number, match in matches.items()]
     samples: dict[str, RawSample] = {}
     for sample in sorted(found, key=lambda sample: sample.label is None):  # pairs come first
         samples.setdefault(sample.id, sample)
-    labels = _expression(layout.label, inner=fields_of(layout.image))
-    matching = (n for n, text in enumerate(files.texts) if labels.fullmatch(text))
+    matching = _matches(layout, layout.label, files, inner=fields_of(layout.image))
     used = {sample.label for sample in found}
     return Found(
         layout,
@@ -210,8 +215,39 @@ def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> Found:
     )
 
 
+def _matches(
+    layout: Layout, pattern: str, files: RawFiles, inner: Mapping[str, str] | None = None
+) -> dict[int, regex.Match[str]]:
+    """Return the matches of a layout's path by the number of the file.
+
+    An expression of many parts may fit a path in more ways than there is time to try.
+    """
+    try:
+        expression = _expression(pattern, inner)
+    except (regex.error, RecursionError) as error:
+        reason = str(error).partition(" at position")[0]
+        raise DataError(
+            f"the path '{pattern[:200]}' of the layout '{layout.name}' is wrong: {reason}."
+        ) from None
+    found: dict[int, regex.Match[str]] = {}
+    end = process_time() + LONGEST_MATCH + _MEAN * len(files.texts)
+    text = ""
+    try:
+        for number, text in enumerate(files.texts):
+            if match := expression.fullmatch(text, timeout=LONGEST_MATCH):
+                found[number] = match
+            if process_time() > end:
+                raise TimeoutError
+    except TimeoutError:
+        raise DataError(
+            f"the layout '{layout.name}' takes too long to compare with paths such as {text}.",
+            "Give its fields expressions that match less, e.g. {frame:[0-9]+}.",
+        ) from None
+    return found
+
+
 def _sample(
-    card: DatasetCard, layout: Layout, match: re.Match[str], number: int, files: RawFiles
+    card: DatasetCard, layout: Layout, match: regex.Match[str], number: int, files: RawFiles
 ) -> RawSample:
     fields = match.groupdict()
     image = files.path(number)
@@ -290,7 +326,7 @@ def _by_split(best: Found, fitting: Sequence[Found]) -> Found:
     return replace(best, samples=ordered, other_layouts=layouts)
 
 
-def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> re.Pattern[str]:
+def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> regex.Pattern[str]:
     """Return the regular expression of a layout's path, at any depth and in any case of letters.
 
     Args:
@@ -312,4 +348,4 @@ def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> re.Patt
             expression += f"(?P<{name}>{own or (inner or {}).get(name) or '[^/]+'})"
             seen.add(name)
     expression += re.escape(pattern[end:])
-    return re.compile(f"(?:.*/)?{expression}", re.IGNORECASE | re.DOTALL)
+    return regex.compile(f"(?:.*/)?{expression}", regex.IGNORECASE | regex.DOTALL)
