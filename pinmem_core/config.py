@@ -16,7 +16,7 @@ from pinmem_core.labels import CLASSES
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MemoryConfig(_Strict):

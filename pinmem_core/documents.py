@@ -1,4 +1,4 @@
-"""Reading JSON, JSON lines, TOML and YAML that may be torn, odd or hostile.
+"""Reading and writing JSON, and reading JSON lines, TOML and YAML that may be torn, odd or hostile.
 
 Whatever such a file holds, the readers return its content or raise a `DataError` that names the
 file. They bound its size and depth before anything is built from it, and refuse what two readers
@@ -10,7 +10,7 @@ import json
 import math
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -67,6 +67,26 @@ def parse_json(text: str, name: object) -> Any:
         return _json(text)
     except (ValueError, RecursionError) as error:
         raise _unreadable(name, _reason(error)) from None
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Return the JSON that stands for `content`, with null for numbers that are not finite.
+
+    Python writes those as NaN and Infinity, which other readers, and `parse_json`, refuse.
+
+    Args:
+        content: Texts, numbers, booleans and None in mappings and sequences.
+        indent: Spaces of each level; None for a single line.
+    """
+    return json.dumps(_finite_only(content), indent=indent, allow_nan=False)
+
+
+def _finite_only(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite_only(value) for key, value in content.items()}
+    return [_finite_only(v) for v in content] if isinstance(content, list | tuple) else content
 
 
 def read_json(path: Path, limit: int = LARGEST) -> Any:

@@ -1,6 +1,8 @@
 """The model card tells what the checkpoint and its scores tell, and nothing of this machine."""
 
+import hashlib
 import json
+import math
 import re
 
 import pytest
@@ -10,6 +12,7 @@ from markdown_it import MarkdownIt
 
 from pinmem_core.labels import CLASS_NAMES
 from pinmem_core.learning import train
+from pinmem_core.learning.run_folder import RunFolder
 from pinmem_core.model import Segmenter, save_checkpoint
 from pinmem_core.model.card import MARK, model_card
 from pinmem_core.model.checkpoint import write_card
@@ -141,6 +144,64 @@ def test_a_report_on_other_weights_is_no_evidence(tmp_path, small):
     assert evidence_of(tmp_path / "run" / "checkpoint") is None
     (folder / "report.json").write_text("{")
     assert evidence_of(tmp_path / "run" / "checkpoint") is None
+
+
+def _changed(report: dict, *keys: str, value: object) -> dict:
+    report = json.loads(json.dumps(report))
+    inner = report
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    return report
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["checkpoint"], []),
+        (["protocol"], "photo"),
+        (["targets"], [1]),
+        (["targets", "a"], None),
+        (["targets", "a", "images"], "many"),
+        (["targets", "a", "miou"], math.nan),
+        (["targets", "a", "miou"], "good"),
+        (["targets", "a", "iou"], [0.5]),
+        (["targets", "a", "iou"], {"road": "good"}),
+        (["targets", "a", "interval"], 3),
+    ],
+)
+def test_an_odd_report_is_no_evidence_and_no_traceback(tmp_path, small, keys, value):
+    checkpoint = tmp_path / "run" / "checkpoint"
+    save_checkpoint(small, checkpoint, {})
+    digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    scores = {"seen": False, "split": "val", "images": 3, "miou": 0.5, "iou": {"road": 0.5}}
+    report = {
+        "checkpoint": {"weights_sha256": digest},
+        "protocol": {"name": "photo", "description": "as it is"},
+        "precision": "float32",
+        "targets": {"a": {**scores, "interval": {"low": 0.4, "high": 0.6}}},
+    }
+    path = tmp_path / "run" / "eval" / "x" / "report.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(report))
+    assert evidence_of(checkpoint).figures.domains[0].miou == 0.5
+    path.write_text(json.dumps(_changed(report, *keys, value=value)))
+    assert evidence_of(checkpoint) is None
+
+
+@pytest.mark.parametrize("scores", [{"protocol": "x"}, {"protocol": ["x"]}, {"target": 1}])
+def test_odd_scores_of_a_run_are_no_evidence(tmp_path, small, scores):
+    save_checkpoint(small, tmp_path / "run" / "checkpoint", {})
+    (tmp_path / "run" / "scores.json").write_text(json.dumps(scores))
+    assert evidence_of(tmp_path / "run" / "checkpoint") is None
+
+
+def test_metrics_are_json_though_a_value_is_not_finite(tmp_path):
+    run = RunFolder(tmp_path)
+    run.log(1, {"outer/seg": 0.5, "grad": math.inf, "val/toy": math.nan})
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line == {"iteration": 1, "outer/seg": 0.5, "grad": None, "val/toy": None}
+    assert run.metrics() == [{"iteration": 1, "outer/seg": 0.5}]
 
 
 def test_the_place_of_the_first_weights_is_nobodys_business(run, tmp_path):

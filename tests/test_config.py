@@ -28,6 +28,8 @@ def test_nested_does_not_touch_what_it_is_given():
         ("optim.lrr=1", "unknown configuration key 'optim.lrr'"),
         ("optim.lr=fast", "'optim.lr'"),
         ("optim.lr=-1", "greater than 0"),
+        ("optim.lr=inf", "'optim.lr'.*finite"),
+        ("optim.weight_decay=nan", "'optim.weight_decay'.*finite"),
         ("optim.lr.x=1", "not a section|is a value"),
         ("optim.lr", "not of the form"),
         ("model.output_stride=12", "model.output_stride"),

@@ -1,11 +1,13 @@
 """Torn, odd and hostile JSON, TOML and YAML: the content, or an error in a sentence."""
 
+import math
 import os
 import tracemalloc
 
 import pytest
 
 from pinmem_core.documents import (
+    json_text,
     read_json,
     read_json_lines,
     read_json_object,
@@ -55,6 +57,12 @@ def test_what_is_not_json_is_named_with_its_reason(written, content, reason):
         read_json(path)
     assert error.value.message.startswith(f"{path} cannot be read: ")
     assert error.value.message.endswith(".") and "\n" not in error.value.message
+
+
+def test_what_is_written_is_json_whatever_its_numbers_are(written):
+    numbers = {"a": [1, 0.5, math.nan], "b": {"c": (math.inf, -math.inf)}, "d": None}
+    text = json_text(numbers, indent=1)
+    assert read_json(written(text)) == {"a": [1, 0.5, None], "b": {"c": [None, None]}, "d": None}
 
 
 def test_sixty_four_levels_are_not_too_deep(written):

@@ -1,6 +1,5 @@
 """Unpacking archives safely: whole or not at all, and nothing outside the folder meant for it."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pinmem_core.acquisition.signatures import BZIP2, GZIP, RAR, TAR, XZ, ZIP, r
 from pinmem_core.acquisition.tar_reader import TarReader
 from pinmem_core.acquisition.unpacking import drain, unpack
 from pinmem_core.acquisition.zip_reader import ZipReader
-from pinmem_core.documents import read_json_object
+from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, ignore
 from pinmem_core.files import remove_leftovers, restore_folder, staged_folder, write_whole
@@ -213,4 +212,4 @@ def _mark_in(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_mark(folder: Path, mark: dict[str, Any]) -> None:
-    write_whole(folder / MARKER, (json.dumps(mark) + "\n").encode())
+    write_whole(folder / MARKER, (json_text(mark) + "\n").encode())

@@ -1,6 +1,5 @@
 """Logging in to a site that gives its files to accounts only."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from pinmem_core.acquisition.network import (
 )
 from pinmem_core.acquisition.patience import Patience
 from pinmem_core.addresses import masked
+from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
 
 CITYSCAPES_ORIGINS = frozenset(
@@ -111,11 +111,11 @@ def _official_file() -> Path:
 
 def _from_file(path: Path) -> Credentials | None:
     try:
-        stored = json.loads(path.read_bytes())
+        if not path.exists():
+            return None
+        stored = read_json_object(path)
         return Credentials(str(stored["username"]), str(stored["password"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DataError, KeyError):
         # The cause would carry the file's text, and with it the password.
         raise ConfigError(
             f"{path} does not hold a user name and a password.",

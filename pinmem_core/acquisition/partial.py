@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pinmem_core.addresses import HIDDEN, masked
-from pinmem_core.errors import MachineError
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import DataError, MachineError
 from pinmem_core.files import write_whole
 
 
@@ -70,8 +71,8 @@ class Partial:
     def origin(self) -> Origin | None:
         """Where they came from, or None where that is not known."""
         try:
-            origin = Origin(**json.loads(self._record.read_bytes()))
-        except (OSError, ValueError, TypeError, RecursionError):
+            origin = Origin(**read_json_object(self._record))
+        except (DataError, TypeError):
             return None
         texts = (origin.url, origin.etag or "", origin.last_modified or "")
         right = all(isinstance(text, str) for text in texts)

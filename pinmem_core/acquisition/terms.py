@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pinmem_core.datasets import DatasetCard
-from pinmem_core.errors import ConfigError
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.files import write_whole
 from pinmem_core.home import home
 
@@ -43,10 +44,9 @@ def _fingerprint(card: DatasetCard) -> str:
 def _accepted_terms() -> dict[str, Any]:
     """Return what was accepted; a file that cannot be understood accepts nothing."""
     try:
-        terms = json.loads(_file().read_bytes())
-    except (OSError, ValueError):
+        return read_json_object(_file())
+    except DataError:
         return {}
-    return terms if isinstance(terms, dict) else {}
 
 
 def _file() -> Path:

@@ -19,7 +19,8 @@ from pinmem_core.model.figures import seen_in_words
 from pinmem_core.model.found import checkpoint_of, run_folder
 
 _READABLE = (1, SCHEMA_VERSION)
-_LARGEST = 1 << 28
+LARGEST_REPORT = 1 << 28
+"""Bytes that a report may have: one of a million images has fewer."""
 """Bytes of a report; it holds the counts of every image."""
 
 
@@ -72,7 +73,7 @@ class SavedReport:
             DataError: The file is no report, or of another version of pinmem.
         """
         try:
-            data = read_json_object(path, _LARGEST)
+            data = read_json_object(path, LARGEST_REPORT)
         except DataError as error:
             raise DataError(f"{path} is no report of 'pinmem eval': {error.message}") from error
         version = data.get("schema_version")

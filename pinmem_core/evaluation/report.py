@@ -1,6 +1,5 @@
 """Scoring a checkpoint on targets, with all that a reader must know beside the figures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -8,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pinmem_core.errors import ConfigError
+from pinmem_core.documents import LARGEST, read_json_object
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.evaluate import Target, load_target
 from pinmem_core.evaluation.examples import Gallery
 from pinmem_core.evaluation.intervals import bootstrap_interval
@@ -170,10 +170,9 @@ def evaluate_run(
 def _samples(checkpoint: Path) -> dict[str, Any] | None:
     """Return the `samples.json` of the run that a checkpoint lies in; None where there is none."""
     try:
-        found = json.loads((run_folder(checkpoint) / "samples.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(run_folder(checkpoint) / "samples.json", 16 * LARGEST)
+    except DataError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def report_folder(checkpoint: Path, protocol: str) -> Path:

@@ -1,6 +1,5 @@
 """What a report holds, and its form for programs: `report.json`."""
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pinmem_core.documents import json_text
 from pinmem_core.evaluation.calibration import Calibration
 from pinmem_core.evaluation.class_sets import CLASS_SET_NAMES
 from pinmem_core.evaluation.origin import Origin
@@ -115,7 +115,7 @@ class Report:
 
     def as_text(self) -> str:
         """Return `as_json` as a text in which each list of numbers takes one line."""
-        text = json.dumps(self.as_json(), indent=1, allow_nan=False)
+        text = json_text(self.as_json(), indent=1)
         return re.sub(r"\[\n[-+.\deE,\s]+]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 

@@ -1,6 +1,5 @@
 """What a run keeps in its folder. Every rank reads; the first alone writes."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.documents import LARGEST, read_json, read_json_lines, read_text
+from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.evaluation import Scores
 from pinmem_core.evaluation.trained_on import RECORD
@@ -122,7 +121,7 @@ class RunFolder:
         if not self.writes:
             return
         try:
-            append_line(self.path / _METRICS, json.dumps({"iteration": iteration, **values}))
+            append_line(self.path / _METRICS, json_text({"iteration": iteration, **values}))
         except OSError as error:
             raise MachineError(f"cannot write {self.path / _METRICS}: {error.strerror}.") from error
 
@@ -212,13 +211,13 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         if self.writes:
-            write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+            write_whole(self.path / name, (json_text(content, indent=2) + "\n").encode())
 
 
 def _figures(line: dict[str, Any]) -> dict[str, float]:
     """Return a line of the metrics, or raise TypeError or KeyError where it is none."""
     if type(line["iteration"]) is not int or not all(
-        isinstance(value, int | float) for value in line.values()
+        value is None or isinstance(value, int | float) for value in line.values()
     ):
         raise TypeError("this is not a line of figures")
-    return line
+    return {name: value for name, value in line.items() if value is not None}

@@ -7,7 +7,6 @@ SHA-256 of each file, by which one that the disk has damaged is found, named and
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import safetensors.torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pinmem_core.documents import read_json_object
+from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
 from pinmem_core.files import remove_leftovers, staged_folder
@@ -99,7 +98,7 @@ def save_snapshot(
         safetensors.torch.save_file(buffers, folder / _OPTIMIZER)
         files = {name: _fingerprint(folder / name) for name in (_WEIGHTS, _OPTIMIZER)}
         manifest = {**asdict(facts), "files": files}
-        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (folder / _MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
     for old in [f for f in _folders(run) if int(f.name) <= facts.iteration][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 

@@ -3,7 +3,6 @@
 A card ends with `MARK` and is written again when the facts change; one without it is the user's.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from pinmem_core.datasets import DatasetCard, get_card
+from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
 from pinmem_core.model.figures import DomainFigures, Figures, seen_in_words
 
@@ -104,10 +104,14 @@ def _metadata(config: Mapping[str, Any], figures: Figures | None, name: str) -> 
 def _eval_results(figures: Figures) -> list[EvalResult]:
     protocol = figures.protocol.partition(":")[0]
     unseen = (domain for domain in figures.domains if domain.seen is False)
-    return [_eval_result(domain, protocol) for domain in unseen if math.isfinite(domain.miou)]
+    return [
+        _eval_result(domain, domain.miou, protocol)
+        for domain in unseen
+        if domain.miou is not None and math.isfinite(domain.miou)
+    ]
 
 
-def _eval_result(domain: DomainFigures, protocol: str) -> EvalResult:
+def _eval_result(domain: DomainFigures, miou: float, protocol: str) -> EvalResult:
     dataset, _, part = domain.name.partition("@")[0].partition(":")
     return EvalResult(
         task_type="image-segmentation",
@@ -117,7 +121,7 @@ def _eval_result(domain: DomainFigures, protocol: str) -> EvalResult:
         dataset_split=domain.split,
         metric_type="mean_iou",
         metric_name=f"mIoU, protocol {protocol}",
-        metric_value=round(domain.miou, 4),
+        metric_value=round(miou, 4),
     )
 
 
@@ -201,7 +205,7 @@ def _training(config: Mapping[str, Any]) -> str:
     training = _training_of(config)
     if not training:
         return ""
-    return f"## Training configuration\n\n```json\n{json.dumps(training, indent=2)}\n```\n"
+    return f"## Training configuration\n\n```json\n{json_text(training, indent=2)}\n```\n"
 
 
 def _citations(sources: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.documents import read_json_object
+from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.labels import CLASSES
@@ -103,7 +103,7 @@ def write_checkpoint(
     safetensors.torch.save_file(state, partial, {"format": "pt"})
     config[_DIGESTS] = _digests(partial, config)
     partial.replace(folder / WEIGHTS)
-    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_whole(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
     write_card(folder)
 

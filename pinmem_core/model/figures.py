@@ -1,8 +1,9 @@
 """Scores as a model card shows them, read off a run's `scores.json` or a `report.json`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
+
+from pydantic.dataclasses import dataclass
 
 
 def seen_in_words(seen: bool | None) -> str:
@@ -19,7 +20,7 @@ class DomainFigures:
         seen: Whether the network was trained on it; None where that is not known.
         split: Which split was scored; None where that is not told.
         images: How many were scored.
-        miou: In 0..1, over the classes that occur.
+        miou: In 0..1, over the classes that occur; None where none does.
         iou: In 0..1, by class name; None for a class that does not occur.
         interval: (low, high) of the mIoU, where it is told.
     """
@@ -28,7 +29,7 @@ class DomainFigures:
     seen: bool | None
     split: str | None
     images: int
-    miou: float
+    miou: float | None
     iou: Mapping[str, float | None]
     interval: tuple[float, float] | None = None
 

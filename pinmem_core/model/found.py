@@ -62,7 +62,11 @@ def run_summary(run: Path) -> str:
     try:
         saved = read_json_object(run / "scores.json")
         found = Figures.of_run(saved, str(saved["protocol"])).domains
-        scores = [f"{100 * of.miou:.1f} % on {of.name} ({seen_in_words(of.seen)})" for of in found]
+        scores = [
+            f"{100 * of.miou:.1f} % on {of.name} ({seen_in_words(of.seen)})"
+            for of in found
+            if of.miou is not None
+        ]
     except (DataError, ValueError, KeyError, TypeError, AttributeError):
         scores = []
     return f"mIoU {', '.join(scores)}" if scores else "whose mIoU is not known"

@@ -1,7 +1,6 @@
 """What a pack holds: a prepared dataset and its images, as they will lie on another machine."""
 
 import hashlib
-import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from pinmem_core.datasets import DatasetCard, write_card
+from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import check_picture, image_size, read_image, read_train_ids
@@ -209,7 +209,7 @@ def _without_folders(defect: Mapping[str, str]) -> dict[str, str]:
 
 def as_json(values: Mapping[str, Any]) -> bytes:
     """Return an object as the text of a file."""
-    return (json.dumps(values, indent=2) + "\n").encode()
+    return (json_text(values, indent=2) + "\n").encode()
 
 
 def _yaml(card: DatasetCard) -> bytes:

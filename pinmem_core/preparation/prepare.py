@@ -1,6 +1,5 @@
 """From raw files to a prepared dataset, taking up what an earlier run has done."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pinmem_core.datasets import (
     shipped_cards,
     write_card,
 )
+from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
@@ -334,4 +334,4 @@ def _write(
     write_lines(conversion.folder / MANIFEST, (r.sample.to_json() for r in records))
     if card.name not in shipped_cards():
         write_card(card, conversion.folder / card_of_user(card.name).name)
-    write_whole(conversion.folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+    write_whole(conversion.folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())

@@ -1,13 +1,14 @@
 """How good a checkpoint is, as far as what lies beside it tells."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
+from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.model.checkpoint import WEIGHTS
@@ -35,19 +36,25 @@ def evidence_of(checkpoint: Path) -> Evidence | None:
     run = run_folder(checkpoint)
     reports = [*run.glob(f"eval/*/{DATA}"), *checkpoint.glob(DATA)]
     for path in sorted(reports, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        data = _read(path)
-        if data.get("checkpoint", {}).get("weights_sha256") == digest:
-            return Evidence(Figures.of_report(data), path)
-    scores = _read(run / "scores.json")
-    if not scores:
-        return None
-    name = scores["protocol"]
-    return Evidence(Figures.of_run(scores, f"{name}: {PROTOCOLS[name].describe()}"))
+        if figures := _figures(path, _of_report, digest):
+            return Evidence(figures, path)
+    figures = _figures(run / "scores.json", _of_run)
+    return Evidence(figures) if figures else None
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """Return what a JSON file holds; nothing where there is none, or a damaged one."""
+def _figures(path: Path, build: Callable[..., Figures | None], *facts: str) -> Figures | None:
+    """Return the figures in a JSON file; None where there is none, or a damaged one."""
     try:
-        return read_json_object(path)
-    except DataError:
-        return {}
+        return build(read_json_object(path, LARGEST_REPORT), *facts)
+    except (DataError, KeyError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _of_report(data: Mapping[str, Any], digest: str) -> Figures | None:
+    """Return the figures of a report, None if it is on other weights."""
+    return Figures.of_report(data) if data["checkpoint"]["weights_sha256"] == digest else None
+
+
+def _of_run(data: Mapping[str, Any]) -> Figures:
+    name = data["protocol"]
+    return Figures.of_run(data, f"{name}: {PROTOCOLS[name].describe()}")

@@ -10,7 +10,9 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from pinmem_core.datasets import shipped_cards
+from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA, PAGE
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.model import load_checkpoint
@@ -153,7 +155,7 @@ def _report(
     evidence: Evidence, report: Path, name: HubName, on_event: Listener
 ) -> dict[str, bytes]:
     """Return the report's files, without where the checkpoint lay on this machine."""
-    place = json.loads(report.read_text(encoding="utf-8"))["checkpoint"]["path"]
+    place = read_json_object(report, LARGEST_REPORT)["checkpoint"]["path"]
     files = {DATA: _replaced(report, json.dumps(place), json.dumps(name.repo))}
     page = report.with_name(PAGE)
     if not page.exists():

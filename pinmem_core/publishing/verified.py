@@ -1,10 +1,10 @@
 """A file is kept only if it computes what the network does."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
 from pinmem_core.events import Listener, Progress
 from pinmem_core.files import write_whole
@@ -105,4 +105,4 @@ def _write_sidecar(report: ExportReport, facts: Mapping[str, str]) -> None:
         "facts": dict(facts),
         "compared": [asdict(comparison) for comparison in report.compared],
     }
-    write_whole(report.sidecar, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(report.sidecar, (json_text(content, indent=2) + "\n").encode())

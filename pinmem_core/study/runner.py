@@ -1,12 +1,12 @@
 """Training what a study still lacks. Several processes may work at one study side by side."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.errors import BusyError, ConfigError
+from pinmem_core.documents import json_text, read_json_object
+from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import write_whole
@@ -41,9 +41,8 @@ def _refuse_other_settings(sweep: Sweep, folder: Path, variant: str, seed: int) 
         return
     wanted = sweep.settings_of(variant, seed)
     try:
-        noted = settings_path(folder, variant, seed).read_text(encoding="utf-8")
-        found = json.loads(noted)
-    except (OSError, ValueError):
+        found = read_json_object(settings_path(folder, variant, seed))
+    except DataError:
         found = {}
     differing = sorted(key for key in wanted if found.get(key) != wanted[key])
     if differing:
@@ -130,7 +129,7 @@ def _complete(
     run, trained = run_path(folder, variant, seed), sweep.variants[variant].of
     noted = settings_path(folder, variant, seed)
     noted.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(noted, json.dumps(sweep.settings_of(variant, seed), indent=1).encode())
+    write_whole(noted, json_text(sweep.settings_of(variant, seed), indent=1).encode())
     if trained:
         _adopt(run_path(folder, trained, seed), run, sweep.config(variant, seed))
     elif not (run / "scores.json").exists():

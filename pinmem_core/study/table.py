@@ -1,12 +1,12 @@
 """The table of a study, made of its reports alone."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Self
 
+from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.compare import SavedReport
 from pinmem_core.evaluation.intervals import mean_paired_interval
@@ -197,7 +197,7 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
     rows = {name: _row(sweep, name, reports) for name in sweep.variants if reports[name]}
     protocol = next(r for by_seed in reports.values() for r in by_seed.values()).protocol
     table = StudyTable(sweep.title, f"{protocol['name']}: {protocol['description']}", rows)
-    write_whole(folder / "study.json", (json.dumps(table.as_json(), indent=1) + "\n").encode())
+    write_whole(folder / "study.json", (json_text(table.as_json(), indent=1) + "\n").encode())
     write_whole(folder / "study.md", table.as_markdown().encode())
     return table
 
