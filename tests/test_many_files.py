@@ -11,8 +11,9 @@ from archive_makers import Item, make_zip
 from conftest import Result, camvid_folder
 
 from pinmem_core.acquisition.archives import extract
-from pinmem_core.datasets import get_card
+from pinmem_core.datasets import DatasetCard, get_card, read_card, write_card
 from pinmem_core.discovery import Registry
+from pinmem_core.errors import DataError
 from pinmem_core.home import dataset_root, raw_root
 from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
 from pinmem_core.preparation.pack import pack, unpack
@@ -171,3 +172,42 @@ def test_no_folder_is_searched_for_each_sample(tmp_path, monkeypatch):
         prepare(CAMVID, [camvid_folder(tmp_path / str(number), {"0001TP": number})])
         counts.append(asked.count("label encoding"))
     assert counts[0] == counts[1] > 0
+
+
+@pytest.fixture
+def many_listed(tmp_path) -> DatasetCard:
+    """A prepared dataset of four samples whose card lists 200,003."""
+    source = camvid_folder(tmp_path / "raw", {"a": 4})
+    listed = [*(f"a_{n:05}" for n in range(3)), *(f"frame{n:06}" for n in range(200_000))]
+    (tmp_path / "train.txt").write_text("\n".join(listed))
+    (tmp_path / "big.yaml").write_text(
+        "name: big\ntitle: Big\nsplit_lists: {train: train.txt, val: [a_00003]}\nlayouts:\n"
+        '- {name: f, image: "images/{n}.png", label: "labels/{n}.png", label_maps: trainids, '
+        'id: "{n}"}\n'
+    )
+    card = read_card(tmp_path / "big.yaml")
+    prepare(card, [source])
+    return card
+
+
+def test_a_card_that_lists_many_samples_is_read_back(many_listed):
+    """More values than YAML may hold made every command refuse the prepared dataset."""
+    assert get_card("big") == many_listed
+    assert verify("big").counts == {"train": 3, "val": 1}
+    assert state_of(many_listed).bytes_prepared == size_of(dataset_root("big"))
+
+
+def test_what_could_not_be_unpacked_is_not_packed(tmp_path, many_listed, monkeypatch):
+    with pytest.raises(DataError, match=r"lists 200,004 samples.* may list 100,000"):
+        pack("big", tmp_path / "big.tar")
+    monkeypatch.setattr("pinmem_core.preparation.pack.MOST_MEMBERS", 20)
+    with pytest.raises(DataError, match="at most 2 samples, and this one would hold 4"):
+        pack("big", tmp_path / "big.tar")
+    assert not (tmp_path / "big.tar").exists()
+
+
+def test_ids_with_spaces_stay_apart_however_many_there_are(tmp_path):
+    spaced = tuple(f"frame {n}" for n in range(10_001))
+    card = CAMVID.model_copy(update={"split_lists": {"train": spaced}})
+    write_card(card, tmp_path / "card.yaml")
+    assert read_card(tmp_path / "card.yaml").split_lists == {"train": spaced}

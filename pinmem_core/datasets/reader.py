@@ -13,6 +13,11 @@ from pinmem_core.documents import LARGEST, read_text
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.yaml_text import YamlTextError, compose_yaml, load_yaml
 
+_LARGEST_LIST = 64 << 20
+"""Bytes of the text file of a split list."""
+_LONG_LIST = 10_000
+"""Entries of a split list that still stand in the card: reading YAML is slow, and bounded."""
+
 
 def read_card(path: Path) -> DatasetCard:
     """Return the card in the YAML file `path`.
@@ -41,16 +46,24 @@ def read_card(path: Path) -> DatasetCard:
 
 
 def write_card(card: DatasetCard, path: Path, *, shared: bool = False) -> None:
-    """Write a card as YAML that `read_card` reads back.
+    """Write a card as YAML that `read_card` reads back; long split lists as text files next to it.
 
     Args:
         card: What is written.
         path: The file.
-        shared: The file is for others: passwords and tokens in addresses are left out.
+        shared: The file is for others: passwords and tokens in addresses are left out, and all is
+            in the one file.
     """
     values = card.model_dump(mode="json", exclude_defaults=True)
     if shared:
         values = masked_values(values)
+    else:
+        lists = values.get("split_lists", {})
+        for number, (split, entries) in enumerate(lists.items()):
+            text = "\n".join(entries)
+            if len(entries) > _LONG_LIST and text.split() == entries:
+                lists[split] = f"{path.stem}.split-{number}.txt"
+                (path.parent / lists[split]).write_text(f"{text}\n", encoding="utf-8")
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -72,7 +85,7 @@ def _entries(split: str, entry: object, folder: Path) -> object:
     path = folder / entry
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{name} is a link that leads out of the card's folder.")
-    return _text(path, f"split_lists.{split}: the list ").split()
+    return _text(path, f"split_lists.{split}: the list ", _LARGEST_LIST).split()
 
 
 def _is_absolute(path: str) -> bool:
@@ -80,9 +93,9 @@ def _is_absolute(path: str) -> bool:
     return PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).anchor)
 
 
-def _text(path: Path, name: str) -> str:
+def _text(path: Path, name: str, limit: int = LARGEST) -> str:
     try:
-        return read_text(path, LARGEST)
+        return read_text(path, limit)
     except DataError as error:
         raise ConfigError(f"{name}{error.message}", error.hint) from None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pinmem_core.acquisition.archives import extract
+from pinmem_core.acquisition.members import MOST_MEMBERS
 from pinmem_core.datasets import DatasetCard, card_of_user, get_card, read_card, shipped_cards
 from pinmem_core.documents import parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError
@@ -57,6 +58,10 @@ from pinmem_core.preparation.reencoding import Reencoding
 
 _LONGEST_TEXT = 16 << 20  # as of a card that is a file of its own
 _SHOWN = 3
+_TEXTS = 8
+"""Members of a pack that are no pictures, at most."""
+_MOST_LISTED = 100_000
+"""Entries of split lists in a card of one file, which has to stay below the limits of YAML."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ def pack(
     card = get_card(name)
     with locked(lock_of(dataset_root(name)), f"the dataset {name}", on_event):
         dataset = PreparedDataset.open(name)
+        chosen = [count for split, count in dataset.counts.items() if split in (splits or {split})]
+        _refuse_too_many(card, sum(chosen))
         packed = packed_samples(dataset, splits, reencoding, jobs, on_event)
         summary = packed_summary(dataset.summary, packed, reencoding)
         with _tar(out) as tar, closing(pictures(packed, reencoding, jobs)) as files:
@@ -198,6 +205,23 @@ def _refuse_place(out: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"a pack is a .tar, which {out} is not.", "Name it 'NAME.tar'.")
     if out.is_dir() or (out.exists() and not overwrite):
         raise ConfigError(f"{out} exists.", "Name another file, or add --force.")
+
+
+def _refuse_too_many(card: DatasetCard, samples: int) -> None:
+    """Refuse what could be packed, but not be unpacked again."""
+    most = MOST_MEMBERS // 2 - _TEXTS
+    if samples > most:
+        raise DataError(
+            f"a pack holds at most {most:,} samples, and this one would hold {samples:,}.",
+            "Pack some splits alone (--splits val), or copy PINMEM_HOME and the images.",
+        )
+    listed = sum(map(len, card.split_lists.values()))
+    if listed > _MOST_LISTED:
+        raise DataError(
+            f"the card of {card.name} lists {listed:,} samples in its splits; the card in a pack "
+            f"may list {_MOST_LISTED:,}.",
+            "Use ranges (00001..00010) or folders for the splits, and prepare the dataset again.",
+        )
 
 
 @contextmanager
