@@ -6,7 +6,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pinmem_cli import data, eval, eval_compare, export, predict, train
+from pinmem_cli import (
+    data,
+    eval,
+    eval_compare,
+    export,
+    let_idle_threads_sleep,
+    predict,
+    train,
+)
 from pinmem_cli.output import exit_code, show_error, unforeseen
 from pinmem_cli.streams import mend_streams
 from pinmem_core.errors import PinMemError
@@ -77,6 +85,7 @@ def _options(
 def main() -> None:
     """Run the command line; what nobody foresaw is told in a sentence, too."""
     mend_streams()
+    let_idle_threads_sleep()
     try:
         app()
     except Exception as error:
