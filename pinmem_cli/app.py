@@ -1,6 +1,8 @@
 """The Typer app: verbs, version, and the boundary where errors become exit codes."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -16,11 +18,23 @@ from pinmem_cli import (
     train,
 )
 from pinmem_cli.output import exit_code, show_error, unforeseen
-from pinmem_cli.streams import mend_streams
+from pinmem_cli.streams import mend_streams, printable
 from pinmem_core.errors import PinMemError
 from pinmem_core.version import __version__
 
 _INTERRUPTED = 130
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""The base of Typer's errors of usage, which it exports no name of."""
+
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    """Escape the arguments that Typer's own errors repeat."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = printable(error.message)
+        raise
 
 
 class _ErrorBoundary(TyperGroup):
@@ -31,9 +45,16 @@ class _ErrorBoundary(TyperGroup):
         words = " ".join(args[:2])
         return super().resolve_command(ctx, [words, *args[2:]] if words in self.commands else args)
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Parse the options before the command's name."""
+        with _printable_usage_errors():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
+        """Run the command; what it raises becomes a sentence."""
         try:
-            return super().invoke(ctx)
+            with _printable_usage_errors():
+                return super().invoke(ctx)
         except PinMemError as error:
             if ctx.params.get("debug"):
                 raise

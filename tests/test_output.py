@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import Result
 from rich.console import Console
 
 import pinmem_cli.app
@@ -52,6 +53,28 @@ def test_every_way_to_a_terminal_escapes_what_comes_from_outside(capsys, monkeyp
     err = capsys.readouterr().err
     assert err.count(SHOWN) == 5 and "\x1b" not in err
     assert "second step" in err.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [f"--{HOSTILE}"],
+        ["train", f"--{HOSTILE}"],
+        ["train", f"-{HOSTILE}"],
+        ["train", "--seed", HOSTILE],
+        [HOSTILE],
+        ["data", HOSTILE],
+        ["data", "info", "camvid", HOSTILE],
+        ["eval", "run", "--protocol", HOSTILE],
+        ["eval", "run", f"--https://me:secret@a.org/{HOSTILE}"],
+    ],
+)
+def test_errors_of_usage_escape_the_arguments_that_they_repeat(arguments):
+    result = Result(*arguments)
+    shown = result.out + result.err
+    assert result.code in (2, 3) and shown
+    assert not set("\x1b\x07\x9b\r\u202e\u2028") & set(shown)
+    assert "secret" not in shown
 
 
 def test_bars_escape_the_names_of_tasks():
