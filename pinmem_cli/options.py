@@ -1,8 +1,5 @@
 """Options that several commands share, and the rules for all of them."""
 
-import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pinmem_core.errors import ConfigError
+from pinmem_core.errors import quoted as quoted
 
 Json = Annotated[
     bool,
@@ -46,10 +44,12 @@ def names(texts: Sequence[str] | None) -> list[str]:
 
 def paths(given: Sequence[Path] | None) -> list[Path]:
     """Return the paths of an option, as `names` does; a comma in a path that exists is its own."""
+    from pinmem_core.paths import expanded
+
     return [
         path
         for one in given or ()
-        for path in ([one] if one.expanduser().exists() else map(Path, names([str(one)])))
+        for path in ([one] if expanded(one).exists() else map(Path, names([str(one)])))
     ]
 
 
@@ -84,12 +84,6 @@ def refuse_others(context: typer.Context, mode: str, why: str, allowed: Sequence
         raise ConfigError(
             f"{mode} {why}: {', '.join(idle)} would do nothing.", f"Leave out {', '.join(idle)}."
         )
-
-
-def quoted(*words: object) -> str:
-    """Return words as a shell takes them, for a command that can be pasted."""
-    texts = [str(word) for word in words]
-    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
 def without(flag: str) -> str:

@@ -5,6 +5,9 @@ and where, and a hint that says how to mend it. The class tells the kind of fail
 turns it into an exit code.
 """
 
+import os
+import shlex
+import subprocess
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -59,3 +62,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     close = get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return ConfigError(f"unknown {kind} '{name}'.", f"{hint}Known: {', '.join(options) or 'none'}.")
+
+
+def quoted(*words: object) -> str:
+    """Return words as a shell takes them, for a command that can be pasted."""
+    texts = [str(word) for word in words]
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)

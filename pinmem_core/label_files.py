@@ -39,8 +39,9 @@ _OPAQUE = 255
 def read_label(path: Path, *, checked: bool = False) -> NDArray[Any]:
     """Return the numbers that are stored in a label file: (H, W) ids, or (H, W, 3) for RGB.
 
-    Palette pictures give their ids, not their colours. The EXIF orientation is followed, as
-    `read_image` follows that of the image.
+    Palette pictures give their ids, not their colours; where the colours are greys, either may be
+    meant, and the file is refused unless both are the same, or are black and white. The EXIF
+    orientation is followed, as `read_image` follows that of the image.
 
     Args:
         path: The file.
@@ -57,6 +58,8 @@ def read_label(path: Path, *, checked: bool = False) -> NDArray[Any]:
     pixels = np.asarray(picture)
     if picture.mode in ("LA", "PA", "RGBA"):
         pixels = _opaque(pixels, path)
+    if picture.mode in ("P", "PA"):
+        _refuse_greys(picture, pixels, path)
     stretched = 65535 if pixels.dtype.itemsize > 1 else 255
     if largest < stretched:  # Pillow has rounded value * stretched / largest, which is reversible
         pixels = (pixels.astype(np.int64) * largest + stretched // 2) // stretched
@@ -142,7 +145,7 @@ def read_train_ids(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
         reason = f"holds values that are no trainIds: {', '.join(map(str, strange[:5]))}"
     else:
         reason = "is not an 8-bit single-channel picture"
-    raise DataError(f"{path} {reason}.", "Prepare the dataset again: 'pinmem data prepare'.")
+    raise DataError(f"{path} {reason}.")
 
 
 def _read(path: Path, *, checked: bool) -> tuple[Image.Image, int, bool]:
@@ -222,6 +225,27 @@ def _is_lossless_webp(content: bytes) -> bool:
         kinds.append(content[position : position + 4])
         position += 8 + size + size % 2
     return b"VP8L" in kinds and not {b"VP8 ", b"ALPH", b"ANMF"} & {*kinds}
+
+
+def _refuse_greys(picture: Image.Image, pixels: NDArray[np.uint8], path: Path) -> None:
+    """Raise DataError where a palette of greys says other numbers than its ids.
+
+    Programs that make files smaller turn a grey picture of few values into such a one: its ids are
+    then the greys.
+    """
+    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    colours = colours[: int(pixels.max(initial=0)) + 1]
+    greys = colours[:, 0]
+    if (colours != greys[:, None]).any() or {*greys.tolist()} <= {0, 255}:
+        return
+    used = np.flatnonzero(np.bincount(pixels.ravel(), minlength=len(greys))[: len(greys)])
+    if (greys[used] != used).any() and len({*greys[used].tolist()}) == len(used):
+        number = used[greys[used] != used][0]
+        raise DataError(
+            f"{path} has a palette of greys: whether the id of a pixel is its number, such as "
+            f"{number}, or its grey, {greys[number]}, is not known.",
+            "Store the ids as 8-bit grey values, without a palette.",
+        )
 
 
 def _opaque(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:

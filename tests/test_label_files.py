@@ -26,6 +26,7 @@ from pinmem_core.labels import LabelMap
 from pinmem_core.png import label_png
 from pinmem_core.preparation import PreparedDataset, prepare
 from pinmem_core.preparation.encodings import ENCODINGS
+from pinmem_core.preparation.statistics import statistics
 from pinmem_core.preparation.verify import verify
 
 IDS = LabelMap.from_ids({0: 0})
@@ -403,7 +404,7 @@ def test_training_stops_at_a_label_that_was_spoilt_after_prepare(tmp_path):
     sample.label.write_bytes(label_png(spoilt))
     with pytest.raises(DataError, match="no trainIds: 20") as error:
         sample.read()
-    assert "pinmem data prepare" in (error.value.hint or "")
+    assert "pinmem data prepare own" in (error.value.hint or "")
 
 
 def test_unknown_colours_are_named_as_a_card_has_them():
@@ -426,3 +427,57 @@ def test_prepare_names_unknown_colours_by_red_green_and_blue(tmp_path):
     (folder / "own.yaml").write_text(json.dumps(card))
     with pytest.raises(DataError, match=r"does not know: 128,64,128\b"):
         _prepared(folder)
+
+
+def _with_palette(ids: NDArray[np.uint8], colours: object) -> Image.Image:
+    picture = Image.fromarray(ids)
+    picture.putpalette(np.array(colours, np.uint8).tobytes())
+    return picture
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF", "BMP"])
+def test_a_palette_of_greys_that_are_not_their_numbers_is_refused_as_ids(tmp_path, form):
+    greys = np.array([0, 1, 2, 8, 10, 13, 255])
+    picture = _with_palette(_ids(6), np.repeat(greys[:, None], 3, axis=1))
+    file = _put(tmp_path, _saved(picture, form))
+    with pytest.raises(DataError, match="number, such as 3, or its grey, 8, is not known") as error:
+        ENCODINGS.get("ids")(file, IDS)
+    assert "8-bit grey values" in (error.value.hint or "")
+    assert np.array_equal(ENCODINGS.get("colors")(file, COLORS)[..., 0], greys[_ids(6)])
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [
+        [[n, n, n] for n in range(256)],
+        [[0, 0, 0]] * 256,
+        [[0, 0, 0], [255, 255, 255]],
+        [[0, 0, 0], [128, 0, 0], [0, 128, 0]],
+    ],
+    ids=["ramp", "black", "black and white", "colours"],
+)
+def test_palettes_that_leave_no_doubt_give_their_ids(tmp_path, colours):
+    ids = _ids(min(len(colours), 19) - 1)
+    file = _put(tmp_path, _saved(_with_palette(ids, colours), "PNG"))
+    assert np.array_equal(read_label(file), ids)
+
+
+@pytest.mark.parametrize("file", ["image", "label"])
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:40], None])
+def test_a_file_spoilt_after_prepare_is_named_with_the_commands_that_mend_it(
+    tmp_path, file, damage
+):
+    dataset, _ = _prepared(_own_data(tmp_path))
+    spoilt = getattr(dataset.samples[0], file)
+    if damage:
+        spoilt.write_bytes(damage(spoilt.read_bytes()))
+    else:
+        spoilt.unlink()
+    tasks = [dataset.samples[0].read]
+    if file == "image":
+        tasks.append(lambda: statistics(dataset.samples, "own"))
+    for task in tasks:
+        with pytest.raises(DataError, match=str(spoilt)) as error:
+            task()
+        hint = error.value.hint or ""
+        assert "'pinmem data verify own'" in hint and "'pinmem data prepare own'" in hint

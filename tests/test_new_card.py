@@ -343,6 +343,29 @@ def test_splits_and_suffixes_are_seen_in_any_case(tmp_path, images, labels, spli
     assert (dataset.counts, set(dataset.domains)) == ({"train": 3, "val": 3}, {"mycity"})
 
 
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("1_train", "2_val"), ("train", "val")),
+        (("01-Training", "02-Test"), ("test", "train")),
+        (("train", "eval"), ("train", "val")),
+        (("train", "evaluation"), ("train", "val")),
+        (("trn", "dev"), ("train", "val")),
+        (("TRN", "TST"), ("test", "train")),
+    ],
+)
+def test_splits_are_seen_behind_numbers_and_by_other_names(tmp_path, folders, splits):
+    pairs(tmp_path, "{s}/images/{n}{s}.jpg", "{s}/masks/{n}{s}.png", s=list(folders))
+    card = drafted(tmp_path)
+    assert set(card.domains) == {"mycity"}
+    assert sorted(prepare(card, [tmp_path]).counts) == sorted(splits)
+
+
+def test_folders_that_only_contain_short_names_of_splits_are_no_splits(tmp_path):
+    pairs(tmp_path, "{s}/images/{n}{s}.jpg", "{s}/masks/{n}{s}.png", s=["device1", "device2"])
+    assert set(drafted(tmp_path).domains) == {"device1", "device2"}
+
+
 def test_splits_whose_labels_are_written_in_another_case(tmp_path):
     for split in ("Train", "Val"):
         pairs(tmp_path, f"images/{split}/{{n}}.png", f"labels/{split.lower()}/{{n}}.png")
@@ -521,6 +544,22 @@ def test_the_image_sets_of_voc_divide_the_samples(tmp_path):
 def test_lists_may_hold_paths_and_two_columns(tmp_path):
     line = "JPEGImages/2007_{0}.jpg SegmentationClass/2007_{0}.png\n"
     voc(tmp_path, train=line.format("001") + line.format("002"), validation=line.format("003"))
+    card = drafted(tmp_path)
+    assert card.split_lists == {"train": ("2007_001", "2007_002"), "val": ("2007_003",)}
+
+
+@pytest.mark.parametrize("names", ["{}_list", "city_{}", "{}2017", "VOC_{}_ids"])
+def test_lists_may_be_called_by_more_than_the_split(tmp_path, names):
+    lists = {names.format("Train"): "2007_001\n2007_002\n", names.format("Val"): "2007_003\n"}
+    voc(tmp_path, **lists, **{names.format("trainval"): "2007_001\n2007_002\n2007_003\n"})
+    card = drafted(tmp_path)
+    assert card.split_lists == {"train": ("2007_001", "2007_002"), "val": ("2007_003",)}
+
+
+def test_lists_may_be_tables_separated_by_commas(tmp_path):
+    voc(tmp_path)
+    (tmp_path / "train.csv").write_text("image,label\n2007_001.jpg,2007_001.png\n2007_002,x\n")
+    (tmp_path / "eval.csv").write_text('image,label\n"2007_003.jpg","2007_003.png"\n')
     card = drafted(tmp_path)
     assert card.split_lists == {"train": ("2007_001", "2007_002"), "val": ("2007_003",)}
 

@@ -3,7 +3,7 @@
 import shlex
 
 import pytest
-from conftest import Result
+from conftest import Result, camvid_folder
 
 from pinmem_cli.options import names, paths, quoted
 
@@ -79,6 +79,49 @@ def test_a_rehearsed_sweep_lists_its_runs_and_trains_nothing(tmp_path, home):
 def test_an_option_that_would_do_nothing_is_refused(command, option):
     done = Result(*shlex.split(command))
     assert done.code == 2 and option in done.err
+
+
+def test_a_path_of_an_unknown_user_is_a_folder_that_is_not_there():
+    done = Result("data", "prepare", "camvid", "--from", "~nouser/data")
+    assert done.code == 3 and "~nouser/data does not exist" in done.err
+
+
+def test_options_of_fetching_are_refused_where_the_folder_of_the_last_time_is_taken(tmp_path):
+    folder = camvid_folder(tmp_path / "mine", {"0001TP": 5})
+    assert Result("data", "prepare", "camvid", "--from", str(folder)).code == 0
+    for option in (["--parts", "1"], ["--remove-archives"], ["--parts", "1", "--dry-run"]):
+        done = Result("data", "prepare", "camvid", *option)
+        assert done.code == 2 and option[0] in done.err
+    rehearsed = Result("data", "prepare", "camvid", "--dry-run", "--json")
+    assert rehearsed.json["counts"]  # of that folder, as without --dry-run
+
+
+def test_a_folder_of_the_last_time_that_is_gone_is_named(tmp_path):
+    folder = camvid_folder(tmp_path / "mine", {"0001TP": 5})
+    card = """name: mine
+title: Mine
+layouts: [{name: f, image: "images/{n}.png", label: "labels/{n}.png",
+  label_maps: [trainids], id: "{n}"}]
+"""
+    (tmp_path / "mine.yaml").write_text(card)
+    given = "--card", str(tmp_path / "mine.yaml"), "--from", str(folder)
+    assert Result("data", "prepare", "mine", *given).code == 0
+    folder.rename(tmp_path / "elsewhere")
+    done = Result("data", "prepare", "mine")
+    assert done.code == 2 and f"{folder}, from which mine was prepared the last time" in done.err
+
+
+def test_a_dataset_that_came_in_a_pack_is_mended_from_it(tmp_path, monkeypatch):
+    folder = camvid_folder(tmp_path / "mine", {"0001TP": 5})
+    assert Result("data", "prepare", "camvid", "--from", str(folder)).code == 0
+    assert Result("data", "pack", "camvid", "-o", str(tmp_path / "c.tar")).code == 0
+    for home, mended in (("home", "camvid"), ("other", "camvid --from PACK")):
+        monkeypatch.setenv("PINMEM_HOME", str(tmp_path / home))
+        if home == "other":
+            Result("data", "prepare", "camvid", "--from", str(tmp_path / "c.tar"))
+        next((tmp_path / home / "datasets" / "camvid" / "labels").iterdir()).unlink()
+        found = Result("data", "verify", "camvid")
+        assert found.code == 4 and found.err.splitlines()[-1].endswith(f"prepare {mended}")
 
 
 def test_words_of_a_hint_are_quoted_for_a_shell():

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result
+from conftest import Result, camvid_folder
 
 import pinmem_core
+from pinmem_core.datasets import get_card
 from pinmem_core.errors import CheckpointError
-from pinmem_core.evaluation import evaluate_run
+from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.images import read_image, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, protocol_of
+from pinmem_core.model.checkpoint import read_config
 from pinmem_core.model.found import checkpoint_of, run_folder, starter_summary
-from pinmem_core.preparation import draw_missing
+from pinmem_core.preparation import draw_missing, prepare
 from pinmem_core.scenes import draw_scene
 
 LARGE = (1500, 2000)
@@ -47,6 +49,17 @@ def test_the_starter_is_small_and_complete():
     assert "camvid" in (folder / "README.md").read_text()
     segmenter = pinmem_core.load("starter", device="cpu").segmenter
     assert segmenter.memory is not None
+
+
+def test_the_starter_says_which_drives_it_has_seen(tmp_path):
+    """Its 462 images are the train splits of three drives; the fourth, at dusk, is unseen."""
+    drives = {"0001TP": 5, "0006R0": 5}
+    prepare(get_card("camvid"), [camvid_folder(tmp_path, drives)])
+    trained_on = TrainedOn.of_checkpoint(read_config(checkpoint_of("starter")))
+    assert sum(map(len, trained_on.digests.values())) == 462
+    draw_missing(["toy"])
+    targets = "camvid:0001TP", "camvid:0006R0", "toy:red"
+    assert [load_target(text, trained_on).seen for text in targets] == [False, True, False]
 
 
 def test_reports_on_the_starter_go_to_the_home(home):

@@ -31,6 +31,7 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every file of a prepared dataset against what was recorded (exit code 4: findings)."""
+    from pinmem_core.preparation import PreparedDataset
     from pinmem_core.preparation.verify import verify as check
 
     output = Output(as_json=json, quiet=quiet)
@@ -44,7 +45,8 @@ def verify(
         f"{name}: {result.checked} samples checked ({counted(result.counts)}): {verdict}",
     )
     if found:
-        output.next_step(f"pinmem data prepare {name}")
+        pack = " --from PACK" if PreparedDataset.open(name).came_in_pack else ""
+        output.next_step(f"pinmem data prepare {name}{pack}")
         raise typer.Exit(VERIFICATION_FAILED)
 
 

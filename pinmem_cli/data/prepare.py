@@ -135,17 +135,13 @@ def prepare(
         return
     card = card_of(name, card_file)
     reencoding = reencoding_of(reencode, quality, height)
+    remembered = [] if sources or card.draw else sources_of_last_time(card)
+    _refuse_fetching(context, card, sources, remembered)
     if dry_run:
-        _rehearse(card, sources or [], label_map, names(parts), output)
+        _rehearse(card, sources or remembered, label_map, names(parts), output)
         return
-    if sources or card.draw:
-        what = "--from" if sources else f"the drawn dataset {name}"
-        idle = {"--parts", "--accept-terms", "--remove-archives"} & {*given_options(context)}
-        if idle:
-            named = ", ".join(sorted(idle))
-            raise ConfigError(f"{what} fetches nothing: {named} would do nothing.", "Leave it out.")
     credentials = None
-    if not sources and not card.draw and not sources_of_last_time(card):
+    if not sources and not card.draw and not remembered:
         settle_terms(card, output, accept=accept_terms)
         credentials = credentials_for(card)
     with output.listening() as listener:
@@ -168,6 +164,28 @@ def prepare(
             on_event=listener,
         )
     _report(dataset, output)
+
+
+def _refuse_fetching(
+    context: typer.Context,
+    card: "DatasetCard",
+    sources: Sequence[Path],
+    remembered: Sequence[Path],
+) -> None:
+    """Refuse options of fetching where nothing will be fetched."""
+    options = {"--parts", "--remove-archives"}
+    if sources or card.draw:
+        what = "--from" if sources else f"the drawn dataset {card.name}"
+        options.add("--accept-terms")  # which else says nothing wrong of files that are here
+    elif remembered:
+        what = f"{remembered[0]}, taken as the last time,"
+    else:
+        return
+    if idle := options & {*given_options(context)}:
+        named = ", ".join(sorted(idle))
+        raise ConfigError(
+            f"{what} fetches nothing: {named} would do nothing.", f"Leave out {named}."
+        )
 
 
 def _take_pack(

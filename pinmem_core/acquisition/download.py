@@ -122,7 +122,12 @@ def _require_addresses(card: DatasetCard, files: Sequence[Wanted]) -> None:
             f"{card.name} is drawn, not fetched.", f"Draw it: pinmem data prepare {card.name}"
         )
     steps = [f"{number}. {step}" for number, step in enumerate(card.steps, 1)]
-    names = ", ".join(awaited) or "its files"
+    if not files:
+        raise ConfigError(
+            f"the card of {card.name} names no archives that pinmem could fetch.",
+            f"Name the folder or pack that holds it: pinmem data prepare {card.name} --from FOLDER",
+        )
+    names = ", ".join(awaited)
     last = f"Put {names} into a folder, then: pinmem data prepare {card.name} --from FOLDER"
     raise ConfigError(
         f"pinmem cannot fetch {names} of {card.name}: a person has to.",

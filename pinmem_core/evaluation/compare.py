@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pinmem_core.documents import read_json_object
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.errors import ConfigError, DataError, quoted
 from pinmem_core.evaluation.intervals import paired_interval
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.report_data import LEVEL, SCHEMA_VERSION, image_counts
@@ -169,7 +169,7 @@ def find_report(text: str) -> Path:
         return folder / DATA
     reports = [*folder.glob(f"eval/*/{DATA}")] or [*checkpoint.glob(DATA)]
     if not reports:
-        raise DataError(f"{folder} holds no report.", f"Make one: 'pinmem eval {text}'.")
+        raise DataError(f"{folder} holds no report.", f"Make one: 'pinmem eval {quoted(text)}'.")
     return max(reports, key=lambda path: path.stat().st_mtime_ns)
 
 

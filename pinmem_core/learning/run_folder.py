@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_text
-from pinmem_core.errors import ConfigError, DataError, MachineError
+from pinmem_core.errors import ConfigError, DataError, MachineError, quoted
 from pinmem_core.evaluation import Scores
 from pinmem_core.evaluation.trained_on import RECORD
 from pinmem_core.events import Listener, Notice, ignore
@@ -73,7 +73,7 @@ class RunFolder:
         """
         if (self.path / _SCORES).exists():
             raise ConfigError(
-                f"{self.path} has ended already.", f"'pinmem eval {self.path}' scores it."
+                f"{self.path} has ended already.", f"'pinmem eval {quoted(self.path)}' scores it."
             )
         path = self.path / _CONFIG
         if not path.exists():

@@ -10,7 +10,7 @@ import torch
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.devices import pick_device
-from pinmem_core.errors import StoppedRunError
+from pinmem_core.errors import StoppedRunError, quoted
 from pinmem_core.evaluation import (
     Scores,
     Target,
@@ -157,7 +157,7 @@ def _complete(trainer: "_Trainer") -> RunResult:
             scores = trainer.run()
     except BaseException as error:
         if folder.is_saved() and not isinstance(error, StoppedRunError):
-            hint = f"'pinmem train --resume {folder.path}' goes on from the last snapshot"
+            hint = f"'pinmem train --resume {quoted(folder.path)}' goes on from the last snapshot"
             on_event(Notice(hint, warning=True))
         raise
     if folder.writes:
@@ -347,7 +347,7 @@ class _Trainer(ExitStack):
     def _stopped(self, done: int) -> StoppedRunError:
         return StoppedRunError(
             f"stopped after iteration {done} of {self.config.iterations}; all is saved.",
-            f"'pinmem train --resume {self.folder.path}' goes on.",
+            f"'pinmem train --resume {quoted(self.folder.path)}' goes on.",
         )
 
     def _tell_unless_stopped(self, event: Event) -> None:

@@ -151,7 +151,7 @@ class Crops(Dataset[Drawn | PinMemError]):
         raise DataError(
             f"{MAX_REDRAWS} crops of {domain.name} in a row hold no labelled pixel; the last image "
             f"was {sample.image}.",
-            "Choose a larger augmentation.crop, or look at 'pinmem data preview'.",
+            "Choose a larger augmentation.crop, or look at 'pinmem data preview {sample.dataset}'.",
         )
 
 

@@ -15,13 +15,9 @@ from pinmem_core.errors import DataError, unknown_name
 from pinmem_core.paths import as_id, as_text
 from pinmem_core.preparation.disguised import TRAIN_IDS, hold_train_ids, reads_ids
 from pinmem_core.preparation.raw_files import RawFiles
+from pinmem_core.preparation.split_names import split_called
 from pinmem_core.preparation.versions import count_classes, fits_version, is_assumed
 
-_SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _SHOWN = 3
 LONGEST_MATCH = 3.0
 """Seconds that an expression may take over a single path."""
@@ -256,7 +252,7 @@ def _sample(
     return RawSample(
         id=as_id(layout.id.format(**fields)),
         domain=_domain(card, layout.domain.format(**fields)) if layout.domain else card.name,
-        split=_SPLIT_NAMES.get(split.lower(), split) if split else None,
+        split=split_called(split) if split else None,
         image=image,
         label=label,
         others=() if label else _others(layout, fields, number, files),

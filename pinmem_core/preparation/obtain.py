@@ -1,7 +1,6 @@
 """Locating the raw files of a dataset; they are unpacked, downloaded or drawn where necessary."""
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from pinmem_core.acquisition.audit import allowed_growth
 from pinmem_core.acquisition.download import download
 from pinmem_core.acquisition.login import Credentials
 from pinmem_core.datasets import DatasetCard
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.errors import ConfigError, DataError, quoted
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.home import dataset_root, raw_root
@@ -63,22 +62,31 @@ def obtain(
             return _from_sources(card, sources, on_event)
         if card.draw:
             return [_drawn(card, on_event)]
-        remembered = sources_of_last_time(card)
-        if remembered:
-            on_event(Notice(f"taken from {', '.join(map(str, remembered))}, as the last time"))
-            return remembered
+        own = _own_sources(card)
+        gone = [folder for folder in own if not folder.is_dir()]
+        if own and not gone:
+            on_event(Notice(f"taken from {', '.join(map(str, own))}, as the last time"))
+            return own
+        for folder in gone:
+            message = f"{folder}, from which {card.name} was prepared the last time, is not there"
+            on_event(Notice(message, warning=True))
         return _downloaded(card, parts, credentials, keep_archives, on_event)
 
 
 def sources_of_last_time(card: DatasetCard) -> list[Path]:
     """Return the user's own folders that the dataset was prepared from, if all are still there."""
+    own = _own_sources(card)
+    return own if all(folder.is_dir() for folder in own) else []
+
+
+def _own_sources(card: DatasetCard) -> list[Path]:
+    """Return the user's own folders that the dataset was prepared from, there or not."""
     try:
         summary = read_summary(card.name)
     except (ConfigError, DataError):
         return []
     named = [Path(os.path.normpath(dataset_root(card.name) / text)) for text in summary["sources"]]
-    own = [folder for folder in named if not folder.is_relative_to(raw_root(card.name))]
-    return own if all(folder.is_dir() for folder in own) else []
+    return [folder for folder in named if not folder.is_relative_to(raw_root(card.name))]
 
 
 def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener) -> list[Path]:
@@ -95,7 +103,7 @@ def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener
     elif any(folder.is_relative_to(raw_root(card.name)) for folder in folders):
         on_event(Notice(f"not unpacked, as the card does not name it: {names}", warning=True))
     else:
-        command = " ".join(f"--from {shlex.quote(str(path))}" for path in left[:_SHOWN])
+        command = quoted(*(word for path in left[:_SHOWN] for word in ("--from", path)))
         raise DataError(
             f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
             f"card does not name: {names}.",

@@ -131,7 +131,8 @@ def pictures(
             entry: tuple[str, Sample], content: Callable[..., Content] = content
         ) -> tuple[str, Content]:
             name, source = entry
-            return name, content(source, reencoding)
+            with source.mendable():
+                return name, content(source, reencoding)
 
         yield from in_parallel(made, sorted(sources.items()), jobs)
 
@@ -154,9 +155,10 @@ def packed_summary(
 
 def _record(sample: Sample, sha256: str | None, reencoding: Reencoding | None) -> Record:
     """Return the record that a sample will have in a pack."""
-    train_ids = read_train_ids(sample.label)
-    if label_digest(train_ids) != sha256:
-        raise _changed(sample.label)
+    with sample.mendable():
+        train_ids = read_train_ids(sample.label)
+        if label_digest(train_ids) != sha256:
+            raise _changed(sample.label)
     if reencoding:
         train_ids = reencoding.label(train_ids)
     height, width = train_ids.shape
@@ -194,10 +196,7 @@ def content_digest(content: Content) -> str:
 
 
 def _changed(path: Path) -> DataError:
-    return DataError(
-        f"{path} has changed since the dataset was prepared.",
-        "Prepare the dataset again: 'pinmem data prepare'.",
-    )
+    return DataError(f"{path} has changed since the dataset was prepared.")
 
 
 def _without_folders(defect: Mapping[str, str]) -> dict[str, str]:

@@ -11,17 +11,14 @@ from posixpath import commonpath
 from random import Random
 from typing import Literal
 
-SPLIT = re.compile(
-    r"(.*?)(training|train|validation|valid|val|testing|test)(.*)", re.IGNORECASE | re.DOTALL
-)
-"""A folder's name that tells a split: what is before it, the split, what is after it."""
+from pinmem_core.preparation.split_names import SPLIT
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 _LABELS = {".png", ".json", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm"}
 _NEITHER = re.compile(r"instance|panoptic|depth|disparity|confidence|uncertainty", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(
     r"label|mask|annot|ground.?truth|gt(fine|coarse)|semantic|segment|polygon"
-    r"|(?<![a-z])(gt|anno?|seg|sem)(?![a-z])",
+    r"|(?<![a-z])(gt|anno?|seg|sem|targets?)(?![a-z])",
     re.IGNORECASE,
 )
 _LABEL_STEM = re.compile(

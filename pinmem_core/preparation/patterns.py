@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from pinmem_core.paths import as_id
-from pinmem_core.preparation.pairing import SPLIT, Affixes, Pair, Pairing
+from pinmem_core.preparation.pairing import Affixes, Pair, Pairing
+from pinmem_core.preparation.split_names import NUMBER, SPLIT
 
 _MOST_DOMAINS = 32
 """Folders that vary more are no domains: drives, for instance, or hours."""
@@ -172,6 +173,8 @@ def _as_split(level: Sequence[str], *, exact: bool) -> tuple[Affixes, tuple[str,
     matches = [SPLIT.fullmatch(folder) for folder in level]
     found = [match.groups() for match in matches if match]
     affixes = {(before, after) for before, _, after in found}
+    if len(found) == len(level) and all(NUMBER.fullmatch(a) and not b for a, b in affixes):
+        return ("", ""), tuple(level)  # "1_train" and "2_val"
     if len(found) < len(level) or len(affixes) > 1:
         return None
     before, after = affixes.pop()

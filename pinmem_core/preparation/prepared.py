@@ -80,6 +80,11 @@ class PreparedDataset:
         return dataset
 
     @property
+    def came_in_pack(self) -> bool:
+        """Whether the dataset was unpacked from a pack, which alone has its files."""
+        return not self.summary["sources"]
+
+    @property
     def manifest(self) -> Path:
         """The file with a line a sample."""
         return self.root / MANIFEST

@@ -6,6 +6,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from hashlib import blake2b
@@ -42,6 +43,11 @@ class Sample:
     width: int
     height: int
 
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset; of a sample whose paths are absolute."""
+        return self.label.parent.parent.name  # labels lie in DATASET/labels
+
     def to_json(self) -> str:
         """Return the sample as a line of a manifest."""
         return json.dumps({**vars(self), "image": str(self.image), "label": str(self.label)})
@@ -55,15 +61,27 @@ class Sample:
             DataError: A file cannot be read, the label holds other values than trainIds, or the
                 two differ in size.
         """
-        image = read_image(self.image, checked=True)
-        train_ids = read_train_ids(self.label, checked=True)
-        if train_ids.shape != image.shape[:2]:
+        with self.mendable():
+            image = read_image(self.image, checked=True)
+            train_ids = read_train_ids(self.label, checked=True)
+            if train_ids.shape != image.shape[:2]:
+                raise DataError(
+                    f"{self.label} is {train_ids.shape[1]}x{train_ids.shape[0]}, but its image "
+                    f"{self.image} is {image.shape[1]}x{image.shape[0]}."
+                )
+            return image, train_ids
+
+    @contextmanager
+    def mendable(self) -> Iterator[None]:
+        """Let an error of a file that was spoilt after `prepare` say which commands mend it."""
+        try:
+            yield
+        except DataError as error:
             raise DataError(
-                f"{self.label} is {train_ids.shape[1]}x{train_ids.shape[0]}, but its image "
-                f"{self.image} is {image.shape[1]}x{image.shape[0]}.",
-                "Prepare the dataset again: 'pinmem data prepare' leaves such pairs out.",
-            )
-        return image, train_ids
+                error.message,
+                f"'pinmem data verify {self.dataset}' lists all such files. Restore them, or have "
+                f"'pinmem data prepare {self.dataset}' leave them out.",
+            ) from error
 
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> "Sample":

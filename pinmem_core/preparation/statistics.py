@@ -114,7 +114,8 @@ def _histograms(
 
 
 def _histogram(sample: Sample) -> NDArray[np.int64]:
-    counts = Image.fromarray(read_image(sample.image)).histogram()
+    with sample.mendable():
+        counts = Image.fromarray(read_image(sample.image)).histogram()
     return np.array(counts, dtype=np.int64).reshape(3, -1)
 
 
