@@ -11,6 +11,7 @@ from conftest import Result
 
 from pinmem_core.datasets import DatasetCard, Layout, get_card
 from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.events import Notice
 from pinmem_core.images import read_label, write_png
 from pinmem_core.preparation import PreparedDataset, prepare, survey
 from pinmem_core.preparation.layouts import find_samples
@@ -219,8 +220,11 @@ def test_train_ids_in_files_named_as_ids_are_refused_and_read_on_request(tmp_pat
         with pytest.raises(DataError, match=r"split train.* hold trainIds") as error:
             attempt(CITYSCAPES, [tmp_path])
         assert "--label-map trainids" in error.value.hint
-    dataset = prepare(CITYSCAPES, [tmp_path], label_map="trainids")
+    events: list[object] = []
+    dataset = prepare(CITYSCAPES, [tmp_path], label_map="trainids", on_event=events.append)
     assert dataset.counts == {"train": 3}
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert said == ["left out, as their labels hold no trainIds: val"]
     assert read_label(dataset.samples[0].label)[0, :7].tolist() == TRAIN_IDS
     for path in (tmp_path / "gtFine" / "train").rglob("*.png"):
         path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))

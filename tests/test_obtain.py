@@ -152,6 +152,14 @@ def test_an_archive_of_an_unknown_kind_is_named_as_one(tmp_path):
         obtain(BDD, [tmp_path / "a.txt"])
 
 
+@pytest.mark.parametrize("name", ["a.7z", "a.tar.zst", "a.zip.part", "a.zip.crdownload"])
+def test_no_command_is_given_for_archives_that_it_would_refuse(tmp_path, name):
+    put(tmp_path / "in", **{name: IMAGES})
+    with pytest.raises(DataError, match=f"archives that its card does not name: .*{name}") as error:
+        obtain(BDD, [tmp_path / "in"])
+    assert "--from" not in error.value.hint and "Unpack it with another tool" in error.value.hint
+
+
 def test_extract_says_what_it_left(tmp_path):
     folder = put(tmp_path / "in", **{"10k_images_train.zip": IMAGES, "x.zip": {}})
     result = Result("data", "extract", "bdd100k", "--from", str(folder))

@@ -64,6 +64,7 @@ class Found:
         other_layouts: The layout of each split that `layout` finds no or few labels of.
         label_map: The label map that was asked for; None for that of each layout.
         is_assumed: Whether another version of the dataset might look the same.
+        left_splits: Splits whose labels do not hold the trainIds that were asked for.
     """
 
     layout: Layout
@@ -73,6 +74,7 @@ class Found:
     other_layouts: Mapping[str, Layout] = field(default_factory=dict)
     label_map: str | None = None
     is_assumed: bool = False
+    left_splits: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[Path]:
@@ -297,12 +299,15 @@ def _shared(one: Path, other: Path) -> int:
 
 def _with_train_ids(found: Found) -> Found:
     """Return what was found without those splits whose labels hold no trainIds."""
-    splits = [
-        split
+    holding = {
+        split: hold_train_ids([sample.label for sample in samples if sample.label])
         for split, samples in found.by_split().items()
-        if hold_train_ids([sample.label for sample in samples if sample.label])
-    ]
-    return replace(found, samples=[s for s in found.samples if s.split in splits])
+    }
+    return replace(
+        found,
+        samples=[sample for sample in found.samples if holding[sample.split]],
+        left_splits=tuple(split for split, holds in holding.items() if split and not holds),
+    )
 
 
 def _by_split(best: Found, fitting: Sequence[Found]) -> Found:

@@ -27,6 +27,10 @@ from pinmem_core.preparation.prepared import read_summary
 
 _SHOWN = 5
 """Archives that a message names."""
+_UNKNOWN_KIND = (
+    "Unpack it with another tool, and name the folder instead; end the download of what is called "
+    "'.part' or '.crdownload' first."
+)
 _DEEPEST = 2
 """Levels of archives within an archive that are unpacked."""
 
@@ -103,11 +107,14 @@ def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener
     elif any(folder.is_relative_to(raw_root(card.name)) for folder in folders):
         on_event(Notice(f"not unpacked, as the card does not name it: {names}", warning=True))
     else:
-        command = quoted(*(word for path in left[:_SHOWN] for word in ("--from", path)))
+        known = [path for path in left[:_SHOWN] if is_archive(Path(original_name(path.name)))]
+        command = quoted(*(word for path in known for word in ("--from", path)))
         raise DataError(
             f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
             f"card does not name: {names}.",
-            f"Name those that hold it: pinmem data prepare {card.name} {command}",
+            f"Name those that hold it: pinmem data prepare {card.name} {command}"
+            if known
+            else _UNKNOWN_KIND,
         )
     return folders
 
@@ -145,8 +152,7 @@ def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
     if not is_archive(Path(name)):
         if resembles_archive(archive.name):
             raise DataError(
-                f"{archive} is an archive of a kind that pinmem does not unpack.",
-                "Unpack it with another tool, and name the folder instead.",
+                f"{archive} is an archive of a kind that pinmem does not unpack.", _UNKNOWN_KIND
             )
         raise DataError(f"{archive} is neither a folder nor an archive.", "Name one of them.")
     folder = extract(archive, raw_root(card.name), name=name, on_event=on_event)

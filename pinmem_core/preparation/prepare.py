@@ -163,6 +163,9 @@ def _announce_layouts(found: Found, on_event: Listener) -> None:
             "if they are of another version, name its map with --label-map"
         )
         on_event(Notice(message, warning=True))
+    if found.left_splits:
+        message = f"left out, as their labels hold no trainIds: {', '.join(found.left_splits)}"
+        on_event(Notice(message, warning=True))
     for split, layout in found.other_layouts.items():
         on_event(
             Notice(

@@ -46,7 +46,8 @@ class Sample:
     @property
     def dataset(self) -> str:
         """The name of the dataset; of a sample whose paths are absolute."""
-        return self.label.parent.parent.name  # labels lie in DATASET/labels
+        folders = (path.parent.name for path in self.label.parents if path.name == "labels")
+        return next(folders, self.label.parent.name)
 
     def to_json(self) -> str:
         """Return the sample as a line of a manifest."""
