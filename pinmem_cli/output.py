@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,8 @@ EXIT_CODES: dict[type[PinMemError], int] = {ConfigError: 2, DataError: 3, Machin
 """Exit codes by kind of failure; any other failure is 1."""
 _UNFOLDED = 10_000
 """Columns of a file or pipe, in which names are not folded."""
+_NO_MEMORY = re.compile("failed to map segment|allocate memory|out of memory", re.IGNORECASE)
+"""How loaders of libraries and torch word a lack of memory."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -47,7 +50,7 @@ def exit_code(error: PinMemError) -> int:
 
 def unforeseen(error: Exception) -> PinMemError:
     """Return the failure that stands for an exception that no command expected."""
-    if isinstance(error, MemoryError):
+    if _lacks_memory(error):
         return MachineError("there is not enough memory.", "Close other programs.")
     if not isinstance(error, OSError) or error.errno is None:
         text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -61,6 +64,12 @@ def unforeseen(error: Exception) -> PinMemError:
     if error.errno in _FORBIDDEN:
         return MachineError(message, "Check who may read and write there.")
     return MachineError(message, "'pinmem --debug ...' shows where it happened.")
+
+
+def _lacks_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def errors() -> Console:

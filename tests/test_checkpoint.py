@@ -97,6 +97,15 @@ def test_an_edited_setting_of_the_network_is_refused(folder, change):
     assert "remove 'sha256'" in error.value.hint
 
 
+@pytest.mark.parametrize("key", ["num_classes", "head", "memory", "memory.momentum"])
+def test_without_digests_only_settings_that_came_later_take_defaults(folder, key):
+    *outer, last = key.split(".")
+    edit_config(folder, lambda c: c.pop("sha256"))
+    edit_config(folder, lambda c: (c["model"]["memory"] if outer else c["model"]).pop(last))
+    with pytest.raises(CheckpointError, match=f"{key}' is missing"):
+        load_checkpoint(folder)
+
+
 def test_no_key_of_a_checkpoint_takes_its_default(folder):
     config = json.loads((folder / "config.json").read_text())
     inner = [f"memory.{key}" for key in config["model"]["memory"]]

@@ -155,9 +155,20 @@ def test_what_the_system_refuses_is_told_by_its_cause(number, code, said):
     assert ("disk" in f"{error.message} {error.hint}") == (number in (errno.ENOSPC, errno.EDQUOT))
 
 
-def test_want_of_memory_is_told(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        ImportError("Importing the numpy C-extensions failed.\nx.so: failed to map segment from"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=["Python", "loader", "numpy", "torch", "system"],
+)
+def test_want_of_memory_is_told(monkeypatch, capsys, error):
     def fail():
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(pinmem_cli.app, "app", fail)
     monkeypatch.setattr(sys, "argv", ["pinmem"])

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ _PREPROCESSING = {
 _SECTIONS = {"training": ("sources", "targets"), "converted": ("assumed",)}
 """Sections of `config.json` that others build on, where it has them, and their lists."""
 _AGAIN = "Fetch or copy it again."
+_LATER = frozenset({"own_statistics", "attention_temperature", "residual"})
+"""Settings of the network that the first checkpoints, which hold no digests, do not know."""
 _DIGESTS = "sha256"
 """Section of `config.json` with the digests of the weights file and of the section `model`."""
 
@@ -204,8 +206,9 @@ def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
         key = ".".join(["model", *map(str, first["loc"])])
         raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
     ours = _described(model)
-    early = _DIGESTS not in config  # the first checkpoints hold less: defaults stand for the rest
-    if not early and (lacking := _lacking(config["model"], ours["model"])):
+    early = _DIGESTS not in config
+    lacking = _lacking(config["model"], ours["model"], _LATER if early else frozenset())
+    if lacking:
         raise _unfit(folder, f"in it, 'model.{lacking}' is missing")
     for key in ("classes", "preprocessing"):
         if config.get(key, ours[key] if early else None) != ours[key]:
@@ -213,12 +216,14 @@ def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
     return model
 
 
-def _lacking(given: Mapping[str, Any], full: Mapping[str, Any]) -> str | None:
-    """Return the first key, dotted, that `given` lacks; what it holds is valid."""
+def _lacking(given: Mapping[str, Any], full: Mapping[str, Any], but: Collection[str]) -> str | None:
+    """Return the first key, dotted, that `given` lacks, `but` aside; what it holds is valid."""
     for key, value in full.items():
         if key not in given:
+            if key in but:
+                continue
             return key
-        if isinstance(value, Mapping) and (inner := _lacking(given[key], value)):
+        if isinstance(value, Mapping) and (inner := _lacking(given[key], value, but)):
             return f"{key}.{inner}"
     return None
 
