@@ -10,6 +10,8 @@ import yaml
 from conftest import small_config
 from markdown_it import MarkdownIt
 
+from pinmem_core.datasets import DatasetCard, Layout
+from pinmem_core.errors import DataError
 from pinmem_core.labels import CLASS_NAMES
 from pinmem_core.learning import train
 from pinmem_core.learning.run_folder import RunFolder
@@ -194,6 +196,34 @@ def test_odd_scores_of_a_run_are_no_evidence(tmp_path, small, scores):
     save_checkpoint(small, tmp_path / "run" / "checkpoint", {})
     (tmp_path / "run" / "scores.json").write_text(json.dumps(scores))
     assert evidence_of(tmp_path / "run" / "checkpoint") is None
+
+
+def test_a_configuration_with_a_key_twice_is_damaged(tmp_path):
+    run = RunFolder(tmp_path)
+    run.begin(small_config(), {})
+    assert run.read_config() == small_config()
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace("{", '{"seed": 1,', 1))
+    with pytest.raises(DataError, match=r"config\.json is damaged"):
+        run.read_config()
+
+
+def test_a_card_of_ones_own_says_nothing_in_markdown(monkeypatch):
+    hostile = "[free](https://evil.example) <img src=x> **bold**"
+    layout = {"name": "x", "image": "i/{n}.png", "label": "l/{n}.png", "id": "{n}"}
+    own = DatasetCard(
+        name="camvid",
+        title=hostile,
+        terms=hostile,
+        terms_url=hostile,
+        citation=hostile,
+        layouts=(Layout(**layout, label_maps=("trainids",)),),
+    )
+    monkeypatch.setattr("pinmem_core.model.card.get_card", lambda name: own)
+    text = model_card({**CONFIG, "training": {"sources": ["camvid"]}})
+    shown = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    assert shown.count("[free]") == 4
+    assert "<img" not in shown and 'evil.example"' not in shown and "<strong>bold" not in shown
 
 
 def test_metrics_are_json_though_a_value_is_not_finite(tmp_path):

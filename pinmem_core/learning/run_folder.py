@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_text
+from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError, quoted
 from pinmem_core.evaluation import Scores
 from pinmem_core.evaluation.trained_on import RECORD
@@ -79,7 +79,7 @@ class RunFolder:
         if not path.exists():
             raise DataError(f"{self.path} is no run: there is no {_CONFIG}.")
         try:
-            return TrainConfig.model_validate_json(read_text(path))
+            return TrainConfig.model_validate(read_json_object(path))
         except (DataError, ValidationError):
             raise DataError(
                 f"{self.path} cannot be resumed: its {_CONFIG} is damaged.",

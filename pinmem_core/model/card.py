@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from pinmem_core.datasets import DatasetCard, get_card
+from pinmem_core.datasets import DatasetCard, get_card, shipped_cards
 from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
 from pinmem_core.model.figures import DomainFigures, Figures, seen_in_words
@@ -191,7 +191,8 @@ def _intervals(domains: Sequence[DomainFigures]) -> list[tuple[str, ...]]:
 
 def _licence(sources: Sequence[str]) -> str:
     lines = [
-        f"- {_plain(name)}: {card.terms or 'no terms are known.'} {card.terms_url}".rstrip()
+        f"- {_plain(name)}: {_said(card, card.terms) or 'no terms are known.'} "
+        f"{_said(card, card.terms_url)}".rstrip()
         if card
         else f"- {_plain(name)}: no dataset that pinmem ships; ask whoever trained the network."
         for name, card in _cards(sources).items()
@@ -210,10 +211,15 @@ def _training(config: Mapping[str, Any]) -> str:
 
 def _citations(sources: Sequence[str]) -> str:
     cards = [card for card in _cards(sources).values() if card and card.citation]
-    data = [f"- {card.title}: {card.citation}" for card in cards]
+    data = [f"- {_said(card, card.title)}: {_said(card, card.citation)}" for card in cards]
     return (
         f"## Citation\n\n```bibtex\n{_PAPER}\n```\n" + "".join(f"\n{line}" for line in data) + "\n"
     )
+
+
+def _said(card: DatasetCard, text: str) -> str:
+    """Return a text of a dataset's card as Markdown; links work in the cards that pinmem ships."""
+    return text if card == shipped_cards().get(card.name) else _plain(text)
 
 
 def _plain(value: object) -> str:
