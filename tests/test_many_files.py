@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -211,3 +212,46 @@ def test_ids_with_spaces_stay_apart_however_many_there_are(tmp_path):
     card = CAMVID.model_copy(update={"split_lists": {"train": spaced}})
     write_card(card, tmp_path / "card.yaml")
     assert read_card(tmp_path / "card.yaml").split_lists == {"train": spaced}
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+def test_a_move_that_is_stopped_at_any_change_goes_on(tmp_path, monkeypatch):
+    source = camvid_folder(tmp_path / "raw", {"0001TP": 2})
+    root = prepare(CAMVID, [source]).root
+    now = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    _flatten(root)
+    shutil.copytree(root, tmp_path / "flat")
+    moment, stopped = 0, True
+    while stopped:
+        shutil.rmtree(root.parent)
+        shutil.copytree(tmp_path / "flat", root)
+        left, stopped = [moment], False
+        with monkeypatch.context() as patch:
+            for name in ("hardlink_to", "unlink", "rename", "replace", "rmdir"):
+                patch.setattr(Path, name, _stopping(getattr(Path, name), left))
+            try:
+                prepare(CAMVID, [source], jobs=1)
+            except Killed:
+                assert verify("camvid").findings == ()
+                moment += 1
+                stopped = True
+        prepare(CAMVID, [source])
+        assert {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()} == now
+        assert [path.name for path in root.parent.iterdir()] == ["camvid"]
+    assert moment > 6
+
+
+def _stopping(real, left):
+    """Return a function that ends the process once it was called as often as `left` says."""
+
+    def act(path, *arguments, **options):
+        if path.suffix != ".lock":  # a process that has ended holds none
+            left[0] -= 1
+            if left[0] == -1:
+                raise Killed
+        return real(path, *arguments, **options)
+
+    return act
