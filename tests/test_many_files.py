@@ -1,9 +1,11 @@
 """A million samples: no folder holds too many files, and no command looks at each for its size."""
 
+import io
 import json
 import os
 import re
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -255,3 +257,23 @@ def _stopping(real, left):
         return real(path, *arguments, **options)
 
     return act
+
+
+def test_the_texts_of_a_pack_may_be_as_long_as_many_samples_need(tmp_path):
+    """The digests of 200,000 images take 20 MB, and so do as many files that were left out."""
+    dataset = prepare(CAMVID, [camvid_folder(tmp_path / "raw", {"0001TP": 3})])
+    defect = {"file": "x" * 9_000, "reason": "no split lists it", "rule": "not listed"}
+    summary = json.loads((dataset.root / SUMMARY).read_text()) | {"excluded": [defect] * 2_000}
+    (dataset.root / SUMMARY).write_text(json.dumps(summary))
+    path = pack("camvid", tmp_path / "camvid.tar").path
+    with tarfile.open(path) as tar, tarfile.open(tmp_path / "long.tar", "w") as longer:
+        for member in tar:
+            data = tar.extractfile(member).read()
+            if member.name == "images.sha256":
+                data += b"".join(
+                    b"%064d  images/ab/frame_%020d.png\n" % (n, n) for n in range(170_000)
+                )
+            member.size = len(data)
+            longer.addfile(member, io.BytesIO(data))
+    assert len(data) > 16 << 20
+    assert len(unpack(tmp_path / "long.tar").samples) == 3

@@ -40,6 +40,7 @@ from pinmem_core.preparation.pack_contents import (
     texts,
 )
 from pinmem_core.preparation.prepared import (
+    LARGEST_SUMMARY,
     MANIFEST,
     RECORDS,
     SCHEMA_VERSION,
@@ -57,6 +58,8 @@ from pinmem_core.preparation.records import (
 from pinmem_core.preparation.reencoding import Reencoding
 
 _LONGEST_TEXT = 16 << 20  # as of a card that is a file of its own
+_LARGEST_DIGESTS = 1 << 28
+"""Bytes of the digests of all images, some hundred for each."""
 _SHOWN = 3
 _TEXTS = 8
 """Members of a pack that are no pictures, at most."""
@@ -314,7 +317,7 @@ def _workplace(root: Path) -> Iterator[Path]:
 def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> None:
     """Refuse a pack, unpacked into `folder`, whose files are not those that were packed."""
     try:
-        summary = read_json_object(folder / SUMMARY)
+        summary = read_json_object(folder / SUMMARY, LARGEST_SUMMARY)
         manifest = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError, DataError) as error:
         raise _damaged(path, f"its {SUMMARY} or {MANIFEST} cannot be read") from error
@@ -338,7 +341,7 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
 
 def _note_bytes(folder: Path) -> None:
     """Note in an unpacked `dataset.json` how many bytes its pictures have."""
-    summary = read_json_object(folder / SUMMARY)
+    summary = read_json_object(folder / SUMMARY, LARGEST_SUMMARY)
     summary["bytes"] = sum(bytes_below(folder / kind) for kind in ("labels", "images"))
     write_whole(folder / SUMMARY, as_json(summary))
 
@@ -346,7 +349,7 @@ def _note_bytes(folder: Path) -> None:
 def _image_digests(path: Path, folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each image by its name."""
     try:
-        lines = read_text(folder / IMAGE_DIGESTS, _LONGEST_TEXT).splitlines()
+        lines = read_text(folder / IMAGE_DIGESTS, _LARGEST_DIGESTS).splitlines()
     except DataError as error:
         raise _damaged(path, f"its {IMAGE_DIGESTS} cannot be read") from error
     return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}

@@ -24,7 +24,7 @@ MANIFEST = "manifest.jsonl"
 RECORDS = "conversions.jsonl"
 """What `prepare` needs to know to do only what is missing."""
 SUMMARY = "dataset.json"
-_LARGEST_SUMMARY = 1 << 28
+LARGEST_SUMMARY = 1 << 28
 """Bytes; it names every file that was left out."""
 
 
@@ -139,7 +139,7 @@ def read_summary(name: str) -> dict[str, Any]:
 
 
 def _read_summary(root: Path) -> dict[str, Any]:
-    summary = read_json_object(root / SUMMARY, _LARGEST_SUMMARY)
+    summary = read_json_object(root / SUMMARY, LARGEST_SUMMARY)
     if summary.get("schema_version") == SCHEMA_VERSION:
         _Summary.model_validate(summary)
     return summary
