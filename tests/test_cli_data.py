@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -124,6 +125,13 @@ def test_parts_can_be_fetched_alone(city, site, tmp_path):
     assert f"--from {tmp_path}" in done.err
     one = Result("data", "prepare", "mycity", "--parts", "2", *options, "--json")
     assert one.json["counts"] == {"train": 5, "val": 1}
+
+
+def test_the_command_of_a_hint_names_a_card_that_is_not_kept_yet(city):
+    refused = Result("data", "prepare", "mycity", "--card", str(city))
+    command = re.search("'pinmem ([^']+)'", refused.err)[1].replace("CARD.yaml", str(city))
+    assert Result(*command.split()).code == 0
+    assert Result("data", "prepare", "mycity", "--card", str(city)).code == 0
 
 
 def test_archives_go_when_asked(city, home):

@@ -702,7 +702,8 @@ def test_terms_are_accepted_once_and_anew_when_they_change(site, folder, home):
     with pytest.raises(ConfigError, match="toytown") as error:
         require_accepted(card)
     assert error.value.hint == (
-        "Read https://example.org/t; 'pinmem data download toytown --accept-terms' accepts them."
+        "Read https://example.org/t; "
+        "'pinmem data download toytown --card CARD.yaml --accept-terms' accepts them."
     )
     assert not accepted(card) and not site.log
     accept(card)

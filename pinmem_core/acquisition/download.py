@@ -17,7 +17,7 @@ from pinmem_core.acquisition.patience import Patience
 from pinmem_core.acquisition.terms import require_accepted
 from pinmem_core.acquisition.transfer import fetch
 from pinmem_core.acquisition.verification import find_fault_of_finished
-from pinmem_core.datasets import Archive, DatasetCard
+from pinmem_core.datasets import Archive, DatasetCard, name_to_type
 from pinmem_core.errors import ConfigError, MachineError, unknown_name
 from pinmem_core.events import Listener, ignore
 from pinmem_core.home import archives_root
@@ -100,7 +100,7 @@ def download(
     missing = _without_right_ones(files, jobs, stop, listen)
     if missing:
         if card.login:
-            credentials = require_credentials(card.name, card.login, credentials)
+            credentials = require_credentials(card, card.login, credentials)
         _require_space(card, missing)
         open_session = _opener(card, credentials, patience)
         means = Means(open_session, patience, stop, listen)
@@ -122,13 +122,14 @@ def _require_addresses(card: DatasetCard, files: Sequence[Wanted]) -> None:
             f"{card.name} is drawn, not fetched.", f"Draw it: pinmem data prepare {card.name}"
         )
     steps = [f"{number}. {step}" for number, step in enumerate(card.steps, 1)]
+    command = f"pinmem data prepare {name_to_type(card)} --from FOLDER"
     if not files:
         raise ConfigError(
             f"the card of {card.name} names no archives that pinmem could fetch.",
-            f"Name the folder or pack that holds it: pinmem data prepare {card.name} --from FOLDER",
+            f"Name the folder or pack that holds it: {command}",
         )
     names = ", ".join(awaited)
-    last = f"Put {names} into a folder, then: pinmem data prepare {card.name} --from FOLDER"
+    last = f"Put {names} into a folder, then: {command}"
     raise ConfigError(
         f"pinmem cannot fetch {names} of {card.name}: a person has to.",
         "\n".join([*steps, last]),

@@ -16,6 +16,7 @@ from pinmem_core.acquisition.network import (
 )
 from pinmem_core.acquisition.patience import Patience
 from pinmem_core.addresses import masked
+from pinmem_core.datasets import DatasetCard, name_to_type
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
 
@@ -52,8 +53,8 @@ def find_credentials(login: str) -> Credentials | None:
     return _from_file(_official_file())
 
 
-def require_credentials(name: str, login: str, given: Credentials | None) -> Credentials:
-    """Return `given` credentials for the dataset `name`, else those that are stored.
+def require_credentials(card: DatasetCard, login: str, given: Credentials | None) -> Credentials:
+    """Return `given` credentials for a dataset, else those that are stored.
 
     Raises:
         ConfigError: There are none.
@@ -61,13 +62,16 @@ def require_credentials(name: str, login: str, given: Credentials | None) -> Cre
     credentials = given or find_credentials(login)
     if credentials:
         return credentials
-    hint = f"Run 'pinmem data download {name}' in a terminal, which asks for them"
+    command = f"pinmem data download {name_to_type(card)}"
+    hint = f"Run '{command}' in a terminal, which asks for them"
     if origin(login) in CITYSCAPES_ORIGINS:
         hint += (
             "; or set CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD; or let cityscapesScripts "
             f"('csDownload') store them in {_official_file()}"
         )
-    raise ConfigError(f"{name} is given to accounts only, and no user name is known.", f"{hint}.")
+    raise ConfigError(
+        f"{card.name} is given to accounts only, and no user name is known.", f"{hint}."
+    )
 
 
 def log_in(

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pinmem_core.datasets import DatasetCard
+from pinmem_core.datasets import DatasetCard, name_to_type
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.files import write_whole
@@ -31,9 +31,10 @@ def require_accepted(card: DatasetCard) -> None:
     """
     if card.must_accept and not accepted(card):
         where = card.terms_url or card.homepage or "the dataset's terms"
+        command = f"pinmem data download {name_to_type(card)} --accept-terms"
         raise ConfigError(
             f"the terms of {card.name} are not accepted yet.",
-            f"Read {where}; 'pinmem data download {card.name} --accept-terms' accepts them.",
+            f"Read {where}; '{command}' accepts them.",
         )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "damaged_cards",
     "fields_of",
     "get_card",
+    "name_to_type",
     "read_card",
     "shipped_cards",
     "write_card",
@@ -55,6 +56,11 @@ def damaged_cards() -> dict[str, ConfigError]:
 def card_of_user(name: str) -> Path:
     """Return where the card of the user's own dataset `name` is kept once it is prepared."""
     return dataset_root(name) / "card.yaml"
+
+
+def name_to_type(card: DatasetCard) -> str:
+    """Return what names a dataset in a command: its card's file, too, until it is prepared."""
+    return card.name if card.name in cards() else f"{card.name} --card CARD.yaml"
 
 
 def get_card(name: str) -> DatasetCard:

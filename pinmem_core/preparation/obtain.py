@@ -15,7 +15,7 @@ from pinmem_core.acquisition.archives import (
 from pinmem_core.acquisition.audit import allowed_growth
 from pinmem_core.acquisition.download import download
 from pinmem_core.acquisition.login import Credentials
-from pinmem_core.datasets import DatasetCard
+from pinmem_core.datasets import DatasetCard, name_to_type
 from pinmem_core.errors import ConfigError, DataError, quoted
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
@@ -112,7 +112,7 @@ def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener
         raise DataError(
             f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
             f"card does not name: {names}.",
-            f"Name those that hold it: pinmem data prepare {card.name} {command}"
+            f"Name those that hold it: pinmem data prepare {name_to_type(card)} {command}"
             if known
             else _UNKNOWN_KIND,
         )
