@@ -672,7 +672,8 @@ def test_what_a_person_has_to_fetch_is_told_in_steps(folder):
         download(card, folder)
     assert error.value.hint == (
         "1. Register at example.org.\n2. Fetch the files.\n"
-        "Put a.zip, b.zip into a folder, then: pinmem data prepare toytown --from FOLDER"
+        "Put a.zip, b.zip into a folder, then: "
+        "pinmem data prepare toytown --card CARD.yaml --from FOLDER"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pinmem_core.errors import DataError
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.inference.sources import find_sources
 from pinmem_core.paths import as_id, as_portable_name, as_text, expanded, files_below
 
@@ -143,6 +143,26 @@ def test_patterns_pass_over_what_systems_write_unless_it_is_named(tmp_path):
     assert names(tmp_path / "*" / "*.png") == ["x/c.png"]
     assert names(tmp_path / "*" / "**") == ["x/c.png"]
     assert names(tmp_path / "._*") == ["._a.png"]
+
+
+def test_the_case_of_a_suffix_does_not_matter_in_patterns(tmp_path):
+    for name in ("a.png", "b.PNG", "sub/c.Png", "d.jpg", "A.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(pattern: str) -> set[str]:
+        return {str(source.name) for source in find_sources([f"{tmp_path}/{pattern}"])}
+
+    assert found("*.png") == found("*.PNG") == {"a.png", "A.png", "b.PNG"}
+    assert found("**/*.png") == {"a.png", "A.png", "b.PNG", "sub/c.Png"}
+    assert found("a*.png") == {"a.png"}
+
+
+def test_an_input_without_a_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="has no name"):
+        find_sources([""])
 
 
 def test_patterns_work_in_folders_whose_names_look_like_patterns(tmp_path):

@@ -51,7 +51,8 @@ def find_sources(
 
     A folder stands for the images and videos in it and in its sub-folders, linked ones included, by
     name; hidden files and what lies in `out` are left out. A text that is no file and has a `*`,
-    `?` or `[` is a pattern, in which `**` stands for any folders, by the same rules.
+    `?` or `[` is a pattern, in which `**` stands for any folders, by the same rules; the case of a
+    known suffix does not matter.
 
     Args:
         inputs: Files, folders, patterns, and "-" for an image from `stdin`.
@@ -60,7 +61,7 @@ def find_sources(
         on_event: Hears of files in folders that are passed over.
 
     Raises:
-        ConfigError: `out` is one of the folders.
+        ConfigError: `out` is one of the folders, or an input is empty.
         DataError: A folder or a pattern leads to nothing, or an input is no regular file.
     """
     sources: dict[Path, Source] = {}
@@ -75,6 +76,8 @@ def find_sources(
 
 
 def _expanded(text: str, out: Path | None, on_event: Listener) -> Iterable[Source]:
+    if not text:  # a variable of a shell that is not set, and no name of the current folder
+        raise ConfigError("an input has no name.", "Name a file, a folder, or '.' for this folder.")
     path = expanded(text)
     try:
         if path.is_dir():
@@ -93,6 +96,7 @@ def _expanded(text: str, out: Path | None, on_event: Listener) -> Iterable[Sourc
 
 def _matching(pattern: Path, out: Path | None, on_event: Listener) -> Iterator[Source]:
     base, wanted = _fixed_part(pattern)
+    wanted[-1] = _with_suffix_of_any_case(wanted[-1])
     found = list(_hits(base, wanted, out))
     if not found:
         raise DataError(f"nothing matches {pattern}.", "Is a folder's name misspelt?")
@@ -129,6 +133,17 @@ def _fixed_part(pattern: Path) -> tuple[Path, list[str]]:
     return base, parts
 
 
+def _with_suffix_of_any_case(pattern: str) -> str:
+    """Return the pattern of a name, in which the case of a known suffix does not matter."""
+    stem, suffix = PurePath(pattern).stem, PurePath(pattern).suffix
+    if not _is_known(suffix):
+        return pattern
+    return f"{stem}." + "".join(
+        f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter
+        for letter in suffix[1:]
+    )
+
+
 def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
     """Return whether the parts of a path match those of a pattern; `**` stands for any folders."""
     if not wanted:
@@ -159,7 +174,11 @@ def _in_folder(folder: Path, base: Path, out: Path | None, on_event: Listener) -
 
 
 def _known(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    return _is_known(path.suffix)
+
+
+def _is_known(suffix: str) -> bool:
+    return suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 def _below(folder: Path, out: Path | None) -> list[Path]:
