@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 
 from pinmem_core.errors import ConfigError, DataError, MachineError
 
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part")
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -37,6 +39,18 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def is_partial(path: Path) -> bool:
+    """Return whether `path` has a name that `whole_file` gives to what it has not written yet."""
+    return _PARTIAL.fullmatch(path.name) is not None
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the files that killed processes left half written; the caller keeps others out."""
+    for path in folder.glob(".*.part"):
+        if is_partial(path):
+            _remove(path)
 
 
 def write_whole(path: Path, data: bytes) -> None:

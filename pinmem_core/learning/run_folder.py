@@ -15,7 +15,14 @@ from pinmem_core.errors import ConfigError, DataError, MachineError, quoted
 from pinmem_core.evaluation import Scores
 from pinmem_core.evaluation.trained_on import RECORD
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.files import append_line, remove_leftovers, restore_folder, write_whole
+from pinmem_core.files import (
+    append_line,
+    is_partial,
+    remove_leftovers,
+    remove_partial_files,
+    restore_folder,
+    write_whole,
+)
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.learning import snapshots
@@ -58,9 +65,10 @@ class RunFolder:
         return self.path / ".lock"
 
     def require_unused(self) -> None:
-        """Raise ConfigError unless the folder is absent or empty, but for its lock."""
+        """Raise ConfigError unless the folder is absent, or holds no file but of a killed start."""
         if self.path.exists() and not (
-            self.path.is_dir() and all(path == self.lock for path in self.path.iterdir())
+            self.path.is_dir()
+            and all(path == self.lock or is_partial(path) for path in self.path.iterdir())
         ):
             raise ConfigError(f"{self.path} exists already.", "Choose another '--output'.")
 
@@ -88,6 +96,8 @@ class RunFolder:
 
     def begin(self, config: TrainConfig, samples: Mapping[str, Any]) -> None:
         """Write down what is going to be trained, and on exactly which samples."""
+        if self.writes:
+            remove_partial_files(self.path)
         self._write_json(_CONFIG, config.model_dump(mode="json"))
         self._write_json(_SAMPLES, samples)
         if self.writes:
@@ -164,6 +174,7 @@ class RunFolder:
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
         """Return the newest snapshot that is intact, or None; others are named."""
         if self.writes:
+            remove_partial_files(self.path)
             remove_leftovers(self.checkpoint)
             snapshots.remove_half_written(self.path)
         return snapshots.newest_snapshot(self.path, on_event)

@@ -43,11 +43,11 @@ def warm_up() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     for name in _SLOW:
         importlib.import_module(name)
+    import conftest
     import PIL.Image
-    import torch
 
+    conftest.pytest_configure()  # one thread, and the tiny trunk
     PIL.Image.init()
-    torch.set_num_threads(1)
 
 
 def start(

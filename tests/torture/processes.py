@@ -106,6 +106,7 @@ def small_disk(place: Place) -> Iterator[str]:
     """The disk is too small at first: exit code 5, nothing lost, and the next command goes on."""
     make, command = scenes.make_stopped_run, scenes.RESUME
     make(place)
+    scenes.make_model(place)
     yield from _on_small_disk(place, "run", command, scenes.run_is_whole)
     for part, command in (("masks", scenes.PREDICT), ("packs", scenes.PACK_APART)):
         shutil.rmtree(place.root / part, ignore_errors=True)

@@ -4,11 +4,13 @@
 
 Each kill is a SIGKILL of a process that runs one command on a small CamVid of random pictures.
 Afterwards what was there before has to be there, old or new but whole; nothing half written may lie
-under a final name; and the next command has to bring about what an untouched one does. The exit
-code is 1 where anything was lost or did not go on.
+under a final name; and the next command has to bring about what an untouched one does. A death that
+leaves the same files as an earlier one is counted, and not judged again. The exit code is 1 where
+anything was lost or did not go on.
 """
 
 import argparse
+import json
 import random
 import shutil
 import signal
@@ -22,6 +24,9 @@ from pathlib import Path
 import children
 import processes
 from scenes import SCENES, Place, Scene, Tree
+
+_OFTEN = 10
+"""Deaths after which the number so far is printed."""
 
 
 @dataclass
@@ -41,19 +46,25 @@ class Killer:
     Args:
         scene: The scene.
         root: An empty folder.
+        log: A file that is given a line of JSON for each death; None for none.
     """
 
-    def __init__(self, scene: Scene, root: Path) -> None:
-        self.scene, self.place = scene, Place(root)
+    def __init__(self, scene: Scene, root: Path, log: Path | None = None) -> None:
+        self.scene, self.place, self.log = scene, Place(root), log
+        self.judged: dict[str, tuple[list[str], list[str]]] = {}
         scene.make(self.place)
         self.place.keep()
         self.before = self.place.tree()
+        self.place.need(*scene.command)  # the first one may be slower
+        self.place.go_back()
         begun = time.monotonic()
         self.place.need(*scene.command)
         self.seconds = time.monotonic() - begun
         for complaint in scene.first(self.place):
             raise RuntimeError(complaint)
         self.after: Tree = self.place.tree()
+        if self.after == self.before:
+            raise RuntimeError(f"{scene.name} changes nothing")
 
     def at_random(self, kills: int, moments: random.Random) -> Row:
         """Kill at moments over the whole duration of the command."""
@@ -89,19 +100,36 @@ class Killer:
             number += every
 
     def _judge(self, row: Row, moment: str) -> None:
+        """Add what is wrong after a death to a row."""
+        begun = time.monotonic()
         row.kills += 1
-        for complaint in self._lost():
-            row.lost.append(f"{moment}: {complaint}")
+        state = self.place.state()
+        if state not in self.judged:
+            self.judged[state] = list(self._lost()), list(self._stuck())
+        lost, stuck = ([f"{moment}: {c}" for c in complaints] for complaints in self.judged[state])
+        row.lost += lost
+        row.stuck += stuck
+        if self.log:
+            facts = {"command": row.name, "killed": row.moments, "moment": moment}
+            facts |= {"lost": lost, "stuck": stuck, "seconds": time.monotonic() - begun}
+            with self.log.open("a") as file:
+                file.write(json.dumps(facts) + "\n")
+        if row.kills % _OFTEN == 0:
+            told = f"{row.name}, {row.moments}: {row.kills} kills, {len(self.judged)} states"
+            print(told, file=sys.stderr, flush=True)
+
+    def _stuck(self) -> Iterator[str]:
+        """Go on, and yield why that fails."""
         for command in self.scene.following(self.place):
             try:
                 code = self.place.run(*command)
             except TimeoutError as error:
-                row.stuck.append(f"{moment}: {' '.join(command[:2])}: {error}")
+                yield f"{' '.join(command[:2])}: {error}"
                 return
             if code:
-                row.stuck.append(f"{moment}: {' '.join(command[:2])}: {code}: {self.place.said()}")
+                yield f"{' '.join(command[:2])}: {code}: {self.place.said()}"
                 return
-        row.stuck.extend(f"{moment}: {w}" for w in self.scene.unfinished(self.place, self.after))
+        yield from self.scene.unfinished(self.place, self.after)
 
     def _lost(self) -> Iterator[str]:
         yield from self.scene.first(self.place)
@@ -119,6 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--no-processes", action="store_true", help="leave out the other situations"
     )
+    parser.add_argument("--log", type=Path, help="a file for a line of JSON for each death")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="pinmem-torture-"))
     root.chmod(0o755)  # some processes run as another user
@@ -129,7 +158,7 @@ def main() -> None:
         print("| command | killed | kills | lost | next command failed |")
         print("|---|---|---:|---:|---:|", flush=True)
         for number, scene in enumerate(scenes):
-            killer = Killer(scene, root / f"scene{number}")
+            killer = Killer(scene, root / f"scene{number}", options.log)
             kills = _share(options.kills, scene)
             bad += _report(killer.at_random(kills, random.Random(f"{options.seed} {scene.name}")))
             for exchange in (True, False) if options.every else ():

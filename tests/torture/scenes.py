@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from pathlib import Path
 import children
 
 _DRIVES = {"0006R0": 4, "0016E5": 4, "Seq05VD": 2, "0001TP": 2}
-_ITERATIONS = 4
+_ITERATIONS = 3
+"""The fewest that have an old snapshot removed, before and after the run is resumed."""
 _SETTINGS = {
     "batch": 2,
     "device": "cpu",
     "log_every": 1,
+    "model.trunk": "tiny",
     "model.feature_dim": 16,
     "model.memory.init_batches": 2,
     "augmentation.crop": 64,
@@ -22,6 +25,8 @@ _SETTINGS = {
 }
 _VOLATILE = {"finished.jsonl"}
 """Files that a command adds a line to."""
+_RANDOM = re.compile(r"\.[0-9a-f]{16}(?=\.)")
+"""What differs between two temporary names."""
 Tree = dict[str, str]
 
 
@@ -75,10 +80,22 @@ class Place:
             and not any(name.startswith(".") for name in path.relative_to(self.root).parts)
         }
 
+    def state(self) -> str:
+        """Return the digest of everything that is there, whatever temporary names it has."""
+        parts = [
+            f"{_RANDOM.sub('', path.relative_to(self.root).as_posix())} {_content(path)}"
+            for path in self.root.rglob("*")
+        ]
+        return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
     def draw_camvid(self) -> None:
         from conftest import camvid_folder
 
         camvid_folder(self.raw, _DRIVES)
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "a folder"
 
 
 @dataclass(frozen=True)
@@ -256,18 +273,35 @@ def _same_run(place: Place, after: Tree) -> Iterator[str]:
 
 # predict, pack, export
 
-PREDICT = ("predict", "raw/images/0006*", "-o", "masks", "--format", "trainid", "--force", "-q")
+_MASKS = ("--model", "model", "--format", "trainid", "-q")
+PREDICT = ("predict", "raw/images/0006*", "-o", "masks", *_MASKS, "--force")
 PACK = ("data", "pack", "camvid", "-o", "camvid.tar", "--force", "-q")
 PACK_APART = (*PACK[:4], "packs/camvid.tar", *PACK[5:])
 _EXPORT = ("export", "run", "--to", "safetensors", "--fp16", "-o", "files", "--force", "-q")
 
 
+def make_model(place: Place) -> None:
+    """Save a small network of random weights."""
+
+    def work() -> None:
+        import torch
+        from conftest import small_config
+
+        from pinmem_core.model import Segmenter, save_checkpoint
+
+        torch.manual_seed(0)
+        save_checkpoint(Segmenter(small_config().model), place.root / "model", {})
+
+    if children.wait(place.start(work)):
+        raise RuntimeError(f"no network could be saved: {place.said()}")
+
+
 def _some_masks(place: Place) -> None:
     """Draw images, half of which have masks of another protocol."""
     place.draw_camvid()
+    make_model(place)
     half = sorted(str(path) for path in (place.raw / "images").glob("0006*"))[::2]
-    arguments = ("--format", "trainid", "--protocol", "fast")
-    place.need("predict", *half, "-o", "masks", *arguments, "-q")
+    place.need("predict", *half, "-o", "masks", *_MASKS, "--protocol", "photo")
 
 
 def _packed(place: Place) -> None:
