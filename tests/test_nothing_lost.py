@@ -8,7 +8,7 @@ import shutil
 import pytest
 from conftest import small_config
 
-from pinmem_core.errors import BusyError, DataError, MachineError, StoppedRunError
+from pinmem_core.errors import BusyError, ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Notice
 from pinmem_core.files import remove_leftovers, resumable_folder, staged_folder, whole_file
 from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
@@ -55,6 +55,33 @@ def test_a_snapshot_outlives_a_disk_without_room_for_the_checkpoint(tmp_path, mo
             train(config(), tmp_path / "run")
     assert snapshots(tmp_path / "run") == ["00000002"]
     assert resume(tmp_path / "run").iterations == 4
+
+
+def test_a_run_that_died_while_it_wrote_its_first_file_can_be_begun_again(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def die(*_):
+        os._exit(9)  # as SIGKILL does: nothing is cleaned up
+
+    def begin() -> None:
+        monkeypatch.setattr("pathlib.Path.replace", die)
+        train(config(iterations=1), run)
+
+    draw_missing(["toy"])
+    child = fork.Process(target=begin)
+    child.start()
+    child.join()
+    assert child.exitcode == 9 and any(path.suffix == ".part" for path in run.iterdir())
+    assert train(config(iterations=1), run).iterations == 1
+    assert not list(run.glob(".*"))
+
+
+def test_a_file_that_is_no_half_written_one_of_pinmem_keeps_a_run_out(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".notes.part").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        train(config(), tmp_path / "run")
+    assert (tmp_path / "run" / ".notes.part").read_text() == "mine"
 
 
 def test_a_resume_that_fails_removes_nothing(stopped):
