@@ -5,6 +5,7 @@ Run it as `python -m pinmem_cli.demo`.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -104,13 +105,19 @@ def _draw(runs: Mapping[str, str], targets: tuple[str, ...], path: Path) -> None
 
 
 def main() -> None:
-    """Run the demo; failures are told as in every command."""
+    """Run the demo; a failure is one sentence, and a signal ends the trainings as well."""
     mend_streams()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         run_demo(Output())
     except PinMemError as error:
         show_error(error)
         sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        show_error(PinMemError("interrupted."))
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

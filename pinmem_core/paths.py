@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -79,19 +80,18 @@ def files_below(folder: Path, without: Path | None = None) -> Iterator[str]:
 
 
 def bytes_below(folder: Path, *, deep: bool = True) -> int:
-    """Return the size of all files below `folder`, links not followed; 0 where there is none.
+    """Return the size of all files below `folder`, links not followed; 0 where nothing can be read.
 
     Args:
         folder: Where to look.
         deep: Count the files in its folders, too.
     """
-    if not folder.is_dir():
-        return 0
     total = 0
-    with os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
-                total += entry.stat(follow_symlinks=False).st_size
+                with suppress(FileNotFoundError):  # another process is replacing the folder
+                    total += entry.stat(follow_symlinks=False).st_size
             elif deep:
                 total += bytes_below(Path(entry.path))
     return total

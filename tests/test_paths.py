@@ -2,14 +2,16 @@
 
 import errno
 import os
+import shutil
 import unicodedata
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.inference.sources import find_sources
-from pinmem_core.paths import as_id, as_portable_name, as_text, expanded, files_below
+from pinmem_core.paths import as_id, as_portable_name, as_text, bytes_below, expanded, files_below
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -182,3 +184,23 @@ def test_a_pipe_or_an_endless_name_is_refused_at_once(tmp_path):
 def test_an_input_of_an_unknown_user_is_a_file_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert names("~nouser-at-all/x.png") == ["x.png"]
+
+
+def test_sizes_are_counted_while_another_process_removes_files(tmp_path, monkeypatch):
+    touch(tmp_path, "b", "folder/c")
+    (tmp_path / "a").write_bytes(b"123")
+    scan = os.scandir
+
+    @contextmanager
+    def scan_before_removal(folder):
+        with scan(folder) as entries:
+            found = list(entries)
+        if folder == tmp_path:
+            (tmp_path / "b").unlink()
+            shutil.rmtree(tmp_path / "folder")
+        yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", scan_before_removal)
+        assert bytes_below(tmp_path) == 3
+    assert bytes_below(tmp_path / "folder") == 0
