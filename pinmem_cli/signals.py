@@ -1,21 +1,28 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a training run: the first saves it, the second ends it at once.
+"""Ctrl-C, SIGTERM and SIGHUP during a training run: the first saves it, another ends it at once.
 
 SIGHUP, which comes when the terminal closes, counts as SIGTERM; `nohup` has it ignored, and then it
-stays ignored.
+stays ignored. One cause often sends several signals: the system and the shell of a closed terminal
+both send SIGHUP, and `torchrun` passes on a Ctrl-C that the terminal has sent already. Therefore
+SIGHUP never ends a run at once, and other signals do only some time after the first.
 """
 
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pinmem_cli.output import Output
 
+_DELIBERATE = (signal.SIGINT, signal.SIGTERM)
 _HEEDED = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]  # Windows has no SIGHUP
+
+_SAME_CAUSE = 1.0
+"""Seconds within which two signals have one cause."""
 
 
 class Stop:
@@ -36,13 +43,19 @@ class Stop:
 
 @contextmanager
 def stopping(output: Output) -> Iterator[Stop]:
-    """Yield what the first signal sets while the block runs; a second one acts as usual."""
+    """Yield what the first signal sets while the block runs; one after it acts as usual."""
     stop = Stop()
+    first = 0.0
 
     def heed(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        restore()
-        if number not in (signal.SIGINT, signal.SIGTERM):
+        nonlocal first
+        if stop.signal is not None:
+            if number in _DELIBERATE and time.monotonic() - first > _SAME_CAUSE:
+                restore()
+                signal.raise_signal(number)
+            return
+        stop.signal, first = number, time.monotonic()
+        if number not in _DELIBERATE:
             _leave_terminal()
         # A stream refuses where the signal came amid its writing, or its reader is gone.
         with suppress(RuntimeError, OSError):
@@ -51,7 +64,7 @@ def stopping(output: Output) -> Iterator[Stop]:
     heeded = [
         number
         for number in _HEEDED
-        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN
+        if number in _DELIBERATE or signal.getsignal(number) != signal.SIG_IGN
     ]
     before = {number: signal.signal(number, heed) for number in heeded}
 

@@ -166,6 +166,36 @@ def test_a_signal_saves_and_exits_and_the_run_can_go_on(sent, code, monkeypatch)
     assert process.wait(30) in (code, -sent)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [signal.SIGHUP, signal.SIGHUP, signal.SIGTERM],  # a shell whose terminal closes
+        [signal.SIGINT, signal.SIGINT],  # Ctrl-C of a terminal in which torchrun runs
+        [signal.SIGTERM, signal.SIGHUP],  # systemd
+    ],
+)
+def test_several_signals_of_one_cause_are_one(sent):
+    with stopping(Output(as_json=False, quiet=False)) as stop:
+        for number in sent:
+            signal.raise_signal(number)
+        assert stop() and stop.signal == sent[0]
+
+
+def test_a_later_signal_ends_a_run_at_once_but_a_closed_terminal_does_not(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stopping(Output(as_json=False, quiet=False)):
+            signal.raise_signal(signal.SIGTERM)
+            clock[0] = 5.0
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_nohup_is_heeded():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -274,7 +274,7 @@ def _same_run(place: Place, after: Tree) -> Iterator[str]:
 # predict, pack, export
 
 _MASKS = ("--model", "model", "--format", "trainid", "-q")
-PREDICT = ("predict", "raw/images/0006*", "-o", "masks", *_MASKS, "--force")
+PREDICT = ("predict", "raw/images/*", "-o", "masks", *_MASKS, "--protocol", "photo", "--force")
 PACK = ("data", "pack", "camvid", "-o", "camvid.tar", "--force", "-q")
 PACK_APART = (*PACK[:4], "packs/camvid.tar", *PACK[5:])
 _EXPORT = ("export", "run", "--to", "safetensors", "--fp16", "-o", "files", "--force", "-q")
@@ -301,7 +301,7 @@ def _some_masks(place: Place) -> None:
     place.draw_camvid()
     make_model(place)
     half = sorted(str(path) for path in (place.raw / "images").glob("0006*"))[::2]
-    place.need("predict", *half, "-o", "masks", *_MASKS, "--protocol", "photo")
+    place.need("predict", *half, "-o", "masks", *_MASKS, "--protocol", "fast")
 
 
 def _packed(place: Place) -> None:
