@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,6 @@ def test_a_signal_ends_the_trainings_too(tmp_path, monkeypatch, sent, code):
 def _is_running(process: int) -> bool:
     """Return whether a process runs; one that has ended may wait for its parent to hear of it."""
     try:
-        with open(f"/proc/{process}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False

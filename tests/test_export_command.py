@@ -114,6 +114,21 @@ def test_a_checkpoint_is_copied_with_its_card(run, tmp_path):
     assert torch.equal(ours.memory.slots, theirs.memory.slots)
 
 
+def test_a_copy_that_is_replaced_has_no_card_of_a_third_kind_in_between(run, tmp_path, monkeypatch):
+    """A death between two writes of the card would leave one without the scores."""
+    command = ("export", str(run), "--to", "safetensors", "-o", str(tmp_path / "copy"))
+    assert Result(*command).code == 0
+    replaced, replace = [], Path.replace
+
+    def note(path: Path, target: Path) -> Path:
+        replaced.append(target.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", note)
+    assert Result(*command, "--force").code == 0
+    assert sorted(replaced) == ["README.md", "config.json", "model.safetensors"]
+
+
 def test_the_originals_file_becomes_a_checkpoint(tmp_path, monkeypatch):
     asked = []
 

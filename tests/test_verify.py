@@ -12,7 +12,7 @@ from conftest import camvid_folder
 from PIL import Image
 
 from pinmem_core.datasets import get_card
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.home import archives_root, raw_root
 from pinmem_core.images import read_label, write_png
 from pinmem_core.parallel import in_parallel
@@ -438,3 +438,16 @@ def test_digests_of_images_are_added_later_and_kept(tmp_path, dataset):
 def test_a_check_is_deep_or_of_headers(dataset):
     with pytest.raises(ConfigError):
         verify("camvid", deep=True, headers_only=True)
+
+
+def test_a_dataset_that_is_replaced_while_it_is_checked_is_not_called_defective(tmp_path, dataset):
+    """`prepare` replaces the whole folder, so that its files are not those of the manifest read."""
+    replaced = []
+
+    def replace(_) -> None:
+        if not replaced:
+            replaced.append(prepare(CAMVID, [tmp_path / "source"], reencoding=Reencoding("jpeg")))
+
+    with pytest.raises(BusyError, match="was replaced while it was checked"):
+        verify("camvid", on_event=replace)
+    assert not verify("camvid").findings

@@ -72,7 +72,12 @@ def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -
 
 
 def write_checkpoint(
-    segmenter: Segmenter, folder: Path, about: dict[str, Any], *, half: bool = False
+    segmenter: Segmenter,
+    folder: Path,
+    about: dict[str, Any],
+    *,
+    half: bool = False,
+    figures: Figures | None = None,
 ) -> None:
     """Write the files of a checkpoint into a folder that exists, whatever else it holds.
 
@@ -84,6 +89,7 @@ def write_checkpoint(
         about: As `save_checkpoint` has it.
         half: Store the weights of convolutions and linear maps in half precision; loading brings
             them back to float32. The memory, biases and statistics keep theirs.
+        figures: As `write_card` has it.
 
     Raises:
         ConfigError: Some weights are too large for half precision.
@@ -107,7 +113,7 @@ def write_checkpoint(
     partial.replace(folder / WEIGHTS)
     write_whole(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
-    write_card(folder)
+    write_card(folder, figures)
 
 
 def write_card(folder: Path, figures: Figures | None = None) -> None:

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from pinmem_core.datasets import DatasetCard, get_card
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.home import dataset_root
 from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation.check_files import Checked, Finding, check_files
 from pinmem_core.preparation.completeness import differences, is_complete, left_out
@@ -66,11 +67,13 @@ def verify(
     Raises:
         ConfigError: No dataset has this name, or both `headers_only` and `deep` are asked for.
         DataError: It is not prepared, its manifest cannot be read, or no SHA-256 was recorded.
+        BusyError: Another process has replaced the dataset meanwhile.
     """
     if headers_only and deep:
         raise ConfigError(
             "a deep check reads whole files, not headers only.", "Choose one of them."
         )
+    at_first = _identity(name)
     dataset = PreparedDataset.open(name)
     card = get_card(name)
     records = {record.sample.id: record for record in read_records(dataset.root)}
@@ -93,7 +96,18 @@ def verify(
         *(finding for result in results for finding in result.findings),
         *_strays(dataset),
     )
+    if findings and _identity(name) != at_first:
+        raise BusyError(f"the dataset {name} was replaced while it was checked.", "Check it again.")
     return Verification(len(results), findings, found_digest, dataset.counts)
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    """Return what changes when `prepare` puts a new folder in a dataset's place."""
+    try:
+        state = dataset_root(name).stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _check_all(

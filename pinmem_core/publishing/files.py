@@ -9,7 +9,7 @@ from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Listener, ignore
 from pinmem_core.model import Segmenter, load_checkpoint
 from pinmem_core.model.card import CARD
-from pinmem_core.model.checkpoint import CONFIG, WEIGHTS, write_card, write_checkpoint
+from pinmem_core.model.checkpoint import CONFIG, WEIGHTS, write_checkpoint
 from pinmem_core.model.found import checkpoint_of, run_folder
 from pinmem_core.publishing.calibration import calibration_images
 from pinmem_core.publishing.evidence import evidence_of
@@ -146,8 +146,8 @@ def _write_weights(
 ) -> list[Written]:
     stored = {"stored": "float16; loaded and scored in float32"} if half else {}
     evidence = evidence_of(checkpoint)
-    write_checkpoint(segmenter, folder, segmenter.about | stored, half=half)
-    write_card(folder, evidence.figures if evidence else None)
+    figures = evidence.figures if evidence else None
+    write_checkpoint(segmenter, folder, segmenter.about | stored, half=half, figures=figures)
     return [Written.of(folder / name) for name in _NAMES["safetensors"]]
 
 
