@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 from pinmem_cli.output import Output, exit_code, show_error, table
+from pinmem_cli.signals import deferred
 from pinmem_cli.streams import mend_streams
 from pinmem_core.errors import PinMemError
 
@@ -58,20 +59,20 @@ def _train(runs: Mapping[str, Path], output: Output) -> dict[str, dict[str, Any]
     threads = max(1, (os.cpu_count() or 1) // len(runs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "pinmem_cli", "train", "--recipe", "demo", "--json"]
-    trainings = {
-        method: subprocess.Popen(
-            [*command, "--method", method, "--output", str(run)],
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for method, run in runs.items()
-    }
-    for method, training in trainings.items():
-        Thread(target=_relay, args=(method, training, output), daemon=True).start()
+    trainings: dict[str, subprocess.Popen[str]] = {}
     results = {}
     try:
+        with deferred():  # a process that has no name yet could not be ended
+            for method, run in runs.items():
+                trainings[method] = subprocess.Popen(
+                    [*command, "--method", method, "--output", str(run)],
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+        for method, training in trainings.items():
+            Thread(target=_relay, args=(method, training, output), daemon=True).start()
         for method, training in trainings.items():
             answer = training.stdout.read() if training.stdout else ""
             if training.wait() != 0:

@@ -78,6 +78,20 @@ def stopping(output: Output) -> Iterator[Stop]:
         restore()
 
 
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let signals that come while the block runs act at its end."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in _HEEDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def _leave_terminal() -> None:
     """Write nowhere from now on where a stream's reader is gone: that must not end the run."""
     for descriptor in (1, 2):

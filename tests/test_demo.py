@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pinmem_cli import demo
+from pinmem_cli.signals import deferred
 
 fork = multiprocessing.get_context("fork")
 
@@ -41,6 +42,18 @@ def test_a_signal_ends_the_trainings_too(tmp_path, monkeypatch, sent, code):
     while any(_is_running(int(path.name)) for path in begun.iterdir()):
         assert time.monotonic() < deadline, "a training outlives the demo"
         time.sleep(0.01)
+
+
+def test_a_signal_waits_until_what_must_not_be_torn_is_done():
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    steps = []
+    try:
+        with pytest.raises(KeyboardInterrupt), deferred():
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("whole")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert steps == ["whole"]
 
 
 def _is_running(process: int) -> bool:

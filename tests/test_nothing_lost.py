@@ -9,12 +9,18 @@ import pytest
 from conftest import small_config
 
 from pinmem_core.errors import BusyError, ConfigError, DataError, MachineError, StoppedRunError
-from pinmem_core.events import Notice
-from pinmem_core.files import remove_leftovers, resumable_folder, staged_folder, whole_file
+from pinmem_core.events import Metrics, Notice
+from pinmem_core.files import (
+    remove_leftovers,
+    resumable_folder,
+    staged_folder,
+    whole_file,
+    write_whole,
+)
 from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
 from pinmem_core.learning import resume, train
 from pinmem_core.locks import lock_of, locked
-from pinmem_core.preparation import draw_missing
+from pinmem_core.preparation import PreparedDataset, draw_missing
 
 fork = multiprocessing.get_context("fork")
 
@@ -94,6 +100,37 @@ def test_a_resume_that_fails_removes_nothing(stopped):
     assert snapshots(stopped) == ["00000002"] and (stopped / "metrics.jsonl").exists()
     samples.write_text(whole)
     assert resume(stopped).iterations == 4
+
+
+def relabel() -> None:
+    """Prepare the toy dataset as it was, but for one label."""
+    toy = PreparedDataset.open("toy")
+    summary = toy.root / "dataset.json"
+    said = json.loads(summary.read_text())
+    write_whole(summary, json.dumps(said | {"digest": "0" * 64}).encode())
+
+
+def test_a_run_is_not_resumed_on_other_labels(stopped):
+    samples = stopped / "samples.json"
+    said = json.loads(samples.read_text())
+    assert said["digests"] == {"toy": PreparedDataset.open("toy").summary["digest"]}
+    relabel()
+    with pytest.raises(DataError, match="samples are not those"):
+        resume(stopped)
+    assert snapshots(stopped) == ["00000002"]
+    del said["digests"]  # of an older version
+    samples.write_text(json.dumps(said))
+    assert resume(stopped).iterations == 4
+
+
+def test_a_dataset_that_is_relabelled_in_mid_run_spoils_no_snapshot(tmp_path):
+    def hear(event) -> None:
+        if isinstance(event, Metrics) and event.iteration == 3:
+            relabel()
+
+    with pytest.raises(DataError, match="toy was prepared with other labels while the run trained"):
+        train(config(), tmp_path / "run", on_event=hear)
+    assert snapshots(tmp_path / "run") == ["00000002"]
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"train": {', b"[" * 9999, b"\xff"])

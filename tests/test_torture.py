@@ -12,6 +12,19 @@ from pinmem_core.model.found import STARTER_FOLDER, checkpoint_of
 RUN = Path(__file__).parent / "torture" / "run.py"
 
 
+@pytest.mark.slow
+def test_nothing_is_lost_by_a_few_deaths():
+    """About forty seconds of one core."""
+    scenes = "prepare, anew;train --resume;predict"
+    few = ("--kills", "7", "--every", "19", "--no-processes", "--scenes", scenes)
+    result = subprocess.run(
+        [sys.executable, RUN, *few], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [line for line in result.stdout.splitlines() if line.startswith("| `")]
+    assert len(rows) == 9 and all(row.endswith("| 0 | 0 |") for row in rows)
+
+
 @pytest.mark.exhaustive
 def test_nothing_is_lost_by_deaths_and_odd_situations():
     command = [sys.executable, RUN, "--kills", "7", "--every", "9"]

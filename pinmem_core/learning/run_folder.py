@@ -35,8 +35,8 @@ from pinmem_core.model.found import CHECKPOINT
 from pinmem_core.ranks import rank, world_size
 
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
-
-
+DIGESTS = "digests"
+"""Key of `samples.json` for a digest of each dataset's labels; runs of older versions lack it."""
 _MANY_SAMPLES = 16 * LARGEST
 """Bytes that the list of all samples may have."""
 
@@ -116,7 +116,7 @@ class RunFolder:
             on_event(Notice(f"{error.message.removesuffix('.')}; {hint}", warning=True))
             self._write_json(_SAMPLES, samples)
             return
-        if began_with != samples:
+        if began_with not in (samples, {k: v for k, v in samples.items() if k != DIGESTS}):
             raise DataError(
                 f"the samples are not those that {self.path} began with ({_SAMPLES}).",
                 "Prepare the datasets as they were, or begin a new run.",

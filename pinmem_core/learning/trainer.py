@@ -5,12 +5,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.devices import pick_device
-from pinmem_core.errors import StoppedRunError, quoted
+from pinmem_core.errors import DataError, StoppedRunError, quoted
 from pinmem_core.evaluation import (
     Scores,
     Target,
@@ -28,7 +29,7 @@ from pinmem_core.learning.iteration import Iteration
 from pinmem_core.learning.method import StepResult
 from pinmem_core.learning.pace import Pace
 from pinmem_core.learning.resolve import resolve
-from pinmem_core.learning.run_folder import RunFolder
+from pinmem_core.learning.run_folder import DIGESTS, RunFolder
 from pinmem_core.learning.schedule import learning_rate
 from pinmem_core.learning.snapshots import Snapshot
 from pinmem_core.learning.tensorboard import TensorBoard
@@ -36,7 +37,7 @@ from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
 from pinmem_core.locks import locked
 from pinmem_core.model import Segmenter
 from pinmem_core.model.compiling import compiling_explained
-from pinmem_core.preparation import draw_missing, ids_of
+from pinmem_core.preparation import PreparedDataset, Selection, draw_missing, ids_of
 from pinmem_core.ranks import (
     any_rank,
     average_over_ranks,
@@ -189,6 +190,7 @@ class _Trainer(ExitStack):
         self.snapshot = snapshot
         self.device = pick_device(config.device, local_rank())
         self.domains, self.validation, self.targets = on_first_rank(self._list)
+        self.digests = on_first_rank(self._digests)
         self.seen = {target.name: target.seen for target in (*self.validation, *self.targets)}
         for target in self.targets:
             if warning := target.warning():
@@ -250,12 +252,30 @@ class _Trainer(ExitStack):
             self.on_event(Notice(f"{told}random numbers in dropout and the reading"))
         return self.snapshot.facts.iteration
 
-    def _samples(self) -> dict[str, dict[str, list[str]]]:
-        """Return the ids of all samples, of which there may be millions."""
+    def _samples(self) -> dict[str, dict[str, Any]]:
+        """Return the ids of all samples, of which there may be millions, and their digests."""
         return {
             "train": {d.name: ids_of(d.samples) for d in self.domains},
             "scored": {t.name: ids_of(t.samples) for t in (*self.validation, *self.targets)},
+            DIGESTS: self.digests,
         }
+
+    def _digests(self) -> dict[str, str | None]:
+        """Return a digest of the labels of each dataset."""
+        names = {
+            Selection.parse(text).dataset for text in (*self.config.sources, *self.config.targets)
+        }
+        return {name: PreparedDataset.open(name).summary.get("digest") for name in sorted(names)}
+
+    def _require_same_labels(self) -> None:
+        """Raise DataError where a dataset was replaced by another one since the run began."""
+        now = self._digests()
+        for name, digest in self.digests.items():
+            if now[name] != digest:
+                raise DataError(
+                    f"the dataset {name} was prepared with other labels while the run trained.",
+                    "Prepare it as it was, and resume the run.",
+                )
 
     def _train(self, iterations: range) -> None:
         pace = Pace(self.config.batch * len(self.domains), self.device)
@@ -288,6 +308,7 @@ class _Trainer(ExitStack):
         stopped = any_rank(self.stop())
         if last or stopped or done % config.checkpoint.every == 0 or self._is_overdue():
             self.step.check()
+            on_first_rank(self._require_same_labels)
             self.folder.save(done, self.step)
             self.saved = time.monotonic()
         if stopped and not last:
