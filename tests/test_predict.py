@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +29,7 @@ from pinmem_core.inference.files import predict_files
 from pinmem_core.inference.outputs import plan
 from pinmem_core.inference.overlap import ahead, behind
 from pinmem_core.inference.painters import FORMS, get_forms
-from pinmem_core.inference.sources import find_sources
+from pinmem_core.inference.sources import Source, find_sources
 from pinmem_core.labels import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.model import Segmenter
 from pinmem_core.model.checkpoint import save_checkpoint
@@ -232,6 +232,14 @@ def test_inputs_that_differ_in_their_suffix_are_told_apart(tmp_path):
     images(tmp_path / "in", "a.png", "a.bmp", "b.png")
     out = tmp_path / "out"
     assert names(jobs_of(tmp_path / "in", out), out) == ["a.bmp.png", "a.png.png", "b.png"]
+
+
+def test_a_file_keeps_the_case_of_the_suffix_that_was_asked_for(tmp_path):
+    source = Source(tmp_path / "a.PNG", PurePath("a.PNG"))
+    (job,) = plan([source], tmp_path / "mask.PNG", get_forms(["color"]))
+    assert job.outputs[0].path == tmp_path / "mask.PNG"
+    with pytest.raises(ConfigError, match="would replace an input"):
+        plan([source], source.path, get_forms(["color"]), force=True)
 
 
 def test_masks_never_replace_an_input_or_each_other(tmp_path):

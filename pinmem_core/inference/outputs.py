@@ -65,7 +65,7 @@ def plan(
             would replace an input or, without `force`, any other file.
     """
     jobs = [
-        Job(source, tuple(_output(source, stem, name, forms, frames) for name in forms))
+        Job(source, tuple(_output(source, stem, name, forms, frames, out) for name in forms))
         for source, stem in zip(sources, _stems(sources, out), strict=True)
     ]
     if _is_file(out):
@@ -110,18 +110,19 @@ def _stems(sources: Sequence[Source], out: Path) -> list[Path]:
 
 
 def _output(
-    source: Source, stem: Path, name: str, forms: Mapping[str, Form], frames: bool
+    source: Source, stem: Path, name: str, forms: Mapping[str, Form], frames: bool, out: Path
 ) -> Output:
     form = forms[name]
     suffix = form.suffix
     if source.is_video:
         suffix = ".mp4" if form.is_for_eyes and not frames else ""
     ending = f"_{name}" if len(forms) > 1 else ""
-    return Output(stem.with_name(f"{stem.name}{ending}{suffix}"), name, form, not suffix)
+    written = out.suffix if suffix == out.suffix.lower() and _is_file(out) else suffix
+    return Output(stem.with_name(f"{stem.name}{ending}{written}"), name, form, not suffix)
 
 
 def _check_suffix(out: Path, job: Job) -> None:
-    written = [output.path.suffix for output in job.outputs]
+    written = [output.path.suffix.lower() for output in job.outputs]
     if out.suffix.lower() not in written:
         raise ConfigError(
             f"'{job.outputs[0].format}' of {job.source.path} cannot be written to {out}: "

@@ -51,7 +51,8 @@ def _refuse_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"'{name}' cannot be the name of a dataset.",
-            "Use lower-case letters, digits, '-' and '_', and begin with a letter or digit.",
+            "Use lower-case letters, digits, '-' and '_', and begin with a letter or digit: "
+            "'--name mycity'.",
         )
     if name in shipped_cards():
         raise ConfigError(f"'{name}' is a dataset that pinmem knows.", "Give yours another name.")
