@@ -13,6 +13,7 @@ import pytest
 from archive_makers import Item, make_zip
 from conftest import Result, camvid_folder
 
+from pinmem_core.acquisition import archives
 from pinmem_core.acquisition.archives import extract
 from pinmem_core.datasets import DatasetCard, get_card, read_card, write_card
 from pinmem_core.discovery import Registry
@@ -277,3 +278,16 @@ def test_the_texts_of_a_pack_may_be_as_long_as_many_samples_need(tmp_path):
             longer.addfile(member, io.BytesIO(data))
     assert len(data) > 16 << 20
     assert len(unpack(tmp_path / "long.tar").samples) == 3
+
+
+def test_a_folder_that_another_process_replaces_meanwhile_is_no_error(tmp_path, monkeypatch):
+    folder = extract(_zip(tmp_path / "camvid.zip", {"a.txt": b"123"}), raw_root("camvid"))
+    real = archives.read_json_object
+
+    def vanishing(path: Path) -> dict:
+        content = real(path)
+        shutil.rmtree(path.parent)
+        return content
+
+    monkeypatch.setattr(archives, "read_json_object", vanishing)
+    assert state_of(CAMVID).bytes_raw == 0 and not folder.exists()

@@ -147,7 +147,10 @@ def unpacked_bytes(folder: Path) -> int | None:
     size = (_mark_in(folder) or {}).get(_SIZE)
     if type(size) is not int or size < 0:
         return None
-    return size + (folder / MARKER).stat().st_size
+    try:
+        return size + (folder / MARKER).stat().st_size
+    except OSError:  # another process is replacing the folder
+        return None
 
 
 @contextmanager
