@@ -18,7 +18,7 @@ from pinmem_core.images import read_label, write_png
 from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation import PreparedDataset, prepare
 from pinmem_core.preparation.convert import label_digest
-from pinmem_core.preparation.prepared import MANIFEST, RECORDS, SUMMARY
+from pinmem_core.preparation.prepared import MANIFEST, RECORDS, SUMMARY, read_summary
 from pinmem_core.preparation.reencoding import Reencoding
 from pinmem_core.preparation.state import state_of
 from pinmem_core.preparation.verify import verify
@@ -451,3 +451,13 @@ def test_a_dataset_that_is_replaced_while_it_is_checked_is_not_called_defective(
     with pytest.raises(BusyError, match="was replaced while it was checked"):
         verify("camvid", on_event=replace)
     assert not verify("camvid").findings
+
+
+def test_an_empty_manifest_is_damage_and_not_a_dataset_without_samples(dataset):
+    """A power cut may leave a file that was written just before it without its content."""
+    dataset.manifest.write_bytes(b"")
+    for read in (PreparedDataset.open, read_summary):
+        with pytest.raises(DataError, match=r"is damaged: .* is empty") as error:
+            read("camvid")
+        assert "data prepare camvid" in error.value.hint
+    assert state_of(CAMVID).state == "defective"

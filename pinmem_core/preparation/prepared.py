@@ -69,6 +69,7 @@ class PreparedDataset:
             return _opened[root][1]
         try:
             summary = _read_summary(root)
+            require_last_line(root / MANIFEST)
             samples = Samples.read(root / MANIFEST)
         except _DAMAGE as error:
             raise _damaged(name, root, error) from error

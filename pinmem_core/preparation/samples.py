@@ -288,9 +288,11 @@ def ids_of(samples: Sequence[Sample]) -> list[str]:
 
 
 def require_last_line(manifest: Path) -> None:
-    """Raise as `Samples.read` does where a manifest is missing or torn, without reading it all."""
+    """Raise DataError where a manifest is missing, torn or empty, without reading it all."""
     with manifest.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
+        if not size:  # as a power cut leaves it; `prepare` writes no dataset without samples
+            raise DataError(f"{manifest} is empty.")
         file.seek(-min(size, _LONGEST_LINE), os.SEEK_END)
         _Columns(manifest.parent, file.read().splitlines(keepends=True)[-1:])
 
