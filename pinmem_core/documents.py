@@ -26,6 +26,10 @@ LARGEST_TEXT = 2**20
 """Bytes of the largest TOML or YAML document, and of the longest of many JSON lines."""
 DEEPEST = 64
 """Containers inside one another, at most."""
+_BITS = 64
+"""Of the longest integer in TOML, whose hexadecimal numbers have no limit of their own."""
+_DOTS = 200
+"""In a line of TOML: the parser's time grows with the square of a key's parts."""
 _DIGITS = 20
 """Of the longest integer: more than 64 bits have."""
 
@@ -156,11 +160,16 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return what a TOML file holds.
 
     Raises:
-        DataError: The file cannot be read, is not TOML, or is nested too deeply.
+        DataError: The file cannot be read, is not TOML, is nested too deeply, or holds a number
+            that is not finite or too long.
     """
     try:
-        content = tomllib.loads(read_text(path))
+        text = read_text(path)
+        if any(line.count(".") > _DOTS for line in text.splitlines()):
+            raise ValueError(f"a line holds more than {_DOTS} dots")
+        content = tomllib.loads(text)
         _require_shallow(content)
+        _require_short_numbers(content)
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, _reason(error)) from None
     return content
@@ -249,6 +258,16 @@ def _require_shallow(content: Any) -> None:
         if not level:
             return
     raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+
+
+def _require_short_numbers(content: Any) -> None:
+    """Raise ValueError where a number has a value that JSON could not hold."""
+    for value in _members(content):
+        if isinstance(value, float):
+            _finite(str(value))
+        elif isinstance(value, int) and value.bit_length() > _BITS:
+            raise ValueError(f"it holds a number of more than {_BITS} bits")
+        _require_short_numbers(value)
 
 
 def _members(content: Any) -> Iterable[Any]:

@@ -130,7 +130,20 @@ def test_a_missing_file_has_no_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["a = ", "a = " + "[" * 5000, "a = " + "[" * 70 + "]" * 70, b"a = '\xff'"]
+    "content",
+    [
+        "a = ",
+        "a = " + "[" * 5000,
+        "a = " + "[" * 70 + "]" * 70,
+        b"a = '\xff'",
+        "a = inf",
+        "a = {b = [1, -1e400]}",
+        "a = nan",
+        "a = 0x" + "f" * 17,
+        "a = 0x" + "f" * 100_000,
+        "a" + ".a" * 500_000 + " = 1",
+        "[" + "a." * 500_000 + "a]",
+    ],
 )
 def test_what_is_not_toml_is_refused(written, content):
     assert read_toml(written("a = [1]")) == {"a": [1]}

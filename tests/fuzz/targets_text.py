@@ -60,7 +60,9 @@ def _make_card(rng: Random) -> Case:
 
 def _read_card(case: Case, folder: Path) -> str:
     card = read_card(folder / "card.yaml")
-    node = yaml.compose(case.files["card.yaml"].decode("utf-8-sig"), yaml.SafeLoader)
+    # The parser in Python takes a tab behind a value for an error, which YAML does not.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    node = yaml.compose(case.files["card.yaml"].decode("utf-8-sig"), loader)
     require(node is None or not _repeats(node), "a key is given twice")
     parts = Path(card.name).parts
     require(len(parts) == 1 and parts[0] not in (".", "..", "/"), "the name is a path")
