@@ -38,11 +38,15 @@ def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
     file.seek(len(_SIGNATURE))
     stream: _PixelStream | None = None
     kind = before = b""
+    palettes = 0
     while kind != b"IEND":
         before = kind
         length, kind = struct.unpack(">I4s", _read(file, 8))
         if (kind == b"IHDR") != (stream is None):
             raise ValueError("its header is not at its beginning")
+        palettes += kind == b"PLTE"
+        if palettes > 1:  # readers differ in which one they take
+            raise ValueError("it has two palettes")
         if stream and stream.begun and kind == b"IDAT" != before:
             raise ValueError("its pixel stream is interrupted")
         checksum = isal_zlib.crc32(kind)

@@ -44,7 +44,8 @@ def get_protocol(text: str) -> Protocol:
         field, equals, value = change.partition("=")
         if field not in fields:
             raise unknown_name("field of a protocol", field, fields)
-        fields[field] = _value(value, fields[field]) if equals else _on(field, fields[field])
+        usual = getattr(PROTOCOLS[name], field)
+        fields[field] = _value(value, usual) if equals else _on(field, usual)
     try:
         return TypeAdapter(Protocol).validate_python(fields)
     except ValidationError as error:

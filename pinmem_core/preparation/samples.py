@@ -300,7 +300,11 @@ def require_last_line(manifest: Path) -> None:
 def _parsed(line: bytes, number: int) -> list[bytes]:
     """Return the values of a line that is not as pinmem writes most, or raise DataError."""
     name = f"line {number} of the manifest"
-    values = parse_json(line.decode("utf-8", "replace"), name)
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{name} is not UTF-8 text.") from None
+    values = parse_json(text, name)
     if not isinstance(values, dict) or values.keys() != _NAMES | _SIDES:
         raise DataError(f"{name} does not hold the fields of a sample.")
     if not all(isinstance(values[key], str) for key in _NAMES):

@@ -86,7 +86,7 @@ def _stage(card: DatasetCard, summary: dict[str, Any], problem: str | None) -> S
     if problem:
         return "defective"
     if summary:
-        return "ready" if is_complete(summary["counts"], summary, card) else "partial"
+        return "ready" if is_complete(summary.get("counts", {}), summary, card) else "partial"
     return "downloaded" if _is_downloaded(card) else "absent"
 
 

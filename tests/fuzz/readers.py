@@ -89,6 +89,8 @@ def _chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
             return found, stream
         if kind == b"IDAT":
             stream += body
+        elif kind == b"PLTE" and kind in found:
+            raise DamageError("palettes")
         else:
             found.setdefault(kind, body)
         at += 12 + length
