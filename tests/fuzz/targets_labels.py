@@ -165,7 +165,7 @@ def _read_pgm(case: Case, folder: Path) -> str:
 
 _LOSSLESS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("BMP", "bmp", {}),
-    ("GIF", "gif", {}),
+    ("GIF", "gif", {"optimize": False}),
     ("TIFF", "tif", {}),
     ("TIFF", "tif", {"compression": "tiff_lzw"}),
     ("TIFF", "tif", {"compression": "tiff_adobe_deflate"}),
