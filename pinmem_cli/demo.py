@@ -1,4 +1,4 @@
-"""The demo: train a baseline and pinmem alike on drawn streets, and compare them where unseen.
+"""The demo: train a baseline and pinmem alike on synthetic scenes, and compare them where unseen.
 
 Run it as `python -m pinmem_cli.demo`.
 """

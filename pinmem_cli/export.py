@@ -1,4 +1,4 @@
-"""`pinmem export`: a model leaves the house, to the Hub, as a file, or into pinmem from outside."""
+"""`pinmem export`: push a model to the Hub, write it for other runtimes, or convert one."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from pinmem_cli.output import Output, fields, size
 from pinmem_core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from pinmem_core.publishing.files import Written
-    from pinmem_core.publishing.hub import Upload
+    from pinmem_core.export.files import Written
+    from pinmem_core.export.hub import Upload
 
 EXAMPLES = examples(
     "pinmem export RUN --push user/name --dry-run",
@@ -207,7 +207,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
 def _push(
     model: str, repo: str, revision: str | None, private: bool, dry_run: bool, out: Output
 ) -> None:
-    from pinmem_core.publishing.hub import plan_upload, upload
+    from pinmem_core.export.hub import plan_upload, upload
 
     with out.listening() as tell:
         plan = plan_upload(model, repo, revision=revision, private=private, on_event=tell)
@@ -253,7 +253,7 @@ def _write(
     graph: Mapping[str, Any],
     out: Output,
 ) -> None:
-    from pinmem_core.publishing.files import GraphWishes, write_files
+    from pinmem_core.export.files import GraphWishes, write_files
 
     with out.listening() as tell:
         written = write_files(
@@ -289,9 +289,9 @@ def _take_over(
     force: bool,
     out: Output,
 ) -> None:
-    from pinmem_core.model.checkpoint import write_checkpoint
-    from pinmem_core.publishing.files import CHECKPOINT_FILES, prepare_folder
-    from pinmem_core.publishing.official import convert_official
+    from pinmem_core.export.files import CHECKPOINT_FILES, prepare_folder
+    from pinmem_core.export.official import convert_official
+    from pinmem_core.models.checkpoint import write_checkpoint
 
     if model is not None:
         raise ConfigError(
@@ -306,7 +306,8 @@ def _take_over(
     network = segmenter.config
     out.result(
         {"checkpoint": str(output), "model": network.model_dump(mode="json"), **about},
-        f"{output}: {network.trunk}, {network.head}, {'with' if network.memory else 'no'} memory",
-        *(f"taken for granted: {what}" for what in about["converted"]["assumed"]),
+        f"{output}: {network.backbone}, {network.decoder}, "
+        f"{'with' if network.memory else 'no'} memory",
+        *(f"assumed: {what}" for what in about["converted"]["assumed"]),
     )
     out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(output)}")

@@ -9,7 +9,7 @@ from pinmem_cli.output import Output, size, table
 
 if TYPE_CHECKING:
     from pinmem_core.config import TrainConfig
-    from pinmem_core.learning.plan import Plan
+    from pinmem_core.training.dry_run import Plan
 
 
 def show_recipes(out: Output) -> None:
@@ -22,7 +22,7 @@ def show_recipes(out: Output) -> None:
     recipes = []
     for name in recipe_names():
         config, title = validate(load_recipe(name)), recipe_title(name)
-        network = {"trunk": config.model.trunk, "head": config.model.head}
+        network = {"backbone": config.model.backbone, "decoder": config.model.decoder}
         crop = config.augmentation.crop
         what = {"title": title, **network, "iterations": config.iterations, "crop": crop}
         recipes.append({"name": name, **what})
@@ -46,7 +46,7 @@ def show_recipe(out: Output, name: str) -> None:
 def show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
     """Show what would be trained and what it would take; draw the first batch into `picture`."""
     from pinmem_core.images import write_png
-    from pinmem_core.learning.plan import plan
+    from pinmem_core.training.dry_run import plan
 
     with out.listening() as listener:
         planned = plan(config, on_event=listener)

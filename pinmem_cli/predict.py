@@ -20,7 +20,7 @@ from pinmem_cli.output import Output, say
 from pinmem_core.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
-    from pinmem_core.inference.outcome import Outcome
+    from pinmem_core.inference.summary import PredictionSummary
 
 EXAMPLES = examples(
     "pinmem predict street.jpg -o mask.png",
@@ -88,11 +88,11 @@ def predict(
     """Segment images and videos with a trained model."""
     from pinmem_core.inference import get_protocol, load, protocol_of
     from pinmem_core.inference.files import predict_bytes, predict_files
+    from pinmem_core.inference.formats import get_formats
     from pinmem_core.inference.outputs import plan, plan_stream
-    from pinmem_core.inference.painters import get_forms
     from pinmem_core.inference.sources import STANDARD, find_sources
-    from pinmem_core.model.checkpoint import read_config
-    from pinmem_core.model.found import (
+    from pinmem_core.models.checkpoint import read_config
+    from pinmem_core.models.found import (
         LAST,
         STARTER,
         STARTER_FOLDER,
@@ -107,7 +107,7 @@ def predict(
     if protocol is not None and get_protocol(protocol).view != "native":
         message = f"'{protocol}' says which part of an image is scored: it is for 'pinmem eval'."
         raise ConfigError(message, "Choose another, such as paper-train.")
-    forms = get_forms(names(formats) or ["color"])
+    forms = get_formats(names(formats) or ["color"])
     with output.listening() as tell:
         sources = find_sources(
             inputs, out=None if streams else out, stdin=sys.stdin.buffer, on_event=tell
@@ -150,7 +150,7 @@ def _check_stream(context: typer.Context, json: bool) -> None:
     refuse_others(context, "'-o -'", "writes one mask to standard output", _OF_STREAMS)
 
 
-def _tell(outcome: "Outcome", setting: dict[str, Any], output: Output) -> None:
+def _tell(outcome: "PredictionSummary", setting: dict[str, Any], output: Output) -> None:
     for failure in outcome.failed:
         say(f"failed: {failure.reason}")
     output.result(

@@ -26,7 +26,7 @@ from pinmem_core.errors import StoppedRunError
 if TYPE_CHECKING:
     from pinmem_core.config import TrainConfig
     from pinmem_core.evaluation import Scores
-    from pinmem_core.learning import RunResult
+    from pinmem_core.training import RunResult
 
 EXAMPLES = examples(
     "pinmem train --recipe demo",
@@ -94,7 +94,7 @@ def train(
     init_weights: Annotated[
         str | None,
         typer.Option(
-            help="Trunk weights: a file, or torchvision's name for them.", rich_help_panel=_HOW
+            help="Backbone weights: a file, or torchvision's name for them.", rich_help_panel=_HOW
         ),
     ] = None,
     settings: Annotated[
@@ -178,14 +178,14 @@ def train(
         show_plan(out, config, folder.with_name(f"{folder.name}.png"))
         return
 
-    from pinmem_core.learning import train as train_run
+    from pinmem_core.training import train as train_run
 
     _run(out, lambda **how: train_run(config, folder, **how))
 
 
 def _go_on(out: Output, name: str) -> None:
     from pinmem_core.home import find_run, newest_unfinished_run
-    from pinmem_core.learning import resume
+    from pinmem_core.training import resume
 
     folder = newest_unfinished_run() if name == "auto" else find_run(name)
     out.note(f"run: {folder}")
@@ -223,7 +223,7 @@ def _resolve(
 
 
 def _show_result(out: Output, result: "RunResult") -> None:
-    from pinmem_core.model.figures import seen_in_words
+    from pinmem_core.models.figures import seen_in_words
 
     columns = {
         f"{name}\n({phase}, {seen_in_words(result.seen[name])})": score

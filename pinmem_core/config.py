@@ -1,7 +1,7 @@
-"""The whole configuration of a run, typed; and overrides such as `optim.lr=0.02`.
+"""The typed configuration of a run, and overrides such as `optim.lr=0.02`.
 
-Unknown keys are errors, never ignored. Schedules count iterations and batches count images, so that
-a configuration means the same on one device and on eight.
+Unknown keys are errors. Schedules count iterations and batches count images, so a configuration has
+the same meaning on one device and on eight.
 """
 
 import tomllib
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.labels import CLASSES
+from pinmem_core.renamed import KEYS
 
 
 class _Strict(BaseModel):
@@ -23,65 +24,74 @@ class MemoryConfig(_Strict):
     """The categorical memory (docs/method.md, section 3)."""
 
     read: Literal["gumbel", "softmax"] = "gumbel"
-    """How a training forward attends to the slots; evaluation always uses softmax."""
+    """Attention to the slots in training; evaluation always uses softmax."""
     momentum: float = Field(0.8, ge=0, le=1)
-    """Share of the old slot that a write keeps."""
+    """Weight of the old slot in a write."""
     temperature: float = Field(1.0, gt=0)
-    """Divides the scores in the read loss; never in the attention itself."""
+    """Divisor of the scores in the read loss, not in the attention."""
     attention_temperature: float = Field(1.0, gt=0)
-    """Divides the scores in the attention. At 1, as published, it is almost flat: of 19 unit slots
-    the right one weighs 0.13 at most."""
+    """Divisor of the scores in the attention. At 1, as published, the attention is almost uniform:
+    of 19 unit slots, the right one has a weight of at most 0.13."""
     residual: bool = False
-    """Add the feature to what is read; as published, only what is read is passed on."""
+    """Add the feature to the value that is read; the published method passes on the value only."""
     init_batches: int = Field(1486, ge=0)
-    """Batches whose class means make the first memory; 0 keeps random slots. The original's two
-    passes over an epoch of 2975 indices at batch 4 are 1486 batches."""
+    """Batches whose class means initialise the memory; 0 keeps random slots. The original uses 1486
+    batches: two passes over an epoch of 2975 indices with batch size 4."""
 
 
 class ModelConfig(_Strict):
-    """The architecture: all that is needed to rebuild a segmenter without its weights."""
+    """The architecture: everything that defines a segmenter except its weights."""
 
-    trunk: str = "resnet50"
-    head: str = "deeplabv3plus"
+    backbone: str = "resnet50"
+    decoder: str = "deeplabv3plus"
     output_stride: Literal[8, 16, 32] = 16
-    """Input pixels per position of the feature that the memory sees."""
+    """Input pixels per position of the feature that the memory reads."""
     feature_dim: int = Field(256, ge=8, lt=2**31)
-    """Channels of that feature, and so the length of a memory slot."""
+    """Channels of that feature and of a memory slot."""
     num_classes: int = Field(len(CLASSES), ge=2, le=254)
-    own_statistics: float = Field(0.0, ge=0, le=1)
-    """Share of an image's own mean and variance in batch norm when predicting; the rest are the
-    running ones of training, which alone are used by default."""
+    test_time_bn: float = Field(0.0, ge=0, le=1)
+    """Test-time batch norm (alpha-BN): weight of the mean and variance of the test image in
+    prediction. 0 uses the running statistics of training only."""
     memory: MemoryConfig | None = MemoryConfig()
 
 
 class LossConfig(_Strict):
-    """Weights of the loss terms beside the segmentation loss (docs/method.md, section 3)."""
+    """Weights of the loss terms other than the segmentation loss (docs/method.md, section 3)."""
 
     auxiliary: float = Field(0.4, ge=0)
     read: float = Field(0.02, ge=0)
     divergence: float = Field(0.4, ge=0)
     classification: float = Field(0.2, ge=0)
     balance: float = Field(0.0, ge=0, le=1)
-    """A pixel weighs (pixels of its class in the batch)^-balance in the segmentation loss: at 0, as
-    published, all weigh the same; at 1 all classes do."""
+    """Weight of a pixel in the segmentation loss: (pixels of its class in the batch)^-balance. At
+    0, as published, all pixels have equal weight; at 1, all classes have equal weight."""
 
 
 class MetaConfig(_Strict):
     """The meta step of `pinmem` and `mldg` (docs/method.md, section 4)."""
 
     inner: Literal["meta-train", "all"] = "meta-train"
-    """Domains that the inner losses and the refresh of the memory go by. "all" makes of the outer
-    step a second look at the meta-test domains, through a memory (if any) written without them."""
+    """Domains of the inner losses and of the memory refresh. With "all", the outer step sees the
+    meta-test domains a second time, with a memory (if any) that was written without them."""
     outer_weight: float = Field(1.0, ge=0)
-    """Of the outer losses."""
+    """Weight of the outer losses."""
 
 
 class OptimConfig(_Strict):
-    """SGD, its schedule, and the inner step of the meta methods."""
+    """The optimizer, its schedule, and the inner step of the meta methods."""
 
+    name: str = "sgd"
+    """"sgd", as in the paper, or "adamw"."""
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the moments of AdamW."""
     weight_decay: float = Field(5e-4, ge=0)
+    decay_vectors: bool = True
+    """Also apply weight decay to biases and to the scales and shifts of norms."""
+    backbone_lr_scale: float = Field(1.0, gt=0)
+    """Factor of `lr` for the backbone."""
     schedule: Literal["exponential", "polynomial"] = "exponential"
     decay: float = Field(9.0, ge=0)
     """exponential: lr * exp(-decay * iteration / decay_span)."""
@@ -90,88 +100,88 @@ class OptimConfig(_Strict):
     power: float = Field(0.9, gt=0)
     """polynomial: lr * (1 - iteration / iterations) ** power."""
     inner_lr: float = Field(0.001, gt=0)
-    """Inner step size of the first iteration; later ones use lr(iteration) * inner_share."""
+    """Inner step size of the first iteration; later iterations use lr(iteration) * inner_share."""
     inner_share: float = Field(0.25, gt=0)
 
 
 class AugmentationConfig(_Strict):
-    """What happens to a training image (docs/method.md, section 5)."""
+    """Augmentation of training images (docs/method.md, section 5)."""
 
     crop: int = Field(768, ge=32)
     """Side of the square crop, in pixels."""
     scale: tuple[float, float] = (0.5, 2.0)
     strong: Literal["meta-test", "first-source", "all", "none"] = "meta-test"
-    """Which domains of a step get the strong colour jitter."""
+    """Domains of a step with strong colour jitter."""
 
 
 class EvaluationConfig(_Strict):
-    """How often a run looks at its validation images."""
+    """Validation during a run."""
 
     every: int | None = Field(None, ge=1)
-    """Iterations between two looks at the source validation split; None: only at the end."""
+    """Iterations between two validations on the sources; None: only at the end."""
     max_images: int | None = Field(None, ge=1)
-    """At most so many images of each domain, evenly spread; None: all."""
+    """Maximum number of images per domain, evenly spaced; None: all."""
 
 
 class CheckpointConfig(_Strict):
-    """When a run saves what it needs to go on."""
+    """When a run saves snapshots for resuming."""
 
     every: int = Field(1000, ge=1)
-    """Iterations from one save to the next; there is one at the end, too."""
+    """Iterations between two saves; a run also saves at the end."""
     minutes: float | None = Field(10.0, gt=0)
-    """Save after so many minutes as well, which changes no result; None: only by iterations."""
+    """Minutes after which a run also saves; this changes no result. None: only by iterations."""
     keep: int = Field(2, ge=1)
-    """Snapshots kept, the newest."""
+    """Number of newest snapshots to keep."""
 
 
 class ComputeConfig(_Strict):
-    """How the step is computed: its speed and memory, not what it means."""
+    """Computation of a step: speed, memory and precision."""
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Of the network's convolutions; the memory and the losses are always float32."""
+    """Precision of the convolutions; the memory and the losses are always float32."""
     tf32: bool = False
-    """CUDA: let float32 convolutions and products round their factors to 10 bits."""
+    """CUDA: round the factors of float32 convolutions and products to 10 bits (TF32)."""
     channels_last: bool = False
-    """Keep the channels of a pixel side by side in memory, as fast convolutions like them."""
+    """Use the channels-last memory format, which speeds up many convolutions."""
     compile: bool = False
-    """Have torch compile the network; the first iterations take minutes."""
+    """Compile the network with torch; the first iterations take minutes."""
     graph: bool = False
-    """CUDA: record the whole iteration as a CUDA graph and replay it, so that the host does not
-    limit the speed. Takes float32 or bf16, one process, and no `recompute`; ignored on a CPU."""
+    """CUDA: capture the whole iteration as a CUDA graph and replay it, so that the host does not
+    limit the speed. Requires float32 or bf16, one process, and no `recompute`; ignored on a CPU."""
     deterministic: bool = False
-    """CUDA: use deterministic algorithms alone, so that two runs are equal to the last bit; slower.
-    On a CPU they always are."""
+    """CUDA: use deterministic algorithms only, so that two runs are bit-equal; slower. On a CPU two
+    runs are always bit-equal."""
     accumulate: int = Field(1, ge=1)
-    """Split an iteration's images into so many steps whose gradients are averaged."""
+    """Number of steps that an iteration's images are split into; their gradients are averaged."""
     recompute: bool | Literal["finest"] = False
-    """Compute the trunk's activations again in the backward pass instead of keeping them; "finest":
-    those of its finest resolution alone, which take much memory and little work."""
+    """Recompute the backbone's activations in the backward pass instead of storing them. "finest"
+    recomputes those of the finest resolution only, which need much memory and little compute."""
 
 
 class TrainConfig(_Strict):
-    """Everything that determines a run."""
+    """All settings of a run."""
 
     method: str = "pinmem"
     use_memory: bool | None = None
-    """None: as the method's paper has it. "aggregate" may be given a memory."""
+    """Use a memory; None: as in the method's paper. It is optional for "aggregate"."""
     sources: tuple[str, ...] = ()
     """Domains to train on: `dataset` or `dataset:domain`."""
     targets: tuple[str, ...] = ()
-    """Unseen domains to evaluate on when training has ended."""
+    """Unseen domains to evaluate on after training."""
     iterations: int = Field(30_463, ge=1)
     batch: int = Field(4, ge=1)
-    """Images per domain and iteration."""
+    """Images per domain per iteration."""
     pseudo_domains: int = Field(2, ge=2)
-    """A single source is split into so many pseudo-domains for the meta methods."""
+    """Number of pseudo-domains that a single source is split into for the meta methods."""
     seed: int = Field(0, ge=0)
     device: str = "auto"
     workers: int = Field(0, ge=0)
-    """Processes that load images; 0 loads in the training process."""
+    """Number of processes that load images; 0 loads in the training process."""
     init_weights: str | None = None
-    """Weights of the trunk: torchvision's enum name, a file, or None for random ones."""
+    """Weights of the backbone: name of torchvision's weights, file, or None for random weights."""
     log_every: int = Field(10, ge=1)
     tensorboard: bool = False
-    """Write the figures and some predictions for TensorBoard, too."""
+    """Also write metrics and some predictions for TensorBoard."""
     compute: ComputeConfig = ComputeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     model: ModelConfig = ModelConfig()
@@ -192,7 +202,7 @@ def nested(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     """Return `settings` with each dotted key of `values` set.
 
     Raises:
-        ConfigError: A key reaches into a value that is no section.
+        ConfigError: A key leads into a value that is not a section.
     """
     result: dict[str, Any] = {**settings}
     for key, value in values.items():
@@ -203,11 +213,10 @@ def nested(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 def with_overrides(settings: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return `settings` with each text `a.b=value` of `overrides` applied.
 
-    Values are TOML (numbers, booleans, quoted strings, lists) or "none"; anything else is taken as
-    a string.
+    Values are TOML (numbers, booleans, quoted strings, lists) or "none"; anything else is a string.
 
     Raises:
-        ConfigError: An override has no `=`, or reaches into a value that is no section.
+        ConfigError: An override has no `=`, or leads into a value that is not a section.
     """
     values = {}
     for override in overrides:
@@ -241,8 +250,8 @@ def validate(settings: Mapping[str, Any]) -> TrainConfig:
     """Return the typed configuration.
 
     Raises:
-        ConfigError: A key is unknown (the closest known one is suggested) or a value is not
-            allowed; the message names the key.
+        ConfigError: A key is unknown (the hint suggests the closest one) or a value is not allowed;
+            the message names the key.
     """
     try:
         return TrainConfig.model_validate(settings)
@@ -253,12 +262,14 @@ def validate(settings: Mapping[str, Any]) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             hint = _suggest_key(path)
             raise ConfigError(f"unknown configuration key '{key}'.", hint) from None
-        what = f"configuration key '{key}'" if key else "configuration"
+        where = f"configuration key '{key}'" if key else "configuration"
         reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{what}: {reason[0].lower()}{reason[1:]}.") from None
+        raise ConfigError(f"{where}: {reason[0].lower()}{reason[1:]}.") from None
 
 
 def _suggest_key(path: list[str]) -> str:
+    if renamed := KEYS.get(".".join(path)):
+        return f"It is called '{renamed}' now."
     section: Any = TrainConfig().model_dump()
     for name in path[:-1]:
         section = section[name]

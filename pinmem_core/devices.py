@@ -1,4 +1,4 @@
-"""Choosing the device that computes."""
+"""Selection of the device for a computation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ from pinmem_core.errors import ConfigError, MachineError
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device that `name` means; "auto" is CUDA, else Apple's MPS, else the CPU.
+    """Return the device `name`; "auto" is CUDA if available, then Apple's MPS, then the CPU.
 
     Args:
-        name: "auto", "cpu", "mps", "cuda", "cuda:1", ...
-        local_rank: Number of this process among those of this machine: "auto" and "cuda" mean the
-            GPU of that number.
+        name: Name of the device: "auto", "cpu", "mps", "cuda", "cuda:1", ...
+        local_rank: Rank of this process on its machine, from 0; "auto" and "cuda" select the GPU
+            with this index.
 
     Raises:
-        ConfigError: The name is no device's.
-        MachineError: This machine lacks the device.
+        ConfigError: The name is unknown.
+        MachineError: The device is not available on this machine.
     """
     if name == "auto":
         name = _best()
@@ -43,7 +43,7 @@ def _best() -> str:
 
 
 def _exists(device: torch.device) -> bool:
-    """Tell whether this machine has a device; of other kinds than these, torch will say."""
+    """Return whether this machine has a CUDA or MPS device; True for other kinds."""
     if device.type == "cuda":
         return (device.index or 0) < torch.cuda.device_count()
     return device.type != "mps" or torch.backends.mps.is_available()
@@ -51,7 +51,7 @@ def _exists(device: torch.device) -> bool:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Multiply float32 by float32 inside, as a CPU does; CUDA rounds convolutions by default."""
+    """Disable TF32 in the block, as on a CPU; CUDA uses it for convolutions by default."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     kept = [backend.fp32_precision for backend in backends]
     for backend in backends:

@@ -1,7 +1,7 @@
 """Finding plug-ins: every module of a package that defines a given name.
 
-Adding a dataset, a trunk, a head or a method is adding one file to its package; there is no list to
-edit. Tests and users may also append a folder of their own to the package's `__path__`.
+Adding a dataset, a backbone, a decoder or a method is adding one file to its package; there is no
+list to edit. Tests and users may also append a folder of their own to the package's `__path__`.
 """
 
 import sys

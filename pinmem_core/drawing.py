@@ -1,4 +1,4 @@
-"""What charts are made of: the paper, the scales that place values on it, and curves."""
+"""Chart primitives: sheets, axis scales and curves."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from pinmem_core.labels import Color
 from pinmem_core.painting import FAINT, INK, font, shortened
 
 MARGIN = 32
-"""Pixels that stay free at the edges of a sheet."""
+"""Empty margin of a sheet in pixels."""
 GRID = (222, 226, 230)
-"""Colour of the lines that the eye follows from a curve or bar to its axis."""
+"""Colour of grid lines."""
 MANY = 50
-"""Points from which on a running mean is one of several."""
+"""Number of points from which a running mean averages several points."""
 
 _OVERSAMPLING = 2
 _LOGARITHMIC_FROM = 1000
-"""Quotient of the largest and smallest value from which on equal steps would hide the small."""
+"""Ratio of the largest to the smallest value from which a scale is logarithmic."""
 _MOST_DECADES = 6
 _FEW = 30
-"""Points up to which each is marked."""
+"""Maximum number of points of a curve with a mark at each point."""
 _FAINT = 90
-"""Opacity of what does not hide what lies under it, of 255."""
+"""Opacity of faint lines, 0..255."""
 
 
 class Sheet:
-    """White paper that is drawn on larger than it will be, for smooth edges.
+    """White canvas with oversampling for smooth edges.
 
-    All lengths and places are pixels of the finished picture, from its upper left corner.
+    All lengths and positions are pixels of the finished picture, from its upper left corner.
 
     Args:
-        width: Of the finished picture.
-        height: Likewise.
+        width: Width of the finished picture in pixels.
+        height: Height of the finished picture in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -53,19 +53,19 @@ class Sheet:
         anchor: str = "lm",
         room: float | None = None,
     ) -> float:
-        """Write a line of text, cut where it takes more than `room` (by default, the sheet).
+        """Write a line of text, shortened to a width of `room`.
 
         Args:
-            x: Of the anchor.
-            y: Of the anchor.
-            text: What to write.
+            x: Horizontal position of the anchor.
+            y: Vertical position of the anchor.
+            text: Text to write.
             size: Height of the font.
-            color: Of the letters.
-            anchor: Which point of the text lies at (x, y), as Pillow names it.
-            room: Width that the text may take.
+            color: Colour of the text.
+            anchor: Anchor of the text in Pillow's notation.
+            room: Maximum width of the text; None for the width of the sheet without margins.
 
         Returns:
-            The width that it takes.
+            Width of the written text.
         """
         room = self.width - 2 * MARGIN if room is None else room
         size *= _OVERSAMPLING
@@ -74,7 +74,7 @@ class Sheet:
         return font(size).getlength(text) / _OVERSAMPLING
 
     def slanted(self, x: float, y: float, text: str, size: int = 14, color: Color = INK) -> None:
-        """Write a line of text that begins at (x, y) and rises to the right by 45 degrees."""
+        """Write a line of text that starts at (x, y) and rises to the right at 45 degrees."""
         size *= _OVERSAMPLING
         text = shortened(text, size, (self.width - 2 * MARGIN) * _OVERSAMPLING)
         reach = ceil(font(size).getlength(text)) + size
@@ -91,7 +91,7 @@ class Sheet:
         self._draw.line(places, color, round(width * _OVERSAMPLING), "curve")
 
     def faint_line(self, points: Sequence[tuple[float, float]], color: Color) -> None:
-        """Draw a thin line through `points` that does not hide what lies under it."""
+        """Draw a thin translucent line through `points`."""
         corner = min(floor(x) for x, _ in points), min(floor(y) for _, y in points)
         width = max(ceil(x) for x, _ in points) - corner[0] + 1
         height = max(ceil(y) for _, y in points) - corner[1] + 1
@@ -110,7 +110,7 @@ class Sheet:
         color: Color,
         radius: float = 0,
     ) -> None:
-        """Fill a rectangle, its corners rounded by `radius`."""
+        """Fill a rectangle with corners rounded by `radius`."""
         ends = _scaled(left, top), _scaled(right, bottom)
         self._draw.rounded_rectangle(ends, radius * _OVERSAMPLING, color)
 
@@ -124,21 +124,21 @@ class Sheet:
         self._draw.polygon([_scaled(x, y) for x, y in corners], color)
 
     def finished(self) -> NDArray[np.uint8]:
-        """Return the (H, W, 3) RGB picture of what has been drawn."""
+        """Return the RGB picture, (H, W, 3)."""
         size = self.width, self.height
         return np.asarray(self._picture.resize(size, Image.Resampling.LANCZOS))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Which values lie between the two ends of an axis, and which of them are marked.
+    """Range and ticks of an axis.
 
     Attributes:
-        low: The value at the beginning.
-        high: The value at the end.
-        ticks: Round values in between, rising.
-        labels: Their texts.
-        logarithmic: Whether equal steps are equal factors.
+        low: Value at the start of the axis.
+        high: Value at the end of the axis.
+        ticks: Ticks at round values, ascending.
+        labels: Labels of the ticks.
+        logarithmic: Whether the scale is logarithmic.
     """
 
     low: float
@@ -149,22 +149,22 @@ class Scale:
 
     @classmethod
     def upto(cls, last: int, count: int = 5) -> "Scale":
-        """Return the scale of the whole numbers from 0 to `last`, with about `count` ticks."""
+        """Return a scale of integers from 0 to `last`, with about `count` ticks."""
         last = max(1, last)
         step = max(1.0, _round_step(last / count))
         return cls(0, last, *_ticks(0, floor(last / step), step))
 
     @classmethod
     def around(cls, low: float, high: float, count: int = 4) -> "Scale":
-        """Return the scale of values from `low` to `high` that begins and ends with a tick.
+        """Return a scale from `low` to `high` that starts and ends with a tick.
 
-        It is logarithmic where all values are positive and differ by factors of a thousand.
+        It is logarithmic if `low` is positive and `high` is at least 1000 times `low`.
         """
         if low > 0 and high / low >= _LOGARITHMIC_FROM:
             return cls._of_decades(floor(log10(low)), ceil(log10(high)))
         low, high = _widened(low, high)
         step = _round_step((high - low) / count)
-        # What floats lose must not add a step.
+        # The tolerance keeps rounding errors from adding a step.
         first, last = floor(low / step + 1e-6), ceil(high / step - 1e-6)
         return cls(first * step, last * step, *_ticks(first, last, step))
 
@@ -176,20 +176,20 @@ class Scale:
         return cls(10.0**first, 10.0**last, ticks, labels, logarithmic=True)
 
     def share(self, value: float) -> float:
-        """Return where `value` lies: 0 at the beginning, 1 at the end."""
+        """Return the position of `value` on the axis: 0 at the start, 1 at the end."""
         if self.logarithmic:
             return log10(value / self.low) / log10(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
 
 def _round_step(least: float) -> float:
-    """Return the smallest of 1, 2 and 5 times a power of ten that is not below `least`."""
+    """Return the smallest step of 1, 2 or 5 times a power of ten that is at least `least`."""
     power = 10.0 ** floor(log10(least))
     return next(f * power for f in (1, 2, 5, 10) if f * power >= least * (1 - 1e-6))
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
-    """Return ends that differ visibly; those of positive values stay positive."""
+    """Widen a range that is too narrow; a nonnegative range stays nonnegative."""
     largest = max(abs(low), abs(high))
     if high - low > 1e-3 * largest:
         return low, high
@@ -198,7 +198,7 @@ def _widened(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(first: int, last: int, step: float) -> tuple[tuple[float, ...], tuple[str, ...]]:
-    """Return the multiples of `step` from `first` to `last`, and their texts."""
+    """Return the multiples of `step` from `first * step` to `last * step`, and their labels."""
     ticks = tuple(number * step for number in range(first, last + 1))
     largest = max(abs(tick) for tick in ticks)
     exponent = floor(log10(step) + 1e-6)
@@ -209,7 +209,7 @@ def _ticks(first: int, last: int, step: float) -> tuple[tuple[float, ...], tuple
 
 
 def _short(number: str) -> str:
-    """Return a number such as 2.5e-05 without what its exponent need not say."""
+    """Shorten the exponent of a number: 2.5e-05 becomes 2.5e-5."""
     mantissa, _, exponent = number.partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
@@ -219,10 +219,10 @@ class Curve:
     """A line through points.
 
     Attributes:
-        x: Whole numbers, rising.
-        y: As many finite values.
-        color: Of the line.
-        name: What it shows.
+        x: Integers, ascending, (N,).
+        y: Finite values, (N,).
+        color: Colour of the line.
+        name: Name of the curve.
     """
 
     x: NDArray[np.float64]
@@ -233,7 +233,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Where on a sheet curves are drawn, and by which scales; labels stand left and below."""
+    """Plot area on a sheet with its scales; labels are at the left and at the bottom."""
 
     sheet: Sheet
     left: float
@@ -247,8 +247,8 @@ class Chart:
         """Draw the axes and `curves`.
 
         Args:
-            curves: The last lies on top.
-            smooth: Show the running mean of many points, and faintly behind it the points.
+            curves: Curves, the topmost last.
+            smooth: Whether to draw running means, with faint lines of the points behind them.
         """
         self._draw_axes()
         if smooth:
@@ -262,7 +262,7 @@ class Chart:
 
     def _draw_axes(self) -> None:
         for tick, label in zip(self.y_scale.ticks, self.y_scale.labels, strict=True):
-            y = round(self._y(tick))  # between two pixels, it would be a blur
+            y = round(self._y(tick))  # a line between two pixels is blurred
             self.sheet.line([(self.left, y), (self.right, y)])
             self.sheet.text(self.left - 8, y, label, 12, FAINT, "rm")
         for tick, label in zip(self.x_scale.ticks, self.x_scale.labels, strict=True):
@@ -283,14 +283,14 @@ class Chart:
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means of neighbours, about two of `MANY` values; few values stay as they are."""
+    """Return the running mean over about 4 % of the values; fewer than `MANY` stay unchanged."""
     window = np.ones(len(values) // (MANY // 2) | 1)
     counts = np.convolve(np.ones_like(values), window, "same")
     return np.convolve(values, window, "same") / counts
 
 
 def ramp(shares: NDArray[np.floating], colors: Sequence[Color]) -> NDArray[np.uint8]:
-    """Return the (..., 3) RGB colours of `shares` (...): 0 the first colour, 1 the last."""
+    """Map `shares` (...) in 0..1 to RGB (..., 3) between the first and the last colour."""
     places = np.linspace(0, 1, len(colors))
     channels = [np.interp(shares, places, channel) for channel in zip(*colors, strict=True)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)

@@ -1,8 +1,7 @@
-"""What can go wrong, told so that the user can mend it.
+"""Errors of pinmem.
 
-Every failure that a user can cause or mend is a `PinMemError`: one sentence that says what failed
-and where, and a hint that says how to mend it. The class tells the kind of failure; a command line
-turns it into an exit code.
+Every failure that a user can cause or fix is a `PinMemError`: one sentence that says what failed
+and where, and a hint that says how to fix it. The command line maps the class to an exit code.
 """
 
 import os
@@ -13,11 +12,11 @@ from difflib import get_close_matches
 
 
 class PinMemError(Exception):
-    """A failure with a message for humans.
+    """A failure with a message for the user.
 
     Args:
         message: What failed, and where (file, key, line).
-        hint: How to mend it, or None where the message says so already.
+        hint: How to fix it; None where the message already says this.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -27,36 +26,36 @@ class PinMemError(Exception):
 
 
 class ConfigError(PinMemError):
-    """A name, option or configuration key that pinmem does not understand."""
+    """A name, option or configuration key is unknown or not allowed."""
 
 
 class DataError(PinMemError):
-    """Data that is missing, unreadable or inconsistent."""
+    """Data is missing, unreadable or inconsistent."""
 
 
 class CheckpointError(DataError):
-    """A checkpoint that is missing, torn, or of another architecture."""
+    """A checkpoint is missing, damaged, or does not fit its architecture."""
 
 
 class StoppedRunError(PinMemError):
-    """A training run that was asked to stop, and did so after saving its state."""
+    """A training run stopped on request."""
 
 
 class MachineError(PinMemError):
-    """Something this machine lacks: a device, a library, disk space."""
+    """The machine lacks something: a device, a library, disk space."""
 
 
 class BusyError(MachineError):
-    """Another process is at work on the same thing."""
+    """Another process is using the same resource."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a name that nobody registered, suggesting the closest known one.
+    """Return the error for an unknown name; its hint suggests the closest known one.
 
     Args:
-        kind: What the name was meant to name, e.g. "dataset".
-        name: What the user wrote.
-        known: All names that would have been understood.
+        kind: Kind of object, e.g. "dataset".
+        name: Name that the user gave.
+        known: All known names.
     """
     options = sorted(known)
     close = get_close_matches(name, options, n=1, cutoff=0.5)

@@ -1,7 +1,7 @@
-"""What the core tells whoever is listening, instead of printing.
+"""Events that the core sends to a listener instead of printing.
 
-Long operations take an `on_event` callable and pass it one of the dataclasses below. A terminal
-turns them into bars and lines, a notebook may plot them, a test collects them in a list.
+Long operations take a callback `on_event` and call it with one of the dataclasses below. A terminal
+shows them as bars and lines, a notebook can plot them, a test collects them in a list.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of `task` are finished; `total` is 0 where nobody knows it."""
+    """Progress of a task: `done` of `total` units are finished; `total` is 0 if it is unknown."""
 
     task: str
     done: int
@@ -21,7 +21,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one training iteration (counted from 1), by name."""
+    """Metrics of one training iteration (counted from 1), by name."""
 
     iteration: int
     values: Mapping[str, float]
@@ -29,11 +29,11 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a training runs, since this was last told.
+    """Training speed since the last event of this type.
 
     Attributes:
-        images_per_second: Of all domains and processes together.
-        memory_bytes: The most that was in use so far: of the GPU, or else of this process.
+        images_per_second: Images per second over all domains and processes.
+        memory_bytes: Peak memory so far in bytes: of the GPU, or of this process without a GPU.
     """
 
     images_per_second: float
@@ -42,7 +42,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence worth reading; `warning` marks those that may need an action."""
+    """A message for the user; `warning` marks those that may need an action."""
 
     message: str
     warning: bool = False
@@ -53,4 +53,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Listen to nothing: the default listener."""
+    """Ignore the event; this is the default listener."""

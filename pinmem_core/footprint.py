@@ -1,6 +1,6 @@
-"""What a computation takes: every operation that torch is asked for is looked at.
+"""A FLOP and memory counter that intercepts every torch operation.
 
-The tensors may be without content (torch's FakeTensorMode); then nothing is computed.
+It also works with fake tensors (torch's FakeTensorMode), without any computation.
 """
 
 import weakref
@@ -16,12 +16,12 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a computation takes.
+    """Cost of a computation.
 
     Attributes:
-        flops: Floating-point operations of convolutions and products; a multiplication and an
-            addition are two.
-        memory_bytes: Of all tensors that exist at once, at most.
+        flops: Floating-point operations of convolutions and matrix products; a multiply-add counts
+            as two.
+        memory_bytes: Peak memory of all tensors, in bytes.
     """
 
     flops: int
@@ -29,21 +29,21 @@ class Footprint:
 
 
 def footprint(compute: Callable[[], object], held: Iterable[Tensor] = ()) -> Footprint:
-    """Return what `compute` takes.
+    """Run `compute` and return its cost.
 
     Args:
-        compute: The computation.
-        held: Tensors that exist before it.
+        compute: Computation to measure.
+        held: Tensors that exist before the computation.
     """
-    with _Meter(held) as meter:
+    with _Counter(held) as counter:
         compute()
-    return Footprint(meter.flops, meter.peak)
+    return Footprint(counter.flops, counter.peak)
 
 
-class _Meter(TorchDispatchMode):
-    """Adds up operations, and the bytes of each storage from its first sight to its end.
+class _Counter(TorchDispatchMode):
+    """Count FLOPs, and the bytes of each storage from its first use to its release.
 
-    torch's own FlopCounterMode would keep tensors alive that are computed anew in the backward.
+    torch's own FlopCounterMode keeps tensors alive that are recomputed in the backward pass.
     """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
@@ -51,7 +51,7 @@ class _Meter(TorchDispatchMode):
         self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
         self.flops = self.bytes = self.peak = 0
         for tensor in held:
-            self._see(tensor)
+            self._add(tensor)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -61,10 +61,10 @@ class _Meter(TorchDispatchMode):
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._see(leaf)
+                self._add(leaf)
         return result
 
-    def _see(self, tensor: Tensor) -> None:
+    def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage in self.alive:
             return

@@ -1,6 +1,7 @@
-"""Where pinmem keeps things: archives, raw data, prepared datasets and runs, under one folder.
+"""Folders of pinmem: archives, raw data, prepared datasets and runs, under one home folder.
 
-`PINMEM_HOME` names that folder; without it, the platform's folder for user data is taken.
+The environment variable `PINMEM_HOME` sets the home folder; the default is the platform's folder
+for user data.
 """
 
 import json
@@ -18,16 +19,17 @@ from pinmem_core.paths import expanded
 
 
 def home() -> Path:
-    """Return the folder under which pinmem keeps everything, whether it exists or not.
+    """Return the home folder of pinmem, which may not exist yet.
 
     Raises:
-        MachineError: The user has no home folder, as in many containers.
+        MachineError: `PINMEM_HOME` is not set and the user has no home folder, as in many
+            containers.
     """
     if chosen := os.environ.get("PINMEM_HOME"):
         return expanded(chosen).absolute()
     with suppress(RuntimeError):
         folder = user_data_path("pinmem")
-        if folder.is_absolute():  # older versions of platformdirs leave the "~" as it is
+        if folder.is_absolute():  # older versions of platformdirs do not expand "~"
             return folder
     raise MachineError(
         "this user has no home folder to keep data in.", "Set PINMEM_HOME to a folder."
@@ -35,32 +37,32 @@ def home() -> Path:
 
 
 def dataset_root(name: str) -> Path:
-    """Return the folder of the prepared dataset `name`, whether it exists or not."""
+    """Return the folder of the prepared dataset `name`, which may not exist."""
     return restore_folder(home() / "datasets" / name)
 
 
 def archives_root(name: str) -> Path:
-    """Return the folder of the downloaded archives of the dataset `name`, existing or not."""
+    """Return the folder of the downloaded archives of the dataset `name`, which may not exist."""
     return home() / "archives" / name
 
 
 def raw_root(name: str) -> Path:
-    """Return the folder of what was unpacked for the dataset `name`, existing or not."""
+    """Return the folder of the unpacked files of the dataset `name`, which may not exist."""
     return home() / "raw" / name
 
 
 def runs_root() -> Path:
-    """Return the folder that runs are kept in where the user names none."""
+    """Return the default folder of runs."""
     return home() / "runs"
 
 
 def register_run(run: Path, *, part_of: str | None = None) -> None:
-    """Remember a finished run, wherever its folder is, so that `newest_run` finds it.
+    """Register a finished run in any folder, so that `newest_run` finds it.
 
     Args:
-        run: Its folder.
-        part_of: What the run is a part of, "demo" or "study": `newest_run` never returns it. This
-            may be noted before the run begins.
+        run: Folder of the run.
+        part_of: Kind of the experiment that contains the run, "demo" or "study". `newest_run` never
+            returns such a run; it may be registered before it starts.
     """
     runs_root().mkdir(parents=True, exist_ok=True)
     part = {"part_of": part_of} if part_of else {}
@@ -68,10 +70,10 @@ def register_run(run: Path, *, part_of: str | None = None) -> None:
 
 
 def newest_run() -> Path:
-    """Return the folder of the run that finished last and still exists, and is no part of others.
+    """Return the folder of the last finished run that still exists, without demo and study runs.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no such run.
     """
     entries = list(
         read_json_lines(_run_log(), lambda line: (Path(line["run"]), line.get("part_of")), ignore)
@@ -87,13 +89,13 @@ def newest_run() -> Path:
 
 
 def find_run(name: str) -> Path:
-    """Return the folder that `name` means: a path, or the name of a run under `runs_root`.
+    """Return the folder of a run by its path or by its name under `runs_root`.
 
     Raises:
-        DataError: No such folder exists.
-        MachineError: There is no such path, and the user has no home folder.
+        DataError: The folder does not exist.
+        MachineError: The path does not exist, and the user has no home folder.
     """
-    for place in (Path, runs_root):  # where the first has it, no home is needed
+    for place in (Path, runs_root):  # an existing path needs no home folder
         folder = restore_folder(place() / expanded(name))
         if folder.is_dir():
             return folder
@@ -104,17 +106,17 @@ def find_run(name: str) -> Path:
 
 
 def newest_unfinished_run() -> Path:
-    """Return the run under `runs_root` that was begun last and has not ended.
+    """Return the unfinished run under `runs_root` that started last.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no unfinished run.
     """
     begun = [path.parent for path in runs_root().glob("*/config.json")]
     unfinished = [run for run in begun if not (run / "scores.json").exists()]
     if not unfinished:
         raise DataError(
             f"there is no unfinished run in {runs_root()}.",
-            "Name the folder of a run that lies elsewhere.",
+            "Give the folder of a run in another place.",
         )
     return max(unfinished, key=lambda run: (run / "config.json").stat().st_mtime)
 

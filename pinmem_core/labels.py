@@ -12,17 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE_INDEX = 255
-"""The label of pixels that neither train nor score."""
+"""TrainId of pixels that training and evaluation ignore."""
 
 
 class StreetClass(NamedTuple):
-    """One of the 19 evaluated classes of Cityscapes."""
+    """One of the 19 evaluated classes of Cityscapes.
+
+    Attributes:
+        train_id: TrainId, 0..18.
+        name: Name in Cityscapes.
+        color: RGB colour, 0..255.
+        label_id: Id in Cityscapes' own label files, 0..33, expected by its benchmark server.
+    """
 
     train_id: int
     name: str
     color: tuple[int, int, int]
     label_id: int
-    """The class's id in Cityscapes' own label files (0..33), expected by its benchmark server."""
 
 
 CLASSES: tuple[StreetClass, ...] = (
@@ -56,35 +62,35 @@ CLASS_SETS: Mapping[int, tuple[int, ...]] = {
     16: tuple(c.train_id for c in CLASSES if c.name not in _ABSENT_FROM_SYNTHIA),
     13: tuple(c.train_id for c in CLASSES if c.name not in _ABSENT_FROM_13),
 }
-"""trainIds scored under the field's class sets; 16 and 13 serve models trained on SYNTHIA."""
+"""TrainIds of the class sets in the literature; 16 and 13 are for models trained on SYNTHIA."""
 
 
 def _byte_table(values: Mapping[int, object], fill: object) -> NDArray[np.uint8]:
-    """Return a table with one row for every 8-bit label, `fill` where `values` has no entry."""
+    """Return a lookup table for 8-bit labels; labels without an entry get `fill`."""
     return np.array([values.get(label, fill) for label in range(256)], dtype=np.uint8)
 
 
 COLOR_TABLE = _byte_table({c.train_id: c.color for c in CLASSES}, (0, 0, 0))
-"""(256, 3) RGB colours by trainId; black for ignore."""
+"""RGB colours by trainId, (256, 3); black for ignored pixels."""
 LABEL_ID_TABLE = _byte_table({c.train_id: c.label_id for c in CLASSES}, 0)
-"""(256,) Cityscapes ids by trainId; 0 (unlabeled) for ignore."""
+"""Cityscapes ids by trainId, (256,); 0 (unlabeled) for ignored pixels."""
 
 
 Color = tuple[int, int, int]
 
 
 class LabelMap:
-    """A lookup table from a dataset's own label values to trainIds.
+    """Lookup table from a dataset's label values to trainIds.
 
-    Build one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
+    Create one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
 
     Attributes:
         of_colors: Whether the raw values are RGB colours.
-        ids: The raw id of each name, where names are known (polygons carry names, not ids).
+        ids: Raw ids by class name, if names are known (polygons have names instead of ids).
     """
 
     UNKNOWN = 254
-    """Marks raw values that the map does not know: never a trainId, and not ignore either."""
+    """Table entry of unknown raw values; it is no trainId and differs from `IGNORE_INDEX`."""
 
     def __init__(
         self,
@@ -97,7 +103,7 @@ class LabelMap:
         self.of_colors = colors
         self.ids: Mapping[str, int] = {name: raw for raw, name in (names or {}).items()}
         if not set(self._train_ids.values()) <= {*range(len(CLASSES)), IGNORE_INDEX}:
-            raise ValueError("a label map leads to values that are not trainIds")
+            raise ValueError("a label map contains values that are not trainIds")
 
     @classmethod
     def from_ids(
@@ -126,31 +132,31 @@ class LabelMap:
 
     @property
     def entries(self) -> Mapping[int, int]:
-        """The trainId of every known raw value; colours are packed as 0xRRGGBB."""
+        """TrainIds by raw value; colours are packed as 0xRRGGBB."""
         return self._train_ids
 
     @cached_property
     def digest(self) -> str:
-        """A SHA-256 over the table's entries: equal digests decode equally."""
+        """SHA-256 of the table's entries; maps with equal digests decode equally."""
         entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self._train_ids.items())}"
         return hashlib.sha256(entries.encode()).hexdigest()
 
     def text(self, raw: int) -> str:
-        """Return a raw value as a card has it: an id, or "red,green,blue"."""
+        """Return a raw value in the notation of a card: an id, or "red,green,blue"."""
         return ",".join(map(str, raw.to_bytes(3))) if self.of_colors else str(raw)
 
     def apply(self, raw: NDArray[np.integer]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-        """Translate a label picture.
+        """Translate a label image to trainIds.
 
         Args:
-            raw: (H, W) ids, or (H, W, 3) RGB where the map was built from colours.
+            raw: Ids, (H, W), or RGB colours, (H, W, 3), for a map created by `from_colors`.
 
         Returns:
-            The (H, W) trainIds, 255 also where a raw value is unknown, and those unknown raw
-            values (ids, or colours packed as 0xRRGGBB).
+            TrainIds, (H, W) uint8, with 255 for unknown raw values; and the unknown raw values
+            (ids, or colours packed as 0xRRGGBB).
 
         Raises:
-            ValueError: `raw` has the other number of channels.
+            ValueError: The shape of `raw` does not match the kind of the map.
         """
         if (raw.ndim == 3) != self.of_colors:
             wanted = "an RGB colour picture" if self.of_colors else "a single-channel id picture"
@@ -171,6 +177,6 @@ class LabelMap:
 
 
 def _pack(colors: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Return (H, W, 3) RGB as (H, W) numbers 0xRRGGBB."""
+    """Pack RGB colours (H, W, 3) into integers 0xRRGGBB, (H, W)."""
     red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
     return (red << 16) | (green << 8) | blue

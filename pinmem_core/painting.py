@@ -1,4 +1,4 @@
-"""Turning trainIds into pictures that people look at, and setting pictures on a sheet."""
+"""Render trainIds as pictures, and lay out pictures on sheets."""
 
 import unicodedata
 from collections.abc import Sequence, Set
@@ -11,39 +11,39 @@ from PIL import Image, ImageDraw, ImageFont
 from pinmem_core.labels import CLASSES, COLOR_TABLE, IGNORE_INDEX
 
 GAP = 4
-"""White pixels between the pictures of a sheet."""
+"""Gap between the pictures of a sheet in pixels."""
 INK = (33, 37, 41)
 """Colour of text."""
 FAINT = (134, 142, 150)
-"""Colour of text of less weight."""
+"""Colour of secondary text."""
 PAPER = (241, 243, 245)
-"""Colour of what lies behind a picture that does not fill its place."""
+"""Background colour of a picture that does not fill its cell."""
 
 _TEXT = 13
 _TALLEST = 1.5
-"""Height of a picture on a sheet, in widths of its place."""
+"""Maximum height of a picture on a sheet, as a multiple of its cell's width."""
 _SWATCH = 14
 _LEGEND_ROW = 22
 
 
 def colorize(train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) RGB picture of (H, W) trainIds in the colours of Cityscapes."""
+    """Return trainIds (H, W) as an RGB picture (H, W, 3) in the colours of Cityscapes."""
     return COLOR_TABLE[train_ids]
 
 
 def overlay(
     image: NDArray[np.uint8], train_ids: NDArray[np.uint8], opacity: float = 0.6
 ) -> NDArray[np.uint8]:
-    """Lay the class colours of (H, W) `train_ids` over the (H, W, 3) image; ignore stays bare."""
+    """Blend class colours of `train_ids` (H, W) into an image (H, W, 3), except ignored pixels."""
     painted = (1 - opacity) * image + opacity * colorize(train_ids)
     bare = (train_ids == IGNORE_INDEX)[..., None]
     return np.where(bare, image, painted.round()).astype(np.uint8)
 
 
 def beside(pictures: Sequence[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:
-    """Return RGB `pictures` of one shape side by side, each in a place of `width` pixels.
+    """Return RGB `pictures` of equal shape side by side, each in a cell of `width` pixels.
 
-    A picture fills the width of its place, unless it would be taller than one and a half of it.
+    A picture fills the width of its cell, unless its height would exceed 1.5 times the width.
     """
     panels = [_fitted(Image.fromarray(picture), width) for picture in pictures]
     framed = [np.pad(p, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for p in panels]
@@ -53,7 +53,7 @@ def beside(pictures: Sequence[NDArray[np.uint8]], width: int) -> NDArray[np.uint
 def _fitted(picture: Image.Image, width: int) -> NDArray[np.uint8]:
     scale = min(width / picture.width, _TALLEST * width / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    # Enlarged a lot, pixels and not smears are what there is to see.
+    # Strong enlargement keeps pixels sharp.
     how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
     place = Image.new("RGB", (width, size[1]), PAPER)
     place.paste(picture.resize(size, how), ((width - size[0]) // 2, 0))
@@ -61,7 +61,7 @@ def _fitted(picture: Image.Image, width: int) -> NDArray[np.uint8]:
 
 
 def caption(names: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """Return a row that names pictures in places of `width` pixels, as `beside` lays them out."""
+    """Return a row of names for pictures in cells of `width` pixels, as laid out by `beside`."""
     row = Image.new("RGB", ((width + GAP) * len(names), 20), "white")
     draw = ImageDraw.Draw(row)
     for number, name in enumerate(names):
@@ -70,7 +70,7 @@ def caption(names: Sequence[str], width: int) -> NDArray[np.uint8]:
 
 
 def heading(name: str, details: str, width: int) -> NDArray[np.uint8]:
-    """Return a row of `width` pixels with a name and, fainter, some details."""
+    """Return a row of `width` pixels with a name and details in secondary colour."""
     row = Image.new("RGB", (width, 24), "white")
     draw = ImageDraw.Draw(row)
     details = shortened(details, _TEXT, width)
@@ -81,7 +81,7 @@ def heading(name: str, details: str, width: int) -> NDArray[np.uint8]:
 
 
 def legend(train_ids: Set[int], width: int) -> NDArray[np.uint8]:
-    """Return rows of `width` pixels that tell the colours of `train_ids`, 255 being "ignored"."""
+    """Return a colour legend of `train_ids`, `width` pixels wide; 255 is shown as "ignored"."""
     names = {c.train_id: c.name for c in CLASSES} | {IGNORE_INDEX: "ignored"}
     entries = [(train_id, names[train_id]) for train_id in sorted(names.keys() & train_ids)]
     widest = max((font(_TEXT).getlength(name) for _, name in entries), default=0)
@@ -99,26 +99,26 @@ def legend(train_ids: Set[int], width: int) -> NDArray[np.uint8]:
 
 
 def stacked(rows: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return RGB `rows` of one width below each other."""
+    """Stack RGB `rows` of equal width vertically."""
     framed = [np.pad(r, ((0, GAP), (0, 0), (0, 0)), constant_values=255) for r in rows]
     return np.concatenate(framed)
 
 
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font of all texts, `size` pixels high."""
+    """Return the font for all texts, `size` pixels high."""
     return ImageFont.load_default(size)
 
 
 def _plain(text: str) -> str:
-    """Return `text` in the letters that the font has: accents fall away, others become "?"."""
+    """Return `text` in ASCII and "·": accents are removed, other characters become "?"."""
     parts = unicodedata.normalize("NFKD", text)
     letters = (c for c in parts if not unicodedata.combining(c))
     return "".join(c if c.isascii() or c == "·" else "?" for c in letters)
 
 
 def shortened(text: str, size: int, width: float) -> str:
-    """Return `text`, in the font's letters, cut so that it takes at most `width` pixels."""
+    """Return `text` in the font's characters, shortened to at most `width` pixels."""
     text = _plain(text)
     if font(size).getlength(text) <= width:
         return text

@@ -1,4 +1,4 @@
-"""Doing the same to many things at once."""
+"""Map a function over items with a thread pool, in order."""
 
 import os
 from collections import deque
@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 8
-"""Results that may wait for whoever takes them, for each job, where nobody says how many."""
+"""Default number of pending calls and results per job."""
 
 
 def in_parallel(
@@ -20,16 +20,16 @@ def in_parallel(
     *,
     waiting: int | None = None,
 ) -> Generator[Result, None, None]:
-    """Yield `function` of each item, in order.
+    """Yield `function(item)` for each item, in order.
 
-    Closing stops the work: what has begun is finished, the rest is left out. Threads do: decoding,
-    compressing and hashing let go of the interpreter's lock.
+    Closing the generator finishes running calls and cancels the others. Threads suffice, because
+    decoding, compression and hashing release the GIL.
 
     Args:
-        function: Called in order by a single thread, or by several at once.
-        items: What to call it with; drawn by the thread that asks for the results.
-        jobs: Calls at once; None for one a core.
-        waiting: Calls and results that there may be at once; None for eight a job.
+        function: Function to call. With one job, calls run in order; with several, concurrently.
+        items: Arguments; the consumer's thread iterates over them.
+        jobs: Number of threads; None for one per core.
+        waiting: Maximum number of pending calls and results; None for eight per job.
     """
     jobs = jobs or os.cpu_count() or 1
     pool = ThreadPoolExecutor(jobs)

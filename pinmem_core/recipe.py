@@ -1,4 +1,4 @@
-"""Named recipes: the settings of a run in a TOML file whose header says what it aims at."""
+"""Named recipes: TOML files with the settings of a run, and a header that describes them."""
 
 import tomllib
 from pathlib import Path
@@ -15,10 +15,10 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """Return the file of the recipe `name` as it stands.
+    """Return the text of the recipe `name`.
 
     Raises:
-        ConfigError: No recipe has this name; the closest one is suggested.
+        ConfigError: No recipe has this name; the hint suggests the closest one.
     """
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
@@ -26,7 +26,7 @@ def recipe_text(name: str) -> str:
 
 
 def recipe_title(name: str) -> str:
-    """Return what the recipe `name` is, in a line: its first comment.
+    """Return the title of the recipe `name`: its first comment line.
 
     Raises:
         ConfigError: No recipe has this name.
@@ -35,7 +35,7 @@ def recipe_title(name: str) -> str:
 
 
 def load_recipe(name: str) -> dict[str, Any]:
-    """Return the settings of the recipe `name`, not validated yet.
+    """Return the settings of the recipe `name`, without validation.
 
     Raises:
         ConfigError: No recipe has this name.

@@ -9,8 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 import pinmem_core.datasets
-import pinmem_core.learning.methods
-import pinmem_core.model.trunks
+import pinmem_core.methods
+import pinmem_core.models.backbones
+import pinmem_core.models.decoders
+import pinmem_core.training.optimizers
 from pinmem_cli.app import app
 from pinmem_core.config import TrainConfig, nested, validate
 from pinmem_core.images import write_png
@@ -22,8 +24,10 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)  # networks this small lose more by waiting than they win
     for package in (
         pinmem_core.datasets,
-        pinmem_core.model.trunks,
-        pinmem_core.learning.methods,
+        pinmem_core.methods,
+        pinmem_core.models.backbones,
+        pinmem_core.models.decoders,
+        pinmem_core.training.optimizers,
     ):
         package.__path__.append(str(PLUGINS / package.__name__.rsplit(".", 1)[1]))
 
@@ -37,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small_config(**values: object) -> TrainConfig:
-    """A run of seconds: the tiny trunk on the toy dataset; `a__b=c` sets a.b."""
+    """A run of seconds: the tiny backbone on the toy dataset; `a__b=c` sets a.b."""
     settings = {
         "sources": ["toy:red", "toy:blue"],
         "iterations": 3,
@@ -45,7 +49,7 @@ def small_config(**values: object) -> TrainConfig:
         "device": "cpu",
         "log_every": 1,
         "augmentation.crop": 64,
-        "model.trunk": "tiny",
+        "model.backbone": "tiny",
         "model.feature_dim": 16,
         "model.memory.init_batches": 2,
     }

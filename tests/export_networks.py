@@ -5,23 +5,25 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.export.compared import pictures
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model import Segmenter
-from pinmem_core.publishing.compared import pictures
+from pinmem_core.models import Segmenter
 
 
 @torch.no_grad()
 def network(
-    trunk: str = "tiny", head: str = "deeplabv3plus", *, memory: bool = True, stride: int = 16
+    backbone: str = "tiny", decoder: str = "deeplabv3plus", *, memory: bool = True, stride: int = 16
 ) -> Segmenter:
-    """Batch norm has seen drawn streets: without, values shrink until float16 cannot hold them.
+    """Batch norm has seen synthetic scenes: without, values shrink until float16 cannot hold them.
 
     Residual branches are small, as training makes them: a deep ResNet of random ones magnifies
     rounding, whatever computes it, to a per mille of its logits.
     """
     torch.manual_seed(0)
     settings = {"memory": {} if memory else None, "feature_dim": 16, "output_stride": stride}
-    segmenter = Segmenter(ModelConfig.model_validate({"trunk": trunk, "head": head, **settings}))
+    segmenter = Segmenter(
+        ModelConfig.model_validate({"backbone": backbone, "decoder": decoder, **settings})
+    )
     for module in segmenter.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

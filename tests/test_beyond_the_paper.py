@@ -6,13 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from pinmem_core.config import LossConfig, MetaConfig, ModelConfig
-from pinmem_core.learning.losses import balanced_cross_entropy
-from pinmem_core.learning.methods import methods
-from pinmem_core.learning.sync_norm import PortableSyncBatchNorm, synchronize_batch_norm
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
-from pinmem_core.model.calibrated_norm import CalibratedBatchNorm, calibrate
-from pinmem_core.model.memory import CategoricalMemory
+from pinmem_core.methods import methods
+from pinmem_core.methods.losses import balanced_cross_entropy
+from pinmem_core.models import Segmenter
+from pinmem_core.models.memory import CategoricalMemory
+from pinmem_core.models.norm import (
+    AlphaBatchNorm,
+    PortableSyncBatchNorm,
+    set_alpha,
+    synchronize_batch_norm,
+)
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -22,7 +26,7 @@ def norm(share: float) -> nn.BatchNorm2d:
     module = nn.BatchNorm2d(3).double()
     for values in (module.weight, module.bias, module.running_mean, module.running_var):
         nn.init.uniform_(values, 0.5, 1.5)
-    calibrate(module, share)
+    set_alpha(module, share)
     return module.eval()
 
 
@@ -84,17 +88,17 @@ def test_synchronised_norms_predict_alike():
     plain = synchronize_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), torch.device("cuda"))
     assert type(plain[0]) is nn.SyncBatchNorm
     calibrated = synchronize_batch_norm(nn.Sequential(network[0]), torch.device("cuda"))
-    assert calibrated[0].own_share == network[0].own_share > 0
+    assert calibrated[0].alpha == network[0].alpha > 0
     torch.testing.assert_close(network.eval()(maps()), expected, **CLOSE)
 
 
 def test_a_segmenter_says_in_its_config_how_it_normalises():
-    config = ModelConfig(trunk="tiny", feature_dim=16, own_statistics=0.2)
+    config = ModelConfig(backbone="tiny", feature_dim=16, test_time_bn=0.2)
     norms = [m for m in Segmenter(config).modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
-    assert all(isinstance(m, CalibratedBatchNorm) and m.own_share == 0.2 for m in norms)
-    plain = Segmenter(config.model_copy(update={"own_statistics": 0.0}))
-    assert not any(isinstance(m, CalibratedBatchNorm) for m in plain.modules())
+    assert all(isinstance(m, AlphaBatchNorm) and m.alpha == 0.2 for m in norms)
+    plain = Segmenter(config.model_copy(update={"test_time_bn": 0.0}))
+    assert not any(isinstance(m, AlphaBatchNorm) for m in plain.modules())
 
 
 def memory(**options: object) -> CategoricalMemory:
@@ -131,7 +135,7 @@ def test_a_residual_memory_adds_the_feature():
 def network(*, memory: bool) -> Segmenter:
     torch.manual_seed(0)
     settings = {"read": "softmax"} if memory else None
-    config = {"trunk": "tiny", "feature_dim": 16, "memory": settings}
+    config = {"backbone": "tiny", "feature_dim": 16, "memory": settings}
     segmenter = Segmenter(ModelConfig.model_validate(config)).double()
     for module in segmenter.modules():
         if isinstance(module, nn.Dropout2d):
@@ -174,7 +178,7 @@ def test_the_outer_losses_weigh_what_is_asked(name, memory):
     for part, values in half.items():
         if part.startswith("gradient"):
             torch.testing.assert_close(values * 2, none[part] + whole[part], **CLOSE)
-    part = "gradient of head.classifier.weight"
+    part = "gradient of decoder.classifier.weight"
     assert not torch.equal(none[part], whole[part])
 
 

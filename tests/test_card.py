@@ -12,19 +12,19 @@ from markdown_it import MarkdownIt
 
 from pinmem_core.datasets import DatasetCard, Layout
 from pinmem_core.errors import DataError
+from pinmem_core.export.evidence import evidence_of
 from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.learning import train
-from pinmem_core.learning.run_folder import RunFolder
-from pinmem_core.model import Segmenter, save_checkpoint
-from pinmem_core.model.card import MARK, model_card
-from pinmem_core.model.checkpoint import write_card
-from pinmem_core.model.figures import DomainFigures, Figures
-from pinmem_core.publishing.evidence import evidence_of
+from pinmem_core.models import Segmenter, save_checkpoint
+from pinmem_core.models.card import MARK, model_card
+from pinmem_core.models.checkpoint import write_card
+from pinmem_core.models.figures import DomainFigures, Figures
+from pinmem_core.training import train
+from pinmem_core.training.run_folder import RunFolder
 
 CONFIG = {
     "model": {
-        "trunk": "resnet50",
-        "head": "deeplabv3plus",
+        "backbone": "resnet50",
+        "decoder": "deeplabv3plus",
         "output_stride": 16,
         "num_classes": 19,
         "feature_dim": 256,
@@ -76,11 +76,11 @@ def test_the_text_tells_what_was_done_and_found():
     assert "| 95 % interval | 39.0 to 42.0 |" in text
     assert "| road | 50.0 |" in text and "| train | - |" in text
     assert "cityscapes (unseen)" in text and "gtav@val (seen)" in text and "idd (unknown)" in text
-    assert "No scored image holds train: whether it finds them" in text
+    assert "No scored image contains train: the quality for these" in text
     assert "Protocol paper-eval: sliding, float32" in text
     assert "- gtav: For research and educational use only" in text  # the terms of its card
     assert "- synthia: As far as known CC BY-NC-SA" in text and "Ros, Sellart" in text
-    assert '"seed": 3' in text and "Pin the Memory" in text and "What it is for" in text
+    assert '"seed": 3' in text and "Pin the Memory" in text and "Intended use" in text
     assert text.rstrip().endswith(MARK)
 
 
@@ -92,15 +92,15 @@ def test_without_scores_it_claims_none():
 
 def test_a_dataset_that_is_not_known_here_is_told_so():
     config = CONFIG | {"training": {"sources": ["my-city:day"]}}
-    assert "my-city: no dataset that pinmem ships" in model_card(config)
+    assert "my-city: not a dataset that pinmem ships" in model_card(config)
 
 
 def test_what_was_converted_is_told():
     told = {"file": "o.pth", "sha256": "ab", "method": "aggregate", "assumed": ["stride 16"]}
     config = CONFIG | {"training": None, "converted": told}
     text = model_card(config)
-    assert "| converted from | o.pth |" in text and "| taken for granted | stride 16 |" in text
-    assert "aggregate trained on data that is not named" in text
+    assert "| converted from | o.pth |" in text and "| assumed | stride 16 |" in text
+    assert "aggregate trained on unknown data" in text
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_a_card_of_ones_own_says_nothing_in_markdown(monkeypatch):
         citation=hostile,
         layouts=(Layout(**layout, label_maps=("trainids",)),),
     )
-    monkeypatch.setattr("pinmem_core.model.card.get_card", lambda name: own)
+    monkeypatch.setattr("pinmem_core.models.card.get_card", lambda name: own)
     text = model_card({**CONFIG, "training": {"sources": ["camvid"]}})
     shown = MarkdownIt("gfm-like", {"linkify": False}).render(text)
     assert shown.count("[free]") == 4
@@ -235,7 +235,7 @@ def test_metrics_are_json_though_a_value_is_not_finite(tmp_path):
 
 
 def test_the_place_of_the_first_weights_is_nobodys_business(run, tmp_path):
-    from pinmem_core.learning.run_folder import RunFolder
+    from pinmem_core.training.run_folder import RunFolder
 
     class Step:
         config = small_config(init_weights="/home/ada/secret/w.safetensors")

@@ -11,17 +11,17 @@ from safetensors.torch import load_file, save_file
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, MachineError
+from pinmem_core.export.files import write_files
 from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.model.checkpoint import write_checkpoint
-from pinmem_core.model.misfit import misfit
-from pinmem_core.publishing.files import write_files
+from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.models.checkpoint import write_checkpoint
+from pinmem_core.models.misfit import misfit
 
 
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    segmenter = Segmenter(ModelConfig(trunk="tiny", feature_dim=16))
+    segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=16))
     save_checkpoint(segmenter, tmp_path / "c", {"iteration": 7})
     return tmp_path / "c"
 
@@ -40,8 +40,8 @@ def edit_weights(folder, change):
 
 def test_it_says_all_that_a_stranger_needs(folder):
     config = json.loads((folder / "config.json").read_text())
-    assert config["format_version"] == 1 and config["iteration"] == 7
-    assert config["model"]["trunk"] == "tiny" and config["model"]["num_classes"] == 19
+    assert config["format_version"] == 2 and config["iteration"] == 7
+    assert config["model"]["backbone"] == "tiny" and config["model"]["num_classes"] == 19
     assert config["classes"]["names"] == list(CLASS_NAMES)
     assert config["classes"]["colors"][0] == [128, 64, 128]
     assert config["preprocessing"]["range"] == [0, 1] and len(config["preprocessing"]["mean"]) == 3
@@ -54,7 +54,7 @@ def test_it_says_all_that_a_stranger_needs(folder):
 
 def test_a_record_of_three_million_images_is_read(tmp_path):
     record = {"gtav": {"images": 3_000_000, "ids": "AAAAAAAA" * 3_000_000}}
-    segmenter = Segmenter(ModelConfig(trunk="tiny", feature_dim=16))
+    segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=16))
     save_checkpoint(segmenter, tmp_path / "c", {"trained_on": record})
     assert load_checkpoint(tmp_path / "c")[1]["trained_on"] == record
 
@@ -66,7 +66,7 @@ def test_who_may_read_the_config_may_read_the_weights(folder):
 
 def test_the_first_checkpoints_load_though_they_say_less(folder):
     edit_config(folder, lambda c: [c.pop(key) for key in ("classes", "preprocessing", "sha256")])
-    edit_config(folder, lambda c: c["model"].pop("own_statistics"))
+    edit_config(folder, lambda c: c["model"].pop("test_time_bn"))
     assert load_checkpoint(folder)[0].memory is not None
 
 
@@ -86,7 +86,7 @@ def test_a_flipped_bit_in_the_weights_is_refused(folder):
     [
         lambda c: c["model"]["memory"].update(residual=True),
         lambda c: c["model"]["memory"].update(attention_temperature=0.1),
-        lambda c: c["model"].update(own_statistics=0.5),
+        lambda c: c["model"].update(test_time_bn=0.5),
         lambda c: c["model"].update(output_stride=8),
     ],
 )
@@ -97,7 +97,7 @@ def test_an_edited_setting_of_the_network_is_refused(folder, change):
     assert "remove 'sha256'" in error.value.hint
 
 
-@pytest.mark.parametrize("key", ["num_classes", "head", "memory", "memory.momentum"])
+@pytest.mark.parametrize("key", ["num_classes", "decoder", "memory", "memory.momentum"])
 def test_without_digests_only_settings_that_came_later_take_defaults(folder, key):
     *outer, last = key.split(".")
     edit_config(folder, lambda c: c.pop("sha256"))
@@ -172,7 +172,7 @@ SLOTS = "memory.slots"
         (lambda s: s.update({SLOTS: s[SLOTS] / 0}), "'memory.slots' holds values that are not"),
         (
             lambda s: s.update({SLOTS: s[SLOTS].int()}),
-            r"'memory\.slots' is of the type torch.int32",
+            r"'memory\.slots' has the dtype torch.int32",
         ),
         (
             lambda s: [s.pop(k) for k in sorted(s) if k.startswith("auxiliary")],
@@ -190,20 +190,20 @@ def test_tensors_that_do_not_fit_are_named(folder, change, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.update(format_version=2), "format version 2; this pinmem"),
+        (lambda c: c.update(format_version=3), "format version 3; this pinmem"),
         (lambda c: c.update(format_version=True), "format version True; this pinmem"),
-        (lambda c: c.update(training=[1]), "'training' is no object"),
-        (lambda c: c.update(training={"sources": 3}), "'training.sources' is no list"),
-        (lambda c: c.update(converted="x"), "'converted' is no object"),
-        (lambda c: c.pop("format_version"), "tells no format version"),
+        (lambda c: c.update(training=[1]), "'training' is not an object"),
+        (lambda c: c.update(training={"sources": 3}), "'training.sources' is not a list"),
+        (lambda c: c.update(converted="x"), "'converted' is not an object"),
+        (lambda c: c.pop("format_version"), "has no format version"),
         (lambda c: c.pop("model"), "'model' is wrong"),
         (lambda c: c["model"].update(feature_dim="many"), "'model.feature_dim' is wrong"),
         (lambda c: c["model"].update(depth=3), "'model.depth' is wrong"),
         (lambda c: c["model"].update(feature_dim=10**6), "has the shape"),
-        (lambda c: c["model"].update(feature_dim=10**9), "no network is so large"),
+        (lambda c: c["model"].update(feature_dim=10**9), "its network is too large"),
         (lambda c: c["model"].update(feature_dim=10**15), "'model.feature_dim' is wrong"),
         (lambda c: c["model"].update(feature_dim=10**30), "a number of 31 digits"),
-        (lambda c: c["model"].update(trunk="tinny"), "unknown trunk 'tinny'"),
+        (lambda c: c["model"].update(backbone="tinny"), "unknown backbone 'tinny'"),
         (lambda c: c["preprocessing"].update(mean=[0, 0, 0]), "its 'preprocessing' are not"),
         (lambda c: c["classes"]["names"].reverse(), "its 'classes' are not"),
     ],

@@ -16,7 +16,7 @@ from pinmem_cli.output import Output, table
 from pinmem_core.images import write_png
 
 TINY = """
-    --device cpu --iterations 2 --batch 2 --crop 64 --set model.trunk=tiny --set log_every=1
+    --device cpu --iterations 2 --batch 2 --crop 64 --set model.backbone=tiny --set log_every=1
     --set model.feature_dim=16 --set model.memory.init_batches=1
 """.split()  # noqa: SIM905
 
@@ -184,7 +184,7 @@ def test_predict_reports_a_bad_file_and_goes_on(run, photo, tmp_path):
 def test_dry_run_shows_the_plan_and_trains_nothing(home):
     planned = Result("train", "--sources", "toy", "--targets", "toy:red@all", *TINY,
                      "--dry-run", "--json").json  # fmt: skip
-    assert planned["config"]["model"]["trunk"] == "tiny"
+    assert planned["config"]["model"]["backbone"] == "tiny"
     assert planned["domains"] == {"toy#1": 8, "toy#2": 8}
     assert planned["batch_shape"] == [2, 2, 3, 64, 64]
     assert [path.suffix for path in (home / "runs").iterdir()] == [".png"]

@@ -10,13 +10,13 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
-from pinmem_core.learning import resume, train
-from pinmem_core.learning.iteration import Iteration
-from pinmem_core.learning.loss_watch import LossWatch
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
-from pinmem_core.model.trunk import Trunk, TrunkFeatures
-from pinmem_core.model.trunks import trunks
+from pinmem_core.models import Segmenter
+from pinmem_core.models.backbones import backbones
+from pinmem_core.models.backbones.base import Backbone, BackboneFeatures
+from pinmem_core.training import resume, train
+from pinmem_core.training.loss_watch import LossWatch
+from pinmem_core.training.step import TrainStep
 
 CPU = torch.device("cpu")
 
@@ -32,16 +32,16 @@ def batch(images: int = 2, seed: int = 0) -> Batch:
     )
 
 
-def iteration(method: str = "pinmem", trunk: str = "tiny", **values) -> Iteration:
+def iteration(method: str = "pinmem", backbone: str = "tiny", **values) -> TrainStep:
     """Return one with the weights of seed 0, `values` naming its compute settings."""
     config = small_config(
         method=method,
-        model__trunk=trunk,
+        model__backbone=backbone,
         **({} if method == "mldg" else {"model__memory__read": "softmax"}),
         **{f"compute__{name}": value for name, value in values.items()},
     )
     torch.manual_seed(0)
-    return Iteration(config, Segmenter(config.model), CPU)
+    return TrainStep(config, Segmenter(config.model), CPU)
 
 
 def outcome(*arguments, steps: int = 2, **values) -> dict[str, torch.Tensor]:
@@ -54,9 +54,12 @@ def outcome(*arguments, steps: int = 2, **values) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("recompute", [True, "finest"])
-@pytest.mark.parametrize("trunk", ["tiny", "resnet10", "mobilenet_v2"])
-def test_recomputing_activations_changes_no_bit(trunk, recompute):
-    plain, recomputed = outcome("pinmem", trunk), outcome("pinmem", trunk, recompute=recompute)
+@pytest.mark.parametrize("backbone", ["tiny", "resnet10", "mobilenet_v2"])
+def test_recomputing_activations_changes_no_bit(backbone, recompute):
+    plain, recomputed = (
+        outcome("pinmem", backbone),
+        outcome("pinmem", backbone, recompute=recompute),
+    )
     assert plain.keys() == recomputed.keys()
     for name, value in plain.items():
         assert torch.equal(value, recomputed[name]), name
@@ -95,7 +98,7 @@ class _Body(nn.Module):
         return features
 
 
-class _Wrapped(Trunk):
+class _Wrapped(Backbone):
     """A backbone whose blocks lie inside of a wrapped network, as those of libraries do."""
 
     low_channels, aux_channels, top_channels = 8, 12, 16
@@ -104,13 +107,13 @@ class _Wrapped(Trunk):
         super().__init__()
         self.body = _Body(holder)
 
-    def forward(self, images: torch.Tensor) -> TrunkFeatures:
-        return TrunkFeatures(*self.body(images))
+    def forward(self, images: torch.Tensor) -> BackboneFeatures:
+        return BackboneFeatures(*self.body(images))
 
 
 @pytest.mark.parametrize("holder", ["blocks", "stages"])
 def test_blocks_inside_of_a_wrapped_network_are_recomputed_bit_equally(holder, monkeypatch):
-    monkeypatch.setattr(trunks, "get", lambda name: partial(_Wrapped, holder=holder))
+    monkeypatch.setattr(backbones, "get", lambda name: partial(_Wrapped, holder=holder))
     kept, results = {}, {}
     for recompute in (False, "finest", True):
         kept[recompute] = _kept_bytes("wrapped", recompute)
@@ -123,22 +126,22 @@ def test_blocks_inside_of_a_wrapped_network_are_recomputed_bit_equally(holder, m
 
 @pytest.mark.parametrize("recompute", [True, "finest"])
 def test_a_backbone_that_cannot_recompute_is_refused(recompute, monkeypatch, tmp_path):
-    monkeypatch.setattr(trunks, "get", lambda name: partial(_Wrapped, holder="none"))
-    config = small_config(model__trunk="plain", compute__recompute=recompute)
-    with pytest.raises(ConfigError, match=r"compute\.recompute cannot be .* trunk 'plain'"):
+    monkeypatch.setattr(backbones, "get", lambda name: partial(_Wrapped, holder="none"))
+    config = small_config(model__backbone="plain", compute__recompute=recompute)
+    with pytest.raises(ConfigError, match=r"compute\.recompute cannot be .* backbone 'plain'"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_recomputing_keeps_less():
-    """What autograd keeps of a forward through the trunk, counted by its own hooks."""
+    """What autograd keeps of a forward through the backbone, counted by its own hooks."""
     kept = {recompute: _kept_bytes("resnet18", recompute) for recompute in (False, "finest", True)}
     assert kept[True] < 0.4 * kept[False]
     assert kept["finest"] < 0.75 * kept[False]
 
 
-def _kept_bytes(trunk: str, recompute: bool | str) -> int:
-    step = iteration(trunk=trunk, recompute=recompute)
+def _kept_bytes(backbone: str, recompute: bool | str) -> int:
+    step = iteration(backbone=backbone, recompute=recompute)
     sizes: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -146,9 +149,9 @@ def _kept_bytes(trunk: str, recompute: bool | str) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        features = step.segmenter.train().trunk(batch().all()[0])
+        features = step.segmenter.train().backbone(batch().all()[0])
     del features  # kept until here, so that no address is counted twice
-    return sum(sizes.values()) - _weights(step.segmenter.trunk)
+    return sum(sizes.values()) - _weights(step.segmenter.backbone)
 
 
 def _weights(module: torch.nn.Module) -> int:
@@ -160,7 +163,7 @@ def test_channels_last_is_the_same_but_for_rounding():
     for name, value in plain.items():
         torch.testing.assert_close(last[name], value, rtol=1e-3, atol=1e-4)
     step = iteration(channels_last=True)
-    assert step.segmenter.trunk.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert step.segmenter.backbone.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.slow
@@ -192,7 +195,7 @@ def test_half_precision_comes_close_and_spares_memory_and_losses(precision, meth
             torch.testing.assert_close(half[name], value, rtol=0.03, atol=0.03)
         if name == "memory.slots":
             assert (half[name] * value).sum(dim=1).min() > 0.99
-    assert not torch.equal(half["head.classifier.weight"], full["head.classifier.weight"])
+    assert not torch.equal(half["decoder.classifier.weight"], full["decoder.classifier.weight"])
 
 
 def test_the_memory_and_what_it_gives_are_float32_in_half_precision():
@@ -204,13 +207,13 @@ def test_the_memory_and_what_it_gives_are_float32_in_half_precision():
         getattr(memory, name).register_forward_hook(
             lambda module, inputs, output, name=name: seen.update({name: output.dtype})
         )
-    step.segmenter.trunk.stem[0].register_forward_hook(
-        lambda module, inputs, output: seen.update(trunk=output.dtype)
+    step.segmenter.backbone.stem[0].register_forward_hook(
+        lambda module, inputs, output: seen.update(backbone=output.dtype)
     )
     result = step.step(0, batch())
     assert seen == {
         **dict.fromkeys(("fuse", "write_map", "classifier"), torch.float32),
-        "trunk": torch.bfloat16,
+        "backbone": torch.bfloat16,
     }
     assert all(losses.total.dtype == torch.float32 for losses in result.losses.values())
 
@@ -232,6 +235,7 @@ def test_gradients_that_overflow_in_fp16_cost_a_step_and_lower_the_scale():
         step.check()
 
 
+@pytest.mark.slow
 def test_a_run_in_fp16_is_resumed_exactly(tmp_path):
     config = small_config(iterations=4, checkpoint__every=2, compute__precision="fp16")
     straight = train(config, tmp_path / "straight").run
@@ -267,7 +271,7 @@ def test_accumulating_averages_the_gradients_of_the_parts(method):
 @pytest.mark.parametrize("method", ["aggregate", "mldg", "pinmem"])
 def test_frozen_parameters_stay_where_they_are(method, accumulate):
     step = iteration(method, accumulate=accumulate)
-    frozen = dict(step.segmenter.trunk.named_parameters())
+    frozen = dict(step.segmenter.backbone.named_parameters())
     for parameter in frozen.values():
         parameter.requires_grad_(False)
     before = {name: parameter.clone() for name, parameter in frozen.items()}

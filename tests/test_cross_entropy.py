@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from pinmem_core.footprint import footprint
 from pinmem_core.labels import IGNORE_INDEX
-from pinmem_core.learning.cross_entropy import divided_cross_entropy, summed_cross_entropy
+from pinmem_core.methods.cross_entropy import divided_cross_entropy, summed_cross_entropy
 
 SIZE = (9, 12)
 DIVISOR = torch.tensor(7.0, dtype=torch.float64)

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from pinmem_core.config import ComputeConfig, ModelConfig
-from pinmem_core.learning.compute import prepare
-from pinmem_core.learning.dilation import DilatedConv, speed_up_dilation
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
+from pinmem_core.models.speedups import DilatedConv, speed_up_dilation
+from pinmem_core.training.compute import prepare
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -49,7 +49,7 @@ def test_only_wide_3x3_convolutions_are_exchanged():
 
 @pytest.mark.parametrize(("head", "count"), [("deeplabv3plus", 3), ("deeplabv2", 4)])
 def test_a_run_on_the_cpu_has_the_heads_branches_exchanged(head, count):
-    config = ModelConfig(trunk="resnet10", head=head, feature_dim=16)
+    config = ModelConfig(backbone="resnet10", decoder=head, feature_dim=16)
     segmenter = Segmenter(config)
     names = list(segmenter.state_dict())
     prepared = prepare(segmenter, ComputeConfig(), torch.device("cpu"))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import small_config
-from test_ranks import in_ranks
+from test_distributed import in_ranks
 
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import (
@@ -22,8 +22,8 @@ from pinmem_core.evaluation import (
 )
 from pinmem_core.events import Progress
 from pinmem_core.inference import Protocol
-from pinmem_core.learning import train
 from pinmem_core.preparation import draw_missing
+from pinmem_core.training import train
 
 
 class ByColor:
@@ -193,7 +193,7 @@ def test_a_source_that_trains_on_its_validation_images_is_told(tmp_path):
     events = []
     (target,) = load_validation(["toy:red@all"], None, events.append)
     assert target.name == "toy:red@val" and {s.split for s in target.samples} == {"val"}
-    assert "trains on the images that validate it" in events[0].message
+    assert "trains on its own validation images" in events[0].message
 
 
 def test_evaluating_a_run_repeats_the_scores_that_training_ended_with(tmp_path):

@@ -12,13 +12,13 @@ import torch
 from conftest import Result
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
 def run(tmp_path):
     torch.manual_seed(0)
-    segmenter = Segmenter(ModelConfig(trunk="tiny", feature_dim=16))
+    segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=16))
     save_checkpoint(segmenter, tmp_path / "run" / "checkpoint", {"training": {"sources": ["toy"]}})
     return tmp_path / "run"
 
@@ -42,7 +42,7 @@ def runtimes(monkeypatch):
     for module, function in (("exporting", export_model), ("quantized", quantize)):
         fake = types.ModuleType(module)
         setattr(fake, function.__name__, function)
-        monkeypatch.setitem(sys.modules, f"pinmem_core.publishing.{module}", fake)
+        monkeypatch.setitem(sys.modules, f"pinmem_core.export.{module}", fake)
     return calls
 
 
@@ -50,7 +50,7 @@ PLAIN = {"size": None, "half": False, "opset": None, "preprocess": False, "argma
 
 
 def test_a_rehearsal_shows_what_would_be_sent_and_asks_nobody(run, monkeypatch):
-    monkeypatch.setattr("pinmem_core.publishing.hub.HfApi", None)
+    monkeypatch.setattr("pinmem_core.export.hub.HfApi", None)
     done = Result("export", str(run), "--push", "ada/streets", "--private", "--dry-run")
     assert done.code == 0, done.err
     assert "ada/streets, private (nothing was sent)" in done.out
@@ -68,7 +68,7 @@ def test_graphs_are_written_as_asked(run, runtimes, tmp_path):
     assert done.code == 0, done.err
     assert runtimes == [("onnx", "model.onnx", PLAIN), ("torch-export", "model.pt2", PLAIN)]
     assert str(run / "export" / "model.onnx") in done.out
-    assert "99.99 % of the pixels as the network has them" in done.err
+    assert "99.99 % of the pixels agree with the network" in done.err
     assert "at most 2.0e-05" in done.err and "next: pinmem predict" in done.err
     options = ("--fp16", "--size", "96x64", "--preprocess", "--argmax", "--opset", "18")
     done = Result("export", str(run), "--to", "onnx", *options, "-o", str(tmp_path / "o"), "--json")
@@ -94,7 +94,7 @@ def test_nothing_is_replaced_unless_forced(run, runtimes):
 def test_integers_are_calibrated_by_images_or_by_the_sources(run, runtimes, tmp_path):
     done = Result("export", str(run), "--to", "onnx", "--int8")
     assert done.code == 0 and runtimes[-1] == ("int8", "model.onnx", None)
-    assert "calibrating with drawn streets" in done.err
+    assert "calibrating with synthetic scenes" in done.err
     assert Result("data", "prepare", "toy").code == 0
     assert Result("export", str(run), "--to", "onnx", "--int8", "--force").code == 0
     assert {image.shape for image in runtimes[-1][2]} == {(64, 96, 3)}
@@ -134,17 +134,17 @@ def test_the_originals_file_becomes_a_checkpoint(tmp_path, monkeypatch):
 
     def convert(path, *, allow_missing_memory):
         asked.append((path, allow_missing_memory))
-        model = ModelConfig(trunk="tiny", feature_dim=16, memory=None)
+        model = ModelConfig(backbone="tiny", feature_dim=16, memory=None)
         told = {"file": "o.pth", "method": "aggregate", "assumed": ["output stride 16"]}
         return Segmenter(model), {"converted": told}
 
-    monkeypatch.setattr("pinmem_core.publishing.official.convert_official", convert)
+    monkeypatch.setattr("pinmem_core.export.official.convert_official", convert)
     out = tmp_path / "out"
     call = ("export", "--from-official", "o.pth", "-o", str(out), "--allow-missing-memory")
     done = Result(*call)
     assert done.code == 0, done.err
     assert asked == [(Path("o.pth"), True)]
-    assert "no memory" in done.out and "taken for granted: output stride 16" in done.out
+    assert "no memory" in done.out and "assumed: output stride 16" in done.out
     assert f"next: pinmem predict IMAGE -o mask.png --model {out}" in done.err
     assert load_checkpoint(out)[1]["converted"]["file"] == "o.pth"
     (out / "mine.txt").write_text("mine")
@@ -165,13 +165,13 @@ def test_the_originals_file_becomes_a_checkpoint(tmp_path, monkeypatch):
         (("--to", "torch-export", "--opset", "18"), "--opset does nothing with --to torch-export"),
         (("--to", "safetensors", "--argmax"), "--argmax does nothing"),
         (("--to", "onnx", "--calibrate", "x"), "--calibrate does nothing"),
-        (("--to", "onnx", "--int8", "--fp16"), "contradict"),
+        (("--to", "onnx", "--int8", "--fp16"), "exclude each other"),
         (("--to", "onnx", "--size", "640"), "not of the form WIDTHxHEIGHT"),
         (("--to", "onnx", "--size", "0x64"), "not of the form WIDTHxHEIGHT"),
         (("--to", "onnx", "--allow-missing-memory"), "--allow-missing-memory does nothing"),
-        (("--push", "streets"), "'streets' cannot be a model's name"),
+        (("--push", "streets"), "'streets' is no valid model name"),
         (("--push", "a/b@v1", "--revision", "v2"), "names a branch, and --revision another"),
-        (("--push", "a/b", "--revision", "../x"), "cannot be the name of a branch"),
+        (("--push", "a/b", "--revision", "../x"), "is no valid branch name"),
         (("--from-official", "f.pth", "-o", "x"), "makes a new model"),
     ],
 )

@@ -12,15 +12,15 @@ import torch
 from export_networks import network
 
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
+from pinmem_core.export import graph
+from pinmem_core.export.compared import compare, pictures
+from pinmem_core.export.exported_program import write_program
+from pinmem_core.export.exporting import export_model
 from pinmem_core.inference import Predictor
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model.calibrated_norm import calibrate
-from pinmem_core.model.heads import heads
-from pinmem_core.model.trunks import trunks
-from pinmem_core.publishing import graph
-from pinmem_core.publishing.compared import compare, pictures
-from pinmem_core.publishing.exported_program import write_program
-from pinmem_core.publishing.exporting import export_model
+from pinmem_core.models.backbones import backbones
+from pinmem_core.models.decoders import decoders
+from pinmem_core.models.norm import set_alpha
 
 SHAPES = ((1, 97, 131), (3, 70, 96), (2, 33, 50))
 
@@ -103,7 +103,7 @@ def test_the_comparison_stands_beside_the_file(exported):
 
 @pytest.mark.slow
 def test_a_program_of_torch_computes_what_the_network_does(tmp_path):
-    other = network(head="deeplabv2")
+    other = network(decoder="deeplabv2")
     told = []
     report = export_model(other, tmp_path / "model.pt2", "torch-export", on_event=told.append)
     for shape in SHAPES:
@@ -191,31 +191,31 @@ def test_opsets_that_cannot_be_written_are_refused(segmenter, tmp_path, opset):
 
 
 @pytest.fixture(scope="module")
-def own_statistics(tmp_path_factory):
+def test_time_bn(tmp_path_factory):
     segmenter = calibrated(network())
     path = tmp_path_factory.mktemp("own") / "model.onnx"
     return segmenter, export_model(segmenter, path, "onnx").path
 
 
 def calibrated(segmenter):
-    calibrate(segmenter, 0.3)
+    set_alpha(segmenter, 0.3)
     return segmenter
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 16, 16), (2, 5, 40), (1, 97, 131)])
-def test_a_norm_of_one_position_has_no_statistics_of_its_own(own_statistics, shape):
-    segmenter, path = own_statistics
+def test_a_norm_of_one_position_has_no_statistics_of_its_own(test_time_bn, shape):
+    segmenter, path = test_time_bn
     pixels = pictures(shape)
     np.testing.assert_allclose(by_hand(path, pixels), eager(segmenter, pixels), rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_file_holds_products_and_means_that_all_runtimes_compute_alike(own_statistics):
-    nodes = onnx.load(own_statistics[1]).graph.node
+def test_a_file_holds_products_and_means_that_all_runtimes_compute_alike(test_time_bn):
+    nodes = onnx.load(test_time_bn[1]).graph.node
     assert "MatMul" in {node.op_type for node in nodes}
     assert "Einsum" not in {node.op_type for node in nodes}
-    weights = {t.name: t for t in onnx.load(own_statistics[1]).graph.initializer}
+    weights = {t.name: t for t in onnx.load(test_time_bn[1]).graph.initializer}
     axes = [
         onnx.numpy_helper.to_array(weights[node.input[1]]).size
         for node in nodes
@@ -250,17 +250,17 @@ def test_other_strides_down_to_the_least_size(tmp_path, stride):
         np.testing.assert_allclose(run(path, least), eager(deep, least), rtol=0, atol=1e-4)
 
 
-def how_slow(trunk):
+def how_slow(backbone):
     """A deep network takes half a minute, a shallow one a few seconds."""
-    deep = trunk.startswith(("resnet50", "resnet101"))
-    return pytest.param(trunk, marks=pytest.mark.exhaustive if deep else pytest.mark.slow)
+    deep = backbone.startswith(("resnet50", "resnet101"))
+    return pytest.param(backbone, marks=pytest.mark.exhaustive if deep else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
-@pytest.mark.parametrize("head", sorted(heads.all()))
-@pytest.mark.parametrize("trunk", [how_slow(name) for name in sorted(trunks.all())])
-def test_every_network_in_every_form(tmp_path, trunk, head, memory):
-    segmenter = network(trunk, head, memory=memory)
+@pytest.mark.parametrize("head", sorted(decoders.all()))
+@pytest.mark.parametrize("backbone", [how_slow(name) for name in sorted(backbones.all())])
+def test_every_network_in_every_form(tmp_path, backbone, head, memory):
+    segmenter = network(backbone, head, memory=memory)
     for name, form, run in (("a.onnx", "onnx", by_hand), ("a.pt2", "torch-export", by_torch)):
         path = export_model(segmenter, tmp_path / name, form).path
         for shape in SHAPES:
@@ -269,10 +269,10 @@ def test_every_network_in_every_form(tmp_path, trunk, head, memory):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
-@pytest.mark.parametrize("trunk", [how_slow(name) for name in ("resnet10", "resnet50")])
-def test_half_precision_comes_close(tmp_path, trunk, form):
-    report = export_model(network(trunk), tmp_path / "model.pt2", form, half=True)
-    full = export_model(network(trunk), tmp_path / "full.pt2", form)
+@pytest.mark.parametrize("backbone", [how_slow(name) for name in ("resnet10", "resnet50")])
+def test_half_precision_comes_close(tmp_path, backbone, form):
+    report = export_model(network(backbone), tmp_path / "model.pt2", form, half=True)
+    full = export_model(network(backbone), tmp_path / "full.pt2", form)
     assert report.bytes < 0.6 * full.bytes
     for case in report.compared:
         assert 1e-4 < case.largest_difference / case.largest_logit < 0.05

@@ -10,10 +10,12 @@ from export_networks import network
 
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Progress
-from pinmem_core.publishing import quantized
-from pinmem_core.publishing.compared import pictures
-from pinmem_core.publishing.exporting import export_model
-from pinmem_core.publishing.quantized import quantize
+from pinmem_core.export import quantized
+from pinmem_core.export.compared import pictures
+from pinmem_core.export.exporting import export_model
+from pinmem_core.export.quantized import quantize
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_integers_stay_near_the_float_file(plain, tmp_path, capfd):
 def test_drawn_streets_serve_where_there_are_no_images(plain, tmp_path):
     report = quantize(plain, tmp_path / "int8.onnx")
     facts = json.loads(report.sidecar.read_text())["facts"]
-    assert facts["calibration"] == "10 drawn streets"
+    assert facts["calibration"] == "10 synthetic scenes"
     with pytest.raises(DataError, match="no images to calibrate"):
         quantize(plain, tmp_path / "other.onnx", [])
 
@@ -91,7 +93,7 @@ def test_only_float32_files_of_pinmem_become_integers(plain, tmp_path):
         quantize(tmp_path / "absent.onnx", out)
     with pytest.raises(DataError, match="no ONNX file of pinmem"):
         quantize(changed(None), out)
-    with pytest.raises(ConfigError, match="is of float16; only float32 becomes integers"):
+    with pytest.raises(ConfigError, match="is float16; only float32 files can be quantized"):
         quantize(changed("float16"), out)
     (tmp_path / "torn.onnx").write_bytes(plain.read_bytes()[:1000])
     with pytest.raises(PinMemError, match="cannot run the ONNX file"):

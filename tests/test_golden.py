@@ -16,9 +16,9 @@ from reference.networks import rule_segmenter, soft_counts
 
 from pinmem_core.config import LossConfig, OptimConfig
 from pinmem_core.inference.protocol import window_counts, windows
-from pinmem_core.learning.methods import methods
-from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
+from pinmem_core.methods import methods
+from pinmem_core.training.optim import inner_learning_rate, learning_rate
 
 LABELS = Path(__file__).parent / "golden" / "labels.npz"
 

@@ -17,11 +17,11 @@ import pinmem_core
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, MachineError
 from pinmem_core.evaluation import TrainedOn
-from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.model.checkpoint import WEIGHTS
-from pinmem_core.model.found import checkpoint_of, run_folder
-from pinmem_core.model.hub import HubName
-from pinmem_core.publishing.hub import plan_upload, upload
+from pinmem_core.export.hub import plan_upload, upload
+from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.models.checkpoint import WEIGHTS
+from pinmem_core.models.found import checkpoint_of, run_folder
+from pinmem_core.models.hub import HubName
 
 NAME = "ada/streets"
 
@@ -41,7 +41,7 @@ def hub(tmp_path, monkeypatch):
 
 def network() -> Segmenter:
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(trunk="tiny", feature_dim=16)).eval()
+    return Segmenter(ModelConfig(backbone="tiny", feature_dim=16)).eval()
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_card_of_ones_own_is_sent_as_it_is(hub, run):
     send(run)
     assert hub.files(NAME)["README.md"] == b"# mine"
     (run / "checkpoint" / "README.md").write_text("---\nbroken: [\n---\n")
-    with pytest.raises(DataError, match=r"head of the README.md; nothing was sent"):
+    with pytest.raises(DataError, match=r"metadata of the README.md; nothing was sent"):
         send(run)
 
 
@@ -167,7 +167,7 @@ def test_the_hub_is_asked_for_names_like_its_own_only(hub):
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "refuses it"), (403, "refuses it"), (500, "status 500")]
+    ("status", "said"), [(401, "denies access"), (403, "denies access"), (500, "status 500")]
 )
 def test_a_hub_that_refuses_is_told(hub, run, status, said):
     hub.status = status
@@ -226,7 +226,7 @@ def test_evaluating_and_sending_the_report(hub, tmp_path, monkeypatch):
     sent = hub.files(NAME)
     assert json.loads(sent["report.json"])["checkpoint"]["path"] == NAME
     assert not any(str(tmp_path).encode() in sent[f] for f in ("report.json", "report.html"))
-    monkeypatch.setattr("pinmem_core.publishing.hub.shipped_cards", dict)
+    monkeypatch.setattr("pinmem_core.export.hub.shipped_cards", dict)
     assert "report.html" not in plan_upload(str(tmp_path / "run"), NAME).files
     assert "toy:blue (unseen)" in sent["README.md"].decode()
     assert "model-index" in sent["README.md"].decode()

@@ -12,13 +12,13 @@ from pinmem_core.home import find_run, newest_run, register_run
 from pinmem_core.inference import PROTOCOLS, Prediction, Predictor, Protocol, get_protocol
 from pinmem_core.inference.protocol import windows
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 
 
 @pytest.fixture(scope="module")
 def segmenter():
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(trunk="tiny", feature_dim=16)).eval()
+    return Segmenter(ModelConfig(backbone="tiny", feature_dim=16)).eval()
 
 
 @pytest.fixture
@@ -163,9 +163,9 @@ def test_entropy_is_0_for_one_class_and_1_for_all_alike():
 @pytest.mark.parametrize(
     "config",
     [
-        {"trunk": "mobilenet_v2", "feature_dim": 32},
-        {"trunk": "resnet18", "output_stride": 32, "memory": None},
-        {"trunk": "tiny", "head": "deeplabv2", "output_stride": 8},
+        {"backbone": "mobilenet_v2", "feature_dim": 32},
+        {"backbone": "resnet18", "output_stride": 32, "memory": None},
+        {"backbone": "tiny", "decoder": "deeplabv2", "output_stride": 8},
     ],
 )
 def test_batch_norms_are_folded_and_the_network_given_stays_as_it_is(config, image):
@@ -191,7 +191,7 @@ def test_batch_norms_are_folded_and_the_network_given_stays_as_it_is(config, ima
 @torch.inference_mode()
 def test_norms_with_an_images_own_statistics_overwrite_what_they_normalise(image):
     torch.manual_seed(0)
-    network = Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=32, own_statistics=0.3))
+    network = Segmenter(ModelConfig(backbone="mobilenet_v2", feature_dim=32, test_time_bn=0.3))
     predictor = Predictor(network, device="cpu")
     overwriting = [m for m in predictor._network.modules() if getattr(m, "inplace", None)]
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -209,11 +209,13 @@ def test_what_cannot_be_folded_is_left(image):
 
         def encode(self, images):
             encoding = super().encode(images)
-            return encoding._replace(feature=encoding.feature + self.trunk.stem[0](images).mean())
+            return encoding._replace(
+                feature=encoding.feature + self.backbone.stem[0](images).mean()
+            )
 
     torch.manual_seed(0)
-    network = Reused(ModelConfig(trunk="tiny", feature_dim=16, memory=None)).eval()
-    torch.nn.init.constant_(network.trunk.stem[1].running_var, 9)
+    network = Reused(ModelConfig(backbone="tiny", feature_dim=16, memory=None)).eval()
+    torch.nn.init.constant_(network.backbone.stem[1].running_var, 9)
     scores = Predictor(network, device="cpu").scores(image)
     with torch.no_grad():
         expected = network(normalize(torch.from_numpy(image).permute(2, 0, 1))[None])[0]

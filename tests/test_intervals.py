@@ -89,7 +89,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 
 def test_models_that_were_scored_on_other_images_are_not_compared():
     results = scored(3)
-    with pytest.raises(DataError, match="'image2' for example"):
+    with pytest.raises(DataError, match="such as 'image2'"):
         paired_interval(results, results[:2])
     other = [ImageResult(r.id, np.roll(r.counts, 1, axis=0)) for r in results]
     with pytest.raises(DataError, match="other labels"):

@@ -22,7 +22,7 @@ from pinmem_core.events import Progress
 from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.labels import CLASS_NAMES, COLOR_TABLE
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 
 STRIDE = 16
 
@@ -176,7 +176,7 @@ def test_a_sentence_tells_how_often_the_own_slot_is_read_most():
     truth = [[3, 3, 3, 3, 8, 3, 255, 255]] * 4
     some = _reading(_one_slot_each([3, 8], (4, 8)), truth, [[3, 3, 0, 0, 0, 0, 255, 3]] * 4)
     none = _reading(_one_slot_each([3, 8], (4, 8)), np.full((4, 8), 255))
-    assert "In 83.3% of the labelled pixels of these 2 images" in rightness([some, none])
+    assert "In these 2 images, 83.3% of the labelled pixels read" in rightness([some, none])
     assert "prediction is right in 33.3%" in rightness([some, none])
     assert rightness([none]) == "No pixel of these images is labelled."
 
@@ -413,8 +413,8 @@ def test_a_memory_has_two_pictures_and_two_more_a_target(predictor):
     events = []
     found = pictures(predictor, targets, samples_per_domain=2, on_event=events.append)
     assert [caption.split()[0] for caption in found] == [
-        "How",
-        "The",
+        "Cosine",
+        "Slots",
         "day:",
         "day:",
         "night:",
@@ -427,7 +427,7 @@ def test_a_memory_has_two_pictures_and_two_more_a_target(predictor):
     ]  # fmt: skip
     readings = [read_memory(predictor, targets[0].samples[n]) for n in (0, 4)]
     assert rightness(readings) in [*found][2]
-    assert "An even read gives 0.053 to each." in [*found][3]
+    assert "A uniform read gives 0.053 to each slot." in [*found][3]
 
 
 def test_a_target_without_labels_has_no_heat_maps(predictor):

@@ -8,19 +8,19 @@ from benchmarks.naive import naive_iteration
 from torch import nn
 
 from pinmem_core.config import LossConfig, ModelConfig
-from pinmem_core.learning.methods import methods
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
+from pinmem_core.methods import methods
+from pinmem_core.models import Segmenter
 
 WEIGHTS = LossConfig(auxiliary=0.5, read=0.3, divergence=0.7, classification=0.6)
 ITERATIONS, INNER_LR = 2, 0.1
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 
-def untrained_segmenter(trunk: str) -> Segmenter:
+def untrained_segmenter(backbone: str) -> Segmenter:
     torch.manual_seed(0)
     config = ModelConfig.model_validate(
-        {"trunk": trunk, "feature_dim": 16, "memory": {"read": "softmax"}}
+        {"backbone": backbone, "feature_dim": 16, "memory": {"read": "softmax"}}
     )
     segmenter = Segmenter(config).double()
     nn.init.normal_(segmenter.memory.classifier.weight)  # so that what it passes on is seen
@@ -68,13 +68,13 @@ def by_pinmem(segmenter: Segmenter, batch: Batch) -> list[dict[str, dict[str, fl
 
 
 @functools.cache
-def iterated(trunk: str, meta_train: tuple[int, ...], meta_test: tuple[int, ...]):
+def iterated(backbone: str, meta_train: tuple[int, ...], meta_test: tuple[int, ...]):
     """Return losses and state after the iterations of both, and the state before."""
     batch = drawn_batch(meta_train, meta_test)
-    before = untrained_segmenter(trunk).state_dict()
+    before = untrained_segmenter(backbone).state_dict()
     both = []
     for iterations in (by_naive, by_pinmem):
-        segmenter = untrained_segmenter(trunk)
+        segmenter = untrained_segmenter(backbone)
         both.append((iterations(segmenter, batch), segmenter.state_dict()))
     return *both, before
 

@@ -18,9 +18,9 @@ from pinmem_core.files import (
     write_whole,
 )
 from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
-from pinmem_core.learning import resume, train
 from pinmem_core.locks import lock_of, locked
 from pinmem_core.preparation import PreparedDataset, draw_missing
+from pinmem_core.training import resume, train
 
 fork = multiprocessing.get_context("fork")
 
@@ -38,7 +38,7 @@ def stopped(tmp_path):
         asked.append(None)
         return len(asked) > 3  # twice while the memory is initialised
 
-    with pytest.raises(StoppedRunError, match="after iteration 2"):
+    with pytest.raises(StoppedRunError, match="at iteration 2"):
         train(config(), tmp_path / "run", stop=twice)
     return tmp_path / "run"
 
@@ -56,7 +56,7 @@ def test_a_snapshot_outlives_a_disk_without_room_for_the_checkpoint(tmp_path, mo
         raise MachineError("cannot write the checkpoint: No space left on device.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pinmem_core.learning.run_folder.save_checkpoint", full)
+        patch.setattr("pinmem_core.training.run_folder.save_checkpoint", full)
         with pytest.raises(MachineError, match="No space left"):
             train(config(), tmp_path / "run")
     assert snapshots(tmp_path / "run") == ["00000002"]
@@ -95,7 +95,7 @@ def test_a_resume_that_fails_removes_nothing(stopped):
     samples = stopped / "samples.json"
     whole = samples.read_text()
     samples.write_text(json.dumps({}))
-    with pytest.raises(DataError, match="samples are not those"):
+    with pytest.raises(DataError, match="samples differ from those"):
         resume(stopped)
     assert snapshots(stopped) == ["00000002"] and (stopped / "metrics.jsonl").exists()
     samples.write_text(whole)
@@ -115,7 +115,7 @@ def test_a_run_is_not_resumed_on_other_labels(stopped):
     said = json.loads(samples.read_text())
     assert said["digests"] == {"toy": PreparedDataset.open("toy").summary["digest"]}
     relabel()
-    with pytest.raises(DataError, match="samples are not those"):
+    with pytest.raises(DataError, match="the samples differ from those"):
         resume(stopped)
     assert snapshots(stopped) == ["00000002"]
     del said["digests"]  # of an older version
@@ -157,7 +157,7 @@ def test_a_damaged_later_snapshot_does_not_displace_an_intact_one(stopped):
         asked.append(None)
         return True
 
-    with pytest.raises(StoppedRunError, match="after iteration 3"):
+    with pytest.raises(StoppedRunError, match="at iteration 3"):
         resume(stopped, stop=once)
     assert snapshots(stopped) == [".notes", "00000003", "00000004", "2 (copy)"]
     assert resume(stopped).iterations == 4
@@ -184,7 +184,7 @@ def test_a_manifest_that_is_not_of_its_snapshot_is_passed_over(stopped, change):
     events = []
     with pytest.raises(StoppedRunError):
         resume(stopped, on_event=events.append, stop=lambda: True)
-    assert "00000002 is damaged and passed over" in warnings(events)[0]
+    assert "00000002 is damaged and skipped" in warnings(events)[0]
     assert "00000002" in snapshots(stopped)
 
 

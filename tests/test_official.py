@@ -16,24 +16,24 @@ from torch import Tensor
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, DataError
-from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.publishing.official import convert_official
-from pinmem_core.publishing.official_names import MEMORY
-from pinmem_core.publishing.official_networks import recognised
+from pinmem_core.export.official import convert_official
+from pinmem_core.export.official_names import MEMORY
+from pinmem_core.export.official_networks import recognised
+from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
 CLASSES, DIM = 5, 8
 
 PLACES = {
-    "layer0.0.weight": "trunk.conv1.weight",
-    "layer0.1.running_mean": "trunk.bn1.running_mean",
-    "layer2.0.downsample.0.weight": "trunk.layer2.0.downsample.0.weight",
-    "layer4.1.bn2.bias": "trunk.layer4.1.bn2.bias",
-    "aspp.img_conv.0.weight": "head.pooled.0.weight",
-    "aspp.features.3.1.weight": "head.pyramid.3.1.weight",
-    "bot_aspp.0.weight": "head.projection.0.weight",
-    "bot_fine.1.running_var": "head.fine.1.running_var",
-    "final1.3.weight": "head.fusion.3.weight",
-    "final2.0.bias": "head.classifier.bias",
+    "layer0.0.weight": "backbone.conv1.weight",
+    "layer0.1.running_mean": "backbone.bn1.running_mean",
+    "layer2.0.downsample.0.weight": "backbone.layer2.0.downsample.0.weight",
+    "layer4.1.bn2.bias": "backbone.layer4.1.bn2.bias",
+    "aspp.img_conv.0.weight": "decoder.pooled.0.weight",
+    "aspp.features.3.1.weight": "decoder.pyramid.3.1.weight",
+    "bot_aspp.0.weight": "decoder.projection.0.weight",
+    "bot_fine.1.running_var": "decoder.fine.1.running_var",
+    "final1.3.weight": "decoder.fusion.3.weight",
+    "final2.0.bias": "decoder.classifier.bias",
     "dsn.4.weight": "auxiliary.4.weight",
     "memory.output.0.weight": "memory.fuse.0.weight",
     "memory.writenet.writefeat.1.bias": "memory.write_map.1.bias",
@@ -45,7 +45,7 @@ PLACES = {
 
 def tiny(**values: object) -> ModelConfig:
     """A ResNet-18 of the family, its head as narrow as can be."""
-    settings = {"trunk": "resnet18", "output_stride": 32, "num_classes": CLASSES}
+    settings = {"backbone": "resnet18", "output_stride": 32, "num_classes": CLASSES}
     return ModelConfig(**(settings | {"feature_dim": DIM} | values))
 
 
@@ -175,11 +175,11 @@ def test_a_score_of_old_numpy_is_read(whole, tmp_path):
     [
         tiny(),
         tiny(memory=None),
-        ModelConfig(trunk="resnet50", num_classes=3, feature_dim=16),
-        ModelConfig(trunk="resnet101", memory=None),
-        ModelConfig(trunk="resnet101-v2", head="deeplabv2", output_stride=8),
+        ModelConfig(backbone="resnet50", num_classes=3, feature_dim=16),
+        ModelConfig(backbone="resnet101", memory=None),
+        ModelConfig(backbone="resnet101-v2", decoder="deeplabv2", output_stride=8),
     ],
-    ids=lambda config: f"{config.trunk}-{'memory' if config.memory else 'none'}",
+    ids=lambda config: f"{config.backbone}-{'memory' if config.memory else 'none'}",
 )
 def test_the_architecture_is_recognised(config):
     with torch.device("meta"):

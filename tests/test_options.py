@@ -8,7 +8,7 @@ from conftest import Result, camvid_folder
 from pinmem_cli.options import names, paths, quoted
 
 TINY = """
-    --device cpu --iterations 2 --batch 2 --crop 64 --set model.trunk=tiny
+    --device cpu --iterations 2 --batch 2 --crop 64 --set model.backbone=tiny
     --set model.feature_dim=16 --set model.memory.init_batches=1 --dry-run --json
 """.split()  # noqa: SIM905
 
@@ -21,6 +21,7 @@ def test_list_options_repeat_and_take_commas(tmp_path):
     assert [str(path) for path in paths([tmp_path / "c,d"])] == [f"{tmp_path}/c", "d"]
 
 
+@pytest.mark.slow
 def test_repeated_sources_and_targets_are_all_taken():
     sources = "--sources", "toy:red", "--sources", "toy:blue"
     targets = "--targets", "toy:red@all", "--targets", "toy:blue@all"

@@ -14,21 +14,19 @@ from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Notice
 from pinmem_core.footprint import Footprint, footprint
 from pinmem_core.labels import COLOR_TABLE
-from pinmem_core.learning import estimate as estimates
-from pinmem_core.learning.batch_sheet import batch_sheet
-from pinmem_core.learning.estimate import Estimate, estimate
-from pinmem_core.learning.iteration import Iteration
-from pinmem_core.learning.plan import plan
-from pinmem_core.learning.resolve import resolve
 from pinmem_core.loading import Batch
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 from pinmem_core.painting import heading
+from pinmem_core.training import dry_run as estimates
+from pinmem_core.training.dry_run import Estimate, batch_sheet, estimate, plan
+from pinmem_core.training.resolve import resolve
+from pinmem_core.training.step import TrainStep
 
 CPU = torch.device("cpu")
 SMALL = """
     --sources toy:red,toy:blue --device cpu --iterations 7 --batch 2 --crop 64 --set log_every=1
-    --set model.trunk=tiny --set model.feature_dim=16 --dry-run
+    --set model.backbone=tiny --set model.feature_dim=16 --dry-run
 """.split()  # noqa: SIM905
 
 
@@ -47,7 +45,7 @@ def _estimate(batch: Batch, **values: object) -> Estimate:
 
 def _footprint(batch: Batch, **values: object) -> Footprint:
     config = small_config(**values)
-    return estimates._footprint(Iteration(config, Segmenter(config.model), CPU), batch)
+    return estimates._footprint(TrainStep(config, Segmenter(config.model), CPU), batch)
 
 
 def test_a_convolution_takes_what_paper_and_pencil_say():
@@ -69,12 +67,13 @@ def test_memory_is_the_most_that_exists_at_once_and_views_are_free():
 @pytest.mark.parametrize("method", ["pinmem", "mldg", "aggregate"])
 def test_what_is_counted_without_content_is_what_a_real_iteration_takes(method):
     config, batch = resolve(small_config(method=method)), _batch()
-    iteration = Iteration(config, Segmenter(config.model), CPU)
+    iteration = TrainStep(config, Segmenter(config.model), CPU)
     counted = estimates._footprint(iteration, batch)
     held = [batch.images, batch.labels, *estimates._tensors(iteration)]
     assert footprint(lambda: iteration.step(0, batch), held) == counted
 
 
+@pytest.mark.slow
 def test_flops_follow_the_area_of_the_crops():
     small, large = _footprint(_batch(side=64)), _footprint(_batch(side=128))
     assert large.flops == pytest.approx(4 * small.flops, rel=0.05)
@@ -104,7 +103,7 @@ def test_every_way_to_compute_can_be_estimated(setting, value):
 @pytest.mark.slow
 def test_recomputing_takes_more_operations_and_less_memory():
     plain, finest, twice = (
-        _footprint(_batch(side=128), model__trunk="resnet10", compute__recompute=recompute)
+        _footprint(_batch(side=128), model__backbone="resnet10", compute__recompute=recompute)
         for recompute in (False, "finest", True)
     )
     assert plain.flops < finest.flops < twice.flops
@@ -143,7 +142,7 @@ def test_a_large_crop_is_timed_by_the_line_through_two_small_ones(monkeypatch, s
 def test_the_estimated_time_is_of_the_right_size(monkeypatch):
     monkeypatch.setattr("time.perf_counter", time.process_time)  # whatever else is running
     config, batch = small_config(), _batch(side=160)
-    iteration = Iteration(config, Segmenter(config.model), CPU)
+    iteration = TrainStep(config, Segmenter(config.model), CPU)
     iteration.step(0, batch)
     real = min(estimates._seconds(iteration, batch) for _ in range(3))
     assert real / 3 < _estimate(batch).seconds < 3 * real
@@ -160,6 +159,7 @@ def test_a_plan_has_counts_shapes_and_an_estimate():
     assert any(isinstance(e, Notice) and "estimating" in e.message for e in events)
 
 
+@pytest.mark.slow
 def test_processes_load_while_others_compute(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     alone = plan(small_config())
@@ -191,7 +191,7 @@ def test_the_picture_shows_every_image_beside_its_label():
 def test_the_picture_marks_the_strong_augmentation(monkeypatch):
     told = []
     monkeypatch.setattr(
-        "pinmem_core.learning.batch_sheet.heading",
+        "pinmem_core.training.dry_run.heading",
         lambda name, details, width: told.append((name, details)) or heading(name, details, width),
     )
     batch_sheet(_batch(), ["first", "second"], {1})
@@ -201,11 +201,12 @@ def test_the_picture_marks_the_strong_augmentation(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strong", ["meta-test", "all", "none"])
 def test_the_plan_tells_the_picture_who_is_strong(monkeypatch, strong):
     seen = []
     monkeypatch.setattr(
-        "pinmem_core.learning.plan.batch_sheet", lambda batch, names, s: seen.append((batch, s))
+        "pinmem_core.training.dry_run.batch_sheet", lambda batch, names, s: seen.append((batch, s))
     )
     plan(small_config(augmentation__strong=strong))
     ((batch, marked),) = seen
@@ -213,12 +214,15 @@ def test_the_plan_tells_the_picture_who_is_strong(monkeypatch, strong):
     assert marked == expected[strong]
 
 
+@pytest.mark.slow
 def test_a_dry_run_downloads_no_weights(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     fetched = []
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: fetched.append(a))
     heard = []
-    config = small_config(method="aggregate", model__trunk="resnet18", init_weights="IMAGENET1K_V1")
+    config = small_config(
+        method="aggregate", model__backbone="resnet18", init_weights="IMAGENET1K_V1"
+    )
     assert plan(config, on_event=heard.append).parameters > 10**7
     assert not fetched
     told = "weights IMAGENET1K_V1 of resnet18 are not on this machine: training downloads them"
@@ -228,7 +232,7 @@ def test_a_dry_run_downloads_no_weights(monkeypatch, tmp_path):
 @pytest.mark.parametrize("weights", ["absent.pth", "IMAGENET1K_V9"])
 def test_a_dry_run_looks_for_weights_before_it_lists_the_data(weights):
     with pytest.raises(ConfigError, match=weights):
-        plan(small_config(sources=["cityscapes"], model__trunk="resnet18", init_weights=weights))
+        plan(small_config(sources=["cityscapes"], model__backbone="resnet18", init_weights=weights))
 
 
 def test_dry_run_writes_a_picture_and_nothing_else(tmp_path, home):

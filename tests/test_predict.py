@@ -24,15 +24,15 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.files import whole_file
 from pinmem_core.images import image_size, read_image, read_picture, write_png
-from pinmem_core.inference import painters
+from pinmem_core.inference import formats
 from pinmem_core.inference.files import predict_files
+from pinmem_core.inference.formats import FORMS, get_formats
 from pinmem_core.inference.outputs import plan
 from pinmem_core.inference.overlap import ahead, behind
-from pinmem_core.inference.painters import FORMS, get_forms
 from pinmem_core.inference.sources import Source, find_sources
 from pinmem_core.labels import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
-from pinmem_core.model import Segmenter
-from pinmem_core.model.checkpoint import save_checkpoint
+from pinmem_core.models import Segmenter
+from pinmem_core.models.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 
@@ -71,7 +71,7 @@ class Fake:
 def model(tmp_path_factory) -> str:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model") / "checkpoint"
-    save_checkpoint(Segmenter(ModelConfig(trunk="tiny", feature_dim=16)), folder, {})
+    save_checkpoint(Segmenter(ModelConfig(backbone="tiny", feature_dim=16)), folder, {})
     return str(folder)
 
 
@@ -92,7 +92,7 @@ def written(folder):
 
 
 def jobs_of(folder, out, *formats, **options):
-    return plan(sources(folder, out=out), out, get_forms(formats or ["trainid"]), **options)
+    return plan(sources(folder, out=out), out, get_formats(formats or ["trainid"]), **options)
 
 
 # Reading
@@ -189,7 +189,7 @@ def test_folders_are_searched_through_and_keep_their_structure(tmp_path):
     )
     assert [str(source.name) for source in found] == ["a.PNG", "b.png", "sub/deep/c.png"]
     (notice,) = told
-    assert "left out 1 of 4 files" in notice.message
+    assert "skipped 1 of 4 files" in notice.message
 
 
 def test_patterns_are_matched_below_their_fixed_part(tmp_path, monkeypatch):
@@ -236,15 +236,15 @@ def test_inputs_that_differ_in_their_suffix_are_told_apart(tmp_path):
 
 def test_a_file_keeps_the_case_of_the_suffix_that_was_asked_for(tmp_path):
     source = Source(tmp_path / "a.PNG", PurePath("a.PNG"))
-    (job,) = plan([source], tmp_path / "mask.PNG", get_forms(["color"]))
+    (job,) = plan([source], tmp_path / "mask.PNG", get_formats(["color"]))
     assert job.outputs[0].path == tmp_path / "mask.PNG"
     with pytest.raises(ConfigError, match="would replace an input"):
-        plan([source], source.path, get_forms(["color"]), force=True)
+        plan([source], source.path, get_formats(["color"]), force=True)
 
 
 def test_masks_never_replace_an_input_or_each_other(tmp_path):
     a, b = images(tmp_path, "x/a.png", "y/a.png")
-    forms = get_forms(["color"])
+    forms = get_formats(["color"])
     with pytest.raises(ConfigError, match="replace an input"):
         plan(sources(a), tmp_path / "x", forms, force=True)
     with pytest.raises(ConfigError, match="replace an input"):
@@ -271,7 +271,7 @@ def test_masks_never_replace_an_input_or_each_other(tmp_path):
 def test_an_output_of_another_kind_is_refused(tmp_path, formats, out, hint):
     (a,) = images(tmp_path, "a.png")
     with pytest.raises(ConfigError, match="cannot be written to") as error:
-        plan(sources(a), tmp_path / out, get_forms(formats))
+        plan(sources(a), tmp_path / out, get_formats(formats))
     assert hint in error.value.hint
 
 
@@ -296,7 +296,7 @@ def test_what_exists_stays_unless_force_is_given(tmp_path):
 
 @pytest.mark.parametrize("at_once", [2**22, 100])
 def test_every_format_shows_what_it_says(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(painters, "_PIXELS_AT_ONCE", at_once)
+    monkeypatch.setattr(formats, "_PIXELS_AT_ONCE", at_once)
     (a,) = images(tmp_path, "a.png")
     predictor, out = Fake(), tmp_path / "out"
     outcome = predict_files(predictor, jobs_of(a, out, *FORMS))
@@ -413,7 +413,7 @@ def test_results_keep_the_order_of_the_inputs_with_the_failed_among_them(tmp_pat
     order = ["c.png", "a.png", "x.png", "b.png"]
     paths = images(tmp_path, *order)
     paths[2].write_bytes(b"no picture")
-    jobs = plan(sources(*paths), tmp_path / "out", get_forms(["trainid"]))
+    jobs = plan(sources(*paths), tmp_path / "out", get_formats(["trainid"]))
     told = []
     outcome = predict_files(Fake(), jobs, on_event=told.append)
     assert [done.input.name for done in outcome.outputs] == ["c.png", "a.png", "b.png"]

@@ -7,12 +7,12 @@ from conftest import Result
 from pinmem_core.config import nested, validate
 from pinmem_core.datasets import cards
 from pinmem_core.errors import ConfigError
-from pinmem_core.learning.resolve import resolve
-from pinmem_core.learning.schedule import learning_rate
-from pinmem_core.model import Segmenter
-from pinmem_core.model.soft_masks import soft_masks
+from pinmem_core.models import Segmenter
+from pinmem_core.models.soft_masks import soft_masks
 from pinmem_core.preparation import Selection
 from pinmem_core.recipe import load_recipe, recipe_names, recipe_text, recipe_title
+from pinmem_core.training.optim import learning_rate
+from pinmem_core.training.resolve import resolve
 
 PAPER = [name for name in recipe_names() if name.startswith("paper")]
 METHODS = ("pinmem", "mldg", "aggregate")
@@ -141,8 +141,8 @@ def test_list_shows_every_recipe(monkeypatch):
     assert listed["paper-resnet101"] == {
         "name": "paper-resnet101",
         "title": "The paper's second network, GTAV + SYNTHIA",
-        "trunk": "resnet101-v2",
-        "head": "deeplabv2",
+        "backbone": "resnet101-v2",
+        "decoder": "deeplabv2",
         "iterations": 70_585,
         "crop": 768,
     }

@@ -30,7 +30,7 @@ from pinmem_core.evaluation.results import DomainResult, ImageResult
 from pinmem_core.evaluation.scores import ConfusionMatrix
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS, Predictor
-from pinmem_core.model import Segmenter, save_checkpoint
+from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.preparation import draw_missing
 
 HOSTILE = 'town:<b onload="x">&'
@@ -86,7 +86,7 @@ def run(tmp_path):
     torch.manual_seed(0)
     draw_missing(["toy"])
     about = {"training": {"targets": ["toy:blue@all"], "sources": ["toy:red"]}}
-    segmenter = Segmenter(ModelConfig(trunk="tiny", feature_dim=16))
+    segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=16))
     save_checkpoint(segmenter, tmp_path / "run" / "checkpoint", about)
     return tmp_path / "run"
 
@@ -250,6 +250,7 @@ def test_predictions_are_kept_of_named_images_alone():
     assert set(_shown((2, 9, None), 1, named=["1", "2"]).predictions) == {"1", "2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_report_predicts_no_image_twice(run, tmp_path, monkeypatch, shown):
     predicted, analyze = [], Predictor.analyze
@@ -362,6 +363,7 @@ def test_an_evaluation_that_fails_leaves_no_folder(run, tmp_path, home):
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
+@pytest.mark.slow
 def test_the_command_scores_compares_and_says_where_the_report_is(run, tmp_path):
     done = Result("eval", str(run), "--targets", "toy:blue,toy:red", "--device", "cpu")
     (folder,) = (run / "eval").iterdir()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pinmem_core.model.head import resize_by_products
+from pinmem_core.models.decoders.base import resize_by_products
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -11,12 +11,12 @@ from conftest import Result, small_config
 
 from pinmem_core.errors import DataError, MachineError, PinMemError
 from pinmem_core.events import Metrics
-from pinmem_core.learning import resume, train
-from pinmem_core.learning.iteration import Iteration
-from pinmem_core.learning.methods import methods
 from pinmem_core.loading import Batch
-from pinmem_core.model import load_checkpoint
+from pinmem_core.methods import methods
+from pinmem_core.models import load_checkpoint
 from pinmem_core.preparation import PreparedDataset, draw_missing
+from pinmem_core.training import resume, train
+from pinmem_core.training.step import TrainStep
 
 
 def config(**values):
@@ -103,12 +103,12 @@ def test_an_output_that_cannot_be_written(tmp_path):
     assert "\n" not in error.value.message
     done = Result(
         *("train", "--sources", "toy:red,toy:blue", "--device", "cpu"),
-        *("--output", str(tmp_path / "file" / "run"), "--set", "model.trunk=tiny"),
+        *("--output", str(tmp_path / "file" / "run"), "--set", "model.backbone=tiny"),
     )
     assert done.code == 5 and "cannot write" in done.err
 
 
-class Poisoned(Iteration):
+class Poisoned(TrainStep):
     """An iteration whose fifth batch holds a pixel that is no number."""
 
     def step(self, iteration: int, batch: Batch):
@@ -129,8 +129,8 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, waits):
             self.watch._waits = waits
             made.append(self)
 
-    made: list[Iteration] = []
-    monkeypatch.setattr("pinmem_core.learning.trainer.Iteration", Poisoning)
+    made: list[TrainStep] = []
+    monkeypatch.setattr("pinmem_core.training.trainer.TrainStep", Poisoning)
     settings = {"log_every": 7, "checkpoint__every": 4, "model__memory__read": "softmax"}
     run = tmp_path / "run"
     with pytest.raises(PinMemError, match="not finite in iteration 5") as error:
@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, waits):
     (iteration,) = made
     for name, parameter in iteration.segmenter.named_parameters():
         assert torch.equal(parameter, saved.get_parameter(name)), f"{name} has moved"
-    monkeypatch.setattr("pinmem_core.learning.trainer.Iteration", Iteration)
+    monkeypatch.setattr("pinmem_core.training.trainer.TrainStep", TrainStep)
     assert resume(run).iterations == 8
 
 
@@ -157,7 +157,7 @@ def test_a_program_that_fails_in_a_way_nobody_thought_of(tmp_path, monkeypatch):
             if any(isinstance(e, Metrics) and e.iteration == 5 for e in heard):
                 raise RuntimeError("out of order")
 
-    monkeypatch.setattr("pinmem_core.learning.iteration.methods.get", lambda name: Failing)
+    monkeypatch.setattr("pinmem_core.training.step.methods.get", lambda name: Failing)
     run = tmp_path / "run"
     with pytest.raises(RuntimeError, match="out of order"):
         train(config(), run, on_event=heard.append)

@@ -10,10 +10,10 @@ from conftest import Result, small_config
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png
-from pinmem_core.learning import train
-from pinmem_core.model import load_checkpoint, save_checkpoint
-from pinmem_core.model.figures import Figures
+from pinmem_core.models import load_checkpoint, save_checkpoint
+from pinmem_core.models.figures import Figures
 from pinmem_core.preparation import draw_missing
+from pinmem_core.training import train
 
 RED = [f"red_{number:02}" for number in range(10)]
 
@@ -164,7 +164,7 @@ def test_training_says_of_each_domain_whether_it_is_seen(run, tmp_path):
 def test_the_command_marks_seen_targets_and_warns(tmp_path):
     options = (
         "train", "--sources", "toy:red", "--targets", "toy:blue,toy:red@all", "--iterations", "1",
-        "--batch", "2", "--crop", "64", "--device", "cpu", "--set", "model.trunk=tiny",
+        "--batch", "2", "--crop", "64", "--device", "cpu", "--set", "model.backbone=tiny",
         "--set", "model.feature_dim=16", "--set", "model.memory.init_batches=1",
     )  # fmt: skip
     done = Result(*options, "-o", str(tmp_path / "a"))

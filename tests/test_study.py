@@ -13,7 +13,7 @@ from pinmem_core.errors import ConfigError, DataError, StoppedRunError
 from pinmem_core.evaluation.intervals import mean_paired_interval, paired_interval
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.locks import locked
-from pinmem_core.model import load_checkpoint
+from pinmem_core.models import load_checkpoint
 from pinmem_core.study import make_table, read_sweep, run_study
 from pinmem_core.study.runner import lock_path, report_path, run_path
 from pinmem_core.study.table import Spread, StudyTable
@@ -33,7 +33,7 @@ batch = 2
 device = "cpu"
 log_every = 1
 "augmentation.crop" = 64
-"model.trunk" = "tiny"
+"model.backbone" = "tiny"
 "model.feature_dim" = 16
 "model.memory.init_batches" = 1
 
@@ -47,7 +47,7 @@ about = "as published"
 [variants.halfway]
 about = "some of each image's own statistics"
 of = "plain"
-settings = { "model.own_statistics" = 0.5 }
+settings = { "model.test_time_bn" = 0.5 }
 
 [variants.softer]
 about = "read by softmax"
@@ -81,9 +81,9 @@ def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
     [
         ('baseline = "plain"', 'baseline = "plane"', "there is no variant 'plane'"),
         ('beside = "paper"', 'beside = "papers"', "there is no variant 'papers'"),
-        ('of = "plain"', 'of = "halfway"', "needs a variant that is trained"),
-        ("seeds = [0, 1]", "seeds = [0, 0]", "a seed is named twice"),
-        ('"model.trunk"', '"model.trnk"', "model.trnk"),
+        ('of = "plain"', 'of = "halfway"', "needs a trained variant"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "a seed occurs twice"),
+        ('"model.backbone"', '"model.trnk"', "model.trnk"),
         ("title =", "titel =", "title"),
         ("seeds = [0, 1]", "seeds = [0, 1", "study.toml"),
         ("seeds = [0, 1]", "seeds = [-1]", "seeds.0"),
@@ -96,7 +96,7 @@ def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
         (
             "[variants.plain]",
             '[variants.Paper]\nabout = "x"\n[variants.plain]',
-            "'paper', capitals",
+            "are called 'paper'",
         ),
         ("seeds = [0, 1]", f"seeds = {list(range(10_001))}", "10,000 runs"),
         ("seeds = [0, 1]", f"seeds = [{'9' * 5000}]", "study.toml"),
@@ -166,7 +166,7 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     assert result.json == table.as_json() | {"folder": str(folder)}
     assert list(table.rows) == ["plain", "paper", "halfway", "softer"]
     plain, halfway = (load_checkpoint(run_path(folder, n, 1) / "checkpoint")[0] for n in NAMES)
-    assert halfway.config.own_statistics == 0.5 and plain.config.own_statistics == 0
+    assert halfway.config.test_time_bn == 0.5 and plain.config.test_time_bn == 0
     assert all(map(torch.equal, plain.state_dict().values(), halfway.state_dict().values()))
     assert (
         table.rows["halfway"].targets["toy:red@all"] != table.rows["plain"].targets["toy:red@all"]

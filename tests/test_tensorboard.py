@@ -14,8 +14,8 @@ from tensorboard.summary.writer import event_file_writer
 
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Metrics, Notice, Progress
-from pinmem_core.learning import tensorboard
-from pinmem_core.learning.tensorboard import TensorBoard
+from pinmem_core.training import tensorboard
+from pinmem_core.training.tensorboard import TensorBoard
 
 
 @pytest.fixture(autouse=True)

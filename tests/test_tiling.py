@@ -11,18 +11,18 @@ from pinmem_core.events import Notice
 from pinmem_core.footprint import footprint
 from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
 from pinmem_core.inference.protocol import window_counts, windows
-from pinmem_core.inference.tiling import SMALLEST, STEP, Appetite, largest_crop
+from pinmem_core.inference.tiling import SMALLEST, STEP, MemoryModel, largest_crop
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 
-# Rates up to 24 at stride 8, its last 3x3, the trunk's four, and the resizing of the logits.
+# Rates up to 24 at stride 8, its last 3x3, the backbone's four, and the resizing of the logits.
 MARGIN = 24 * 8 + 8 + (1 + 2 + 4 + 8) + 8
 
 
 @pytest.fixture(scope="module")
 def segmenter():
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(trunk="tiny", feature_dim=16)).eval()
+    return Segmenter(ModelConfig(backbone="tiny", feature_dim=16)).eval()
 
 
 def picture(height, width, seed=0):
@@ -37,7 +37,7 @@ def as_input(pixels):
 
 def test_in_windows_the_scores_are_those_of_the_whole_except_near_a_window_border():
     torch.manual_seed(0)
-    config = ModelConfig(trunk="tiny", head="deeplabv2", output_stride=8, feature_dim=16)
+    config = ModelConfig(backbone="tiny", decoder="deeplabv2", output_stride=8, feature_dim=16)
     segmenter = Segmenter(config)
     pixels = picture(641, 1281)
     protocol = Protocol(crop=641, overlap=1 - 480 / 641)  # stride 480: on the grid of the features
@@ -113,9 +113,9 @@ def test_how_many_windows_are_seen_at_once_changes_nothing_but_rounding(segmente
 
 
 def test_windows_are_as_large_as_memory_allows():
-    appetite = Appetite(pixel=100, kept=10)
+    appetite = MemoryModel(pixel=100, kept=10)
     assert largest_crop(500, 700, appetite, 100 * 500 * 700) == 700
-    assert largest_crop(500, 700, Appetite(100, 10, views=2), 100 * 500 * 700) < 700
+    assert largest_crop(500, 700, MemoryModel(100, 10, views=2), 100 * 500 * 700) < 700
     side = largest_crop(5000, 7000, appetite, 10**8)
     assert side % STEP == 1
     assert appetite.of(5000, 7000, side) <= 10**8 / 2 < appetite.of(5000, 7000, side + STEP)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pinmem_core.datasets.card import DatasetCard, Layout
 from pinmem_core.images import write_png
-from pinmem_core.scenes import DOMAINS, draw_scene
+from pinmem_core.synthetic import DOMAINS, draw_scene
 
 IMAGES_PER_DOMAIN = {"train": 80, "val": 20}
 

@@ -1,4 +1,4 @@
-"""Scores that can be cited: exact counts, and which protocol made them."""
+"""Evaluation: exact scores with their protocol, confidence intervals and reports."""
 
 from pinmem_core.evaluation.calibration import Calibration
 from pinmem_core.evaluation.class_sets import CLASS_SET_NAMES

@@ -1,7 +1,6 @@
-"""Does confidence tell how often the network is right?
+"""Calibration of the confidence, the largest softmax probability of a pixel.
 
-Confidence is the largest softmax probability of a pixel. Counts are gathered image by image and
-added; nothing is approximated in the bins, and no pixel is kept.
+Counts are computed per image and added. The counts are exact, and no pixels are stored.
 """
 
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ from pinmem_core.evaluation.scores import share
 from pinmem_core.labels import CLASSES
 
 BINS = 15
-"""Equal parts of 0..1; a bin holds its lower edge, and the last one 1, too."""
+"""Number of equal bins of 0..1. A bin includes its lower edge; the last bin includes 1."""
 _DOUBTS = 1 << 14
 _SLAB = 64
-"""Rows that are counted at once: what the processor's cache holds."""
+"""Rows counted at once; they fit into a processor's cache."""
 
 
 def _zeros(*shape: int) -> NDArray[np.int64]:
@@ -27,15 +26,14 @@ def _zeros(*shape: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The labelled pixels by how confident the network was; an empty one has none.
+    """Counts of labelled pixels by confidence.
 
     Attributes:
-        counts: (15,) int64, pixels in each bin of confidence.
-        confidence_sums: (15,) float64, sum of their confidences.
-        hits: (15,) int64, pixels among them that are predicted right.
-        doubts: (2, 16384) int64, the pixels that are predicted wrong, and those that are right, by
-            1 - confidence. The bins are the upper 16 bits of a float32: at most 0.8 % wide, so that
-            they tell apart 0.9999 and 0.99999.
+        counts: Pixels in each bin of confidence, (15,) int64.
+        confidence_sums: Sum of confidences in each bin, (15,) float64.
+        hits: Correctly predicted pixels in each bin, (15,) int64.
+        doubts: Wrong and correct pixels by 1 - confidence, (2, 16384) int64. Bins are the upper 16
+            bits of a float32, so that they are at most 0.8 % wide and separate 0.9999 from 0.99999.
     """
 
     counts: NDArray[np.int64] = field(default_factory=lambda: _zeros(BINS))
@@ -53,9 +51,9 @@ class Calibration:
         """Count the labelled pixels of one image.
 
         Args:
-            confidence: (H, W) in 0..1.
-            truth: (H, W) trainIds, 255 = ignore.
-            prediction: (H, W) trainIds.
+            confidence: Confidence in 0..1, (H, W).
+            truth: TrainIds, (H, W); 255 is ignored.
+            prediction: Predicted trainIds, (H, W).
         """
         slabs = [slice(top, top + _SLAB) for top in range(0, len(truth), _SLAB)]
         counted = (_count(confidence[rows], truth[rows], prediction[rows]) for rows in slabs)
@@ -71,28 +69,29 @@ class Calibration:
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """(15,) share of a bin's pixels that are right, NaN for an empty bin."""
+        """Accuracy of each bin in 0..1, (15,); NaN for an empty bin."""
         return share(self.hits, self.counts)
 
     @property
     def mean_confidence(self) -> NDArray[np.float64]:
-        """(15,) mean confidence of a bin's pixels, NaN for an empty bin."""
+        """Mean confidence of each bin in 0..1, (15,); NaN for an empty bin."""
         return share(self.confidence_sums, self.counts)
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: how far accuracy and confidence are apart on average.
+        """Expected calibration error in 0..1; NaN without pixels.
 
-        In 0..1, weighted by the pixels of the bins; NaN where there are none.
+        It is the mean of |accuracy - confidence| over bins, weighted by their pixels.
         """
         apart = np.abs(self.hits - self.confidence_sums).sum()
         return float(share(apart, self.counts.sum()))
 
     @property
     def auroc(self) -> float:
-        """Share of the pairs of a wrong and a right pixel in which the wrong one is doubted more.
+        """AUROC of detecting wrong pixels by low confidence; NaN if all are right or all wrong.
 
-        Ties count half: 0.5 is chance, 1 is perfect. NaN where all are right, or all wrong.
+        It is the fraction of pairs of a wrong and a right pixel in which the wrong one has the
+        lower confidence. Ties count half: 0.5 is chance, 1 is perfect.
         """
         wrong, right = self.doubts.astype(np.float64)
         doubted_less = right.cumsum() - right / 2
@@ -102,10 +101,10 @@ class Calibration:
 def _count(
     confidence: NDArray[np.float32], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]
 ) -> Calibration:
-    """Count some rows of an image.
+    """Count the pixels of some rows of an image.
 
-    Filtering out the ignored pixels would cost more than counting them apart: the first third of
-    each table is for wrong pixels, the second for right ones, the last for those.
+    The three parts of each table count wrong, right and ignored pixels. Counting ignored pixels is
+    cheaper than filtering them out.
     """
     confidence = confidence.clip(0, 1).ravel()
     right = (prediction == truth).view(np.uint8)

@@ -1,30 +1,30 @@
-"""Charts as SVG for a page: they take its colours by class, and tell their values on hovering."""
+"""SVG charts for HTML reports: CSS classes set their colours, tooltips show their values."""
 
 import numpy as np
 
 from pinmem_core.evaluation.calibration import BINS, Calibration
 
 _SIDE = 240
-"""Pixels of the square that the curve lies in."""
+"""Side of the square plot area in pixels."""
 _LEFT, _TOP = 44, 12
 _STRIP = 44
-"""Height of the bars that tell how many pixels a bin holds."""
+"""Height of the largest bar of the bins' pixel shares, in pixels."""
 _GAP = 12
 _BIN = _SIDE / BINS
 
 
 def reliability(calibration: Calibration) -> str:
-    """Return the reliability diagram: accuracy by confidence, and below it the bins' shares.
+    """Return the reliability diagram: accuracy by confidence, above the bins' pixel shares.
 
     Args:
-        calibration: Of at least one pixel.
+        calibration: Calibration counts of at least one pixel.
     """
     height = _TOP + _SIDE + _GAP + _STRIP + 40
     parts = [*_axes(), *_bars(calibration), *_shares(calibration)]
     return (
         f'<svg class="chart" viewBox="0 0 {_LEFT + _SIDE + 14} {height}" role="img" '
-        'aria-label="Reliability diagram: accuracy of the pixels by confidence; the table beside '
-        'it holds the values">' + "".join(parts) + "</svg>"
+        'aria-label="Reliability diagram: accuracy of the pixels by confidence; the next table '
+        'lists the values">' + "".join(parts) + "</svg>"
     )
 
 
@@ -48,16 +48,16 @@ def _axes() -> list[str]:
 
 
 def _bars(calibration: Calibration) -> list[str]:
-    """Return a bar a bin that holds pixels, and where each would end if confidence were right."""
+    """Return a bar of accuracy and a mark at the mean confidence for each bin with pixels."""
     parts = []
     accuracy, confidence = calibration.accuracy, calibration.mean_confidence
     for number in np.flatnonzero(calibration.counts):
         x, right = _LEFT + number * _BIN, accuracy[number]
         y, level = _TOP + _SIDE * (1 - right), _TOP + _SIDE * (1 - confidence[number])
-        told = f"confidence {confidence[number]:.1%}: {right:.1%} right"
+        tooltip = f"confidence {confidence[number]:.1%}: {right:.1%} right"
         parts += [
             f'<rect class="bar" x="{x + 1:.1f}" y="{y:.1f}" width="{_BIN - 2:.1f}" '
-            f'height="{_SIDE * right:.1f}"><title>{told}</title></rect>',
+            f'height="{_SIDE * right:.1f}"><title>{tooltip}</title></rect>',
             f'<line class="ideal" x1="{x:.1f}" x2="{x + _BIN:.1f}" y1="{level:.1f}" '
             f'y2="{level:.1f}"/>',
         ]

@@ -1,4 +1,4 @@
-"""Setting reports side by side: only where they are about the same images, in the same way."""
+"""Compare reports on the same images, protocol and classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.report_data import LEVEL, SCHEMA_VERSION, image_counts
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.model.figures import seen_in_words
-from pinmem_core.model.found import checkpoint_of, run_folder
+from pinmem_core.models.figures import seen_in_words
+from pinmem_core.models.found import checkpoint_of, run_folder
 
 _READABLE = (1, SCHEMA_VERSION)
 LARGEST_REPORT = 1 << 28
@@ -26,15 +26,15 @@ LARGEST_REPORT = 1 << 28
 
 @dataclass(frozen=True)
 class SavedTarget:
-    """What `report.json` holds of one target.
+    """One target in a `report.json`.
 
     Attributes:
-        split: Which split was scored.
-        dataset_digest: Of the prepared dataset.
-        miou: Over the classes that occur, in 0..1.
-        iou: By class name; None for a class that does not occur.
-        images: The counts of each.
-        seen: Whether the network was trained on the domain; None where that is not known.
+        split: Evaluated split.
+        dataset_digest: Digest of the prepared dataset.
+        miou: Mean IoU over the classes that occur, in 0..1.
+        iou: IoU by class name, in 0..1; None for a class that does not occur.
+        images: Pixel counts of each image.
+        seen: Whether the network was trained on the domain; None if unknown.
     """
 
     split: str
@@ -47,15 +47,15 @@ class SavedTarget:
 
 @dataclass(frozen=True)
 class SavedReport:
-    """A `report.json`.
+    """Content of a `report.json`.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         model: Name of the run.
-        protocol: As the file has it: name, description, fields.
-        precision: Of the network's convolutions.
-        classes: Names of the classes that were scored.
-        targets: By name.
+        protocol: Protocol as a dict with name, description and fields.
+        precision: Floating-point type of the network's convolutions.
+        classes: Names of the evaluated classes.
+        targets: Targets by name.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class SavedReport:
         """Read a `report.json`.
 
         Raises:
-            DataError: The file is no report, or of another version of pinmem.
+            DataError: The file is no report, is damaged, or has an unknown schema version.
         """
         try:
             data = read_json_object(path, LARGEST_REPORT)
@@ -133,7 +133,7 @@ class _Target(_Strict):
     miou: _Share
     iou: dict[str, _Share | None]
     per_image: list[_Image]
-    seen: bool | None = None  # which reports of version 1 do not say
+    seen: bool | None = None  # missing in reports of version 1
 
 
 class _Report(_Strict):
@@ -153,13 +153,15 @@ class _Report(_Strict):
 
 
 def find_report(text: str) -> Path:
-    """Return the file that `text` means: a report's file or folder, or a run's newest report.
+    """Return the path of a report.
 
-    Of a model on the Hub: the newest that was made here, or else the one that came with it.
+    Args:
+        text: File or folder of a report; or a run, for its newest report; or a model on the Hub,
+            for its newest local report, or else the report in its repository.
 
     Raises:
-        DataError: There is no such report.
-        MachineError: The Hub is asked, and cannot be reached.
+        DataError: The report does not exist.
+        MachineError: The Hub cannot be reached.
     """
     if Path(text).is_file():
         return Path(text)
@@ -175,15 +177,16 @@ def find_report(text: str) -> Path:
 
 @dataclass(frozen=True)
 class Contest:
-    """How one report does on a target, beside the first report.
+    """Scores of one report on a target, compared with the first report.
 
     Attributes:
-        miou: In 0..1.
-        iou: By class name; None for a class that does not occur.
-        difference: mIoU less the first's.
-        interval: (low, high) of the difference, by the bootstrap over images.
-        class_differences: IoU less the first's, by class; None for one that does not occur.
-        seen: Whether its network was trained on the target; None where that is not known.
+        miou: Mean IoU in 0..1.
+        iou: IoU by class name, in 0..1; None for a class that does not occur.
+        difference: mIoU minus the first report's mIoU.
+        interval: Interval (low, high) of the difference, by the bootstrap over images.
+        class_differences: IoU minus the first report's IoU, by class name; None for a class that
+            does not occur.
+        seen: Whether the network was trained on the target; None if unknown.
     """
 
     miou: float
@@ -196,13 +199,13 @@ class Contest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reports side by side.
+    """Comparison of reports.
 
     Attributes:
-        reports: The first is what the others are compared with.
-        targets: By name, a contest for each report.
-        averages: Mean of the targets' mIoU for each report: of the targets that are unseen in all
-            reports, and of those that are seen in all. A group of fewer than two is left out.
+        reports: Compared reports; the first is the baseline.
+        targets: One contest per report, by the target's name.
+        averages: Mean mIoU per report over the targets that are unseen in all reports, and over
+            those that are seen in all. Groups of fewer than two targets are left out.
     """
 
     reports: tuple[SavedReport, ...]
@@ -210,7 +213,7 @@ class Comparison:
     averages: dict[str, tuple[float, ...]]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the comparison for programs; shares and differences are in -1..1."""
+        """Return the comparison as a JSON object; mIoU is in 0..1, differences are in -1..1."""
         return {
             "reports": [
                 {"path": str(report.path), "model": report.model, "precision": report.precision}
@@ -224,14 +227,14 @@ class Comparison:
 
 
 def compare(reports: Sequence[SavedReport]) -> Comparison:
-    """Set reports side by side.
+    """Compare reports with the first one.
 
     Args:
-        reports: Two or more.
+        reports: At least two reports.
 
     Raises:
-        ConfigError: They differ in protocol, classes, targets, or the targets' data.
-        DataError: They hold other images, though they say otherwise.
+        ConfigError: The reports differ in protocol, classes, targets, or the targets' data.
+        DataError: The reports hold different images despite equal digests.
     """
     first = reports[0]
     for other in reports[1:]:
@@ -250,7 +253,7 @@ def compare(reports: Sequence[SavedReport]) -> Comparison:
 
 
 def _require_comparable(first: SavedReport, other: SavedReport) -> None:
-    """Raise ConfigError that names what differs, where that makes figures incomparable."""
+    """Raise ConfigError with the difference that makes two reports incomparable."""
     facts = {
         "protocol": lambda report: report.protocol,
         "set of classes": lambda report: report.classes,

@@ -1,4 +1,4 @@
-"""Scoring a predictor on a domain."""
+"""Targets of an evaluation, and their scores."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,25 +8,26 @@ from operator import add
 import numpy as np
 
 from pinmem_core.datasets import get_card
+from pinmem_core.distributed import all_gather
 from pinmem_core.evaluation.reading import my_share
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
 from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.inference import Predictor
 from pinmem_core.preparation import PreparedDataset, Sample, Samples, Selection, matching, select
-from pinmem_core.ranks import from_all
 
 
 @dataclass(frozen=True)
 class Target:
-    """A domain to score on.
+    """A domain to evaluate on.
 
     Attributes:
-        name: As the user wrote it.
-        split: Which split is scored, or "all".
-        samples: The images and labels.
-        seen: Whether any image is of a domain that was trained on; None where that is not known.
-        trained_images: How many of the images were trained on; None where that is not known.
+        name: Name as the user wrote it.
+        split: Evaluated split, or "all".
+        samples: Images and labels.
+        seen: Whether any image belongs to a domain that the network was trained on; None if
+            unknown.
+        trained_images: Number of images that the network was trained on; None if unknown.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Target:
     trained_images: int | None = None
 
     def warning(self) -> str | None:
-        """Return what a reader of the scores must know about images that are not unseen."""
+        """Return a warning if the target is not known to be unseen, else None."""
         if self.seen is None:
             return f"it is not known whether the network was trained on {self.name}"
         if self.trained_images:
@@ -52,16 +53,17 @@ class Target:
 def load_target(
     text: str, trained_on: TrainedOn | None = None, max_images: int | None = None
 ) -> Target:
-    """Return the samples that `dataset[:domain][@split]` means as a target.
+    """Load a target.
 
-    Without a split, a domain that was trained on is scored on its validation split. Of any other
-    domain the card decides; where it does not, the validation split that the data come with is
-    scored, and otherwise the whole domain: what `prepare` holds out of it was held out of nothing.
+    Without a split, a seen domain is evaluated on its validation split. For an unseen domain, the
+    dataset card chooses the split; otherwise it is the published validation split, or else the
+    whole domain, because a split made by `prepare` holds out nothing from a training that never
+    used the domain.
 
     Args:
-        text: The target.
-        trained_on: The images that the network was trained on; None where they are not known.
-        max_images: At most so many images, evenly spread; None for all.
+        text: Target as `dataset[:domain][@split]`.
+        trained_on: Images that the network was trained on; None if unknown.
+        max_images: Maximum number of images, evenly spaced; None for all.
 
     Raises:
         ConfigError: The dataset, domain or split does not exist.
@@ -79,7 +81,7 @@ def load_target(
 
 
 def _split_of_unseen(selection: Selection) -> str:
-    """Return the split that is scored by default where none of a domain was trained on."""
+    """Return the default split of an unseen domain."""
     card = get_card(selection.dataset)
     if card.evaluate:
         return card.evaluate
@@ -92,12 +94,13 @@ def _split_of_unseen(selection: Selection) -> str:
 def load_validation(
     sources: Iterable[str], max_images: int | None, on_event: Listener
 ) -> list[Target]:
-    """Return the validation split of each source; one that has none is told and left out.
+    """Return the validation split of each source, without sources that have none.
 
     Args:
-        sources: `dataset[:domain][@split]`.
-        max_images: At most so many images each, evenly spread; None for all.
-        on_event: Hears of what is left out, and of scores that are not of unseen images.
+        sources: Sources as `dataset[:domain][@split]`.
+        max_images: Maximum number of images per source, evenly spaced; None for all.
+        on_event: Callback for warnings about sources without validation split, and about sources
+            that train on their validation images.
 
     Raises:
         DataError: A source is not prepared.
@@ -106,12 +109,12 @@ def load_validation(
     for source in sources:
         selection = Selection.parse(source)
         if selection.split in ("all", "val"):
-            on_event(Notice(f"{source} trains on the images that validate it", warning=True))
+            on_event(Notice(f"{source} trains on its own validation images", warning=True))
         selection = replace(selection, split="val")
         if samples := matching(selection, "val"):
             targets.append(Target(str(selection), "val", _evenly(samples, max_images), seen=True))
         else:
-            on_event(Notice(f"{source} has no validation split; it is not scored", warning=True))
+            on_event(Notice(f"{source} has no validation split; it is skipped", warning=True))
     return targets
 
 
@@ -124,18 +127,18 @@ def _evenly(samples: Samples, count: int | None) -> Samples:
 def evaluate(
     predictor: Predictor, samples: Sequence[Sample], *, on_event: Listener = ignore, task: str
 ) -> Scores:
-    """Predict every sample and score it against its label; several ranks share the work.
+    """Predict every sample and score it against its label; distributed processes share the work.
 
     Args:
-        predictor: The model and its protocol.
-        samples: At least one.
-        on_event: Hears of the progress.
-        task: What the progress is called.
+        predictor: Model and protocol.
+        samples: Samples, at least one.
+        on_event: Callback for progress events.
+        task: Name of the task in progress events.
 
     Raises:
-        DataError: A file cannot be read, or a label has another size than its image.
+        DataError: A file cannot be read, or the sizes of a label and its image differ.
     """
     matrix = ConfusionMatrix()
     for _, image, truth in my_share(samples, predictor.protocol, on_event=on_event, task=task):
         matrix.add(truth, predictor.predict(image))
-    return Scores.of(reduce(add, from_all(matrix)), len(samples))
+    return Scores.of(reduce(add, all_gather(matrix)), len(samples))

@@ -1,4 +1,4 @@
-"""The images of a target that went worst and best, for people to look at."""
+"""Example images of a target: those with the lowest and the highest mIoU."""
 
 import itertools
 from collections.abc import Collection, Sequence
@@ -12,19 +12,19 @@ from pinmem_core.evaluation.reading import Labelled
 from pinmem_core.painting import overlay
 
 _WIDTH = 400
-"""Pixels that an example is wide at most: as a page shows it."""
+"""Maximum width of an example in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One image, made small.
+    """One image in reduced size.
 
     Attributes:
-        id: Of the sample.
-        miou: Its own, over the classes that occur in it, in 0..1.
-        image: (H, W, 3) RGB.
-        truth: The classes of its label laid over it, alike.
-        prediction: The classes that were predicted, alike.
+        id: Id of the sample.
+        miou: mIoU of the image over the classes that occur in it, in 0..1.
+        image: RGB image, (H, W, 3).
+        truth: Overlay of the true classes, (H, W, 3) RGB.
+        prediction: Overlay of the predicted classes, (H, W, 3) RGB.
     """
 
     id: str
@@ -36,24 +36,29 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The worst images, the worst first, and the best, the best first; none is in both."""
+    """Worst and best examples, without duplicates.
+
+    Attributes:
+        worst: Examples with the lowest mIoU, ascending.
+        best: Examples with the highest mIoU, descending.
+    """
 
     worst: tuple[Example, ...] = ()
     best: tuple[Example, ...] = ()
 
 
 class Gallery:
-    """What the pictures of a report need of a target, kept while its images are scored.
+    """Collect examples and predictions for a report while a target is evaluated.
 
-    Nothing is predicted a second time for them, and little is in memory: a few reduced examples and
-    the predictions of the images that are named.
+    The collection avoids a second prediction. It keeps only a few reduced examples and the
+    predictions of the named samples in memory.
 
     Args:
-        count: Number of the worst examples, and of the best ones, at most.
-        named: Ids of the samples whose whole predictions are kept.
+        count: Maximum number of worst examples, and of best examples.
+        named: Ids of the samples whose predictions are kept.
 
     Attributes:
-        predictions: (H, W) trainIds of the named samples by id.
+        predictions: Predicted trainIds, (H, W), of the named samples, by id.
     """
 
     def __init__(self, count: int, named: Collection[str] = ()) -> None:
@@ -65,12 +70,12 @@ class Gallery:
         self._best: list[tuple[float, int, Example]] = []
 
     def add(self, seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> None:
-        """Take an image into account; one without labelled pixels is no example.
+        """Add an image; an image without labelled pixels is never an example.
 
         Args:
-            seen: The image and its label.
-            prediction: (H, W) trainIds.
-            miou: Of the image, NaN where none of its pixels is labelled.
+            seen: Image with its label.
+            prediction: Predicted trainIds, (H, W).
+            miou: mIoU of the image in 0..1; NaN without labelled pixels.
         """
         if seen.id in self._named:
             self.predictions[seen.id] = prediction
@@ -88,7 +93,7 @@ class Gallery:
             self._best = sorted([*self._best, (*best, example)], key=_rank)[: self._count]
 
     def examples(self) -> Examples:
-        """Return the examples of all images that were added."""
+        """Return the examples among all added images."""
         worst = tuple(example for *_, example in self._worst)
         best = tuple(example for *_, example in self._best)
         shown = {example.id for example in worst}
@@ -109,7 +114,7 @@ def _example(seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> Exam
 
 
 def _reduced(pixels: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
-    """Return a picture that is at most `_WIDTH` pixels wide, its shape kept."""
+    """Resize a picture to a width of at most `_WIDTH` pixels, keeping its aspect ratio."""
     height, width = pixels.shape[:2]
     scale = min(1, _WIDTH / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,8 +1,8 @@
-"""How sure a mIoU is: intervals by the bootstrap over images.
+"""Bootstrap intervals of the mIoU over images.
 
-As many images are drawn as there are, with replacement, over and over; the interval holds the
-middle of what the mIoU comes to. It tells what other images of the same kind would give; what
-another training would, only where several are given.
+Each draw resamples the images with replacement; the interval holds the central part of the
+resulting mIoUs. It covers the choice of images. It covers the variation between trainings only if
+several trainings are given.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pinmem_core.evaluation.scores import mean_iou
 
 
 class _Counts(NamedTuple):
-    """Of N images, each (N, 19). Whole numbers in float64, whose products are fast and exact."""
+    """Counts of N images, (N, 19) each: integers in float64, whose products are fast and exact."""
 
     hits: NDArray[np.float64]
     truth: NDArray[np.float64]
@@ -34,7 +34,7 @@ class _Counts(NamedTuple):
         )
 
     def mious(self, weights: NDArray[np.float64], class_set: str) -> NDArray[np.float64]:
-        """Return the mIoU (draws,) of images taken as often as `weights` (draws, N) says."""
+        """Return the mIoU of each draw, (draws,), for the image counts `weights`, (draws, N)."""
         hits, truth, predicted = (weights @ counts for counts in self)
         return mean_iou(hits, truth, predicted, class_set)
 
@@ -47,14 +47,14 @@ def bootstrap_interval(
     seed: int = 0,
     class_set: str = OCCURRING,
 ) -> tuple[float, float]:
-    """Return the interval of a mIoU: (low, high), in 0..1.
+    """Return the interval (low, high) of a mIoU, in 0..1.
 
     Args:
-        results: Of at least one image, with labelled pixels among them.
-        level: Share of the draws that lie in it.
-        draws: How often images are drawn; equal seeds draw the same.
-        seed: Of the random numbers.
-        class_set: Which classes are averaged.
+        results: Results of at least one image; at least one pixel must be labelled.
+        level: Fraction of the draws inside the interval, in 0..1.
+        draws: Number of draws.
+        seed: Random seed; equal seeds give equal draws.
+        class_set: Name of the class set to average.
     """
     weights = _weights(len(results), draws, seed)
     return _middle(_Counts.of(results).mious(weights, class_set), level)
@@ -71,19 +71,19 @@ def paired_interval(
 ) -> tuple[float, float]:
     """Return the interval of mIoU(second) - mIoU(first) of two models on the same images.
 
-    Each draw takes the same images for both, so that what makes them hard cancels out. 0 outside
-    the interval means that the difference is more than the choice of images.
+    Each draw uses the same images for both models, so that the difficulty of images cancels out. If
+    0 lies outside of the interval, the choice of images does not explain the difference.
 
     Args:
-        first: Of at least one image.
-        second: Of the same images, in any order.
-        level: Share of the draws that lie in the interval.
-        draws: How often images are drawn; equal seeds draw the same.
-        seed: Of the random numbers.
-        class_set: Which classes are averaged.
+        first: Results of at least one image.
+        second: Results of the same images, in any order.
+        level: Fraction of the draws inside the interval, in 0..1.
+        draws: Number of draws.
+        seed: Random seed; equal seeds give equal draws.
+        class_set: Name of the class set to average.
 
     Raises:
-        DataError: The images, or their labels, are not the same.
+        DataError: The images or their labels differ.
     """
     return mean_paired_interval(
         [(first, second)], level=level, draws=draws, seed=seed, class_set=class_set
@@ -100,19 +100,20 @@ def mean_paired_interval(
 ) -> tuple[float, float]:
     """Return the interval of mIoU(second) - mIoU(first), averaged over several pairs of models.
 
-    Each draw takes the same images for all, as `paired_interval` does for one pair, and of the
-    pairs as many as there are, with replacement. Of few pairs that is too narrow: by a tenth of
-    five, by a fifth of three.
+    Each draw uses the same images for all pairs, as in `paired_interval`, and resamples the pairs
+    with replacement. With few pairs the interval is too narrow: by a tenth for five pairs, by a
+    fifth for three.
 
     Args:
-        pairs: At least one, e.g. one for each seed; all of the same images in the same order.
-        level: Share of the draws that lie in the interval.
-        draws: How often images are drawn; equal seeds draw the same.
-        seed: Of the random numbers.
-        class_set: Which classes are averaged.
+        pairs: At least one pair of results, e.g. one per seed; all on the same images in the same
+            order.
+        level: Fraction of the draws inside the interval, in 0..1.
+        draws: Number of draws.
+        seed: Random seed; equal seeds give equal draws.
+        class_set: Name of the class set to average.
 
     Raises:
-        DataError: The images, or their labels, are not the same.
+        DataError: The images or their labels differ.
     """
     weights = _weights(len(pairs[0][0]), draws, seed)
     differences = []
@@ -126,13 +127,13 @@ def mean_paired_interval(
 def _same_images(
     first: Sequence[ImageResult], second: Sequence[ImageResult]
 ) -> tuple[_Counts, _Counts]:
-    """Return the counts of both, in the order of the first."""
+    """Return the counts of both models, in the image order of the first."""
     counts = _Counts.of(first)
     others = _Counts.of(_in_order_of(first, second))
     if not np.array_equal(counts.truth, others.truth):
         raise DataError(
-            "the two models were scored on the same images with other labels.",
-            "Score both by one protocol, on data prepared in one way.",
+            "the two models were evaluated on the same images with other labels.",
+            "Evaluate both with the same protocol on the same prepared data.",
         )
     return counts, others
 
@@ -145,15 +146,15 @@ def _in_order_of(
     if by_id.keys() != set(ids):
         only = sorted(by_id.keys() ^ set(ids))
         raise DataError(
-            f"the two models were not scored on the same images: {len(only)} are of one of them "
-            f"only, '{only[0]}' for example.",
-            "Score both on the same target.",
+            f"the two models were not evaluated on the same images: {len(only)} images belong to "
+            f"only one of them, such as '{only[0]}'.",
+            "Evaluate both on the same target.",
         )
     return [by_id[image] for image in ids]
 
 
 def _weights(count: int, draws: int, seed: int) -> NDArray[np.float64]:
-    """Return how often each draw takes each of `count` images or pairs: (draws, count)."""
+    """Return how often each draw contains each of `count` images or pairs, (draws, count)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(count, np.full(count, 1 / count), draws).astype(np.float64)
 

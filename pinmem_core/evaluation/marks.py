@@ -1,4 +1,4 @@
-"""Marks of a scatter plot: symbols that differ in shape, and places for the names beside them."""
+"""Marks of a scatter plot: symbols of different shapes, and placement of their labels."""
 
 from math import cos, pi, sin
 
@@ -9,11 +9,11 @@ from pinmem_core.drawing import Sheet
 from pinmem_core.labels import Color
 
 Symbol = tuple[tuple[float, float], ...]
-"""Corners, around (0, 0)."""
+"""Corners (x, y) of a polygon around (0, 0)."""
 
 
 def _symbol(corners: int, turn: float = 0.0, size: float = 1.0, inner: float = 1.0) -> Symbol:
-    """Return corners around a centre, every second one nearer to it by the factor `inner`."""
+    """Return corners around the origin; every second radius is multiplied by `inner`."""
     angles = [2 * pi * number / corners + turn for number in range(corners)]
     radii = [size * (inner if number % 2 else 1) for number in range(corners)]
     return tuple((r * sin(a), -r * cos(a)) for r, a in zip(radii, angles, strict=True))
@@ -29,7 +29,7 @@ SYMBOLS: tuple[Symbol, ...] = (
     _symbol(8, size=1.6, inner=0.35),
     _symbol(8, turn=pi / 4, size=1.6, inner=0.35),
 )
-"""Of about the same area: disc, square, triangle, diamond, triangle on its tip, three stars."""
+"""Symbols of about equal area: disc, square, triangle, diamond, inverted triangle, three stars."""
 
 
 def draw_symbol(
@@ -40,7 +40,7 @@ def draw_symbol(
     color: Color,
     edge: tuple[Color, float],
 ) -> None:
-    """Draw a symbol around a place, with an edge of a colour and width around it."""
+    """Draw a symbol at a position, with an edge given by its colour and width."""
     for size, fill in ((radius + edge[1], edge[0]), (radius, color)):
         sheet.polygon([(at[0] + size * x, at[1] + size * y) for x, y in symbol], fill)
 
@@ -57,17 +57,17 @@ def place_names(
     points: NDArray[np.float64],
     room: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return centres (N, 2) for the names of N marks, where they hide little.
+    """Return centres (N, 2) for the labels of N marks.
 
-    Names cover neither each other nor a mark, if there is any place for that; beyond that, they lie
-    on few points, and close to their mark.
+    Labels do not cover each other or a mark, if possible. Among the remaining positions, those that
+    hide few points and lie close to the mark are preferred.
 
     Args:
-        marks: (N, 2).
-        radius: Of the marks.
-        sizes: (N, 2) width and height of each name.
-        points: (M, 2) that had better not be hidden.
-        room: (2, 2) upper left and lower right corner that names stay between.
+        marks: Centres of the marks, (N, 2).
+        radius: Radius of the marks.
+        sizes: Width and height of each label, (N, 2).
+        points: Points to keep visible, (M, 2).
+        room: Upper left and lower right corner of the label area, (2, 2).
     """
     taken = np.stack([marks - radius, marks + radius], axis=1)
     centres = np.empty_like(marks)
@@ -86,7 +86,7 @@ def place_names(
 
 
 def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which of N boxes (N, 2, 2) meet which of M others: (N, M)."""
+    """Return which of N boxes (N, 2, 2) overlap which of M others, (N, M)."""
     low = np.maximum(boxes[:, None, 0], others[None, :, 0])
     high = np.minimum(boxes[:, None, 1], others[None, :, 1])
     return np.all(low <= high, axis=2)

@@ -1,4 +1,4 @@
-"""Pieces of a page: tables that scroll inside their own box, cells, pictures in the text itself."""
+"""HTML elements of a report: scrollable tables, cells and inline pictures."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -13,22 +13,22 @@ _JPEG_QUALITY = 82
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share in 0..1 as a percentage without its sign, "-" where there is no value."""
+    """Format a share in 0..1 as a percentage without the sign; "-" for None or NaN."""
     return "-" if value is None or np.isnan(value) else f"{100 * value:.{digits}f}"
 
 
 def cell(text: str, kind: str = "") -> str:
-    """Return a cell of a table.
+    """Return a table cell.
 
     Args:
-        text: What it holds.
-        kind: Names of its style.
+        text: Content of the cell.
+        kind: CSS classes of the cell.
     """
     return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
 def bar(value: float | None) -> str:
-    """Return a cell with a share in percent, and behind it a bar as long."""
+    """Return a table cell with a percentage in front of a bar of that length."""
     if value is None or np.isnan(value):
         return cell("-")
     return f'<td class="bar" style="--v:{value:.4f}">{percent(value)}</td>'
@@ -38,9 +38,9 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, Sequence
     """Return a table.
 
     Args:
-        caption: What it shows.
-        heads: Texts above the columns.
-        rows: The head and the cells of each row.
+        caption: Caption of the table.
+        heads: Column headers.
+        rows: Header and HTML cells of each row.
     """
     above = "".join(f'<th scope="col"><span>{escape(head)}</span></th>' for head in heads)
     body = "".join(
@@ -54,7 +54,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, Sequence
 
 
 def picture(pixels: NDArray[np.uint8], alt: str) -> str:
-    """Return an (H, W, 3) RGB picture that needs no file beside the page."""
+    """Return an inline `img` element of an RGB picture (H, W, 3)."""
     height, width = pixels.shape[:2]
     return (
         f'<img src="{data_uri(pixels)}" alt="{escape(alt)}" width="{width}" height="{height}" '
@@ -63,7 +63,7 @@ def picture(pixels: NDArray[np.uint8], alt: str) -> str:
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Return RGB pixels as PNG, or as JPEG where that is smaller: for photos, not for drawings."""
+    """Return RGB pixels as a data URI in PNG or JPEG, whichever is smaller."""
     image, png, jpeg = Image.fromarray(pixels), BytesIO(), BytesIO()
     image.save(png, "PNG", optimize=True)
     image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)

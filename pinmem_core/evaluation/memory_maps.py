@@ -1,4 +1,4 @@
-"""Where in images a memory is read: sheets with a row an image."""
+"""Sheets that show which memory slots the pixels of images read, one row per image."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -14,8 +14,8 @@ from pinmem_core.labels import CLASSES, Color
 from pinmem_core.painting import FAINT, GAP, beside, caption, colorize, heading, legend, stacked
 
 _WIDTH = 1160
-"""Pixels of a sheet: what a page shows at once."""
-# ColorBrewer's YlOrRd, on all of which a black line can be seen.
+"""Width of a sheet in pixels; it fits on a page."""
+# ColorBrewer's YlOrRd. A black line is visible on all of its colours.
 _HEAT: tuple[Color, ...] = (
     (255, 255, 178),
     (254, 204, 92),
@@ -24,16 +24,16 @@ _HEAT: tuple[Color, ...] = (
     (189, 0, 38),
 )
 _LEAST_RANGE = 1e-4
-"""Weights that differ by less are shown as equal: rounding is no pattern."""
+"""Smallest range of weights that a heat map resolves, so that it does not amplify rounding."""
 _SCALE = 160
-"""Width of the key to these colours."""
+"""Width of the colour bar in pixels."""
 
 
 def plot_reading(readings: Sequence[Reading]) -> NDArray[np.uint8]:
-    """Return an RGB sheet: image, truth, prediction, and the slot that each pixel reads most.
+    """Return an RGB sheet of image, truth, prediction and the slot that each pixel reads most.
 
     Args:
-        readings: At least one.
+        readings: Readings, at least one.
     """
     names = ["image", "truth", "prediction", "slot read most"]
     tile = _WIDTH // len(names) - GAP
@@ -53,21 +53,21 @@ def _rightness(reading: Reading) -> str:
 
 
 def commonest_classes(readings: Sequence[Reading], count: int) -> list[int]:
-    """Return the trainIds, at most `count`, that label most pixels of all readings, these first."""
+    """Return up to `count` most frequent trainIds in the truth of all readings, descending."""
     counts = [np.bincount(reading.truth.ravel(), minlength=256) for reading in readings]
     pixels = np.sum(counts, axis=0)[: len(CLASSES)]
     return [int(k) for k in np.argsort(-pixels, kind="stable")[:count] if pixels[k]]
 
 
 def plot_weights(readings: Sequence[Reading], train_ids: Sequence[int]) -> NDArray[np.uint8]:
-    """Return an RGB sheet of how much each pixel reads of some slots, as heat maps.
+    """Return an RGB sheet of heat maps of the read weights of some slots.
 
-    The weights of a network differ little, so each map's colours reach from its own smallest weight
-    to its own largest, which are told below it. A black line surrounds the class in the truth.
+    The weights of a network differ little, so the colours of each map span its own range, which is
+    printed below it. A black line surrounds the class in the ground truth.
 
     Args:
-        readings: At least one.
-        train_ids: Of the slots.
+        readings: Readings, at least one.
+        train_ids: TrainIds of the slots.
     """
     rows = []
     tile = _WIDTH // (1 + len(train_ids)) - GAP
@@ -81,7 +81,7 @@ def plot_weights(readings: Sequence[Reading], train_ids: Sequence[int]) -> NDArr
 
 
 def _heat(weight: NDArray[np.float32], mask: NDArray[np.bool_], width: int) -> NDArray[np.uint8]:
-    """Return a heat map with a line around a mask that can be seen where it is `width` wide."""
+    """Return a heat map with a line around a mask that stays visible at a width of `width`."""
     low, high = weight.min(), weight.max()
     picture = ramp((weight - low) / max(high - low, _LEAST_RANGE), _HEAT)
     picture[_outline(mask, ceil(mask.shape[1] / width))] = 0
@@ -89,13 +89,13 @@ def _heat(weight: NDArray[np.float32], mask: NDArray[np.bool_], width: int) -> N
 
 
 def _outline(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
-    """Return those pixels of a mask (H, W) that are close to one outside it."""
+    """Return the pixels of a mask (H, W) that are close to a pixel outside of it."""
     picture = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
     return mask & (np.asarray(picture.filter(ImageFilter.BoxBlur(thickness))) < 255)
 
 
 def _key(width: int) -> NDArray[np.uint8]:
-    """Return a row that tells what the colours of heat maps mean."""
+    """Return a row with the colour bar of the heat maps."""
     sheet = Sheet(width, 36)
     left = sheet.text(0, 18, "smallest weight of a map", 13, FAINT)
     for step, (red, green, blue) in enumerate(ramp(np.linspace(0, 1, _SCALE), _HEAT).tolist()):

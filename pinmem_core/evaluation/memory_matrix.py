@@ -1,4 +1,4 @@
-"""The memory's cosine matrix: how alike its slots are."""
+"""Plot the cosine similarity matrix of the memory's slots."""
 
 from math import isfinite
 
@@ -10,28 +10,28 @@ from pinmem_core.labels import CLASS_NAMES, Color
 from pinmem_core.painting import FAINT, INK
 
 _CELL, _MATRIX = 46, 1800
-"""Pixels of a cell of the matrix, and at most of all cells in a row."""
+"""Maximum side of a cell and of the whole matrix, in pixels."""
 _READABLE = 34
-"""Pixels of a cell from which on it shows its value."""
+"""Smallest side of a cell that shows its value, in pixels."""
 _ROW_NAMES, _COLUMN_NAMES = 190, 110
 _NARROWEST = 720
 _NEVER_SEEN = "never seen"
-# ColorBrewer's RdBu, whose ends colour-blind people tell apart.
+# ColorBrewer's RdBu; colour-blind people can distinguish its ends.
 _COSINES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 _COSINE_COLORS = ((5, 113, 176), (146, 197, 222), (247, 247, 247), (244, 165, 130), (202, 0, 32))
 
 
 def slot_name(number: int) -> str:
-    """Return the name of the class whose slot has a number: its trainId."""
+    """Return the class name of a slot by its trainId."""
     return CLASS_NAMES[number] if number < len(CLASS_NAMES) else f"class {number}"
 
 
 def plot_memory(slots: NDArray[np.float32], title: str) -> NDArray[np.uint8]:
-    """Return an (H, W, 3) RGB picture of how alike the slots of a memory are.
+    """Return an RGB picture (H, W, 3) of the cosine similarities between memory slots.
 
     Args:
-        slots: (K, D), by trainId; a row of zeros is a class that was never seen.
-        title: What memory it is.
+        slots: Slots by trainId, (K, D); a row of zeros is a class that was never seen.
+        title: Title of the picture.
     """
     lengths = np.linalg.norm(slots.astype(np.float64), axis=1)
     seen = lengths > 0
@@ -74,7 +74,7 @@ def _draw_cells(
 
 
 def _cosine_color(cosine: float) -> Color:
-    """Return the colour of a cosine, grey where there is none."""
+    """Return the colour of a cosine; grey for NaN."""
     if not isfinite(cosine):
         return GRID
     channels = zip(*_COSINE_COLORS, strict=True)
@@ -83,11 +83,11 @@ def _cosine_color(cosine: float) -> Color:
 
 
 def _two_digits(cosine: float) -> str:
-    return f"{round(cosine, 2) + 0:.2f}"  # adding 0 makes -0 a 0
+    return f"{round(cosine, 2) + 0:.2f}"  # adding 0 turns -0 into 0
 
 
 def _draw_color_scale(sheet: Sheet, left: float, top: float, height: float) -> None:
-    """Draw the colours from 1, above, to -1."""
+    """Draw the colour bar from 1 (top) to -1 (bottom)."""
     steps = 100
     for step in range(steps):
         y = top + height * step / steps
@@ -99,7 +99,7 @@ def _draw_color_scale(sheet: Sheet, left: float, top: float, height: float) -> N
 
 
 def _likeness(cosines: NDArray[np.float64]) -> str:
-    """Return a sentence on the cosines (K, K) of different slots, NaN being none."""
+    """Return a sentence on the cosines (K, K) between different slots; NaN entries are ignored."""
     count = len(cosines)
     pairs = cosines[~np.eye(count, dtype=bool)]
     seen = int(np.isfinite(cosines.diagonal()).sum())

@@ -1,4 +1,4 @@
-"""What a network reads from its memory for an image, and what the image would write into it."""
+"""Read and write weights of the memory for single images."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,27 +13,28 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.inference import Predictor
 from pinmem_core.labels import IGNORE_INDEX
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model.head import resize
-from pinmem_core.model.memory import CategoricalMemory
+from pinmem_core.models.decoders.base import resize
+from pinmem_core.models.memory import CategoricalMemory
 from pinmem_core.preparation import Sample
 
 _LARGEST = 2**21
-"""Pixels of an image that is looked at whole: those of Cityscapes. Larger ones are reduced."""
+"""Maximum number of pixels of an image, that of Cityscapes images; larger images are reduced."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """An image, its classes, and the memory's part in them.
+    """An image with its classes, its read weights and its written slots.
 
     Attributes:
-        id: Of the sample.
-        image: (H, W, 3) RGB.
-        truth: (H, W) trainIds, 255 = ignore.
-        prediction: (H, W) trainIds.
-        weights: (K, h, w), how much each position of the feature reads of each slot; they sum to 1.
-        written: (K, D), the memory that writing this image alone into an empty one would make:
-            each class's mean u, of unit length, or zeros for a class of fewer pixels than a
-            position has.
+        id: Id of the sample.
+        image: RGB image, (H, W, 3).
+        truth: TrainIds, (H, W); 255 is ignored.
+        prediction: Predicted trainIds, (H, W).
+        weights: Read weight of each slot at each position of the feature, (K, h, w); weights of a
+            position sum to 1.
+        written: Slots after writing only this image into an empty memory, (K, D): the mean u of
+            each class, of unit length; zeros for a class with fewer pixels than a feature position
+            covers.
     """
 
     id: str
@@ -44,22 +45,22 @@ class Reading:
     written: NDArray[np.float32]
 
     def weight_of(self, train_id: int) -> NDArray[np.float32]:
-        """Return how much each pixel (H, W) reads of a slot, in 0..1."""
+        """Return the read weight of a slot at each pixel, (H, W), in 0..1."""
         return self._at_pixels(self.weights[train_id : train_id + 1])[0].numpy()
 
     @cached_property
     def most_read(self) -> NDArray[np.uint8]:
-        """(H, W) the slot that each pixel reads most."""
+        """Slot with the largest read weight at each pixel, (H, W)."""
         return self._at_pixels(self.weights).argmax(dim=0).to(torch.uint8).numpy()
 
     @property
     def labelled(self) -> int:
-        """How many pixels are labelled."""
+        """Number of labelled pixels."""
         return int((self.truth != IGNORE_INDEX).sum())
 
     @property
     def right(self) -> int:
-        """How many labelled pixels read the slot of their own class most."""
+        """Number of labelled pixels that read the slot of their true class most."""
         return int((self.most_read == self.truth).sum())
 
     def _at_pixels(self, weights: NDArray[np.float32]) -> Tensor:
@@ -70,15 +71,14 @@ class Reading:
 def read_memory(
     predictor: Predictor, sample: Sample, prediction: NDArray[np.uint8] | None = None
 ) -> Reading:
-    """Return what a network reads from its memory for a sample, seen whole.
+    """Return the read weights and written slots of the memory for a whole sample.
 
-    Image, truth and prediction are the protocol's; where they have more than 2 megapixels, they are
-    reduced to that.
+    Image, truth and prediction follow the protocol's view; above 2**21 pixels they are reduced.
 
     Args:
-        predictor: Of a network with memory.
-        sample: What to look at.
-        prediction: (H, W) trainIds that the predictor has found; None to predict the sample.
+        predictor: Predictor of a network with memory.
+        sample: Sample to analyze.
+        prediction: TrainIds, (H, W), predicted before; None to predict the sample.
 
     Raises:
         ConfigError: The network has no memory.
@@ -104,7 +104,10 @@ def read_memory(
 def _written(
     memory: CategoricalMemory, feature: Tensor, truth: NDArray[np.uint8], least: int
 ) -> Tensor:
-    """Return what a feature (1, D, h, w) writes of each class that has at least so many pixels."""
+    """Return the slots (K, D) that a feature (1, D, h, w) writes.
+
+    Classes with fewer than `least` pixels are ignored.
+    """
     pixels = np.bincount(truth.ravel(), minlength=256)
     kept = np.where(pixels < least, IGNORE_INDEX, np.arange(256)).astype(np.uint8)
     labels = torch.from_numpy(kept[truth])[None].to(feature.device)
@@ -112,7 +115,7 @@ def _written(
 
 
 def _reduced(pixels: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
-    """Return a picture of at most `_LARGEST` pixels, its shape kept."""
+    """Resize a picture to at most `_LARGEST` pixels, keeping its aspect ratio."""
     height, width = pixels.shape[:2]
     if height * width <= _LARGEST:
         return pixels

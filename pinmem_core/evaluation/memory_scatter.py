@@ -1,4 +1,4 @@
-"""The memory's slots among the class features of images."""
+"""Plot the memory's slots and the class features of images in a plane."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from pinmem_core.painting import FAINT, INK, font
 
 _WIDTH, _HEIGHT, _TOP, _BELOW = 1160, 800, 68, 56
 _LEGEND = 220
-"""Width of the legend, right of the chart."""
+"""Width of the legend in pixels."""
 _EDGE = 40
-"""Pixels of the chart that stay free of marks at its edges."""
+"""Margin of the chart without marks, in pixels."""
 _ROW = 22
 _POINT, _SWATCH, _SLOT = 5, 6, 9
-"""Radii of the marks."""
+"""Radii of the marks in pixels."""
 _TEXT = 13
 _WHITE: Color = (255, 255, 255)
 _BARE = _WHITE, 0
 
 
 class _Mark(NamedTuple):
-    """A class feature, or a slot, of a class; `domain` is the number of the feature's."""
+    """A mark of a class feature or of a slot; `domain` is the index of the feature's domain."""
 
     x: float
     y: float
@@ -38,17 +38,17 @@ class _Mark(NamedTuple):
 def plot_projection(
     written: Mapping[str, NDArray[np.float32]], slots: NDArray[np.float32], title: str
 ) -> NDArray[np.uint8]:
-    """Return an RGB picture of a memory's slots among what images would write into it.
+    """Return an RGB picture of memory slots and class features of images, projected by PCA.
 
-    Both are shown in the plane in which all of them differ most. A point is a class in an image:
-    its colour is the class's, its shape the domain's (shapes repeat after the eighth). Slots are
-    large and named.
+    A point is the feature of a class in an image. Its colour shows the class, its shape shows the
+    domain (shapes repeat after eight domains). Slots are large and labelled.
 
     Args:
-        written: By domain, at least one: `Reading.written` of its images, (images, K, D).
-        slots: (K, D), at least two that are not zero. Rows of zeros, here as in `written`, are
-            classes that were not seen.
-        title: What memory it is.
+        written: `Reading.written` of the images of each domain, (images, K, D), by domain; at least
+            one domain.
+        slots: Memory slots, (K, D); at least two rows must be nonzero. Rows of zeros, here and in
+            `written`, are classes that were not seen.
+        title: Title of the picture.
     """
     features = np.concatenate([*written.values()])
     domains = np.repeat(np.arange(len(written)), [len(images) for images in written.values()])
@@ -75,7 +75,7 @@ def _marks(
 
 
 def _draw_frame(sheet: Sheet, plane: Plane) -> NDArray[np.float64]:
-    """Draw the chart's frame; return its upper left and lower right corner."""
+    """Draw the frame of the chart; return its upper left and lower right corner, (2, 2)."""
     left, top, bottom = MARGIN, _TOP, sheet.height - _BELOW
     right = sheet.width - 2 * MARGIN - _LEGEND
     sheet.line([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
@@ -86,7 +86,7 @@ def _draw_frame(sheet: Sheet, plane: Plane) -> NDArray[np.float64]:
 
 
 def _fitted(places: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where on the sheet `places` (N, 2) lie: as large as fits, at one scale."""
+    """Scale `places` (N, 2) to the largest size that fits, with equal scale on both axes."""
     low, high = places.min(axis=0), places.max(axis=0)
     free = room[1] - room[0] - 2 * _EDGE
     scale = (free / np.maximum(high - low, 1e-9)).min()

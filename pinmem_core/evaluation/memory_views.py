@@ -1,4 +1,4 @@
-"""What a memory knows, as pictures: its slots, and what images read of them."""
+"""Pictures of a memory: its slots, and what images read from them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,15 +16,15 @@ from pinmem_core.labels import IGNORE_INDEX
 from pinmem_core.preparation.spread import spread
 
 SAMPLES_PER_DOMAIN = 4
-"""Images of a target that are looked at, unless a caller says otherwise."""
+"""Default number of images per target."""
 _MAPS = 4
-"""Slots whose weights are shown for each target."""
-_COSINES = "How alike the slots of the memory are: the cosine of each two of them."
+"""Number of slots per target whose read weights are shown."""
+_COSINES = "Cosine similarity between the slots of the memory."
 _PROJECTION = (
-    "The slots among the class features of images, in the plane where they differ most (PCA). A "
-    "point is the mean of u = normalise(ReLU(F + BN(Conv(F)))) over a class in an image, which is "
-    "what the image alone would write into the memory; slots are means of u, too, so both can be "
-    "compared. What is far apart here differs; what is close may differ in other directions."
+    "Slots and class features of images, projected by PCA. A point is the mean of "
+    "u = normalise(ReLU(F + BN(Conv(F)))) over a class in an image, which is what the image alone "
+    "would write into the memory. Slots are means of u, too, so both can be compared. Distant "
+    "points differ; close points may differ in other directions."
 )
 
 
@@ -36,17 +36,17 @@ def pictures(
     predictions: Mapping[str, Mapping[str, NDArray[np.uint8]]] | None = None,
     on_event: Listener = ignore,
 ) -> dict[str, NDArray[np.uint8]]:
-    """Return RGB pictures of a network's memory by caption; none for a network without one.
+    """Return RGB pictures of a network's memory by caption; {} for a network without memory.
 
-    They are the cosines of the slots, the slots among what images would write, and two sheets a
-    target of what its images read. Where several processes run, each makes all of them.
+    The pictures are the cosines of the slots, the projection of slots and class features, and two
+    sheets per target of what its images read. With several processes, each renders all pictures.
 
     Args:
-        predictor: Of the network.
-        targets: At least one.
-        samples_per_domain: Images of each target that are looked at, evenly spread.
-        predictions: (H, W) trainIds of images that have been predicted, by target and sample id.
-        on_event: Hears of the progress.
+        predictor: Predictor of the network.
+        targets: Targets, at least one.
+        samples_per_domain: Number of images per target, evenly spaced.
+        predictions: Available predictions, (H, W) trainIds, by target and sample id.
+        on_event: Callback for progress events.
 
     Raises:
         DataError: A file cannot be read.
@@ -62,10 +62,10 @@ def pictures(
         sheets |= _sheets(target.name, readings)
         written[target.name] = np.stack([reading.written for reading in readings])
     slots = memory.slots.float().cpu().numpy()
-    found = {_COSINES: plot_memory(slots, "Cosines of the slots")}
+    plots = {_COSINES: plot_memory(slots, "Cosines of the slots")}
     if np.count_nonzero(slots.any(axis=1)) >= 2:
-        found[_PROJECTION] = plot_projection(written, slots, "Slots and class features")
-    return found | sheets
+        plots[_PROJECTION] = plot_projection(written, slots, "Slots and class features")
+    return plots | sheets
 
 
 def _read(
@@ -84,23 +84,23 @@ def _read(
 
 def _sheets(name: str, readings: Sequence[Reading]) -> dict[str, NDArray[np.uint8]]:
     most = (
-        f"{name}: the slot that each pixel reads most, in the colour of its class, beside image, "
-        f"truth and prediction. {rightness(readings)}"
+        f"{name}: image, truth, prediction, and the slot that each pixel reads most, in the colour "
+        f"of its class. {rightness(readings)}"
     )
     sheets = {most: plot_reading(readings)}
     if classes := commonest_classes(readings, _MAPS):
         slots = len(readings[0].weights)
         how_much = (
-            f"{name}: how much each pixel reads of the slots of the commonest classes. An even "
-            f"read gives {1 / slots:.3f} to each. Each map's colours reach from its own smallest "
-            "weight to its own largest. The black line surrounds the class in the truth."
+            f"{name}: read weights of the slots of the most frequent classes. A uniform read gives "
+            f"{1 / slots:.3f} to each slot. The colours of each map range from its smallest to its "
+            "largest weight. The black line surrounds the class in the truth."
         )
         sheets[how_much] = plot_weights(readings, classes)
     return sheets
 
 
 def rightness(readings: Sequence[Reading]) -> str:
-    """Return a sentence on how often the slot that a pixel reads most is that of its class."""
+    """Return a sentence on how often pixels read the slot of their true class most."""
     labelled = sum(reading.labelled for reading in readings)
     if not labelled:
         return "No pixel of these images is labelled."
@@ -109,6 +109,6 @@ def rightness(readings: Sequence[Reading]) -> str:
         np.count_nonzero((r.prediction == r.truth) & (r.truth != IGNORE_INDEX)) for r in readings
     )
     return (
-        f"In {read:.1%} of the labelled pixels of these {len(readings)} images it is the slot of "
-        f"the true class; the prediction is right in {hits / labelled:.1%}."
+        f"In these {len(readings)} images, {read:.1%} of the labelled pixels read the slot of "
+        f"their true class most; the prediction is right in {hits / labelled:.1%}."
     )

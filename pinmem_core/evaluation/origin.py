@@ -1,4 +1,4 @@
-"""What made the figures of a report: without it, nobody can repeat or compare them."""
+"""Provenance of the metrics in a report, needed to reproduce and compare them."""
 
 import hashlib
 import platform
@@ -12,24 +12,24 @@ import numpy as np
 import torch
 
 from pinmem_core.inference import Predictor, Protocol
-from pinmem_core.model.checkpoint import WEIGHTS
-from pinmem_core.model.found import run_folder
+from pinmem_core.models.checkpoint import WEIGHTS
+from pinmem_core.models.found import run_folder
 from pinmem_core.version import __version__
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where figures come from.
+    """Provenance of metrics.
 
     Attributes:
-        checkpoint: The folder.
-        weights_sha256: Of the checkpoint's weights, the memory included.
-        name: Of the protocol.
-        protocol: How images were shown to the network.
-        precision: Of the network's convolutions.
-        device: Kind and name of what computed.
-        date: ISO 8601, UTC.
-        versions: Of pinmem, Python, torch and numpy.
+        checkpoint: Folder of the checkpoint.
+        weights_sha256: SHA-256 of the checkpoint's weights, including the memory.
+        name: Name of the protocol.
+        protocol: Inference protocol.
+        precision: Floating-point type of the network's convolutions.
+        device: Type and name of the device.
+        date: Date and time, ISO 8601 in UTC.
+        versions: Versions of pinmem, Python, torch and numpy.
     """
 
     checkpoint: Path
@@ -43,13 +43,13 @@ class Origin:
 
     @classmethod
     def of(cls, checkpoint: Path, name: str, predictor: Predictor, precision: str) -> "Origin":
-        """Return the origin of figures that are made now.
+        """Return the origin of metrics computed now.
 
         Args:
-            checkpoint: Where the predictor's weights are from.
-            name: Of its protocol.
-            predictor: What predicts.
-            precision: Of its convolutions.
+            checkpoint: Folder of the predictor's checkpoint.
+            name: Name of the predictor's protocol.
+            predictor: Predictor that computes the metrics.
+            precision: Floating-point type of its convolutions.
         """
         with (checkpoint / WEIGHTS).open("rb") as weights:
             digest = hashlib.file_digest(weights, "sha256").hexdigest()
@@ -66,16 +66,16 @@ class Origin:
 
     @property
     def model(self) -> str:
-        """The name of the run, or of a checkpoint that is in none."""
+        """Name of the run, or of a checkpoint outside of runs."""
         return run_folder(self.checkpoint).resolve().name
 
     @property
     def words(self) -> str:
-        """The protocol's name and what it does."""
+        """Name and description of the protocol."""
         return f"{self.name}: {self.protocol.describe()}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a report says of its origin."""
+        """Return the origin as fields of `report.json`."""
         return {
             "model": self.model,
             "checkpoint": {"path": str(self.checkpoint), "weights_sha256": self.weights_sha256},

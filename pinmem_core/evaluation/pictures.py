@@ -1,4 +1,4 @@
-"""Pictures that set predictions side by side."""
+"""Sheets that compare predictions side by side."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,12 +13,12 @@ from pinmem_core.preparation import Sample
 def comparison_sheet(
     predictors: Mapping[str, Predictor], samples: Sequence[Sample], tile_width: int = 384
 ) -> NDArray[np.uint8]:
-    """Return a picture with a row a sample: image, ground truth, each predictor's classes.
+    """Return an RGB sheet with one row per sample: image, ground truth, and each prediction.
 
     Args:
-        predictors: By the name that heads their column.
-        samples: At least one.
-        tile_width: Of each picture, in pixels.
+        predictors: Predictors by column title.
+        samples: Samples, at least one.
+        tile_width: Width of each column in pixels.
     """
     rows = [caption(["image", "ground truth", *predictors], tile_width)]
     for sample in samples:

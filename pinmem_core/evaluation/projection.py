@@ -1,4 +1,4 @@
-"""Many dimensions on paper: the plane in which points differ most."""
+"""Principal component analysis (PCA) to two dimensions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The two directions in which points differ most (principal component analysis).
+    """The plane of the first two principal components.
 
     Attributes:
-        mean: (D,) of the points.
-        axes: (2, D), at right angles and of unit length; the largest component is positive.
-        shares: (2,) of the variance that lies in each.
+        mean: Mean of the points, (D,).
+        axes: Orthonormal axes, (2, D); the component of largest magnitude of each is positive.
+        shares: Fraction of the variance along each axis, (2,).
     """
 
     mean: NDArray[np.float64]
@@ -23,7 +23,7 @@ class Plane:
 
     @classmethod
     def of(cls, points: NDArray[Any]) -> "Plane":
-        """Return the plane of `points` (N, D): at least two, in at least two dimensions."""
+        """Fit the plane to `points`, (N, D), with N and D at least 2."""
         mean = points.mean(axis=0, dtype=np.float64)
         _, lengths, directions = np.linalg.svd(points - mean, full_matrices=False)
         axes = directions[:2]
@@ -32,5 +32,5 @@ class Plane:
         return cls(mean, axes * np.sign(largest), lengths[:2] ** 2 / total)
 
     def project(self, points: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the places (N, 2) of `points` (N, D)."""
+        """Return the coordinates (N, 2) of `points` (N, D) in the plane."""
         return (points - self.mean) @ self.axes.T

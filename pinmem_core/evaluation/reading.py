@@ -1,4 +1,4 @@
-"""Reading the images of a domain: ahead of whoever scores them, each rank its share."""
+"""Read the samples of a domain with prefetching, sharded over distributed processes."""
 
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -8,24 +8,24 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pinmem_core.distributed import all_gather, rank, world_size
 from pinmem_core.events import Listener, Progress
 from pinmem_core.inference import Protocol
 from pinmem_core.preparation import Sample
-from pinmem_core.ranks import from_all, rank, world_size
 
 T = TypeVar("T")
 
 _AHEAD = 4
-"""Images that threads read ahead: enough for a fast GPU, few enough for large photos."""
+"""Number of prefetched images: enough for a fast GPU, few enough for large photos."""
 
 
 class Labelled(NamedTuple):
-    """A sample as it is scored.
+    """A sample after the protocol's view is applied.
 
     Attributes:
-        id: Of the sample.
-        image: (H, W, 3) RGB, as the protocol shows it.
-        truth: (H, W) trainIds, 255 = ignore.
+        id: Id of the sample.
+        image: RGB image, (H, W, 3).
+        truth: TrainIds, (H, W); 255 is ignored.
     """
 
     id: str
@@ -36,16 +36,16 @@ class Labelled(NamedTuple):
 def my_share(
     samples: Sequence[Sample], protocol: Protocol, *, on_event: Listener, task: str
 ) -> Generator[Labelled, None, None]:
-    """Yield this rank's samples as a protocol sees them; `in_order` joins what ranks make of them.
+    """Yield this process's shard of the samples; `in_order` gathers the results of all processes.
 
     Args:
-        samples: Of all ranks.
-        protocol: How images are shown to the network.
-        on_event: Hears of each sample when the next one is asked for.
-        task: What the progress is called.
+        samples: Samples of all processes.
+        protocol: Protocol whose view is applied.
+        on_event: Callback for progress events, one per sample when the next is requested.
+        task: Name of the task in progress events.
 
     Raises:
-        DataError: A file cannot be read, or a label has another size than its image.
+        DataError: A file cannot be read, or the sizes of a label and its image differ.
     """
     mine = samples[rank() :: world_size()]
     pool = ThreadPoolExecutor(_AHEAD)
@@ -60,8 +60,8 @@ def my_share(
 
 
 def in_order(results: Sequence[T]) -> list[T]:
-    """Return what all ranks made of their samples, in the order of the samples; on every rank."""
-    shares = from_all(results)
+    """Gather the results of all processes on every process, in the order of the samples."""
+    shares = all_gather(results)
     total = sum(len(share) for share in shares)
     return [shares[number % len(shares)][number // len(shares)] for number in range(total)]
 

@@ -1,4 +1,4 @@
-"""Scoring a checkpoint on targets, with all that a reader must know beside the figures."""
+"""Evaluate a checkpoint on targets and write its report."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -23,8 +23,8 @@ from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.inference import Predictor, get_protocol, protocol_of
 from pinmem_core.inference.predictor import Precision
-from pinmem_core.model import load_checkpoint
-from pinmem_core.model.found import checkpoint_of, run_folder
+from pinmem_core.models import load_checkpoint
+from pinmem_core.models.found import checkpoint_of, run_folder
 from pinmem_core.preparation import PreparedDataset, Selection, draw_missing
 from pinmem_core.preparation.spread import spread
 
@@ -33,16 +33,16 @@ __all__ = ["DATA", "PAGE", "Report", "evaluate_run", "report_folder"]
 DATA = "report.json"
 PAGE = "report.html"
 PROTOCOL = "paper-train"
-"""The protocol of a checkpoint that names none."""
+"""Default protocol of a checkpoint that names none."""
 _EXAMPLES = 3
-"""The most images of a target that a page shows as its worst, and as its best."""
+"""Maximum number of worst examples, and of best examples, per target."""
 _ROOM = 10
-"""The most of either of all targets together, so that a page stays under 5 MB."""
+"""Maximum number of worst, and of best, examples of all targets; it keeps a page below 5 MB."""
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is scored, and on what."""
+    """A predictor with its targets and origin."""
 
     predictor: Predictor
     targets: list[Target]
@@ -60,7 +60,7 @@ class _Subject:
         on_event: Listener,
     ) -> "_Subject":
         if protocol:
-            get_protocol(protocol)  # a wrong name is said before anything is loaded
+            get_protocol(protocol)  # fail before loading anything
         checkpoint = checkpoint_of(run, on_event=on_event)
         segmenter, config = load_checkpoint(checkpoint)
         protocol = protocol or protocol_of(config, PROTOCOL)
@@ -68,7 +68,7 @@ class _Subject:
         wanted = tuple(dict.fromkeys(targets or training.get("targets", ())))
         if not wanted:
             raise ConfigError(
-                "no target is named, and the run has none.", "Name some with --targets."
+                "no target is given, and the run has none.", "Name targets with --targets."
             )
         draw_missing(wanted, on_event)
         trained_on = TrainedOn.of_checkpoint(config, _samples(checkpoint))
@@ -133,29 +133,30 @@ def evaluate_run(
     pictures: bool = True,
     on_event: Listener = ignore,
 ) -> Report:
-    """Score a run's last checkpoint.
+    """Evaluate the last checkpoint of a run.
 
     Args:
-        run: A name that `checkpoint_of` takes.
-        targets: `dataset[:domain][@split]`; none for the targets that the run was given.
-        protocol: What `get_protocol` takes; None for the checkpoint's own, or else "paper-train".
-        precision: Of the network's convolutions.
-        compile: Have torch compile the network.
-        device: Where to compute.
-        output: New folder for `report.json` and `report.html`; None writes nothing.
-        pictures: Show in `report.html` the worst and best images, and the memory.
-        on_event: Hears of the progress.
+        run: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
+        targets: Targets as `dataset[:domain][@split]`; empty for the targets of the run.
+        protocol: Protocol as for `get_protocol`; None for the checkpoint's own, or else
+            "paper-train".
+        precision: Floating-point type of the network's convolutions.
+        compile: Whether torch compiles the network.
+        device: Device name, as for `Predictor`.
+        output: New folder for `report.json` and `report.html`; None to write no report.
+        pictures: Whether `report.html` shows the worst and best images and the memory.
+        on_event: Callback for progress events and warnings.
 
     Raises:
-        ConfigError: A target or the protocol does not exist, there are no targets, or `output` is
-            in use.
-        DataError: The run, or a target's data, is missing or damaged.
-        MachineError: The device is missing, `output` cannot be written, or compiling fails.
+        ConfigError: A target or the protocol does not exist, there are no targets, or `output`
+            exists and is not empty.
+        DataError: The run or the data of a target are missing or damaged.
+        MachineError: The device is missing, `output` is not writable, or compilation fails.
     """
     if output and output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"{output} exists already.", "Choose another '--output'.")
     subject = _Subject.load(run, targets, protocol, precision, compile, device, on_event)
-    # Made before the work, so that a folder that cannot be written to costs none.
+    # Create the folder first, so that an unwritable folder fails before the evaluation.
     with staged_folder(output) if output else nullcontext() as folder:
         galleries = subject.galleries() if folder and pictures else {}
         report = subject.score(galleries, on_event)
@@ -168,7 +169,7 @@ def evaluate_run(
 
 
 def _samples(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the `samples.json` of the run that a checkpoint lies in; None where there is none."""
+    """Return the `samples.json` of a checkpoint's run, or None if it is missing or damaged."""
     try:
         return read_json_object(run_folder(checkpoint) / "samples.json", 16 * LARGEST)
     except DataError:
@@ -176,6 +177,6 @@ def _samples(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def report_folder(checkpoint: Path, protocol: str) -> Path:
-    """Return the folder that a report made now is kept in where the user names none."""
+    """Return the default folder of a report created now."""
     name = f"{protocol}-{datetime.now():%Y%m%d-%H%M%S}"
     return run_folder(checkpoint) / "eval" / name

@@ -1,4 +1,4 @@
-"""What a report holds, and its form for programs: `report.json`."""
+"""Content of a report, and its JSON format `report.json`."""
 
 import re
 from dataclasses import asdict, dataclass
@@ -14,21 +14,21 @@ from pinmem_core.evaluation.origin import Origin
 from pinmem_core.evaluation.results import DomainResult, ImageResult
 from pinmem_core.evaluation.scores import Scores, mean_over_domains
 from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.model.figures import seen_in_words
+from pinmem_core.models.figures import seen_in_words
 
 SCHEMA_VERSION = 2
 LEVEL = 0.95
-"""Share of the bootstrap's draws that an interval holds."""
+"""Confidence level of the bootstrap intervals."""
 
 
 @dataclass(frozen=True, eq=False)
 class DomainReport:
-    """What a report says of one target.
+    """Report of one target.
 
     Attributes:
-        result: The counts, and all that is read off them.
-        dataset_digest: By which two people tell whether they prepared the same data.
-        interval: (low, high) of the mIoU over the classes that occur, in 0..1.
+        result: Counts and scores.
+        dataset_digest: Digest of the prepared dataset; equal digests mean equal data.
+        interval: Interval (low, high) of the mIoU over the classes that occur, in 0..1.
     """
 
     result: DomainResult
@@ -36,7 +36,7 @@ class DomainReport:
     interval: tuple[float, float]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the target's part of `report.json`."""
+        """Return the target's entry in `report.json`."""
         return {
             "seen": self.result.seen,
             "images_trained_on": self.result.trained_images,
@@ -53,11 +53,11 @@ class DomainReport:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The scores of one checkpoint.
+    """Report of one checkpoint.
 
     Attributes:
-        origin: What made them.
-        domains: By the target's name.
+        origin: Provenance of the scores.
+        domains: Reports of the targets, by name.
     """
 
     origin: Origin
@@ -65,46 +65,46 @@ class Report:
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """By target."""
+        """Scores by target."""
         return {name: domain.result.scores for name, domain in self.domains.items()}
 
     @property
     def splits(self) -> dict[str, str]:
-        """Which split of each target was scored."""
+        """Evaluated split by target."""
         return {name: domain.result.split for name, domain in self.domains.items()}
 
     @property
     def protocol(self) -> str:
-        """Name and description of how images were predicted."""
+        """Name and description of the protocol."""
         return self.origin.words
 
     @property
     def checkpoint(self) -> Path:
-        """The folder that was scored."""
+        """Folder of the checkpoint."""
         return self.origin.checkpoint
 
     @property
     def seen(self) -> dict[str, bool | None]:
-        """Whether each target was trained on; None where that is not known."""
+        """Whether the network was trained on each target; None if unknown."""
         return {name: domain.result.seen for name, domain in self.domains.items()}
 
     @property
     def averages(self) -> dict[str, dict[str, float | None]]:
-        """The mean of the targets' mIoU by class set: of the unseen ones, and of the seen ones.
+        """Mean mIoU by class set, over the unseen and over the seen targets.
 
-        A group without targets is left out, and so are targets of which it is not known. A mean is
-        None where a target has no mIoU.
+        A group without targets is left out; targets with unknown status belong to no group. A mean
+        is None if a target has no mIoU.
         """
-        found = {}
+        averages = {}
         for seen in (False, True):
             scores = [of for name, of in self.scores.items() if self.seen[name] is seen]
             if scores:
                 means = {name: mean_over_domains(scores, name) for name in CLASS_SET_NAMES}
-                found[seen_in_words(seen)] = means
-        return found
+                averages[seen_in_words(seen)] = means
+        return averages
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report for programs; shares are in 0..1, None where there is no value."""
+        """Return the content of `report.json`; shares are in 0..1, None for missing values."""
         return {
             "schema_version": SCHEMA_VERSION,
             **self.origin.as_json(),
@@ -120,14 +120,14 @@ class Report:
 
 
 def image_counts(entry: dict[str, Any]) -> ImageResult:
-    """Return the counts that `per_image` of a `report.json` holds of one image."""
+    """Return the counts of one entry of `per_image` in a `report.json`."""
     table = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES) + 1), np.int64)
     table.ravel()[entry["cells"]] = entry["pixels"]
     return ImageResult(entry["id"], table[:, :-1], table[:, -1])
 
 
 def _image_json(image: ImageResult) -> dict[str, Any]:
-    """Return an image's counts: of 19 rows of 20 (the last: missed), the cells that hold any."""
+    """Return the nonzero cells of an image's (19, 20) count table; the last column is `missed`."""
     table = np.column_stack([image.counts, image.missed]).ravel()
     cells = np.flatnonzero(table)
     return {

@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing beside itself, and no network."""
+"""Render a report as a single self-contained HTML page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ _SEEN = {
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a report shows.
+    """Pictures of a report.
 
     Attributes:
-        examples: By target.
-        memory: RGB pictures by caption.
+        examples: Example images by target.
+        memory: RGB pictures of the memory, (H, W, 3), by caption.
     """
 
     examples: Mapping[str, Examples]
@@ -40,7 +40,7 @@ class Pictures:
 
 
 def as_html(report: Report, pictures: Pictures | None = None) -> str:
-    """Return the page, with what pictures there are."""
+    """Return the HTML page of a report, with pictures if given."""
     pictures = pictures or Pictures({}, {})
     title = escape(f"Evaluation of {report.origin.model}")
     targets = [
@@ -65,7 +65,7 @@ def _masthead(report: Report) -> str:
     ]
     return (
         f"<header><h1>Evaluation of {escape(report.origin.model)}</h1>"
-        f"<p>Evaluated {escape(_day(report))} by the protocol {escape(report.protocol)}.</p>"
+        f"<p>Evaluated {escape(_day(report))} with the protocol {escape(report.protocol)}.</p>"
         f'<nav aria-label="Sections">{" ".join(links)} <a href="#origin">Origin</a></nav></header>'
     )
 
@@ -78,12 +78,11 @@ def _scores(report: Report) -> str:
     return (
         f"<section><h2>Scores</h2>{report_tables.summary(report)}"
         '<p class="note">mIoU is the mean over the classes that occur in the labels; mIoU-19, -16 '
-        "and -13 are over those of the fixed set that occur or are predicted. A domain is seen if "
-        "the network was trained on any of its images; no mean joins seen and unseen domains. The "
-        "interval is what "
-        "other images of the same kind would give (bootstrap over images), not another training. "
-        "ECE: how far confidence and accuracy are apart; AUROC: how well low confidence tells "
-        f"errors, 50 being chance.</p>{report_tables.by_class(report)}</section>"
+        "and -13 are means over the classes of the fixed set that occur or are predicted. A domain "
+        "is seen if the network was trained on any of its images; no mean mixes seen and unseen "
+        "domains. The interval is a bootstrap over images; it does not cover the variation between "
+        "trainings. ECE is the expected calibration error; AUROC is that of detecting errors by "
+        f"low confidence, 50 being chance.</p>{report_tables.by_class(report)}</section>"
     )
 
 
@@ -95,8 +94,8 @@ def _target(anchor: str, domain: DomainReport, examples: Examples) -> str:
         f"{result.scores.pixels:,} labelled pixels; mIoU {percent(result.scores.miou)} %. "
         f"{_SEEN[result.seen]}{_trained(result)}</p>"
         f"{report_tables.details(result.scores)}"
-        f"<h3>What is taken for what</h3>{report_tables.confusion(result.matrix)}"
-        f"<h3>Does confidence tell what is right?</h3>{_calibration(domain)}"
+        f"<h3>Confusion matrix</h3>{report_tables.confusion(result.matrix)}"
+        f"<h3>Calibration (reliability diagram)</h3>{_calibration(domain)}"
         f"{_examples(examples)}</section>"
     )
 
@@ -111,8 +110,8 @@ def _calibration(domain: DomainReport) -> str:
     calibration = domain.result.calibration
     return (
         f'<div class="beside"><figure>{reliability(calibration)}<figcaption>Bars: accuracy of the '
-        "pixels in a bin; marks: their mean confidence, where a bar would end if confidence were "
-        f"right; below: the bins' shares. ECE {percent(calibration.ece)} %, AUROC "
+        "pixels in a bin. Marks: mean confidence, where the bar of a calibrated network ends. "
+        f"Below: share of the pixels in a bin. ECE {percent(calibration.ece)} %, AUROC "
         f"{percent(calibration.auroc)} %.</figcaption></figure>"
         f"<div>{report_tables.confidence(calibration)}</div></div>"
     )
@@ -136,8 +135,8 @@ def _example(example: Example) -> str:
         f"<div>{picture(pixels, f'{name} of {example.id}')}<span>{name}</span></div>"
         for name, pixels in views.items()
     )
-    told = f"{escape(example.id)}: mIoU {percent(example.miou)} %"
-    return f'<figure><figcaption>{told}</figcaption><div class="trio">{tiles}</div></figure>'
+    text = f"{escape(example.id)}: mIoU {percent(example.miou)} %"
+    return f'<figure><figcaption>{text}</figcaption><div class="trio">{tiles}</div></figure>'
 
 
 def _legend() -> str:
@@ -170,7 +169,7 @@ def _origin(report: Report) -> str:
     } | {f"digest of {name}": domain.dataset_digest for name, domain in report.domains.items()}
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     return (
-        '<section id="origin"><h2>Where these figures come from</h2>'
-        f"<dl>{rows}</dl><p>All figures, with the counts of every image, are in report.json; "
-        "<code>pinmem eval compare</code> sets two of them side by side.</p></section>"
+        '<section id="origin"><h2>Origin of the metrics</h2>'
+        f"<dl>{rows}</dl><p>All metrics, with the counts of every image, are in report.json; "
+        "<code>pinmem eval compare</code> compares reports.</p></section>"
     )

@@ -1,4 +1,4 @@
-"""The tables of a report's page."""
+"""Tables of the HTML report."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from pinmem_core.evaluation.markup import bar, cell, percent, table
 from pinmem_core.evaluation.report_data import LEVEL, DomainReport, Report
 from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
 from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.model.figures import seen_in_words
+from pinmem_core.models.figures import seen_in_words
 
 
 def summary(report: Report) -> str:
-    """Return the table of the figures that are cited, a row a target."""
+    """Return the table of the main metrics, one row per target."""
     heads = [
         "target",
         "seen or unseen",
@@ -52,7 +52,7 @@ def _summary_row(domain: DomainReport) -> list[str]:
 
 
 def by_class(report: Report) -> str:
-    """Return the table of the IoU of each class, a column a target."""
+    """Return the table of IoU by class, one column per target."""
     scores = report.scores
     heads = [f"{name} ({seen_in_words(seen)})" for name, seen in report.seen.items()]
     rows = [(name, [bar(of.iou[name]) for of in scores.values()]) for name in CLASS_NAMES]
@@ -61,7 +61,7 @@ def by_class(report: Report) -> str:
 
 
 def details(scores: Scores) -> str:
-    """Return the table of a target's classes that occur or are predicted."""
+    """Return the table of metrics by class, for the classes that occur or are predicted."""
     heads = ["class", "IoU %", "precision %", "recall %", "share of the pixels %"]
     seen = [n for n in CLASS_NAMES if scores.iou[n] is not None or scores.precision[n] is not None]
     columns = scores.iou, scores.precision, scores.recall, scores.frequency
@@ -70,25 +70,29 @@ def details(scores: Scores) -> str:
 
 
 def confusion(matrix: ConfusionMatrix) -> str:
-    """Return the confusion matrix, a row a class that occurs, as shares of its pixels."""
+    """Return the confusion matrix in percent of each true class, one row per class that occurs."""
     rows = np.flatnonzero(matrix.occurs).tolist()
     columns = np.flatnonzero(matrix.occurs | (matrix.predicted > 0)).tolist()
     heads = ["true class", *(CLASS_NAMES[column] for column in columns)]
     body = [(CLASS_NAMES[row], [_heat(matrix, row, column) for column in columns]) for row in rows]
-    caption = "Confusion: of the pixels of a true class (row), how many % are predicted as which"
+    caption = (
+        "Confusion matrix: predicted classes (columns) in % of the pixels of a true class (row)"
+    )
     return f'<div class="confusion">{table(caption, heads, body)}</div>'
 
 
 def _heat(matrix: ConfusionMatrix, row: int, column: int) -> str:
     pixels = int(matrix.counts[row, column])
     share = pixels / int(matrix.truth[row])
-    told = f"{CLASS_NAMES[row]} predicted as {CLASS_NAMES[column]}: {share:.2%}, {pixels:,} pixels"
+    tooltip = (
+        f"{CLASS_NAMES[row]} predicted as {CLASS_NAMES[column]}: {share:.2%}, {pixels:,} pixels"
+    )
     shown = f"{100 * share:.0f}" if share >= 0.005 else ""
-    return f'<td class="heat" style="--v:{share:.3f}" title="{told}">{shown}</td>'
+    return f'<td class="heat" style="--v:{share:.3f}" title="{tooltip}">{shown}</td>'
 
 
 def confidence(calibration: Calibration) -> str:
-    """Return the table of the values that a reliability diagram shows."""
+    """Return the table of the values in the reliability diagram."""
     shares = calibration.counts / calibration.counts.sum()
     columns = calibration.mean_confidence, calibration.accuracy, shares
     rows = [

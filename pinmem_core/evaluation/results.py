@@ -1,4 +1,4 @@
-"""Scoring a predictor on a domain, image by image, so that every figure can be taken apart."""
+"""Evaluate a predictor on a domain, with the counts of every image."""
 
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -7,6 +7,7 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
+from pinmem_core.distributed import all_gather
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.calibration import Calibration
 from pinmem_core.evaluation.evaluate import Target
@@ -16,17 +17,16 @@ from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
 from pinmem_core.events import Listener, ignore
 from pinmem_core.inference import Predictor
 from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.ranks import from_all
 
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
-    """The pixel counts of one image, as `ConfusionMatrix` has them.
+    """Pixel counts of one image, as in `ConfusionMatrix`.
 
     Attributes:
-        id: Of the sample.
-        counts: (19, 19) int64.
-        missed: (19,) int64.
+        id: Id of the sample.
+        counts: Confusion matrix, (19, 19) int64.
+        missed: Pixels predicted as no class, by true class, (19,) int64.
     """
 
     id: str
@@ -35,21 +35,21 @@ class ImageResult:
 
     @property
     def matrix(self) -> ConfusionMatrix:
-        """What scores are read off."""
+        """Confusion matrix of the image."""
         return ConfusionMatrix(self.counts, self.missed)
 
 
 @dataclass(frozen=True, eq=False)
 class DomainResult:
-    """What came of one target.
+    """Results of one target.
 
     Attributes:
-        name: Of the target.
-        split: Which split was scored, or "all".
-        images: In the order of the target's samples.
-        calibration: Of all images.
-        seen: Whether the domain was trained on; None where that is not known.
-        trained_images: How many of the images were trained on; None where that is not known.
+        name: Name of the target.
+        split: Evaluated split, or "all".
+        images: Results of the images, in the order of the target's samples.
+        calibration: Calibration counts of all images.
+        seen: Whether the network was trained on the domain; None if unknown.
+        trained_images: Number of images that the network was trained on; None if unknown.
     """
 
     name: str
@@ -61,12 +61,12 @@ class DomainResult:
 
     @cached_property
     def matrix(self) -> ConfusionMatrix:
-        """The counts of all images."""
+        """Confusion matrix of all images."""
         return reduce(add, (image.matrix for image in self.images), ConfusionMatrix())
 
     @cached_property
     def scores(self) -> Scores:
-        """The scores of all images together."""
+        """Scores of all images together."""
         return Scores.of(self.matrix, len(self.images))
 
 
@@ -78,31 +78,33 @@ def evaluate_domain(
     on_event: Listener = ignore,
     task: str,
 ) -> DomainResult:
-    """Predict every image of a target once; several ranks share the work and get the same result.
+    """Predict and score every image of a target once.
+
+    Distributed processes share the work and return the same result.
 
     Args:
-        predictor: The model and its protocol.
-        target: What to score on.
-        gallery: Keeps what pictures need of the images that this rank scores.
-        on_event: Hears of the progress.
-        task: What the progress is called.
+        predictor: Model and protocol.
+        target: Target to evaluate.
+        gallery: Collector of example images among those of this process.
+        on_event: Callback for progress events.
+        task: Name of the task in progress events.
 
     Raises:
-        DataError: A file cannot be read, a label has another size than its image, or no pixel of
+        DataError: A file cannot be read, the sizes of a label and its image differ, or no pixel of
             the target is labelled.
     """
     results, calibration = [], Calibration()
     shown = my_share(target.samples, predictor.protocol, on_event=on_event, task=task)
     for sample in shown:
-        found = predictor.analyze(sample.image, confidence=True)
-        assert found.confidence is not None
+        prediction = predictor.analyze(sample.image, confidence=True)
+        assert prediction.confidence is not None
         matrix = ConfusionMatrix()
-        matrix.add(sample.truth, found.train_ids)
+        matrix.add(sample.truth, prediction.train_ids)
         results.append(ImageResult(sample.id, matrix.counts, matrix.missed))
-        calibration += Calibration.of(found.confidence, sample.truth, found.train_ids)
+        calibration += Calibration.of(prediction.confidence, sample.truth, prediction.train_ids)
         if gallery:
-            gallery.add(sample, found.train_ids, matrix.miou())
-    calibration = reduce(add, from_all(calibration))
+            gallery.add(sample, prediction.train_ids, matrix.miou())
+    calibration = reduce(add, all_gather(calibration))
     result = DomainResult(
         target.name,
         target.split,
@@ -120,5 +122,5 @@ def _unlabelled(target: Target) -> DataError:
     return DataError(
         f"no pixel is labelled in the {len(target.samples)} images of {target.name} (split "
         f"'{target.split}').",
-        "Labels of test sets are often kept back: score on another split, such as '@val'.",
+        "Labels of test sets are often not published; evaluate another split, such as '@val'.",
     )

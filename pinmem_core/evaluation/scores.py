@@ -1,4 +1,4 @@
-"""The confusion matrix and what is read off it."""
+"""Confusion matrix, and the scores computed from it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ _SIZE = len(CLASS_NAMES)
 
 
 def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Return `part / whole`, NaN where `whole` is 0."""
+    """Return `part / whole`; NaN where `whole` is 0."""
     unknown = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=unknown, where=np.asarray(whole) > 0)
 
@@ -22,16 +22,16 @@ def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
 def mean_iou(
     hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any], class_set: str
 ) -> NDArray[np.float64]:
-    """Return the mean IoU of each of many counts.
+    """Return the mean IoU of a batch of counts.
 
     Args:
-        hits: (..., 19) pixels of each class that are predicted as it.
-        truth: (..., 19) pixels of each class.
-        predicted: (..., 19) labelled pixels that are predicted as each class.
-        class_set: Name of the classes that are averaged.
+        hits: Correctly predicted pixels of each class (TP), (..., 19).
+        truth: Pixels of each class (TP + FN), (..., 19).
+        predicted: Labelled pixels predicted as each class (TP + FP), (..., 19).
+        class_set: Name of the class set to average.
 
     Returns:
-        (...) in 0..1, NaN where there is no class to average.
+        Mean IoU in 0..1, (...); NaN without a class to average.
     """
     iou = share(hits, truth + predicted - hits)
     taken = averaged(class_set, iou, truth)
@@ -40,12 +40,12 @@ def mean_iou(
 
 @dataclass
 class ConfusionMatrix:
-    """Pixel counts, exact: rows are the true class, columns the predicted one.
+    """Exact pixel counts; rows are true classes, columns are predicted classes.
 
     Attributes:
-        counts: (19, 19) int64.
-        missed: (19,) int64, pixels of each true class that are predicted as none of the 19. They
-            count as not found, and with `counts` they sum to the labelled pixels.
+        counts: Pixels by true and predicted class, (19, 19) int64.
+        missed: Pixels of each true class predicted as none of the 19 classes, (19,) int64. They are
+            false negatives; with `counts` they sum to the labelled pixels.
     """
 
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((_SIZE, _SIZE), np.int64))
@@ -55,8 +55,8 @@ class ConfusionMatrix:
         """Count the labelled pixels of one image.
 
         Args:
-            truth: (H, W) trainIds, 255 = ignore.
-            prediction: (H, W) trainIds; anything above 18 is a prediction of no class.
+            truth: TrainIds, (H, W); 255 is ignored.
+            prediction: Predicted trainIds, (H, W); values above 18 stand for no class.
         """
         pairs = truth.astype(np.uint16) << 8 | prediction
         table = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:_SIZE]
@@ -68,82 +68,83 @@ class ConfusionMatrix:
 
     @property
     def hits(self) -> NDArray[np.int64]:
-        """(19,) pixels of each class that are predicted as it (TP)."""
+        """Correctly predicted pixels of each class (TP), (19,)."""
         return self.counts.diagonal()
 
     @property
     def truth(self) -> NDArray[np.int64]:
-        """(19,) pixels of each class (TP + FN)."""
+        """Pixels of each class (TP + FN), (19,)."""
         return self.counts.sum(axis=1) + self.missed
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """(19,) labelled pixels that are predicted as each class (TP + FP)."""
+        """Labelled pixels predicted as each class (TP + FP), (19,)."""
         return self.counts.sum(axis=0)
 
     @property
     def pixels(self) -> int:
-        """Labelled pixels."""
+        """Number of labelled pixels."""
         return int(self.truth.sum())
 
     @property
     def occurs(self) -> NDArray[np.bool_]:
-        """(19,) whether the truth holds a class."""
+        """Whether each class occurs in the truth, (19,)."""
         return self.truth > 0
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """(19,) TP / (TP + FP + FN), NaN for a class in neither truth nor prediction."""
+        """IoU of each class, TP / (TP + FP + FN), (19,); NaN if in neither truth nor prediction."""
         return share(self.hits, self.truth + self.predicted - self.hits)
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """(19,) TP / (TP + FP), NaN for a class that is never predicted."""
+        """Precision of each class, TP / (TP + FP), (19,); NaN if the class is never predicted."""
         return share(self.hits, self.predicted)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """(19,) TP / (TP + FN), NaN for a class that does not occur."""
+        """Recall of each class, TP / (TP + FN), (19,); NaN if the class does not occur."""
         return share(self.hits, self.truth)
 
     @property
     def frequency(self) -> NDArray[np.float64]:
-        """(19,) share of the labelled pixels, NaN where there are none."""
+        """Fraction of labelled pixels of each class, (19,); NaN without labelled pixels."""
         return share(self.truth, np.full(_SIZE, self.pixels))
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels that are predicted right, NaN where there are none."""
+        """Fraction of labelled pixels predicted correctly; NaN without labelled pixels."""
         return float(share(self.hits.sum(), self.truth.sum()))
 
     def miou(self, class_set: str = OCCURRING) -> float:
-        """Return the mean IoU over a class set, NaN where there is no class to average.
+        """Return the mean IoU over a class set; NaN without a class to average.
 
         Args:
-            class_set: "occurring": the classes in the truth. "19", "16", "13": those of the set
-                that are in truth or prediction.
+            class_set: Name of the set: "occurring" for the classes in the truth; "19", "16" or "13"
+                for the classes of that set in truth or prediction.
 
         Raises:
-            ConfigError: There is no such set.
+            ConfigError: The class set does not exist.
         """
         return float(mean_iou(self.hits, self.truth, self.predicted, class_set))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a report says of one target, in 0..1 where it is no count.
+    """Scores of one target; all values except counts are in 0..1.
 
     Attributes:
-        miou: Mean IoU over the classes that occur in the truth; NaN where no pixel is labelled.
-            Predicting a class that does not occur costs the class that it was mistaken for.
-        iou: By class name; None for a class that does not occur.
-        pixels: Labelled pixels that were scored.
-        images: Images that were scored.
-        precision: By class name; None for a class that is never predicted.
-        recall: By class name; None for a class that does not occur.
-        frequency: Share of the labelled pixels, by class name; None where none is labelled.
-        pixel_accuracy: Share of the labelled pixels that are right; None where none is labelled.
-        miou_by_set: By name of the class set; None where it has no class to average.
+        miou: Mean IoU over the classes that occur in the truth; NaN without labelled pixels.
+            Predicting a class that does not occur lowers the IoU of the true class.
+        iou: IoU by class name; None for a class that does not occur.
+        pixels: Number of labelled pixels.
+        images: Number of images.
+        precision: Precision by class name; None for a class that is never predicted.
+        recall: Recall by class name; None for a class that does not occur.
+        frequency: Fraction of labelled pixels by class name; None without labelled pixels.
+        pixel_accuracy: Fraction of labelled pixels predicted correctly; None without labelled
+            pixels.
+        miou_by_set: Mean IoU by name of the class set; None without a class to average.
     """
 
     miou: float
@@ -158,7 +159,7 @@ class Scores:
 
     @classmethod
     def of(cls, matrix: ConfusionMatrix, images: int) -> "Scores":
-        """Read the scores off a confusion matrix of `images` images."""
+        """Compute the scores from a confusion matrix of `images` images."""
         return cls(
             miou=matrix.miou(),
             iou=_named(np.where(matrix.occurs, matrix.iou, np.nan)),
@@ -173,10 +174,7 @@ class Scores:
 
 
 def mean_over_domains(scores: Iterable[Scores], class_set: str = OCCURRING) -> float | None:
-    """Return the mean of the domains' mIoU, as papers do; None where a domain has none.
-
-    Every domain weighs the same, however many images it has.
-    """
+    """Return the unweighted mean of the domains' mIoU; None if a domain has no mIoU."""
     mious = [of_domain.miou_by_set[class_set] for of_domain in scores]
     known = [miou for miou in mious if miou is not None]
     return sum(known) / len(known) if known and len(known) == len(mious) else None

@@ -1,7 +1,7 @@
-"""What a network was trained on: the record that tells seen domains from unseen ones.
+"""Record of the training images, which separates seen from unseen domains.
 
-A checkpoint keeps the record in its `config.json`: for each dataset the number of images and the
-digests of their ids, 6 bytes each. The digests are compact and do not reveal the names of files.
+A checkpoint stores the record in its `config.json`: for each dataset the number of images and the
+digests of their ids, 6 bytes each. The digests are compact and do not reveal file names.
 """
 
 import binascii
@@ -17,8 +17,8 @@ from pinmem_core.preparation import PreparedDataset, Samples
 RECORD = "trained_on"
 """Key of the record in a checkpoint's `config.json`."""
 _BYTES = 6
-"""Length of a digest: among a million ids, one of a thousand other ids is taken for one of them
-with a probability of 4e-6."""
+"""Length of a digest in bytes. The probability that any of a thousand ids collides with one of a
+million others is 4e-6."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class TrainedOn:
     """The images that a network was trained on.
 
     Attributes:
-        sources: `dataset[:domain][@split]` of each source; empty where they are not known.
-        digests: Of the ids of all images by dataset; None where they are not known.
+        sources: Sources as `dataset[:domain][@split]`; empty if unknown.
+        digests: Digests of the ids of all images, by dataset; None if unknown.
     """
 
     sources: tuple[str, ...] = ()
@@ -35,11 +35,11 @@ class TrainedOn:
 
     @classmethod
     def of_samples(cls, sources: Sequence[str], ids: Iterable[Iterable[str]]) -> "TrainedOn":
-        """Return the record of a training.
+        """Return the record of a training run.
 
         Args:
-            sources: `dataset[:domain][@split]`.
-            ids: The sample ids of each source; of a single source, of each of its parts.
+            sources: Sources as `dataset[:domain][@split]`.
+            ids: Sample ids of each source, or of each part of a single source.
         """
         parts = [list(part) for part in ids]
         names = [*sources] * (len(parts) if len(sources) == 1 else 1)
@@ -55,41 +55,41 @@ class TrainedOn:
     def of_checkpoint(
         cls, config: Mapping[str, Any], samples: Mapping[str, Any] | None = None
     ) -> "TrainedOn":
-        """Return the record that comes with a checkpoint.
+        """Return the record of a checkpoint.
 
         Args:
-            config: Its `config.json`.
-            samples: `samples.json` of the run that it lies in, for a checkpoint that was written
-                before checkpoints kept the record.
+            config: Content of the checkpoint's `config.json`.
+            samples: Content of the run's `samples.json`, for old checkpoints without the record.
         """
         sources = tuple(map(str, config.get("training", {}).get("sources", ())))
         digests = _parsed(config.get(RECORD))
         if digests is not None:
             return cls(sources, digests)
         try:
-            found = cls.of_samples(sources, (samples or {})["train"].values())
-        except (KeyError, AttributeError, TypeError, ValueError):  # absent or damaged: not known
+            record = cls.of_samples(sources, (samples or {})["train"].values())
+        except (KeyError, AttributeError, TypeError, ValueError):  # missing or damaged
             return cls(sources)
-        return found if found.digests else cls(sources)
+        return record if record.digests else cls(sources)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the record as a checkpoint keeps it."""
+        """Return the record as stored in a checkpoint."""
         return {
             dataset: {"images": len(digests), "ids": b64encode(b"".join(sorted(digests))).decode()}
             for dataset, digests in (self.digests or {}).items()
         }
 
     def has_seen(self, dataset: str, samples: Samples) -> bool | None:
-        """Return whether any of the samples is of a domain that was trained on.
+        """Return whether any of the samples belongs to a seen domain.
 
-        A domain was trained on if it is a source's, or if any of its images was trained on.
+        A domain is seen if a source names it, or if the network was trained on any of its images.
 
         Args:
-            dataset: Name of the prepared dataset that holds the samples.
-            samples: Of that dataset.
+            dataset: Name of the prepared dataset.
+            samples: Samples of that dataset.
 
         Returns:
-            None where the images that were trained on are not known, and no source's name tells.
+            Whether a domain is seen; None if the training images are unknown and no source names
+            the domain.
         """
         named = {
             domain for name, domain in map(_dataset_and_domain, self.sources) if name == dataset
@@ -107,7 +107,7 @@ class TrainedOn:
         return any(_digest(dataset, sample_id) in trained for sample_id in candidates)
 
     def count(self, dataset: str, samples: Samples) -> int | None:
-        """Return how many of a dataset's samples were trained on; None where that is not known."""
+        """Return how many of the samples the network was trained on; None if unknown."""
         if self.digests is None:
             return None
         trained = self._of(dataset)
@@ -118,7 +118,7 @@ class TrainedOn:
 
 
 def _dataset_and_domain(source: str) -> tuple[str, str | None]:
-    """Split a source without asking for its card, which this machine may not have."""
+    """Split a source without its dataset card, which may be missing on this machine."""
     dataset, _, domain = source.strip().partition("@")[0].partition(":")
     return dataset, domain or None
 
@@ -129,10 +129,10 @@ def _digest(dataset: str, sample_id: str) -> bytes:
 
 
 def _parsed(record: Any) -> dict[str, frozenset[bytes]] | None:
-    """Return the digests of a record; None for what is no whole record."""
+    """Return the digests of a record; None if the record is missing or damaged."""
     if not isinstance(record, dict) or not record:
         return None
-    found = {}
+    digests = {}
     for dataset, entry in record.items():
         try:
             joined = b64decode(entry["ids"], validate=True)
@@ -141,7 +141,7 @@ def _parsed(record: Any) -> dict[str, frozenset[bytes]] | None:
             return None
         if len(joined) != _BYTES * count:
             return None
-        found[dataset] = frozenset(
+        digests[dataset] = frozenset(
             joined[start : start + _BYTES] for start in range(0, len(joined), _BYTES)
         )
-    return found
+    return digests

@@ -1,4 +1,4 @@
-"""From a picture to its classes."""
+"""Inference: predict the classes of images and videos."""
 
 from pinmem_core.inference.prediction import Band, Prediction
 from pinmem_core.inference.predictor import Predictor, load

@@ -1,4 +1,4 @@
-"""Predicting images and videos into files."""
+"""Predict images and videos and write the results to files."""
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -14,17 +14,17 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import whole_file
 from pinmem_core.images import Picture, read_picture
-from pinmem_core.inference.outcome import Failed, Outcome, Predicted
+from pinmem_core.inference.formats import OutputFormat, needs, write_format
 from pinmem_core.inference.outputs import Job
 from pinmem_core.inference.overlap import ahead, behind
-from pinmem_core.inference.painters import Form, needs, write_form
 from pinmem_core.inference.prediction import Prediction
 from pinmem_core.inference.predictor import Predictor
 from pinmem_core.inference.sources import Source
+from pinmem_core.inference.summary import Failed, Predicted, PredictionSummary
 from pinmem_core.inference.videos import predict_video, require_pyav
 
 _WRITERS = 2
-"""Threads that paint and compress."""
+"""Number of threads that render and compress outputs."""
 
 _Results = Generator[tuple[Predicted, ...] | Failed, None, None]
 
@@ -34,7 +34,7 @@ class _Read(NamedTuple):
     picture: Picture
 
 
-class _Seen(NamedTuple):
+class _Analyzed(NamedTuple):
     job: Job
     pixels: NDArray[np.uint8]
     prediction: Prediction
@@ -42,20 +42,20 @@ class _Seen(NamedTuple):
 
 def predict_files(
     predictor: Predictor, jobs: Sequence[Job], *, on_event: Listener = ignore
-) -> Outcome:
-    """Predict every image and video and write what is made of it.
+) -> PredictionSummary:
+    """Predict every image and video and write its outputs.
 
-    One that cannot be read does not stop the others. While the network looks at an image, the next
-    ones are read and the last ones written; results keep the order of `jobs`. No file is ever half
-    written, whatever interrupts this.
+    An unreadable input does not stop the others. Reading, prediction and writing overlap; results
+    keep the order of `jobs`. Files are written atomically, so an interruption leaves no partial
+    file.
 
     Args:
         predictor: The model and its protocol.
-        jobs: What is read, and what is written where (`plan`).
-        on_event: Hears of the progress, and of images that have several frames.
+        jobs: Sources and their outputs, as returned by `plan`.
+        on_event: Callback for progress events and for notices about images with several frames.
 
     Raises:
-        MachineError: An output cannot be written, or a video is met without PyAV.
+        MachineError: An output cannot be written, or a job is a video and PyAV is missing.
     """
     if any(job.source.is_video for job in jobs):
         require_pyav()
@@ -71,21 +71,21 @@ def predict_files(
                 outputs += result
                 images += result[0].frames
             on_event(Progress("predicting", done, len(jobs)))
-    return Outcome(tuple(outputs), tuple(failed), images, perf_counter() - began)
+    return PredictionSummary(tuple(outputs), tuple(failed), images, perf_counter() - began)
 
 
 def predict_bytes(
-    predictor: Predictor, source: Source, form: Form, *, on_event: Listener = ignore
+    predictor: Predictor, source: Source, form: OutputFormat, *, on_event: Listener = ignore
 ) -> bytes:
-    """Return the file, a PNG or NPZ, that is made of one image.
+    """Return the prediction for one image as the bytes of a PNG or NPZ file.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The image cannot be read.
     """
     picture = read_picture(source.path, source.content)
     prediction = _analyze(predictor, source, picture, [form], on_event)
     file = BytesIO()
-    write_form(form, picture.pixels, prediction, file)
+    write_format(form, picture.pixels, prediction, file)
     return file.getvalue()
 
 
@@ -105,9 +105,9 @@ def _videos(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _R
 
 def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
     with closing(ahead(map(_read, jobs))) as read:
-        seen = (_see(predictor, item, on_event) for item in read)
-        with closing(behind(_write, seen, _WRITERS)) as written:
-            yield from written
+        analyzed = (_predict(predictor, item, on_event) for item in read)
+        with closing(behind(_write, analyzed, _WRITERS)) as results:
+            yield from results
 
 
 def _read(job: Job) -> _Read | Failed:
@@ -117,35 +117,35 @@ def _read(job: Job) -> _Read | Failed:
         return Failed(job.source.path, error.message)
 
 
-def _see(predictor: Predictor, item: _Read | Failed, on_event: Listener) -> _Seen | Failed:
+def _predict(predictor: Predictor, item: _Read | Failed, on_event: Listener) -> _Analyzed | Failed:
     if isinstance(item, Failed):
         return item
     job, picture = item
     forms = [output.form for output in job.outputs]
     prediction = _analyze(predictor, job.source, picture, forms, on_event)
-    return _Seen(job, picture.pixels, prediction)
+    return _Analyzed(job, picture.pixels, prediction)
 
 
 def _analyze(
     predictor: Predictor,
     source: Source,
     picture: Picture,
-    forms: Iterable[Form],
+    forms: Iterable[OutputFormat],
     on_event: Listener,
 ) -> Prediction:
     if picture.frames > 1:
         count = picture.frames
-        on_event(Notice(f"{source.path} has {count} frames or pages: the first is predicted"))
+        on_event(Notice(f"{source.path} has {count} frames or pages; only the first is predicted"))
     return predictor.analyze(picture.pixels, **needs(forms))
 
 
-def _write(item: _Seen | Failed) -> tuple[Predicted, ...] | Failed:
+def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
     if isinstance(item, Failed):
         return item
     job, pixels, prediction = item
     for output in job.outputs:
         with whole_file(output.path) as partial, partial.open("wb") as file:
-            write_form(output.form, pixels, prediction, file)
+            write_format(output.form, pixels, prediction, file)
     height, width = pixels.shape[:2]
     return tuple(
         Predicted(job.source.path, output.path, output.format, width, height, frames=1)

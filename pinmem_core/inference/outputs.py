@@ -1,4 +1,4 @@
-"""Where each prediction goes: names that never overwrite silently."""
+"""Plan the output paths of predictions; never overwrite a file silently."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pinmem_core.errors import ConfigError
-from pinmem_core.inference.painters import Form
+from pinmem_core.inference.formats import OutputFormat
 from pinmem_core.inference.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source
 
 _KINDS = {
@@ -15,29 +15,29 @@ _KINDS = {
     ".mp4": "as MP4",
     "": "as a folder with a file for each frame",
 }
-"""How something is written, by suffix."""
+"""Description of an output, by suffix."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """A file, or a folder of a video's frames, that will be written.
+    """An output file, or an output folder for the frames of a video.
 
     Attributes:
-        path: Its place.
-        format: Name of the form.
-        form: What is written.
-        is_folder: Whether each frame becomes a file.
+        path: Path of the file or folder.
+        format: Name of the format.
+        form: Output format.
+        is_folder: Whether each frame becomes a file in a folder.
     """
 
     path: Path
     format: str
-    form: Form
+    form: OutputFormat
     is_folder: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """A source and all that is made of it."""
+    """A source and its outputs."""
 
     source: Source
     outputs: tuple[Output, ...]
@@ -46,23 +46,23 @@ class Job:
 def plan(
     sources: Sequence[Source],
     out: Path,
-    forms: Mapping[str, Form],
+    forms: Mapping[str, OutputFormat],
     *,
     frames: bool = False,
     force: bool = False,
 ) -> list[Job]:
-    """Return what will be written where.
+    """Return one job with its output paths for each source.
 
     Args:
-        sources: What is predicted.
-        out: A file for one source, or a folder for any number.
-        forms: By name; with several, each output's name ends in that of its form.
-        frames: Write videos as folders of frames in all forms.
-        force: Files may be replaced.
+        sources: Inputs to predict.
+        out: File for one source, or folder for any number of sources.
+        forms: Output formats by name. With several, the format's name is appended to file names.
+        frames: Whether to write videos as folders of frames in every format.
+        force: Whether existing files may be replaced.
 
     Raises:
-        ConfigError: `out` does not suit the sources or forms, two outputs would be one, or one
-            would replace an input or, without `force`, any other file.
+        ConfigError: `out` does not suit the sources or formats, two outputs have the same path, or
+            an output would replace an input or, without `force`, an existing file.
     """
     jobs = [
         Job(source, tuple(_output(source, stem, name, forms, frames, out) for name in forms))
@@ -75,11 +75,13 @@ def plan(
     return jobs
 
 
-def plan_stream(sources: Sequence[Source], forms: Mapping[str, Form]) -> tuple[Source, Form]:
-    """Return the one image and the one form that a stream takes.
+def plan_stream(
+    sources: Sequence[Source], forms: Mapping[str, OutputFormat]
+) -> tuple[Source, OutputFormat]:
+    """Return the single image and the single format for standard output.
 
     Raises:
-        ConfigError: There are several, or the source is a video.
+        ConfigError: There are several sources or formats, or the source is a video.
     """
     if len(sources) != 1 or len(forms) != 1 or sources[0].is_video:
         raise ConfigError(
@@ -94,7 +96,7 @@ def _is_file(out: Path) -> bool:
 
 
 def _stems(sources: Sequence[Source], out: Path) -> list[Path]:
-    """Return the path of each source's outputs without form and suffix."""
+    """Return the output path of each source without format name and suffix."""
     if not _is_file(out):
         short = [source.name.with_suffix("") for source in sources]
         times = Counter(short)  # a.jpg and a.png become a.jpg.png and a.png.png
@@ -110,7 +112,12 @@ def _stems(sources: Sequence[Source], out: Path) -> list[Path]:
 
 
 def _output(
-    source: Source, stem: Path, name: str, forms: Mapping[str, Form], frames: bool, out: Path
+    source: Source,
+    stem: Path,
+    name: str,
+    forms: Mapping[str, OutputFormat],
+    frames: bool,
+    out: Path,
 ) -> Output:
     form = forms[name]
     suffix = form.suffix
@@ -132,7 +139,7 @@ def _check_suffix(out: Path, job: Job) -> None:
 
 
 def _check_distinct(jobs: Sequence[Job]) -> None:
-    """Raise where an output is an input, another output, or inside of one."""
+    """Raise ConfigError if an output equals an input or another output, or lies inside of one."""
     inputs = {job.source.path.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time, in order and with little in memory."""
+"""Overlap reading, computation and writing, in order and with few items in memory."""
 
 from collections.abc import Callable, Generator, Iterable
 from itertools import repeat
@@ -10,14 +10,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WAITING = 2
-"""Items that may wait on either side of the computation."""
+"""Number of items that may be queued on either side of the computation."""
 
 
 def ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
-    """Yield `items`, drawn by a thread that is a few in front; closing stops the thread."""
-    drawn = iter(items)
+    """Yield `items`, prefetched by a thread; closing the generator stops the thread."""
+    iterator = iter(items)
     end = object()
-    for item in behind(lambda _: next(drawn, end), repeat(None)):
+    for item in behind(lambda _: next(iterator, end), repeat(None)):
         if item is end:
             return
         yield item  # type: ignore[misc]
@@ -26,5 +26,5 @@ def ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
 def behind(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int = 1
 ) -> Generator[Result, None, None]:
-    """Yield `function` of each item, in order, called by threads while the next item is made."""
+    """Yield `function(item)` for each item, in order; threads run it while `items` advances."""
     return in_parallel(function, items, threads, waiting=threads + _WAITING)

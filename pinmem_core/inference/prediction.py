@@ -1,4 +1,4 @@
-"""What is said of an image: its classes, and how sure the network is of them."""
+"""Predictions of an image: classes, confidence, entropy and probabilities."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Band:
-    """Scores of some rows of an image.
+    """Scores of a band of rows of an image.
 
     Attributes:
-        rows: Which.
-        scores: (K, h, W) fused logits or probabilities, on the predictor's device.
+        rows: Range of the rows.
+        scores: Fused logits or probabilities, (K, h, W), on the predictor's device.
     """
 
     rows: slice
@@ -24,13 +24,13 @@ class Band:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of each pixel of an image.
+    """Per-pixel prediction of an image.
 
     Attributes:
-        train_ids: (H, W) uint8.
-        confidence: (H, W) float32, the largest class probability.
-        entropy: (H, W) float32 of the class probabilities, 0 for one class, 1 for all alike.
-        probabilities: (K, H, W) float16.
+        train_ids: Predicted classes, (H, W) uint8.
+        confidence: Largest class probability, (H, W) float32.
+        entropy: Entropy of the class probabilities divided by log K, (H, W) float32 in 0..1.
+        probabilities: Class probabilities, (K, H, W) float16.
     """
 
     train_ids: NDArray[np.uint8]
@@ -42,7 +42,13 @@ class Prediction:
     def empty(
         cls, classes: int, size: tuple[int, int], wanted: tuple[bool, bool, bool]
     ) -> "Prediction":
-        """Return one to fill in; `wanted` are confidence, entropy, probabilities."""
+        """Return an uninitialized prediction to fill in.
+
+        Args:
+            classes: Number of classes, K.
+            size: Height and width of the image.
+            wanted: Whether to include confidence, entropy and probabilities.
+        """
         confidence, entropy, probabilities = wanted
         return cls(
             np.empty(size, np.uint8),
@@ -52,8 +58,8 @@ class Prediction:
         )
 
     def fill(self, rows: slice, scores: Tensor, *, are_probabilities: bool) -> None:
-        """Write down what the scores (K, h, W) of some rows say."""
-        best = scores.max(dim=0).indices  # the first of equals, as argmax, seven times as fast
+        """Fill in the rows `rows` from their scores (K, h, W)."""
+        best = scores.max(dim=0).indices  # breaks ties as argmax does, and is seven times as fast
         self.train_ids[rows] = _array(best.to(torch.uint8))
         if self.confidence is None and self.entropy is None and self.probabilities is None:
             return
@@ -67,7 +73,7 @@ class Prediction:
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    """Return the entropy (h, W) of probabilities (K, h, W), in units of its maximum."""
+    """Return the entropy (h, W) of probabilities (K, h, W), divided by its maximum log K."""
     return torch.special.entr(shares).sum(dim=0).div(math.log(len(shares))).clamp(0, 1)
 
 

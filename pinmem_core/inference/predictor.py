@@ -1,4 +1,4 @@
-"""Predicting images with a trained segmenter."""
+"""Predict images with a trained segmenter."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,56 +14,57 @@ from pinmem_core.devices import full_float32, pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
-from pinmem_core.inference.network import bytes_per_pixel, quickened
+from pinmem_core.inference.optimize import bytes_per_pixel, optimize_for_inference
 from pinmem_core.inference.prediction import Band, Prediction
 from pinmem_core.inference.protocol import Protocol, windows
 from pinmem_core.inference.protocols import PROTOCOLS, get_protocol, protocol_of
-from pinmem_core.inference.rows import Rows
-from pinmem_core.inference.tiling import Appetite, Tiles, chunks, largest_crop
+from pinmem_core.inference.resampling import RowResampler
+from pinmem_core.inference.tiling import MemoryModel, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model import PRECISIONS, Segmenter, load_checkpoint
-from pinmem_core.model.compiling import compiling_explained
-from pinmem_core.model.found import checkpoint_of
-from pinmem_core.model.out_of_memory import memory_for
+from pinmem_core.models import PRECISIONS, Segmenter, load_checkpoint
+from pinmem_core.models.compiling import compiling_explained
+from pinmem_core.models.found import checkpoint_of
+from pinmem_core.models.out_of_memory import memory_for
 
 __all__ = ["Band", "Precision", "Prediction", "Predictor", "load"]
 
 Precision = Literal["float32", "bf16", "fp16"]
 _CPU_MEMORY = 3 * 2**29
-"""Bytes that a prediction may take of any CPU's memory, so that all choose the same windows."""
+"""Memory budget of a prediction on a CPU, in bytes. It is fixed, so that all CPUs choose the same
+windows."""
 _CPU_BATCH = 2**18
-"""Pixels of the windows that a CPU, which gains nothing from more, sees at once."""
+"""Pixels per batch of windows on a CPU; larger batches are not faster."""
 
 
 class Predictor:
-    """A segmenter, a device and a protocol.
+    """Predict images with a segmenter on one device by one protocol.
 
-    Predictions do not depend on how many windows are computed at once, but for rounding: scores
-    differ by less than a 1e-5th of the largest.
+    Predictions do not depend on the batch size of windows, up to rounding: scores differ by less
+    than 1e-5 of the largest score.
 
     Args:
-        segmenter: Is put into evaluation mode, in which it is deterministic. Its weights are taken
-            as they are now.
-        device: "auto", "cpu", "mps", "cuda", "cuda:1", ...
-        protocol: How images are shown to it; None for "fast", that is, if possible whole.
-        precision: Of the network's convolutions.
-        compile: Have torch compile the network, which takes a minute at the first image, and pays
-            from a few hundred images of one size on.
-        memory: Bytes that one prediction may take beside the network and the image; None for what
-            suits the device: 1.5 GiB of a CPU's, half of what a GPU has free.
-        on_event: Hears, once, of an image that was too large to be seen whole.
+        segmenter: Trained segmenter. It is moved to the device and put into evaluation mode; later
+            changes to its weights have no effect.
+        device: Device name: "auto", "cpu", "mps", "cuda", "cuda:1", ...
+        protocol: Inference protocol; None for "fast", which predicts whole images if they fit.
+        precision: Floating-point type of the network's convolutions.
+        compile: Whether torch compiles the network. Compilation takes about a minute per image
+            size and pays off from a few hundred images of one size on.
+        memory: Memory budget of one prediction in bytes, without the network and the image. None
+            for 1.5 GiB on a CPU and half of the free memory on a GPU.
+        on_event: Callback for a notice, sent once, about an image too large to predict whole.
 
     Attributes:
-        segmenter: As it was given.
-        device: Where it computes.
-        protocol: Likewise.
+        segmenter: Segmenter passed to the constructor.
+        device: Device of the network.
+        protocol: Inference protocol.
         compiled: Whether torch compiles the network.
-        tiled: Whether an image was too large to be seen whole, though the protocol says so; then
-            figures are not quite the protocol's.
+        tiled: Whether an image was predicted in windows although the protocol asks for whole
+            images. Metrics then deviate slightly from the protocol's.
 
     Raises:
-        ConfigError: The device's name is unknown.
-        MachineError: This machine lacks the device, or the device lacks the memory.
+        ConfigError: The device name is unknown.
+        MachineError: The device is not available, or its memory does not suffice.
     """
 
     def __init__(
@@ -81,11 +82,11 @@ class Predictor:
         with memory_for(f"moving the network to {self.device}"):
             self.segmenter = segmenter.to(self.device).eval()
         self.protocol = protocol or PROTOCOLS["fast"]
-        self.memory = _room(self.device) if memory is None else memory
+        self.memory = _memory_budget(self.device) if memory is None else memory
         self.on_event = on_event
         self.tiled = False
-        self._told = False
-        self._network = quickened(self.segmenter)
+        self._notified = False
+        self._network = optimize_for_inference(self.segmenter)
         self._network.autocast = None
         if self.device.type == "cpu" or precision != "float32":
             self._network.to(memory_format=torch.channels_last)
@@ -93,10 +94,10 @@ class Predictor:
         self._network.autocast = PRECISIONS[precision]
         self.compiled = compile
         if compile:
-            self._network.compile(dynamic=False)  # a size of its own each: twice as fast
+            self._network.compile(dynamic=False)  # static shapes are twice as fast
 
     def predict(self, image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the (H, W) trainIds of an image file, or of (H, W, 3) RGB pixels.
+        """Return the trainIds (H, W) of an image file or of RGB pixels (H, W, 3).
 
         Raises:
             DataError: The file cannot be read.
@@ -112,13 +113,13 @@ class Predictor:
         entropy: bool = False,
         probabilities: bool = False,
     ) -> Prediction:
-        """Return the classes of an image, as `predict` takes it, and what is asked for beside.
+        """Return the classes of an image and, on request, confidence, entropy and probabilities.
 
         Args:
-            image: The file, or its pixels.
-            confidence: Give each pixel's largest class probability.
-            entropy: Give the entropy of each pixel's class probabilities.
-            probabilities: Give them all; they take 2 K bytes a pixel.
+            image: Image file, or RGB pixels (H, W, 3).
+            confidence: Whether to return the largest class probability of each pixel.
+            entropy: Whether to return the entropy of the class probabilities of each pixel.
+            probabilities: Whether to return all class probabilities; they take 2 K bytes per pixel.
 
         Raises:
             DataError: The file cannot be read.
@@ -127,22 +128,22 @@ class Predictor:
         pixels = _pixels(image)
         wanted = confidence, entropy, probabilities
         classes = self.segmenter.config.num_classes
-        found = Prediction.empty(classes, pixels.shape[:2], wanted)
+        prediction = Prediction.empty(classes, pixels.shape[:2], wanted)
         fused = self.protocol.fuse == "probabilities"
         for band in self.bands(pixels):
-            found.fill(band.rows, band.scores, are_probabilities=fused)
-        return found
+            prediction.fill(band.rows, band.scores, are_probabilities=fused)
+        return prediction
 
     def scores(self, image: Path | str | NDArray[np.uint8]) -> Tensor:
-        """Return the fused logits or probabilities (K, H, W) of an image, as `predict` takes it.
+        """Return the fused logits or probabilities (K, H, W) of an image file or of RGB pixels.
 
-        They take 4 K bytes a pixel: `bands` suits large images better.
+        They take 4 K bytes per pixel; use `bands` for large images.
         """
         return torch.cat([band.scores for band in self.bands(image)], dim=1)
 
     @torch.inference_mode()
     def bands(self, image: Path | str | NDArray[np.uint8]) -> Iterator[Band]:
-        """Yield the fused scores of an image, as `predict` takes it, from top to bottom.
+        """Yield the fused scores of an image file or of RGB pixels, from top to bottom.
 
         Raises:
             DataError: The file cannot be read.
@@ -158,48 +159,51 @@ class Predictor:
             several = views[0] if len(views) == 1 else torch.cat(views)
             yield Band(rows, several[0] if len(several) == 1 else several.mean(dim=0))
 
-    def _stream(self, pixels: NDArray[np.uint8], scale: float) -> Rows:
-        """Return the scores of an image seen at one scale."""
+    def _stream(self, pixels: NDArray[np.uint8], scale: float) -> RowResampler:
+        """Return the scores of an image at one scale as a row resampler."""
         size = pixels.shape[0], pixels.shape[1]
         seen = _resized(pixels, scale, self.protocol.resample)
         tiles = self._tiles(seen, scale)
-        return Rows(tiles.scores(self._look), len(seen), size)
+        return RowResampler(tiles.scores(self._look), len(seen), size)
 
     def _tiles(self, seen: NDArray[np.uint8], scale: float) -> Tiles:
-        """Return an image at one scale in the windows that it is seen in."""
+        """Split an image at one scale into windows."""
         height, width = seen.shape[:2]
         memory = self.memory / len(self.protocol.scales)
-        appetite = self._appetite()
+        needed = self._memory_model()
         if isinstance(self.protocol.crop, int):
             crop = int(self.protocol.crop * scale)
         else:
-            crop = largest_crop(height, width, appetite, memory)
+            crop = largest_crop(height, width, needed, memory)
             if crop < max(height, width):
-                self._tell_of_windows(height, width, crop)
+                self._report_windows(height, width, crop)
         places = windows(height, width, crop, self.protocol.overlap)
         rows, columns = places[0]
         pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
-        left = memory - appetite.kept * (rows.stop - rows.start) * width
-        batch = max(1, int(left / (appetite.pixel * pixels)))
+        left = memory - needed.kept * (rows.stop - rows.start) * width
+        batch = max(1, int(left / (needed.pixel * pixels)))
         if self.device.type == "cpu":
             batch = min(batch, max(1, _CPU_BATCH // pixels))
         return Tiles(seen, places, self.protocol.flip, batch, self.protocol.count)
 
-    def _appetite(self) -> Appetite:
-        """Return what predicting takes; a whole image's scores are fused only when handed out."""
+    def _memory_model(self) -> MemoryModel:
+        """Return the memory that a prediction needs.
+
+        Scores of a whole image are fused band by band in `bands`, so they add nothing here.
+        """
         fused = self.protocol.crop is not None and self.protocol.fuse == "probabilities"
         score = self.segmenter.config.num_classes * (8 if fused else 4)
         views = 2 if self.protocol.flip else 1
-        return Appetite(self._bytes_per_pixel + fused * score, score * views, views)
+        return MemoryModel(self._bytes_per_pixel + fused * score, score * views, views)
 
-    def _tell_of_windows(self, height: int, width: int, crop: int) -> None:
+    def _report_windows(self, height: int, width: int, crop: int) -> None:
         whole_was_promised = self.protocol.crop is None
         self.tiled = self.tiled or whole_was_promised
-        if not self._told:
-            self._told = True
+        if not self._notified:
+            self._notified = True
             message = (
                 f"an image of {width}x{height} does not fit into {self.memory / 1e9:.1f} GB of "
-                f"memory; it is seen in overlapping windows of {crop}x{crop}"
+                f"memory; predicting it in overlapping windows of {crop}x{crop}"
             )
             self.on_event(Notice(message, warning=whole_was_promised))
 
@@ -214,16 +218,17 @@ class Predictor:
             windows = f"{number} window{'s' * (number > 1)} of {width}x{height}"
             raise MachineError(
                 f"{windows} did not fit into the memory of {self.device}.",
-                "Allow the prediction less memory, or choose a protocol of smaller windows.",
+                "Lower the memory limit of the prediction, or choose a protocol with smaller "
+                "windows.",
             ) from None
         return logits if self.protocol.crop is None else self._fused(logits)
 
     def _fused(self, logits: Tensor) -> Tensor:
-        """Return what is averaged; probabilities in float64, as the original does."""
+        """Return the logits, or the probabilities in float64 as the original computes them."""
         if self.protocol.fuse == "logits":
             return logits
         shares = logits.softmax(dim=1)
-        return shares if self.device.type == "mps" else shares.double()  # which MPS lacks
+        return shares if self.device.type == "mps" else shares.double()  # MPS has no float64
 
 
 def _pixels(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -238,8 +243,8 @@ def _resized(pixels: NDArray[np.uint8], scale: float, resample: str) -> NDArray[
     return np.asarray(Image.fromarray(pixels).resize(size, method))
 
 
-def _room(device: torch.device) -> int:
-    """Return the bytes that a prediction may take on a device."""
+def _memory_budget(device: torch.device) -> int:
+    """Return the memory budget of a prediction on a device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     if device.type == "mps":
@@ -257,14 +262,20 @@ def load(
     memory: int | None = None,
     on_event: Listener = ignore,
 ) -> Predictor:
-    """Return a predictor of what `checkpoint_of` finds by a name.
+    """Return a predictor for a run or model by name.
 
-    Without a protocol, the checkpoint's own is taken, or else "fast". The rest is as for
-    `Predictor`.
+    Args:
+        name: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
+        device: Device name, as for `Predictor`.
+        protocol: Inference protocol; None for the checkpoint's own, or else "fast".
+        precision: Floating-point type of the network's convolutions.
+        compile: Whether torch compiles the network.
+        memory: Memory budget of one prediction in bytes, as for `Predictor`.
+        on_event: Callback for notices.
 
     Raises:
-        DataError: There is no such run or model, or its checkpoint is damaged.
-        MachineError: The Hub is asked, and cannot be reached.
+        DataError: The run or model does not exist, or its checkpoint is damaged.
+        MachineError: The Hub cannot be reached.
     """
     segmenter, config = load_checkpoint(checkpoint_of(name, on_event=on_event))
     protocol = protocol or get_protocol(protocol_of(config, "fast"))

@@ -1,4 +1,4 @@
-"""How an image is shown to the network: whole or in windows, at which scales, flipped or not."""
+"""Inference protocols: windows, scales and flips with which an image is predicted."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from pinmem_core.inference.views import SIDE, mapillary_original
+from pinmem_core.inference.mapillary_view import SIDE, mapillary_original
 
 _Pixels = Annotated[int, Field(ge=1)]
 _Scale = Annotated[float, Field(gt=0, le=16)]
@@ -20,22 +20,23 @@ _Scale = Annotated[float, Field(gt=0, le=16)]
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way of predicting one image.
+    """An inference protocol.
 
     Attributes:
-        crop: Side of the square windows in pixels; None shows the whole image at once; "largest"
-            shows it whole, too, or else in the largest windows that memory allows.
-        overlap: Share of a window that its neighbour sees again.
-        scales: Factors by which the image, and with it the crop, is resized before.
-        longest: An image with a longer side than this, in pixels, is seen shrunk to it; None shows
-            all at their own size.
-        flip: Also predict the mirrored image.
-        fuse: What is averaged over windows, scales and flips.
-        resample: How the image is resized.
-        count: What a sum over windows is divided by: "windows", how many see a pixel; "original",
-            what the original counts instead (`window_counts`), so that its views weigh unequally.
-        view: What is shown and scored of an image: all of it, at its own size, or what the original
-            shows of Mapillary's. An evaluation asks `view_of`; a predictor takes what it is given.
+        crop: Side of the square windows in pixels. None predicts the whole image at once;
+            "largest" does so if it fits into memory, and else uses the largest windows that do.
+        overlap: Fraction of a window that overlaps with its neighbour, in [0, 1).
+        scales: Factors, in (0, 16], by which the image and the crop are resized before prediction.
+        longest: Upper limit of the longer side of an image in pixels; larger images are shrunk.
+            None keeps all sizes.
+        flip: Whether to predict the mirrored image, too.
+        fuse: Quantity that is averaged over windows, scales and flips.
+        resample: Interpolation for resizing the image.
+        count: Divisor of the sum over windows: "windows" for the number of windows that cover a
+            pixel; "original" for the count of the original implementation (`window_counts`), which
+            weights windows unequally.
+        view: Part of an image that is evaluated: all of it, or the square that the original uses
+            for Mapillary. Evaluation applies it by `view_of`; a predictor ignores it.
     """
 
     crop: _Pixels | Literal["largest"] | None = None
@@ -49,7 +50,7 @@ class Protocol:
     view: Literal["native", "mapillary-original"] = "native"
 
     def describe(self) -> str:
-        """Return the protocol in words, for reports."""
+        """Return a description of the protocol for reports."""
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
         scales += f" ({self.resample})" if self.scales != (1,) else ""
         flip = "with flip" if self.flip else "no flip"
@@ -71,29 +72,29 @@ class Protocol:
         return f"sliding {self.crop}x{self.crop} (stride {stride})"
 
     def scales_of(self, height: int, width: int) -> tuple[float, ...]:
-        """Return the factors by which an image of a size is resized."""
+        """Return the resize factors for an image of the given size."""
         shrunk = min(1.0, self.longest / max(height, width)) if self.longest else 1.0
         return tuple(scale * shrunk for scale in self.scales)
 
     def view_of(
         self, image: NDArray[np.uint8], label: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the image (H, W, 3) that is to be predicted and the label (H, W) to score it by.
+        """Return the image to predict and the label to score it with.
 
         Args:
-            image: RGB, at its own size.
-            label: trainIds, of the same size.
+            image: RGB image at its native size, (H, W, 3).
+            label: TrainIds, (H, W).
         """
         return (image, label) if self.view == "native" else mapillary_original(image, label)
 
 
 def window_stride(crop: int, overlap: float) -> int:
-    """Return the step between two windows."""
+    """Return the stride between two windows in pixels."""
     return math.ceil(crop * (1 - overlap))
 
 
 def windows(height: int, width: int, crop: int, overlap: float) -> list[tuple[slice, slice]]:
-    """Return rows and columns of every window; the last ones are moved inside the border."""
+    """Return rows and columns of every window; the last windows are shifted inside the image."""
     stride = window_stride(crop, overlap)
 
     def starts(length: int) -> list[int]:
@@ -113,18 +114,19 @@ def window_counts(
     count: str,
     band: slice = slice(None),
 ) -> Tensor:
-    """Return by what a sum of scores over windows is divided.
+    """Return the divisors that turn a sum of scores over windows into a mean.
 
     Args:
         places: Rows and columns of the windows, each row of windows with the same columns.
-        shape: (K, H, W) of the sum.
-        count: "windows" for how often each pixel is seen. "original" for the original's slip of an
-            index: it counts windows by rows among the classes and by columns among the rows. That
-            is the same for all columns, and nearly always for all classes.
-        band: Rows of the image that are wanted.
+        shape: Shape (K, H, W) of the sum.
+        count: "windows" for the number of windows that cover each pixel. "original" for the
+            indexing error of the original implementation: it counts windows by rows along the
+            class axis and by columns along the row axis. The result is the same for all columns,
+            and nearly always for all classes.
+        band: Rows of the image to return.
 
     Returns:
-        (K, h, W) for the h rows of `band`, at least 1; the memory of equal values is shared.
+        Divisors (K, h, W) for the h rows of `band`, at least 1, as an expanded view.
     """
     classes, height, width = shape
     rows, columns = ([place[axis] for place in places] for axis in (0, 1))
@@ -137,7 +139,7 @@ def window_counts(
 
 
 def _covering(slices: Iterable[slice], length: int) -> Tensor:
-    """Return how many of the different `slices` hold each of `length` places."""
+    """Return how many distinct `slices` cover each of `length` positions."""
     times = torch.zeros(length)
     for start, stop in {(s.start, s.stop) for s in slices}:
         times[start:stop] += 1

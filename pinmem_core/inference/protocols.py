@@ -1,7 +1,7 @@
-"""The protocols that have names, and changes to them.
+"""Named inference protocols and changes to them.
 
-The original has three (docs/eval.md); which of them made the paper's tables is not known, so every
-figure must say which made it.
+The original implementation has three (docs/eval.md). It is not known which of them the paper's
+tables use, so every reported metric must name its protocol.
 """
 
 from collections.abc import Mapping
@@ -21,17 +21,22 @@ PROTOCOLS: dict[str, Protocol] = {
     "paper-eval": Protocol(crop=768, flip=True, count="original"),
     "paper-pool": Protocol(flip=True, fuse="probabilities", resample="bicubic"),
 }
-"""The quickest; the same for photos of any camera, seen about as large as small training images;
-and the original's: during training, the same with what it shows of Mapillary's images, sliding, and
-pooling (which it also ran at several scales)."""
+"""Protocols by name.
+
+`fast` is the fastest. `photo` also shrinks photos of any camera to about the size of small training
+images. The others are the original's: `paper-train` during training, `paper-mapillary` for
+Mapillary, `paper-eval` with sliding windows, `paper-pool` with pooling (the original also ran it at
+several scales).
+"""
 
 
 def get_protocol(text: str) -> Protocol:
-    """Return the protocol that a text means.
+    """Parse a protocol.
 
     Args:
-        text: A name, and perhaps changes: fields of `Protocol` with their values, or alone where
-            they are switched on. `paper-pool`, `paper-train+flip`, `fast+scales=0.5,1+crop=512`.
+        text: Name, optionally followed by changed fields of `Protocol`: `+field=value`, or `+field`
+            to switch it on. Examples: `paper-pool`, `paper-train+flip`,
+            `fast+scales=0.5,1+crop=512`.
 
     Raises:
         ConfigError: The name or a field does not exist, or a value is not allowed.
@@ -55,14 +60,15 @@ def get_protocol(text: str) -> Protocol:
 
 
 def protocol_of(config: Mapping[str, Any], otherwise: str) -> str:
-    """Return the name of the protocol that a checkpoint is made for.
+    """Return the name of a checkpoint's protocol.
 
     Args:
-        config: The checkpoint's `config.json`; its `protocol` is a text that `get_protocol` takes.
-        otherwise: The answer for a checkpoint that names none.
+        config: Content of the checkpoint's `config.json`; its optional `protocol` is a string for
+            `get_protocol`.
+        otherwise: Name for a checkpoint without a protocol.
 
     Raises:
-        CheckpointError: This pinmem does not know the protocol.
+        CheckpointError: This version of pinmem does not know the protocol.
     """
     name = config.get("protocol", otherwise)
     try:
@@ -78,7 +84,7 @@ def protocol_of(config: Mapping[str, Any], otherwise: str) -> str:
 
 
 def _value(text: str, now: object) -> object:
-    """Return what a text means as a field that now has another value."""
+    """Convert a field's text to the type of its current value."""
     if isinstance(now, tuple):
         return tuple(text.split(","))
     return None if text == "none" else text

@@ -1,4 +1,4 @@
-"""What to predict: images, folders of them, patterns, videos and standard input."""
+"""Inputs of a prediction: images, folders, glob patterns, videos and standard input."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.paths import expanded, files_below, is_passed_over
 
 STANDARD = Path("-")
-"""As an input, standard input; as an output, standard output."""
+"""Standard input as an input, standard output as an output."""
 _IMAGES = "avif bmp gif jp2 jpeg jpg pgm png ppm tif tiff webp"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
-"""By these a folder's images are known; a file that is named may have any other."""
+"""Suffixes of images in a folder. A file named explicitly may have any suffix."""
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
-"""By these videos are known."""
+"""Suffixes of videos."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One image or video.
+    """One input image or video.
 
     Attributes:
-        path: Where it lies; "-" for standard input.
-        name: Its path below the folder or pattern that named it, as its outputs will have it.
-        content: What was read from standard input, else None.
+        path: Path of the file; "-" for standard input.
+        name: Path relative to the folder or pattern that contains it; outputs use it as well.
+        content: Bytes read from standard input, else None.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Tell, by the file's suffix, whether it is a video."""
+        """Whether the file's suffix is that of a video."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -47,7 +47,7 @@ def find_sources(
     stdin: BinaryIO | None = None,
     on_event: Listener = ignore,
 ) -> list[Source]:
-    """Return what `inputs` name, in their order, each file once.
+    """Return the images and videos that `inputs` name, in order, without duplicates.
 
     A folder stands for the images and videos in it and in its sub-folders, linked ones included, by
     name; hidden files and what lies in `out` are left out. A text that is no file and has a `*`,
@@ -55,10 +55,10 @@ def find_sources(
     known suffix does not matter.
 
     Args:
-        inputs: Files, folders, patterns, and "-" for an image from `stdin`.
-        out: Where outputs will lie.
+        inputs: Files, folders, glob patterns, and "-" for an image from `stdin`.
+        out: Output folder.
         stdin: Standard input.
-        on_event: Hears of files in folders that are passed over.
+        on_event: Callback for notices about files in folders that are left out.
 
     Raises:
         ConfigError: `out` is one of the folders, or an input is empty.
@@ -97,10 +97,10 @@ def _expanded(text: str, out: Path | None, on_event: Listener) -> Iterable[Sourc
 def _matching(pattern: Path, out: Path | None, on_event: Listener) -> Iterator[Source]:
     base, wanted = _fixed_part(pattern)
     wanted[-1] = _with_suffix_of_any_case(wanted[-1])
-    found = list(_hits(base, wanted, out))
-    if not found:
+    matches = list(_hits(base, wanted, out))
+    if not matches:
         raise DataError(f"nothing matches {pattern}.", "Is a folder's name misspelt?")
-    for path in found:
+    for path in matches:
         if path.is_dir():
             yield from _in_folder(path, base, out, on_event)
         else:
@@ -125,7 +125,7 @@ def _hits(base: Path, wanted: Sequence[str], out: Path | None) -> Iterator[Path]
 
 
 def _fixed_part(pattern: Path) -> tuple[Path, list[str]]:
-    """Return the folder that a pattern begins with, and the parts that have to be matched."""
+    """Split a pattern into its leading folder without wildcards and the remaining parts."""
     parts = list(pattern.parts)
     base = Path()
     while len(parts) > 1 and (not has_magic(parts[0]) or (base / parts[0]).is_dir()):
@@ -145,7 +145,7 @@ def _with_suffix_of_any_case(pattern: str) -> str:
 
 
 def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Return whether the parts of a path match those of a pattern; `**` stands for any folders."""
+    """Return whether a path's parts match a pattern's; `**` matches any number of folders."""
     if not wanted:
         return not parts
     if wanted == ["**"]:
@@ -164,12 +164,10 @@ def _in_folder(folder: Path, base: Path, out: Path | None, on_event: Listener) -
     known = [path for path in files if _known(path)]
     if not known:
         raise DataError(
-            f"{folder} holds no images.", "Images and videos are known by their suffix."
+            f"{folder} holds no images.", "Images and videos are recognized by their suffix."
         )
     if left := len(files) - len(known):
-        on_event(
-            Notice(f"{folder}: left out {left} of {len(files)} files, no images by their names")
-        )
+        on_event(Notice(f"{folder}: skipped {left} of {len(files)} files without an image suffix"))
     yield from (Source(path, path.relative_to(base)) for path in known)
 
 
@@ -182,6 +180,6 @@ def _is_known(suffix: str) -> bool:
 
 
 def _below(folder: Path, out: Path | None) -> list[Path]:
-    """Return the files below `folder`, sorted, but hidden ones and those in `out`."""
-    found = sorted(files_below(folder, without=out), key=lambda path: path.split("/"))
-    return [folder / path for path in found]
+    """Return the files below `folder`, sorted, without hidden files and files in `out`."""
+    paths = sorted(files_below(folder, without=out), key=lambda path: path.split("/"))
+    return [folder / path for path in paths]

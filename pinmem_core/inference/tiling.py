@@ -1,7 +1,7 @@
-"""Showing an image to a network window by window, and finishing its scores from top to bottom.
+"""Predict an image window by window and yield its scores from top to bottom.
 
-Shapes: V views (the image, and its mirror image), K classes, (H, W) the image. No more is kept than
-the rows that a row of windows covers.
+Shapes: V views (the image and its mirror image), K classes, image (H, W). Only the rows covered by
+one row of windows are kept in memory.
 """
 
 from bisect import bisect_right
@@ -17,27 +17,27 @@ from torch import Tensor
 from pinmem_core.inference.protocol import window_counts
 
 Window = tuple[slice, slice]
-"""Rows and columns."""
+"""Rows and columns of a window."""
 Look = Callable[[NDArray[np.uint8]], Tensor]
-"""Takes RGB windows (N, h, w, 3); gives their scores (N, K, h, w)."""
+"""Function from RGB windows (N, h, w, 3) to their scores (N, K, h, w)."""
 
 STEP = 32
-"""Windows chosen by memory are a multiple of this, and one, high and wide, so that the corners of
-the network's coarse maps, which it aligns with the window's, lie where those of the image do."""
+"""Step between window sides chosen by memory, in pixels. Sides are a multiple of it plus 1, so that
+the corner-aligned coarse feature maps of a window have the same grid as those of the image."""
 SMALLEST = 8 * STEP + 1
-"""Side of the windows that are shown however little memory there is, in pixels."""
+"""Smallest window side in pixels; it is used even if the memory does not suffice."""
 _VALUES = 2**20
-"""Scores that are handed out at once: few enough to stay in a processor's cache."""
+"""Scores per chunk; a chunk fits into a processor's cache."""
 
 
 @dataclass(frozen=True)
-class Appetite:
-    """The memory that predicting takes, in bytes.
+class MemoryModel:
+    """Memory that a prediction needs.
 
     Attributes:
-        pixel: For a pixel of a window, in the network.
-        kept: For a pixel of the image, in the scores that are not finished, of all views.
-        views: How many the image has.
+        pixel: Bytes per pixel of a window, in the network.
+        kept: Bytes per pixel of the image, in the unfinished scores of all views.
+        views: Number of views of the image, V.
     """
 
     pixel: float
@@ -45,16 +45,16 @@ class Appetite:
     views: int = 1
 
     def of(self, height: int, width: int, side: int) -> float:
-        """Return what an image takes in square windows, one at a time."""
+        """Return the bytes that an image needs in square windows, one window at a time."""
         rows, columns = min(side, height), min(side, width)
         alone = self.views == 1 and (rows, columns) == (height, width)
         return self.pixel * rows * columns + (0 if alone else self.kept * rows * width)
 
 
-def largest_crop(height: int, width: int, appetite: Appetite, memory: float) -> int:
-    """Return the side of the image where it fits into `memory` whole, else of smaller windows.
+def largest_crop(height: int, width: int, appetite: MemoryModel, memory: float) -> int:
+    """Return the longer side of the image if it fits into `memory`, else the side of windows.
 
-    They take half of the memory: a large image has large masks, too.
+    Windows use half of the memory, because the masks of a large image need memory, too.
     """
     whole = max(height, width)
     if appetite.of(height, width, whole) <= memory:
@@ -65,7 +65,7 @@ def largest_crop(height: int, width: int, appetite: Appetite, memory: float) -> 
 
 
 def chunks(height: int, width: int, classes: int) -> Iterator[slice]:
-    """Yield the rows of an image in parts that a cache holds the scores of."""
+    """Yield row ranges whose scores fit into a processor's cache."""
     rows = max(1, _VALUES // (width * classes))
     for start in range(0, height, rows):
         yield slice(start, min(start + rows, height))
@@ -73,14 +73,14 @@ def chunks(height: int, width: int, classes: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Tiles:
-    """An image in windows.
+    """An image split into windows.
 
     Attributes:
-        pixels: (H, W, 3) RGB.
-        places: The windows: all of one size, each row of them with the same columns.
+        pixels: RGB image, (H, W, 3).
+        places: Windows, all of one size, each row of windows with the same columns.
         flip: Whether the mirrored image is a second view.
-        batch: How many windows the network sees at once.
-        count: How windows are counted (`Protocol.count`).
+        batch: Number of windows per forward pass.
+        count: Divisor of sums over windows (`Protocol.count`).
     """
 
     pixels: NDArray[np.uint8]
@@ -90,7 +90,7 @@ class Tiles:
     count: str
 
     def scores(self, look: Look) -> Iterator[Tensor]:
-        """Yield the mean scores over windows, (V, K, h, W) of h rows each, from top to bottom."""
+        """Yield mean scores over windows in bands (V, K, h, W), from top to bottom."""
         height = len(self.pixels)
         tops = sorted({rows.start for rows, _ in self.places})
         total: Tensor | None = None
@@ -113,7 +113,7 @@ class Tiles:
             total = self._zeros(scores, len(views)) if total is None else total
             for (view, (_, columns)), values in zip(several, scores, strict=True):
                 total[view, ..., columns] += values
-            del scores, values  # before the next are computed
+            del scores, values  # free them before the next forward pass
         assert total is not None
         return total
 
@@ -125,7 +125,7 @@ class Tiles:
         ).zero_()
 
     def _finished(self, total: Tensor, rows: slice) -> Iterator[Tensor]:
-        """Yield the first rows of the sums, divided and turned as the image is."""
+        """Yield the finished rows of the sums as means, with the mirrored view flipped back."""
         classes, width = total.shape[1], total.shape[3]
         shape = classes, len(self.pixels), width
         for part in chunks(rows.stop - rows.start, width, len(total) * classes):
@@ -137,7 +137,7 @@ class Tiles:
 
 
 def _move_up(total: Tensor, rows: int) -> None:
-    """Drop the first rows of the sums; those that come in below are 0."""
+    """Shift the sums up by `rows` in place and fill the freed rows at the bottom with 0."""
     height = total.shape[2]
     for start in range(0, height - rows, rows):
         stop = min(start + rows, height - rows)

@@ -1,4 +1,4 @@
-"""Video files in and out, a frame at a time; importing this needs PyAV."""
+"""Read and write video files frame by frame. This module needs PyAV."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,19 +17,18 @@ from pinmem_core.errors import DataError
 from pinmem_core.files import whole_file
 
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Decoders that read the transparency of a WebM video, which FFmpeg's own leave out."""
+"""Decoders that read the alpha channel of WebM videos; FFmpeg's native decoders ignore it."""
 _QUALITY = {"crf": "18", "preset": "veryfast"}
-"""Of written videos: hardly to be told from the frames that went in."""
+"""Encoder settings of written videos, visually close to lossless."""
 
 
 class Frame(NamedTuple):
-    """One picture of a video.
+    """One frame of a video.
 
     Attributes:
-        pixels: (H, W, 3) RGB, as the display matrix turns or mirrors it; transparent parts lie on
-            black.
-        time: When it is shown, in units of the video's `time_base`.
-        aspect: Width of a pixel divided by its height.
+        pixels: RGB image, (H, W, 3), oriented by the display matrix and composed on black.
+        time: Presentation time, in units of the video's `time_base`.
+        aspect: Pixel aspect ratio, width divided by height.
     """
 
     pixels: NDArray[np.uint8]
@@ -39,13 +38,13 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class Video:
-    """A video that is open for reading.
+    """A video opened for reading.
 
     Attributes:
-        rate: Frames a second, on average.
-        time_base: Seconds a unit of a frame's time.
-        length: Number of frames as the file says, or 0.
-        frames: Yields them once, decoding as it goes.
+        rate: Average frame rate in frames per second.
+        time_base: Unit of frame times in seconds.
+        length: Number of frames according to the file, or 0 if unknown.
+        frames: Generator that decodes the frames lazily, once.
     """
 
     rate: Fraction
@@ -56,15 +55,15 @@ class Video:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[Video]:
-    """Yield the video at `path`, which closes with the block.
+    """Open the video at `path`; leaving the block closes it.
 
     Raises:
-        DataError: The file is missing or no video; or, while frames are drawn, it is torn.
+        DataError: The file is missing or no video, or decoding a frame fails.
     """
     with ExitStack() as stack:
         try:
-            # FFmpeg would take names such as '12:30:05.mp4' for addresses. A video that refers to
-            # other files or addresses, as playlists do, gets none of them.
+            # Pass an open file, because FFmpeg reads names such as '12:30:05.mp4' as URLs. The
+            # empty protocol list keeps playlists from opening other files or URLs.
             file = stack.enter_context(path.open("rb"))
             options = {"protocol_whitelist": "none"}
             container = stack.enter_context(av.open(file, "r", options=options))
@@ -83,7 +82,7 @@ def open_video(path: Path) -> Iterator[Video]:
 
 
 def _frames(path: Path, container: InputContainer, step: int) -> Generator[Frame, None, None]:
-    """Yield the frames; one without a time, or not after the last, is shown after `step`."""
+    """Yield the frames; a missing or non-increasing time becomes the last time plus `step`."""
     time, done = -step, 0
     try:
         for frame in _decoded(container):
@@ -99,7 +98,7 @@ def _frames(path: Path, container: InputContainer, step: int) -> Generator[Frame
 
 
 def _decoded(container: InputContainer) -> Iterator[av.VideoFrame]:
-    """Yield the frames of the first video stream, with their transparency."""
+    """Yield the frames of the first video stream, with their alpha channel."""
     stream = container.streams.video[0]
     decoder = _WITH_ALPHA.get(stream.codec_context.name)
     if stream.metadata.get("alpha_mode") != "1" or decoder not in av.codecs_available:
@@ -120,10 +119,9 @@ def _rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
 
 
 def _upright(frame: av.VideoFrame, pixels: NDArray[np.uint8], time: int, aspect: Fraction) -> Frame:
-    """Return the frame as its display matrix shows it: turned, mirrored, or both.
+    """Return the frame rotated and mirrored by its display matrix.
 
-    The matrix maps a pixel (x, y) to (a·x + c·y, b·x + d·y); other angles than those of whole
-    quarter turns are rounded to these.
+    The matrix maps a pixel (x, y) to (a·x + c·y, b·x + d·y). Angles are rounded to quarter turns.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if isinstance(matrix, SideData):
@@ -137,19 +135,20 @@ def _upright(frame: av.VideoFrame, pixels: NDArray[np.uint8], time: int, aspect:
 
 def _unreadable(path: Path, reason: str | None, where: str = "") -> DataError:
     return DataError(
-        f"{path} cannot be read{where}: {reason or 'FFmpeg does not say why'}.",
-        "Replace the file by an intact copy, or leave it out.",
+        f"{path} cannot be read{where}: {reason or 'FFmpeg gives no reason'}.",
+        "Replace the file with an intact copy, or leave it out.",
     )
 
 
 @contextmanager
 def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
-    """Yield what adds a frame to an MP4 video, which is at `path` when the block has succeeded.
+    """Yield a function that appends a frame to an MP4 video.
 
-    All frames are of one size; with an odd side, colours are stored at full resolution.
+    The video appears at `path` when the block succeeds. All frames must have one size; with an odd
+    side, colours are stored at full resolution (yuv444p).
 
     Raises:
-        MachineError: The disk is full, or the folder cannot be written to.
+        MachineError: The disk is full, or the folder is not writable.
     """
     with (
         whole_file(path) as partial,

@@ -1,4 +1,4 @@
-"""Predicting videos, frame by frame, so that their length does not matter."""
+"""Predict videos frame by frame, with constant memory."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -12,12 +12,12 @@ from PIL import Image
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, Progress
 from pinmem_core.files import staged_folder
-from pinmem_core.inference.outcome import Predicted
+from pinmem_core.inference.formats import needs, painted, write_format
 from pinmem_core.inference.outputs import Job, Output
 from pinmem_core.inference.overlap import ahead, behind
-from pinmem_core.inference.painters import needs, painted, write_form
 from pinmem_core.inference.prediction import Prediction
 from pinmem_core.inference.predictor import Predictor
+from pinmem_core.inference.summary import Predicted
 
 if TYPE_CHECKING:
     from pinmem_core.inference.video_files import Frame, Video
@@ -33,7 +33,7 @@ _Sink = Callable[[_Seen], None]
 
 
 def require_pyav() -> None:
-    """Make sure that videos can be read.
+    """Raise MachineError if PyAV is missing.
 
     Raises:
         MachineError: PyAV is not installed.
@@ -43,10 +43,10 @@ def require_pyav() -> None:
 
 
 def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[Predicted, ...]:
-    """Predict every frame of a video and write what is made of it; sound is left out.
+    """Predict every frame of a video and write the outputs, without sound.
 
     Raises:
-        DataError: It cannot be read to its end; then nothing is written.
+        DataError: The video cannot be read to its end; then no output is written.
         MachineError: An output cannot be written.
     """
     from pinmem_core.inference.video_files import open_video
@@ -68,7 +68,7 @@ def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[P
 def _written(
     predictor: Predictor, job: Job, video: "Video", on_event: Listener
 ) -> Generator[tuple[int, int], None, None]:
-    """Yield (height, width) of each frame when all is written that is made of it."""
+    """Yield (height, width) of each frame after its outputs are written."""
     wanted = needs(output.form for output in job.outputs)
     with ExitStack() as stack:
         frames = stack.enter_context(closing(ahead(video.frames)))
@@ -87,7 +87,7 @@ def _written(
 
 
 def _of_one_size(frames: Iterable["Frame"], source: Path, on_event: Listener) -> Iterator["Frame"]:
-    """Yield frames, scaled to the size of the first where theirs differs, as players show them."""
+    """Yield the frames, resized to the size of the first frame where they differ."""
     first, announced = None, False
     for number, frame in enumerate(frames):
         height, width = frame.pixels.shape[:2]
@@ -98,7 +98,7 @@ def _of_one_size(frames: Iterable["Frame"], source: Path, on_event: Listener) ->
         if not announced:
             announced = True
             change = f"from {first[0]}x{first[1]} to {width}x{height} at frame {number}"
-            text = f"{source}: the frames change size, {change}; all are scaled to the first size."
+            text = f"{source}: the frames change size, {change}; all are scaled to the first size"
             on_event(Notice(text, warning=True))
         scaled = Image.fromarray(frame.pixels).resize(first, Image.Resampling.BILINEAR)
         yield frame._replace(pixels=np.asarray(scaled))
@@ -110,13 +110,13 @@ def _sink(output: Output, video: "Video") -> AbstractContextManager[_Sink]:
 
 @contextmanager
 def _folder_sink(output: Output) -> Iterator[_Sink]:
-    """Yield what writes a frame into a folder that is there when the block has succeeded."""
+    """Yield a function that writes frames to a folder; it appears when the block succeeds."""
     with staged_folder(output.path) as folder:
 
         def write(item: _Seen) -> None:
             path = folder / f"{item.number:06}{output.form.suffix}"
             with path.open("wb") as file:
-                write_form(output.form, item.frame.pixels, item.prediction, file)
+                write_format(output.form, item.frame.pixels, item.prediction, file)
 
         yield write
 

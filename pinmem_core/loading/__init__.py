@@ -1,4 +1,4 @@
-"""From manifests to training batches: domains, sampling, augmentation."""
+"""Training batches: domains, sampling, augmentation and loading."""
 
 from pinmem_core.loading.batches import Batch
 from pinmem_core.loading.domains import Domain, load_domains

@@ -1,4 +1,4 @@
-"""What one iteration learns from."""
+"""The training batch of one iteration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ class Batch:
     """B images of each of D domains.
 
     Attributes:
-        images: (D, B, 3, H, W), normalised.
-        labels: (D, B, H, W) trainIds in 0..18, 255 = ignore.
-        meta_train: Domains that the meta step writes the memory from.
-        meta_test: Domains that it reads the memory in.
-        redrawn: Crops that held no labelled pixel and were drawn again.
-        samples: "domain/sample" of every image, by domain; empty where nobody knows.
+        images: Normalised images, (D, B, 3, H, W).
+        labels: TrainIds in 0..18, (D, B, H, W); 255 is ignored.
+        meta_train: Indices of the domains that the meta step writes to the memory.
+        meta_test: Indices of the domains for which the meta step reads the memory.
+        redrawn: Number of crops that were redrawn because they had no labelled pixel.
+        samples: Names "domain/sample" of the images, by domain; empty if unknown.
     """
 
     images: Tensor
@@ -30,13 +30,13 @@ class Batch:
     samples: tuple[tuple[str, ...], ...] = ()
 
     def of(self, domains: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return images (N, 3, H, W) and labels (N, H, W) of `domains`, one after the other."""
-        # Concatenated: an index would be copied to the GPU, for which the host waits.
+        """Return images (N, 3, H, W) and labels (N, H, W) of `domains`, concatenated."""
+        # Indexing with a list would copy the index to the GPU and synchronize.
         images = torch.cat([self.images[domain] for domain in domains])
         return images, torch.cat([self.labels[domain] for domain in domains])
 
     def all(self) -> tuple[Tensor, Tensor]:
-        """Return all images and labels, image-major: b0d0, b0d1, ..., b1d0, ..."""
+        """Return all images and labels in image-major order: b0d0, b0d1, ..., b1d0, ..."""
         return self.images.transpose(0, 1).flatten(0, 1), self.labels.transpose(0, 1).flatten(0, 1)
 
     def to(self, device: torch.device) -> "Batch":
@@ -48,12 +48,12 @@ class Batch:
         )
 
     def parts(self, count: int) -> "list[Batch]":
-        """Split each domain's images into `count` consecutive parts of the same size.
+        """Split each domain's images into `count` consecutive parts of equal size.
 
-        `redrawn` stays that of the whole batch.
+        Each part keeps `redrawn` of the whole batch.
 
         Raises:
-            ConfigError: B is no multiple of `count`.
+            ConfigError: B is not a multiple of `count`.
         """
         images = self.images.shape[1]
         if images % count:

@@ -1,4 +1,4 @@
-"""The crops of an iteration, as a loading process draws them."""
+"""Dataset of the training crops of each iteration."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,18 +21,18 @@ from pinmem_core.loading.domains import (
 from pinmem_core.loading.geometry import draw_geometry
 
 MAX_REDRAWS = 50
-"""Crops without a labelled pixel that are drawn again before a domain is called unusable."""
+"""Maximum number of crops in a row without a labelled pixel before a domain is unusable."""
 
 
 class Crop(NamedTuple):
-    """One training crop, before its colours change.
+    """One training crop before photometric augmentation.
 
     Attributes:
-        image: (3, H, W) uint8.
-        label: (H, W) uint8.
-        appearance: How it is to look.
-        sample: "domain/sample" that it was cut from.
-        redrawn: Crops before it that held no labelled pixel.
+        image: RGB image, (3, H, W) uint8.
+        label: TrainIds, (H, W) uint8.
+        appearance: Parameters of the photometric augmentation.
+        sample: Name "domain/sample" of the source image.
+        redrawn: Number of rejected crops before it.
     """
 
     image: Tensor
@@ -46,11 +46,12 @@ class Drawn(NamedTuple):
     """The N crops of an iteration, domain by domain.
 
     Attributes:
-        images: (N, 3, H, W), uint8 until they are finished, then normalised float32.
-        labels: (N, H, W) uint8.
-        appearances: How each is to look; empty once they are finished.
-        samples: "domain/sample" of each.
-        redrawn: Crops that held no labelled pixel and were drawn again.
+        images: Images, (N, 3, H, W); uint8 before photometric augmentation, normalised float32
+            after.
+        labels: TrainIds, (N, H, W) uint8.
+        appearances: Augmentation parameters of each crop; empty after the augmentation.
+        samples: Names "domain/sample" of the crops.
+        redrawn: Number of crops that were redrawn because they had no labelled pixel.
     """
 
     images: Tensor
@@ -60,7 +61,7 @@ class Drawn(NamedTuple):
     redrawn: int
 
     def finished(self) -> "Drawn":
-        """Return the crops as the network gets them, on the device where they are."""
+        """Return the crops after photometric augmentation, computed on their device."""
         if not self.appearances:
             return self
         return self._replace(images=appear(self.images, self.appearances), appearances=())
@@ -75,13 +76,13 @@ class _Key(NamedTuple):
 
 
 class Crops(Dataset[Drawn | PinMemError]):
-    """The crops of every iteration; (seed, iteration) alone determine them.
+    """Map-style dataset from iteration to crops, a pure function of (seed, iteration).
 
     Args:
-        domains: D source domains.
-        config: Of the run: seed, augmentation, images of each domain.
-        slots: Which of each domain's images to draw; the others are another process's.
-        finish: Finish the crops, too; otherwise that is left to whoever gets them.
+        domains: Source domains, D of them.
+        config: Configuration of the run: seed, augmentation, images per domain.
+        slots: Range of each domain's images to load; other processes load the others.
+        finish: Whether to apply photometric augmentation; otherwise the consumer applies it.
     """
 
     def __init__(
@@ -93,9 +94,9 @@ class Crops(Dataset[Drawn | PinMemError]):
         self.finish = finish
 
     def __getitem__(self, iteration: int) -> Drawn | PinMemError:
-        """Return an iteration's crops, or why there are none.
+        """Return the crops of an iteration, or the error that prevents loading them.
 
-        An error is returned, since raised in a worker it would arrive as the text of a traceback.
+        The error is returned, because a DataLoader worker reduces a raised error to traceback text.
         """
         try:
             drawn = self._draw(iteration)
@@ -104,12 +105,12 @@ class Crops(Dataset[Drawn | PinMemError]):
             return error
 
     def meta_split(self, iteration: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the meta-train and meta-test domains of an iteration."""
+        """Return the indices of the meta-train and meta-test domains of an iteration."""
         split = draw_meta_split(self.config.seed, iteration, len(self.domains))
         return tuple(split[0]), tuple(split[1])
 
     def strong_domains(self, iteration: int) -> set[int]:
-        """Return the domains whose images get the strong colour jitter in an iteration."""
+        """Return the indices of the domains with strong colour jitter in an iteration."""
         every = range(len(self.domains))
         _, meta_test = self.meta_split(iteration)
         chosen = {"meta-test": meta_test, "first-source": [0], "all": every, "none": []}
@@ -156,7 +157,7 @@ class Crops(Dataset[Drawn | PinMemError]):
 
 
 def _shared(drawn: Drawn) -> Drawn:
-    """Return the crops in shared memory; left to torch, a lack of it ends in an endless wait."""
+    """Move the crops to shared memory and raise if it is full; torch would hang instead."""
     try:
         return drawn._replace(
             images=drawn.images.share_memory_(), labels=drawn.labels.share_memory_()

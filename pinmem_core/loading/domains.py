@@ -1,7 +1,7 @@
-"""The source domains of a run, and how each iteration draws from them.
+"""Source domains of a run, and random sampling from them.
 
-All randomness is a pure function of (seed, iteration): a run that continues at iteration 1000
-needs no replay of the first thousand.
+All randomness is a pure function of (seed, iteration), so a run that resumes at iteration 1000
+replays nothing.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _GEOMETRY, _STEPS, _APPEARANCE = 1, 2, 
 
 @dataclass(frozen=True)
 class Domain:
-    """A named pool of samples that the meta step treats as one domain."""
+    """A named set of samples that the meta step treats as one domain."""
 
     name: str
     samples: Sequence[Sample]
@@ -27,8 +27,14 @@ class Domain:
 def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> list[Domain]:
     """Return the training samples of each source as a domain.
 
-    A single source is split at random into `pseudo_domains` of equal size, as the paper does to
-    meta-learn from GTAV alone; every method gets them, so that comparisons stay fair.
+    A single source is split at random into pseudo-domains of equal size, as the paper does for
+    meta-learning from GTAV alone. All methods get the same pseudo-domains, so that comparisons are
+    fair.
+
+    Args:
+        sources: Sources as `dataset[:domain][@split]`.
+        pseudo_domains: Number of pseudo-domains of a single source.
+        seed: Random seed of the split.
 
     Raises:
         ConfigError: A source does not exist.
@@ -53,16 +59,16 @@ def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> l
 
 
 def draw_indices(seed: int, iteration: int, domain: int, population: int, count: int) -> list[int]:
-    """Return `count` sample indices of a domain, uniformly at random with replacement."""
+    """Draw `count` sample indices of a domain uniformly with replacement."""
     rng = np.random.default_rng([seed, _SAMPLING, iteration, domain])
     return [int(index) for index in rng.integers(population, size=count)]
 
 
 def draw_meta_split(seed: int, iteration: int, domains: int) -> tuple[list[int], list[int]]:
-    """Return the meta-train and meta-test domains of an iteration.
+    """Draw the meta-train and meta-test domains of an iteration.
 
-    A permutation of the domains, and i uniformly from {1..domains-1}: the first i are meta-train,
-    the rest meta-test (docs/method.md, section 4).
+    The domains are permuted, and i is uniform in {1..domains-1}: the first i domains are
+    meta-train, the others meta-test (docs/method.md, section 4).
     """
     rng = np.random.default_rng([seed, _META_SPLIT, iteration])
     order = [int(domain) for domain in rng.permutation(domains)]
@@ -73,17 +79,17 @@ def draw_meta_split(seed: int, iteration: int, domains: int) -> tuple[list[int],
 def geometry_rng(
     seed: int, iteration: int, domain: int, slot: int, attempt: int
 ) -> np.random.Generator:
-    """Return the source of one crop's scale, place and flip."""
+    """Return the random generator for scale, position and flip of one crop."""
     return np.random.default_rng([seed, _GEOMETRY, iteration, domain, slot, attempt])
 
 
 def appearance_seed(seed: int, iteration: int, domain: int, slot: int, attempt: int) -> int:
-    """Return the seed of one crop's colours and blur."""
+    """Return the seed for colour jitter and blur of one crop."""
     return _derive(seed, _APPEARANCE, iteration, domain, slot, attempt)
 
 
 def step_seed(seed: int, iteration: int, rank: int = 0) -> int:
-    """Return the seed of a rank's own randomness in an iteration: dropout, the Gumbel reading."""
+    """Return the seed of a rank in an iteration, for dropout and the Gumbel read."""
     return _derive(seed, _STEPS, iteration, rank)
 
 

@@ -1,7 +1,8 @@
-"""Where a training crop lies in its image: scale, place and flip (docs/method.md, section 5).
+"""Geometric augmentation of training crops: scale, position and flip (docs/method.md, section 5).
 
-The image is resized (bicubic; its label nearest), padded where it is smaller than the crop, and cut
-at random. Only what the crop keeps is computed, with the result of computing all, to the last bit.
+The image is resized (bicubic; its label nearest), padded where it is smaller than the crop, and
+cropped at random. Only the pixels inside the crop are computed; they are bit-equal to those of the
+full computation.
 """
 
 import math
@@ -19,13 +20,13 @@ from pinmem_core.labels import IGNORE_INDEX
 
 
 class Axis(NamedTuple):
-    """How the rows of a crop come from the rows of an image; columns likewise.
+    """Mapping from the rows (or columns) of an image to those of a crop; all in pixels.
 
     Attributes:
-        source: Length in the image.
-        scaled: Length in the resized image.
-        start: Where the crop begins in the resized image; before 0 is padding.
-        crop: Length of the crop; beyond `scaled` is padding.
+        source: Length of the image.
+        scaled: Length of the resized image.
+        start: Position of the crop in the resized image; negative positions are padding.
+        crop: Length of the crop; positions beyond `scaled` are padding.
     """
 
     source: int
@@ -35,17 +36,17 @@ class Axis(NamedTuple):
 
     @property
     def kept(self) -> slice:
-        """What the crop shows of the resized image."""
+        """Range of the resized image inside the crop."""
         return slice(max(0, self.start), min(self.scaled, self.start + self.crop))
 
     @property
     def shown(self) -> slice:
-        """Where the crop shows it; the rest is padding."""
+        """Range of the crop covered by the resized image; the rest is padding."""
         return slice(self.kept.start - self.start, self.kept.stop - self.start)
 
     @property
     def needed(self) -> slice:
-        """What bicubic resizing computes the kept part from, in the image."""
+        """Range of the image from which bicubic resizing computes the kept range."""
         step = self.source / self.scaled
         reach = 2 * max(1.0, step) + 1
         first, last = self.kept.start * step - reach, self.kept.stop * step + reach
@@ -53,19 +54,19 @@ class Axis(NamedTuple):
 
     @property
     def nearest(self) -> NDArray[np.intp]:
-        """What nearest resizing takes the kept part from, in the image."""
+        """Indices in the image from which nearest resizing takes the kept range."""
         kept = np.arange(self.kept.start, self.kept.stop, dtype=np.float32)
-        step = np.float32(self.source / self.scaled)  # torch, too, computes these in 32 bits
+        step = np.float32(self.source / self.scaled)  # float32, as in torch
         return np.minimum((kept * step).astype(np.intp), self.source - 1)
 
 
 class Geometry(NamedTuple):
-    """A crop's place in its image.
+    """Position of a crop in its image.
 
     Attributes:
-        rows: Along y.
-        columns: Along x.
-        flip: Left and right change places at the end.
+        rows: Mapping along y.
+        columns: Mapping along x.
+        flip: Whether the crop is flipped horizontally at the end.
     """
 
     rows: Axis
@@ -79,7 +80,7 @@ class Geometry(NamedTuple):
         return v2.functional.horizontal_flip(crop) if self.flip else crop
 
     def cut_label(self, label: NDArray[np.uint8]) -> Tensor:
-        """Return the crop (crop, crop) of trainIds (H, W), still uint8; padding is 255."""
+        """Return the crop (crop, crop) of trainIds (H, W) as uint8; padding is 255."""
         crop = np.full((self.rows.crop, self.columns.crop), IGNORE_INDEX, np.uint8)
         kept = label[self.rows.nearest][:, self.columns.nearest]
         crop[self.rows.shown, self.columns.shown] = kept
@@ -90,12 +91,12 @@ class Geometry(NamedTuple):
 def draw_geometry(
     rng: np.random.Generator, size: tuple[int, int], config: AugmentationConfig
 ) -> Geometry:
-    """Draw a crop's place: a factor, then any place in the resized image, then a flip or none.
+    """Draw a scale factor, then a position in the resized image, then a flip.
 
     Args:
-        rng: Source of randomness.
-        size: (height, width) of the image.
-        config: Side of the crop and range of the factor.
+        rng: Random generator.
+        size: Height and width of the image.
+        config: Augmentation settings with the side of the crop and the range of the factor.
     """
     factor = rng.uniform(*config.scale)
     rows, columns = (_draw_axis(rng, length, factor, config.crop) for length in size)
@@ -103,7 +104,7 @@ def draw_geometry(
 
 
 def _draw_axis(rng: np.random.Generator, source: int, factor: float, crop: int) -> Axis:
-    """Draw where the crop begins: it lies in the image, or the image in it, whichever is longer."""
+    """Draw the start of the crop; the shorter of crop and resized image lies inside the longer."""
     scaled = max(1, round(source * factor))
     first, last = sorted((0, scaled - crop))
     return Axis(source, scaled, int(rng.integers(first, last, endpoint=True)), crop)
@@ -112,8 +113,8 @@ def _draw_axis(rng: np.random.Generator, source: int, factor: float, crop: int) 
 def _resized(image: NDArray[np.uint8], rows: Axis, columns: Axis) -> Tensor:
     """Return the kept part (3, h, w) of the resized `image` (H, W, 3).
 
-    torch resizes along x, then along y, and rounds in between. Rows that no kept row is made of
-    can be left out of the first step, columns that are not kept out of the second.
+    torch resizes along x, then along y, and rounds in between. The first step therefore skips rows
+    that no kept row depends on, and the second step skips columns that are not kept.
     """
     needed = torch.from_numpy(image[rows.needed].copy()).permute(2, 0, 1)[None]
     wide = _bicubic(needed, needed.shape[2], columns.scaled)[..., columns.kept]

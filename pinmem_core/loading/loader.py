@@ -1,4 +1,4 @@
-"""The batches of a run, one an iteration, on the device that learns from them."""
+"""Data loader of a run: one batch per iteration, on the training device."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -17,13 +17,13 @@ _CPU = torch.device("cpu")
 
 
 class DomainLoader:
-    """Iterates over the batches of a run; `of` makes the one that fits a configuration.
+    """Iterate over the batches of a run; `of` creates the loader for a configuration.
 
     Args:
-        crops: What the batches are made of.
-        iterations: Which to draw, counted from 0.
-        workers: Processes that load ahead; 0 loads in this one.
-        device: Where the batches are wanted; what is unfinished is finished there.
+        crops: Dataset of crops.
+        iterations: Iterations to load, counted from 0.
+        workers: Number of worker processes; 0 loads in this process.
+        device: Device of the batches; unfinished crops are augmented there.
     """
 
     def __init__(
@@ -43,30 +43,30 @@ class DomainLoader:
         device: torch.device = _CPU,
         shard: tuple[int, int] = (0, 1),
     ) -> Self:
-        """Return the loader of a run's `iterations`.
+        """Return the loader for `iterations` of a run.
 
         Args:
-            domains: D source domains.
-            config: Of the run.
-            iterations: Which to draw, counted from 0.
-            device: Where the batches are wanted. With CUDA, the workers only decode and cut; how
-                the crops look is computed on the GPU.
-            shard: (rank, world): of each domain's images, those that fall to one of `world`
-                processes. All shards together are the batch that a single process gets.
+            domains: Source domains, D of them.
+            config: Configuration of the run.
+            iterations: Iterations to load, counted from 0.
+            device: Device of the batches. With CUDA, workers only decode and crop; the GPU computes
+                the photometric augmentation.
+            shard: Rank of this process and number of processes. Each process loads an equal part of
+                each domain's images; together they load the batch of a single process.
 
         Raises:
-            ConfigError: The images of a domain cannot be shared equally.
+            ConfigError: The batch cannot be split equally over the processes.
         """
         slots = _slots(config.batch, *shard)
         crops = Crops(domains, config, slots, finish=device.type != "cuda")
         return cls(crops, iterations, workers=config.workers, device=device)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield one batch an iteration.
+        """Yield one batch per iteration.
 
         Raises:
             DataError: A file cannot be read, or a domain holds no labelled pixels.
-            MachineError: A loading process was killed, or shared memory is full.
+            MachineError: A worker process was killed, or shared memory is full.
         """
         pin_memory = self.device.type == "cuda"
         ahead = draw_ahead(self.crops, self.iterations, workers=self.workers, pin_memory=pin_memory)
@@ -92,7 +92,7 @@ class DomainLoader:
 
 
 def _slots(batch: int, rank: int, world: int) -> range:
-    """Return which of a domain's `batch` images fall to one of `world` processes."""
+    """Return the range of a domain's `batch` images that the process with `rank` loads."""
     each, rest = divmod(batch, world)
     if rest:
         raise ConfigError(

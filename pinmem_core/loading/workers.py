@@ -1,4 +1,4 @@
-"""Processes that load ahead: none outlives its loader, and a death is told in a sentence."""
+"""Worker processes that load crops in advance; they end with the loader and report crashes."""
 
 import signal
 from collections.abc import Generator, Iterator
@@ -8,26 +8,26 @@ import torch
 from torch.utils.data import DataLoader
 
 from pinmem_core.errors import MachineError, PinMemError
-from pinmem_core.heap import keep_freed_memory
 from pinmem_core.loading.crops import Crops, Drawn
+from pinmem_core.malloc import keep_freed_memory
 
 _AHEAD = 2
-"""Iterations that each process is asked for in advance."""
+"""Prefetched iterations per worker process."""
 
 
 def draw_ahead(
     crops: Crops, iterations: range, *, workers: int, pin_memory: bool
 ) -> Generator[Drawn | PinMemError, None, None]:
-    """Yield the crops of each of `iterations`; closing the generator ends the processes.
+    """Yield the crops of each iteration; closing the generator ends the worker processes.
 
     Args:
-        crops: What to draw.
-        iterations: In this order.
-        workers: Processes, of one thread each; with 0, this one draws.
-        pin_memory: Put the crops where a GPU can fetch them while the CPU goes on.
+        crops: Dataset of crops.
+        iterations: Iterations to load, in this order.
+        workers: Number of worker processes with one thread each; 0 loads in this process.
+        pin_memory: Whether to copy the crops to pinned memory for asynchronous GPU transfers.
 
     Raises:
-        MachineError: A process was killed.
+        MachineError: A worker process was killed.
     """
     drawn = _started(
         DataLoader(
@@ -39,30 +39,30 @@ def draw_ahead(
             prefetch_factor=_AHEAD if workers else None,
             pin_memory=pin_memory,
             worker_init_fn=_begin,
-            generator=torch.Generator(),  # or torch would seed the workers from the global one
+            generator=torch.Generator(),  # torch would else draw from the global generator
         )
     )
     died = False
     try:
         yield from drawn
     except (RuntimeError, EOFError, ConnectionError) as error:
-        died = _tells_of_a_death(error)
+        died = _is_worker_death(error)
         if not died:
             raise
     finally:
-        del drawn  # and with it the processes
-    if died:  # told only now: torch's error would keep them alive
+        del drawn  # ends the processes
+    if died:  # raised outside of `except`, because torch's error would keep the processes alive
         raise MachineError(
             "a process that loads images was killed.",
-            "The usual reason is a lack of memory: use fewer 'workers', or 0 to load without.",
+            "The usual reason is a lack of memory: use fewer 'workers', or 0 for none.",
         )
 
 
-def _tells_of_a_death(error: Exception) -> bool:
-    """Tell whether torch missed a process, or found the connection to it broken."""
+def _is_worker_death(error: Exception) -> bool:
+    """Return whether the error means that a worker process died or its connection broke."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")
-    return "in DataLoader worker process" not in str(error)  # an error that was sent
+    return "in DataLoader worker process" not in str(error)  # raised inside of a worker
 
 
 def _begin(worker: int) -> None:
@@ -74,10 +74,10 @@ def _unchanged(drawn: Any) -> Any:
 
 
 def _started(loader: DataLoader[Drawn | PinMemError]) -> Iterator[Drawn | PinMemError]:
-    """Return the loader's iterator, and keep torch from raising a death in the consumer's code.
+    """Return the loader's iterator without torch's SIGCHLD handler.
 
-    torch does so by a handler of SIGCHLD, in whatever line is being executed. Without it, whoever
-    waits for the next item learns of a death within seconds.
+    The handler raises the death of a worker in whatever line the consumer executes. Without it,
+    waiting for the next item raises within seconds.
     """
     if not hasattr(signal, "SIGCHLD"):  # Windows
         return iter(loader)

@@ -1,4 +1,4 @@
-"""Studies: variants by seeds, trained alike, scored alike, set in one table."""
+"""Studies: variants and seeds with equal training and scoring, compared in one table."""
 
 from pinmem_core.study.runner import run_study, states_of
 from pinmem_core.study.sweep import Sweep, Variant, read_sweep

@@ -1,4 +1,4 @@
-"""Training what a study still lacks. Several processes may work at one study side by side."""
+"""Training and scoring the missing runs of a study; several processes can share a study."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,31 +11,31 @@ from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import write_whole
 from pinmem_core.home import register_run
-from pinmem_core.learning import resume, train
-from pinmem_core.learning.resolve import resolve
 from pinmem_core.locks import locked
-from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.model.found import CHECKPOINT
+from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.models.found import CHECKPOINT
 from pinmem_core.study.sweep import Sweep
+from pinmem_core.training import resume, train
+from pinmem_core.training.resolve import resolve
 
 
 def report_path(folder: Path, variant: str, seed: int) -> Path:
-    """Return where a run's report is, or will be."""
+    """Return the path of a run's report."""
     return run_path(folder, variant, seed) / "study" / DATA
 
 
 def settings_path(folder: Path, variant: str, seed: int) -> Path:
-    """Return where is noted what a run was made with."""
+    """Return the path of the file that records a run's settings."""
     return folder / "settings" / f"{variant}-{seed}.json"
 
 
 def lock_path(folder: Path, variant: str, seed: int) -> Path:
-    """Return the lock of who trains and scores a run."""
+    """Return the path of the lock for training and scoring a run."""
     return folder / "settings" / f".{variant}-{seed}.lock"
 
 
 def _refuse_other_settings(sweep: Sweep, folder: Path, variant: str, seed: int) -> None:
-    """Raise a ConfigError if a run was made for another study: a table must not mix them."""
+    """Raise ConfigError if a run has other settings, so that a table never mixes them."""
     run = run_path(folder, variant, seed)
     if not run.exists():
         return
@@ -60,20 +60,20 @@ def run_path(folder: Path, variant: str, seed: int) -> Path:
 def states_of(
     sweep: Sweep, folder: Path
 ) -> dict[tuple[str, int], Literal["done", "begun", "absent"]]:
-    """Return how far each run, by variant and seed, of the study in `folder` is; change nothing.
+    """Return the state of each run by variant and seed, without changing the folder.
 
     Raises:
         ConfigError: The folder holds a run that was made with other settings.
     """
-    found: dict[tuple[str, int], Literal["done", "begun", "absent"]] = {}
+    states: dict[tuple[str, int], Literal["done", "begun", "absent"]] = {}
     for variant, seed in sweep.runs():
         _refuse_other_settings(sweep, folder, variant, seed)
         if report_path(folder, variant, seed).exists():
-            found[variant, seed] = "done"
+            states[variant, seed] = "done"
         else:
             begun = run_path(folder, variant, seed).exists()
-            found[variant, seed] = "begun" if begun else "absent"
-    return found
+            states[variant, seed] = "begun" if begun else "absent"
+    return states
 
 
 def run_study(
@@ -83,23 +83,23 @@ def run_study(
     on_event: Listener = ignore,
     stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Train and score all runs that have no report yet; go on with those that were begun.
+    """Train and score all runs without a report, and resume those that were started.
 
-    A run that another process trains is left to it.
+    A run that another process is training is skipped.
 
     Args:
-        sweep: What to compare.
-        folder: Of the study; is made.
-        on_event: Hears of the progress.
-        stop: Asked after each iteration, as `train` does.
+        sweep: Variants and seeds to compare.
+        folder: Folder of the study; it is created if necessary.
+        on_event: Callback for progress events.
+        stop: Function that is called after each iteration, as in `train`.
 
     Returns:
-        The number of runs that were left to other processes.
+        Number of runs that were left to other processes.
 
     Raises:
         ConfigError: The folder holds a run that was made with other settings.
-        PinMemError: As `train`, `resume` and `evaluate_run` do; what has ended is kept.
-        StoppedRunError: `stop` said so.
+        PinMemError: `train`, `resume` or `evaluate_run` failed; finished runs are kept.
+        StoppedRunError: `stop` returned True.
     """
     runs, elsewhere = list(sweep.runs()), 0
     for variant, seed in runs:
@@ -110,7 +110,7 @@ def run_study(
         try:
             with locked(lock_path(folder, variant, seed), f"run {variant}-{seed}", on_event):
                 if report_path(folder, variant, seed).exists():
-                    continue  # another process has just ended it
+                    continue  # another process has just finished it
                 on_event(Notice(f"run {number} of {len(runs)}: {variant}, seed {seed}"))
                 _complete(sweep, folder, variant, seed, on_event, stop)
         except BusyError:
@@ -145,21 +145,21 @@ def _complete(
 
 
 def _adopt(trained: Path, run: Path, config: TrainConfig) -> None:
-    """Make a run of another one's network, which predicts as `config` says.
+    """Create a run from the network of another run, with the architecture settings of `config`.
 
     Raises:
-        BusyError: The other run has not ended yet.
-        ConfigError: The network of `config` has other weights.
+        BusyError: The other run is not finished.
+        ConfigError: The weights of the other run do not fit the network of `config`.
     """
     if not (trained / "scores.json").exists():
-        raise BusyError(f"{trained} is being trained elsewhere.")
+        raise BusyError(f"another process is training {trained}.")
     segmenter, _ = load_checkpoint(trained / CHECKPOINT)
     changed = Segmenter(resolve(config).model)
     try:
         changed.load_state_dict(segmenter.state_dict())
     except RuntimeError:
         raise ConfigError(
-            f"{run.name} cannot take the network of {trained.name}: it has other weights.",
-            "Leave out settings that change the architecture.",
+            f"{run.name} cannot use the network of {trained.name}: the weights do not fit.",
+            "Remove the settings that change the architecture.",
         ) from None
     save_checkpoint(changed, run / CHECKPOINT, segmenter.about)

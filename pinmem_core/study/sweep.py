@@ -1,4 +1,4 @@
-"""What a study compares: a TOML file of variants that share all settings but those they name."""
+"""The definition of a study: a TOML file of variants with shared and individual settings."""
 
 import re
 from collections import Counter
@@ -22,13 +22,13 @@ from pinmem_core.inference import get_protocol
 from pinmem_core.recipe import load_recipe
 
 MOST_RUNS = 10_000
-"""Variants times seeds that a study may have."""
+"""Maximum number of runs of a study (variants times seeds)."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
 
 
 def _as_folder_name(name: str) -> str:
-    """Refuse a name that leads elsewhere: a run's folder is called like its variant."""
+    """Raise ValueError unless the name of a variant is safe as a folder name."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name[:100]!r} cannot be the name of a variant: use at most 100 letters, digits, "
@@ -48,28 +48,28 @@ class Variant(_Strict):
     """One row of the study's table."""
 
     about: str
-    """What it is, in a few words."""
+    """Short description."""
     beside: str | None = None
-    """The variant that it is compared with; None for the study's baseline."""
+    """Variant to compare with; None for the baseline of the study."""
     of: str | None = None
-    """The variant whose trained networks it takes; its own settings change how they predict."""
+    """Variant whose trained networks are reused; the settings then change prediction only."""
     settings: Mapping[str, Any] = {}
-    """Dotted keys of `TrainConfig`, over those that all share."""
+    """Dotted keys of `TrainConfig`; they override the shared settings."""
 
 
 class Sweep(_Strict):
-    """A study: variants by seeds."""
+    """A study of several variants and seeds."""
 
     title: str
     recipe: str
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     sources: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
-    """Never seen in training; scored when a run has ended."""
+    """Unseen domains; they are scored after a run."""
     protocol: str = "paper-train"
     baseline: str
     settings: Mapping[str, Any] = {}
-    """Dotted keys that all variants share, over those of the recipe."""
+    """Dotted keys for all variants; they override the recipe."""
     variants: Mapping[VariantName, Variant] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -80,25 +80,25 @@ class Sweep(_Strict):
         for name, variant in self.variants.items():
             trained = self.variants.get(variant.of) if variant.of else None
             if variant.of and (trained is None or trained.of):
-                raise ValueError(f"'{name}' needs a variant that is trained, not '{variant.of}'")
+                raise ValueError(f"'{name}' needs a trained variant, not '{variant.of}'")
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed is named twice")
+            raise ValueError("a seed occurs twice")
         names = Counter(name.casefold() for name in self.variants)
         twice = [name for name, times in names.items() if times > 1]
         if twice:
-            raise ValueError(f"two variants are called '{twice[0]}', capitals aside")
+            raise ValueError(f"two variants are called '{twice[0]}' (ignoring case)")
         if len(self.seeds) * len(self.variants) > MOST_RUNS:
             raise ValueError(f"it has more than {MOST_RUNS:,} runs")
         return self
 
     def runs(self) -> Iterator[tuple[str, int]]:
-        """Yield (variant, seed), a whole seed before the next."""
+        """Yield (variant, seed): all variants of a seed, then the next seed."""
         for seed in self.seeds:
             for name in self.variants:
                 yield name, seed
 
     def config(self, variant: str, seed: int) -> TrainConfig:
-        """Return the configuration of a run. It has no targets: training cannot look at them.
+        """Return the configuration of a run; it has no targets, so training cannot use them.
 
         Raises:
             ConfigError: A key or value is not allowed.
@@ -112,26 +112,26 @@ class Sweep(_Strict):
         return validate({**settings, **fixed})
 
     def settings_of(self, variant: str, seed: int) -> dict[str, Any]:
-        """Return all that a run's report depends on, by section."""
+        """Return all settings that a run's report depends on, by section."""
         config = self.config(variant, seed).model_dump(mode="json")
         how = {"scored": list(self.scored()), "protocol": self.protocol}
         return {**config, **how, "of": self.variants[variant].of}
 
     def scored(self) -> tuple[str, ...]:
-        """Return all that a run is scored on: the sources' validation splits, and the targets."""
+        """Return the domains that a run is scored on: the validation splits and the targets."""
         return (*(f"{source}@val" for source in self.sources), *self.targets)
 
 
 def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str] = ()) -> Sweep:
-    """Read a study's file, and check every run's configuration.
+    """Read the file of a study, and check the configuration of every variant.
 
     Args:
-        path: The file.
-        sources: Instead of the file's, as leaving out one domain after the other takes.
-        targets: Likewise.
+        path: TOML file of the study.
+        sources: Sources that replace those of the file, e.g. for leave-one-domain-out.
+        targets: Targets that replace those of the file.
 
     Raises:
-        ConfigError: The file is missing or no TOML, or something in it is not allowed.
+        ConfigError: The file is missing, is not TOML, or contains a value that is not allowed.
     """
     try:
         given = read_toml(path)

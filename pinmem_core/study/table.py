@@ -1,4 +1,4 @@
-"""The table of a study, made of its reports alone."""
+"""The table of a study, computed from its reports."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,31 +18,31 @@ from pinmem_core.study.sweep import Sweep
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds.
+    """A metric over seeds.
 
     Attributes:
-        values: By seed, in the order of the study's; differences are in -1..1, mIoU in 0..1.
+        values: One value per seed, in the order of the study; mIoU in 0..1, differences in -1..1.
     """
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """Mean of the values."""
         return mean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """Their sample standard deviation; None for one value."""
+        """Sample standard deviation of the values; None for one value."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures for programs."""
+        """Return the values as JSON data."""
         return {"mean": self.mean, "deviation": self.deviation, "values": list(self.values)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return what `as_json` told."""
+        """Build the object from the result of `as_json`."""
         return cls(tuple(data["values"]))
 
     def as_text(self, sign: str = "") -> str:
@@ -53,12 +53,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a variant is more than another on a target, seed by seed.
+    """Paired difference between a variant and a reference variant on a target.
 
     Attributes:
-        beside: The other variant.
-        points: The differences of mIoU.
-        interval: (low, high) of their mean, by the bootstrap over seeds and images.
+        beside: Name of the reference variant.
+        points: Differences of mIoU by seed, in -1..1.
+        interval: Interval (low, high) of their mean, by bootstrap over seeds and images.
     """
 
     beside: str
@@ -66,27 +66,28 @@ class Difference:
     interval: tuple[float, float]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures for programs."""
+        """Return the values as JSON data."""
         return {"beside": self.beside, **self.points.as_json(), "interval": list(self.interval)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return what `as_json` told."""
+        """Build the object from the result of `as_json`."""
         low, high = data["interval"]
         return cls(data["beside"], Spread.from_json(data), (low, high))
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a study knows of one variant.
+    """Results of one variant.
 
     Attributes:
-        about: What it is.
-        seeds: Those whose reports exist.
-        source: Mean mIoU of the sources' validation splits.
-        targets: mIoU by target.
-        iou: Mean over seeds by target and class; None for a class that does not occur.
-        differences: By target, beside the variant that it is compared with; seeds of both.
+        about: Description of the variant.
+        seeds: Seeds with a report.
+        source: Mean mIoU over the sources' validation splits, in 0..1.
+        targets: mIoU by target, in 0..1.
+        iou: IoU by target and class, mean over seeds, in 0..1; None for a class that does not
+            occur.
+        differences: Difference to the reference variant by target, over the seeds of both.
     """
 
     about: str
@@ -97,7 +98,7 @@ class Row:
     differences: dict[str, Difference]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures for programs."""
+        """Return the values as JSON data."""
         return {
             "about": self.about,
             "seeds": list(self.seeds),
@@ -109,7 +110,7 @@ class Row:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return what `as_json` told."""
+        """Build the object from the result of `as_json`."""
         return cls(
             data["about"],
             tuple(data["seeds"]),
@@ -122,12 +123,12 @@ class Row:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A study's table.
+    """The table of a study.
 
     Attributes:
-        title: Of the study.
-        protocol: Name and description of how images were predicted.
-        rows: By variant; those without any report are left out.
+        title: Title of the study.
+        protocol: Name and description of the protocol, "NAME: DESCRIPTION".
+        rows: Results by variant, without variants that have no report.
     """
 
     title: str
@@ -135,7 +136,7 @@ class StudyTable:
     rows: dict[str, Row]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the table for programs."""
+        """Return the table as JSON data."""
         return {
             "schema_version": 1,
             "title": self.title,
@@ -146,7 +147,7 @@ class StudyTable:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return what `as_json` told."""
+        """Build the object from the result of `as_json`."""
         rows = {name: Row.from_json(row) for name, row in data["variants"].items()}
         return cls(data["title"], data["protocol"], rows)
 
@@ -156,14 +157,14 @@ class StudyTable:
         return "\n".join([*tables, f"Protocol: {self.protocol}", ""])
 
     def variants_as_markdown(self) -> str:
-        """Return the table of variants; mIoU in %, differences in points."""
+        """Return the table of variants, with mIoU in % and differences in points."""
         heads = ["variant", "seeds", "sources, val"]
         for target in self._targets():
             heads += [target, "difference", f"{LEVEL:.0%} interval"]
         return _table(heads, [_cells(name, row) for name, row in self.rows.items()])
 
     def classes_as_markdown(self, target: str) -> str:
-        """Return the table of the IoU in % by class, of those that occur in a target."""
+        """Return the table of the IoU in % for each class that occurs in a target."""
         by_variant = {name: row.iou[target] for name, row in self.rows.items()}
         classes = [n for n, iou in next(iter(by_variant.values())).items() if iou is not None]
         cells = [
@@ -177,12 +178,10 @@ class StudyTable:
 
 
 def make_table(sweep: Sweep, folder: Path) -> StudyTable:
-    """Return the table of the reports that a study's folder holds so far, and write it there.
-
-    `study.json` and `study.md` are written.
+    """Return the table of all reports in a study's folder; write it to `study.json` and `study.md`.
 
     Raises:
-        DataError: A report is damaged, or there is none.
+        DataError: A report is damaged, or no report exists.
     """
     reports = {
         name: {

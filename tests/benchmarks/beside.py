@@ -2,8 +2,8 @@
 
     python tests/benchmarks/beside.py ../old-checkout --rounds 9
 
-Both checkouts run in turns with this interpreter, on the same files: drawn streets at GTAV's size
-as PNGs, and the starter model. The table shows the median seconds of user and system time of one
+Both checkouts run in turns with this interpreter, on the same files: PNGs of synthetic scenes at
+GTAV's size, and the starter model. The table shows the median user and system time of one
 command, which other work on the machine hardly stretches, and the ratio to the other checkout:
 the median of the rounds' ratios with its 95 % interval.
 """
@@ -33,7 +33,7 @@ CLI = "import sys; from pinmem_cli.app import main; sys.exit(main())"
 def draw(folder: Path, images: int, validation: int) -> None:
     """Draw a small GTAV, the last images of which belong to the validation split."""
     from pinmem_core.labels import LABEL_ID_TABLE
-    from pinmem_core.scenes import draw_scene
+    from pinmem_core.synthetic import draw_scene
 
     rng = np.random.default_rng(0)
     palette = rng.integers(0, 256, 768).astype(np.uint8).tobytes()

@@ -20,10 +20,10 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pinmem_core.config import AugmentationConfig, ComputeConfig, ModelConfig, TrainConfig
-from pinmem_core.learning.iteration import Iteration
-from pinmem_core.learning.resolve import resolve
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
+from pinmem_core.training.resolve import resolve
+from pinmem_core.training.step import TrainStep
 
 DOMAINS = 2
 CASES = (("pinmem", 1), ("pinmem", 4), ("aggregate", 1), ("aggregate", 4))
@@ -69,13 +69,13 @@ def measured(rank: int, case: tuple[str, int], options: argparse.Namespace, fold
             sources=["demo:arcade", "demo:toytown"],
             method=method,
             use_memory=True,
-            model=ModelConfig(trunk=options.trunk),
+            model=ModelConfig(backbone=options.backbone),
             augmentation=AugmentationConfig(crop=options.crop),
             compute=ComputeConfig(accumulate=parts),
             batch=options.images * options.processes,
         )
     )
-    iteration = Iteration(config, Segmenter(config.model), torch.device("cpu"))
+    iteration = TrainStep(config, Segmenter(config.model), torch.device("cpu"))
     images = torch.randn(DOMAINS, options.images, 3, options.crop, options.crop)
     labels = torch.randint(0, 19, (DOMAINS, options.images, options.crop, options.crop))
     batch = Batch(images, labels, (0,), (1,))
@@ -101,14 +101,14 @@ def measured(rank: int, case: tuple[str, int], options: argparse.Namespace, fold
 def main() -> None:
     """Print a table of all cases."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trunk", default="mobilenet_v2")
+    parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--method", choices=sorted({method for method, _ in CASES}))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--images", type=int, default=8, help="of a domain in each process")
     parser.add_argument("--iterations", type=int, default=3, help="that are timed")
     options = parser.parse_args()
-    print(f"{options.trunk}, {options.processes} gloo processes, crop {options.crop}, ", end="")
+    print(f"{options.backbone}, {options.processes} gloo processes, crop {options.crop}, ", end="")
     print(f"{DOMAINS} domains x {options.images} images a process, torch {torch.__version__}\n")
     print("| method | parts | collectives an iteration | bytes a process | time |")
     print("|---|---|---|---|---|", flush=True)

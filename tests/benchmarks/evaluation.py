@@ -25,9 +25,9 @@ from pinmem_core.images import read_image, read_label, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, load
 from pinmem_core.labels import CLASSES, IGNORE_INDEX
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 from pinmem_core.preparation import Sample
-from pinmem_core.scenes import draw_scene
+from pinmem_core.synthetic import draw_scene
 
 SIZES = ((480, 360), (960, 720))
 """Of CamVid's images, and of its originals."""
@@ -156,7 +156,7 @@ def network(model: str | None) -> Segmenter:
     if model:
         return load(model, device="cpu").segmenter
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=128))
+    return Segmenter(ModelConfig(backbone="mobilenet_v2", feature_dim=128))
 
 
 def compare(segmenter: Segmenter, samples: tuple[Sample, ...], rounds: int) -> None:

@@ -23,7 +23,7 @@ from pinmem_core.loading.crops import Crops
 from pinmem_core.loading.geometry import draw_geometry
 from pinmem_core.loading.workers import draw_ahead
 from pinmem_core.preparation import Sample
-from pinmem_core.scenes import draw_scene
+from pinmem_core.synthetic import draw_scene
 
 SIZE = (1914, 1052)
 """Of GTAV's frames."""

@@ -12,7 +12,7 @@ from pinmem_core import load
 from pinmem_core.evaluation import load_target
 from pinmem_core.evaluation.calibration import Calibration
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model.head import resize
+from pinmem_core.models.decoders.base import resize
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pinmem_core.config import LossConfig
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 
 Terms = dict[str, Tensor]
 
@@ -110,10 +110,10 @@ def forward(
         frozen: Compute everything up to F without gradient.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        features = network.trunk(images)
-        feature = network.head.project(features)
+        features = network.backbone(images)
+        feature = network.decoder.project(features)
     refined, scores = read(network, feature, memory)
-    logits = resized(network.head.decode(refined, features), labels.shape[-2:])
+    logits = resized(network.decoder.decode(refined, features), labels.shape[-2:])
     auxiliary = network.auxiliary(features.aux)
     losses = {
         "seg": F.cross_entropy(logits, labels, ignore_index=255),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pinmem_core.scenes import draw_scene
+from pinmem_core.synthetic import draw_scene
 
 FORMATS = ("color", "trainid", "overlay", "beside", "confidence", "entropy")
 

@@ -25,7 +25,7 @@ from pinmem_core.preparation.convert import Conversion
 from pinmem_core.preparation.layouts import RawSample, find_samples
 from pinmem_core.preparation.preview import contact_sheet
 from pinmem_core.preparation.verify import verify
-from pinmem_core.scenes import draw_scene
+from pinmem_core.synthetic import draw_scene
 
 SIZE = (1914, 1052)
 """Of GTAV's frames."""

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.export.compared import pictures
+from pinmem_core.export.exporting import export_model
+from pinmem_core.export.onnx_file import OnnxRunner
+from pinmem_core.export.quantized import quantize
 from pinmem_core.inference import load
-from pinmem_core.inference.network import quickened
+from pinmem_core.inference.optimize import optimize_for_inference
 from pinmem_core.loading.augmentation import normalize
-from pinmem_core.model import Segmenter
-from pinmem_core.publishing.compared import pictures
-from pinmem_core.publishing.exporting import export_model
-from pinmem_core.publishing.onnx_file import OnnxRunner
-from pinmem_core.publishing.quantized import quantize
+from pinmem_core.models import Segmenter
 
 Way = Callable[[], object]
 
@@ -32,15 +32,17 @@ def network(model: str | None) -> Segmenter:
     if model:
         return load(model, device="cpu").segmenter
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(trunk="mobilenet_v2", feature_dim=128)).eval()
+    return Segmenter(ModelConfig(backbone="mobilenet_v2", feature_dim=128)).eval()
 
 
 def torch_ways(segmenter: Segmenter, size: tuple[int, int]) -> dict[str, Way]:
     """Return eager torch, as pinmem predicts, and compiled; channels last suits the CPU."""
     images = normalize(torch.from_numpy(pictures((1, *size))).permute(0, 3, 1, 2))
     images = images.contiguous(memory_format=torch.channels_last)
-    eager = quickened(segmenter).to(memory_format=torch.channels_last)
-    compiled = torch.compile(quickened(segmenter).to(memory_format=torch.channels_last))
+    eager = optimize_for_inference(segmenter).to(memory_format=torch.channels_last)
+    compiled = torch.compile(
+        optimize_for_inference(segmenter).to(memory_format=torch.channels_last)
+    )
     return {
         "eager as it is": lambda: segmenter(images),
         "eager": lambda: eager(images),

@@ -22,12 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pinmem_core.config import AugmentationConfig, ComputeConfig, ModelConfig, TrainConfig
-from pinmem_core.learning.iteration import Iteration
-from pinmem_core.learning.losses import training_losses
-from pinmem_core.learning.method import rewrite_memory
-from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
+from pinmem_core.methods.base import rewrite_memory
+from pinmem_core.methods.losses import training_losses
+from pinmem_core.models import Segmenter
+from pinmem_core.training.optim import inner_learning_rate, learning_rate
+from pinmem_core.training.step import TrainStep
 
 Losses = dict[str, dict[str, float]]
 Step = Callable[[int, Batch], Callable[[], Losses]]
@@ -65,7 +65,7 @@ TOLERANCE = 1e-4
 
 def pinmem_step(config: TrainConfig, segmenter: Segmenter, device: torch.device) -> Step:
     """Return pinmem's own iteration, as the trainer runs it."""
-    iteration = Iteration(config, segmenter, device)
+    iteration = TrainStep(config, segmenter, device)
 
     def step(number: int, batch: Batch) -> Callable[[], Losses]:
         result = iteration.step(number, batch)
@@ -101,7 +101,7 @@ def naive_step(config: TrainConfig, segmenter: Segmenter, device: torch.device) 
 
 def run_config(options: argparse.Namespace, compute: ComputeConfig) -> TrainConfig:
     """Return the configuration of a variant."""
-    model = {"trunk": options.trunk, "memory": {"read": "softmax"}}
+    model = {"backbone": options.backbone, "memory": {"read": "softmax"}}
     return TrainConfig(
         batch=options.batch,
         device=options.device,
@@ -336,7 +336,7 @@ def parsed_options() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=sorted(VARIANTS))
-    parser.add_argument("--trunk", default="resnet50")
+    parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2, help="images of each of the two domains")
     parser.add_argument("--threads", type=int, default=2)
@@ -349,7 +349,7 @@ def main() -> None:
     """Let the variants take turns, and print what they took."""
     options = parsed_options()
     print(
-        f"{options.trunk}, {options.device}, 2 domains x {options.batch} images, crop "
+        f"{options.backbone}, {options.device}, 2 domains x {options.batch} images, crop "
         f"{options.crop}, {options.threads} threads, {options.rounds} rounds of "
         f"{options.iterations} iterations, torch {torch.__version__}"
     )

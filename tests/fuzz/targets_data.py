@@ -21,10 +21,10 @@ from pinmem_core.evaluation.compare import SavedReport, compare
 from pinmem_core.evaluation.scores import ConfusionMatrix
 from pinmem_core.images import write_png
 from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.learning.run_folder import RunFolder
 from pinmem_core.preparation import PreparedDataset, prepare
 from pinmem_core.preparation.records import read_records
 from pinmem_core.preparation.state import state_of
+from pinmem_core.training.run_folder import RunFolder
 
 PLACE = "home/datasets/camvid"
 

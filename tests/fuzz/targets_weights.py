@@ -15,27 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import pinmem_core.model.trunks
+import pinmem_core.models.backbones
 from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import mutated_bytes, mutated_json
 from fuzz.readers import json_of_accepted, read_safetensors
 from pinmem_core.config import ModelConfig
 from pinmem_core.events import ignore
-from pinmem_core.learning import snapshots
-from pinmem_core.model import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.model.card import model_card
-from pinmem_core.model.torch_file import read_torch_file
-from pinmem_core.publishing.official import convert_official
+from pinmem_core.export.official import convert_official
+from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.models.card import model_card
+from pinmem_core.models.torch_file import read_torch_file
+from pinmem_core.training import snapshots
 
-_PLUGIN = str(Path(__file__).parents[1] / "plugins" / "trunks")
-if _PLUGIN not in pinmem_core.model.trunks.__path__:
-    pinmem_core.model.trunks.__path__.append(_PLUGIN)
+_PLUGIN = str(Path(__file__).parents[1] / "plugins" / "backbones")
+if _PLUGIN not in pinmem_core.models.backbones.__path__:
+    pinmem_core.models.backbones.__path__.append(_PLUGIN)
 
 
 @cache
 def _segmenter() -> Segmenter:
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(trunk="tiny", feature_dim=8))
+    return Segmenter(ModelConfig(backbone="tiny", feature_dim=8))
 
 
 def _files(folder: Path) -> dict[str, bytes]:

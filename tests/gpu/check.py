@@ -48,14 +48,14 @@ def parsed_options() -> Namespace:
     parser.add_argument("--reference", type=Path, default=HERE.parents[1] / "../shared/reference")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to test this program")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--trunk", default=None)
+    parser.add_argument("--backbone", default=None)
     parser.add_argument("--crop", type=int, default=None)
     parser.add_argument("--batch", type=int, default=None, help="images of each of two domains")
     parser.add_argument("--workers", type=int, default=None, help="loading processes")
     options = parser.parse_args()
-    defaults = {"trunk": "resnet50", "crop": 768, "batch": 4, "workers": 16}
+    defaults = {"backbone": "resnet50", "crop": 768, "batch": 4, "workers": 16}
     if options.tiny:
-        defaults = {"trunk": "resnet10", "crop": 64, "batch": 2, "workers": 1}
+        defaults = {"backbone": "resnet10", "crop": 64, "batch": 2, "workers": 1}
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -33,7 +33,7 @@ from step import (
 from torch.profiler import ProfilerActivity, profile
 
 from pinmem_core.config import ComputeConfig
-from pinmem_core.model.head import resize_by_products
+from pinmem_core.models.decoders.base import resize_by_products
 
 _FAST = {"precision": "bf16", "channels_last": True}
 VARIANTS = {

@@ -17,7 +17,7 @@ from pinmem_core.images import write_png
 from pinmem_core.loading import Domain, DomainLoader
 from pinmem_core.loading.augmentation import Appearance, appear
 from pinmem_core.preparation import Sample
-from pinmem_core.scenes import draw_scene
+from pinmem_core.synthetic import draw_scene
 
 SIZE = (2048, 1024)
 

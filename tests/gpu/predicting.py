@@ -17,7 +17,7 @@ from pinmem_core.inference.protocol import Protocol, windows
 from pinmem_core.inference.protocols import get_protocol
 from pinmem_core.labels import CLASSES
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 
 K = len(CLASSES)
 SPEED_GOAL = 8.0
@@ -28,7 +28,7 @@ PUBLISHED = {"with memory": 11.64, "without memory": 7.82}
 def network(options: Namespace, *, memory: bool = True) -> Segmenter:
     """Return the paper's network with random weights."""
     torch.manual_seed(0)
-    config = ModelConfig(trunk="resnet10" if options.tiny else "resnet50")
+    config = ModelConfig(backbone="resnet10" if options.tiny else "resnet50")
     if not memory:
         config = config.model_copy(update={"memory": None})
     return Segmenter(config).to(options.device).eval()

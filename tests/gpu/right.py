@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pinmem_core.config import ModelConfig, TrainConfig, nested, validate
+from pinmem_core.distributed import sum_over_ranks
 from pinmem_core.errors import PinMemError
 from pinmem_core.inference import PROTOCOLS, Predictor, load
-from pinmem_core.learning.iteration import Iteration
-from pinmem_core.learning.losses import training_losses
-from pinmem_core.learning.sync_norm import PortableSyncBatchNorm
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
-from pinmem_core.model.memory import CategoricalMemory
-from pinmem_core.ranks import sum_over_ranks
-from pinmem_core.scenes import draw_scene
+from pinmem_core.methods.losses import training_losses
+from pinmem_core.models import Segmenter
+from pinmem_core.models.memory import CategoricalMemory
+from pinmem_core.models.norm import PortableSyncBatchNorm
+from pinmem_core.synthetic import draw_scene
+from pinmem_core.training.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def small_run(options: Namespace, **settings: object) -> TrainConfig:
         "sources": ["demo:arcade", "demo:toytown"],
         "batch": 2,
         "iterations": 1000,
-        "model.trunk": "resnet10" if options.tiny else "resnet18",
+        "model.backbone": "resnet10" if options.tiny else "resnet18",
         "model.feature_dim": 32,
         "model.memory.read": "softmax",
         "augmentation.crop": 64 if options.tiny else 128,
@@ -131,7 +131,10 @@ def network(row: Row, options: Namespace) -> None:
     run = small_run(options)
     config = run.model
     if not options.tiny:
-        values = {"trunk": "resnet50", "memory": {"read": "softmax"}}  # Gumbel noise is a device's
+        values = {
+            "backbone": "resnet50",
+            "memory": {"read": "softmax"},
+        }  # Gumbel noise is a device's
         config = ModelConfig.model_validate(values)
     found = {}
     for device in (CPU, options.device):
@@ -155,7 +158,7 @@ def iterations(row: Row, options: Namespace) -> None:
             model = model.model_copy(update={"memory": None})
         found = {}
         for device in (CPU, options.device):
-            step = Iteration(config, new_segmenter(model).double(), device)
+            step = TrainStep(config, new_segmenter(model).double(), device)
             losses = {}
             for number in range(3):
                 result = step.step(number, new_batch(config, number, torch.float64).to(device))
@@ -193,7 +196,7 @@ def reference(row: Row, options: Namespace) -> None:
 def no_synchronisation(row: Row, options: Namespace) -> None:
     """The host queues whole iterations without waiting for the device."""
     config = small_run(options, compute__precision="bf16", compute__channels_last=True)
-    step = Iteration(config, new_segmenter(config.model, dropout=True), options.device)
+    step = TrainStep(config, new_segmenter(config.model, dropout=True), options.device)
     batches = [new_batch(config, number).to(options.device) for number in range(6)]
     for number in range(3):
         step.step(number, batches[number])
@@ -219,7 +222,7 @@ def no_synchronisation(row: Row, options: Namespace) -> None:
 def non_finite(row: Row, options: Namespace) -> None:
     """A loss that is not finite is found at the next check, with its samples named."""
     config = small_run(options)
-    step = Iteration(config, new_segmenter(config.model), options.device)
+    step = TrainStep(config, new_segmenter(config.model), options.device)
     message = ""
     try:
         for number in range(5):
@@ -247,7 +250,7 @@ def graph(row: Row, options: Namespace) -> None:
         )
         segmenter = new_segmenter(config.model, dropout=True)
         start = {k: v.clone() for k, v in segmenter.state_dict().items()}
-        step = Iteration(config, segmenter, options.device)
+        step = TrainStep(config, segmenter, options.device)
         losses = {}
         for number in range(8):
             result = step.step(number, new_batch(config, number).to(options.device))
@@ -366,7 +369,7 @@ def _interrupted(
         "iterations": 40 if options.tiny else 60,
         "optim.lr": 0.001,
         "log_every": 4,
-        "model.trunk": "resnet10",
+        "model.backbone": "resnet10",
         "augmentation.crop": 64,
         "evaluation.max_images": 2,
         "checkpoint.every": 10_000,

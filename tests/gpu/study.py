@@ -46,7 +46,7 @@ TINY = {
     "workers": 0,
     "log_every": 1,
     "augmentation.crop": 32,
-    "model.trunk": "resnet10",
+    "model.backbone": "resnet10",
     "model.feature_dim": 16,
     "model.memory.init_batches": 1,
     "compute.precision": "float32",
@@ -233,7 +233,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, help="how many of the study's seeds")
     add("--variants", help="some of the study's, by comma")
     add("--camvid", type=Path, help="CamVid as it was downloaded; is prepared in the folder")
-    add("--init-weights", help="weights of the trunk: a file; by default random ones")
+    add("--init-weights", help="weights of the backbone: a file; by default random ones")
     add("--device", default="cuda", help="cuda, cuda:N or cpu")
     add("--tiny", action="store_true", help="drawn frames and few iterations: to see that it runs")
     options = parser.parse_args(arguments)

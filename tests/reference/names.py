@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pinmem_core.config import MemoryConfig, ModelConfig
-from pinmem_core.model import Segmenter
-from pinmem_core.publishing.official_names import MEMORY as M_ITEMS
-from pinmem_core.publishing.official_names import official_name
+from pinmem_core.export.official_names import MEMORY as M_ITEMS
+from pinmem_core.export.official_names import official_name
+from pinmem_core.models import Segmenter
 
 from .weight_rule import value
 
@@ -61,10 +61,10 @@ def model_config(
     architecture: str, stride: int, *, memory: bool, momentum: float = 0.8
 ) -> ModelConfig:
     """Return the configuration of the original's `architecture`, read by softmax."""
-    trunk, head = _ARCHITECTURES[architecture]
+    backbone, head = _ARCHITECTURES[architecture]
     return ModelConfig(
-        trunk=trunk,
-        head=head,
+        backbone=backbone,
+        decoder=head,
         output_stride=stride,
         memory=MemoryConfig(read="softmax", momentum=momentum) if memory else None,
     )

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.labels import CLASSES
-from pinmem_core.model import Segmenter
-from pinmem_core.model.soft_masks import soft_masks
-from pinmem_core.model.trunk import TrunkFeatures
+from pinmem_core.models import Segmenter
+from pinmem_core.models.backbones.base import BackboneFeatures
+from pinmem_core.models.soft_masks import soft_masks
 
 from .fixtures import DEVICE
 from .names import rule_state
@@ -44,15 +44,15 @@ def rule_segmenter(config: ModelConfig, seed: int, dtype: torch.dtype) -> Segmen
 
 
 _OUTPUTS = {
-    "trunk.maxpool": "layer0",
-    "trunk.layer1": "layer1",
-    "trunk.layer2": "layer2",
-    "trunk.layer3": "layer3",
-    "trunk.layer4": "layer4",
-    "head.projection": "bot_aspp",
-    "head.fine": "bot_fine",
-    "head.fusion": "final1",
-    "head.classifier": "final2",
+    "backbone.maxpool": "layer0",
+    "backbone.layer1": "layer1",
+    "backbone.layer2": "layer2",
+    "backbone.layer3": "layer3",
+    "backbone.layer4": "layer4",
+    "decoder.projection": "bot_aspp",
+    "decoder.fine": "bot_fine",
+    "decoder.fusion": "final1",
+    "decoder.classifier": "final2",
     "auxiliary": "dsn",
 }
 
@@ -61,21 +61,21 @@ _OUTPUTS = {
 def features(segmenter: Segmenter) -> Iterator[dict[str, Tensor]]:
     """Collect what a forward computes, by the original's names of layers; F is "inter_feature"."""
     seen: dict[str, Tensor] = {}
-    head = segmenter.head
+    head = segmenter.decoder
 
     def keep(layer: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen[layer] = output.detach()
         if layer == "bot_aspp":
             seen["aspp"] = inputs[0].detach()
 
-    def project(trunk: TrunkFeatures) -> Tensor:
-        seen["inter_feature"] = type(head).project(head, trunk)
+    def project(backbone: BackboneFeatures) -> Tensor:
+        seen["inter_feature"] = type(head).project(head, backbone)
         seen.setdefault("aspp", seen["inter_feature"])  # a head without projection
         return seen["inter_feature"]
 
-    def decode(refined: Tensor, trunk: TrunkFeatures) -> Tensor:
+    def decode(refined: Tensor, backbone: BackboneFeatures) -> Tensor:
         seen["memory"] = refined.detach()
-        return type(head).decode(head, refined, trunk)
+        return type(head).decode(head, refined, backbone)
 
     with ExitStack() as stack:
         for path, module in segmenter.named_modules():

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from pinmem_core.model import Segmenter
+from pinmem_core.models import Segmenter
 
 from .fixtures import ABSENT, FOLDER, KINDS, manifest
 from .names import M_ITEMS, model_config, official_parameters, official_tensors

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
-from pinmem_core.learning.losses import classification_loss, divergence_loss
-from pinmem_core.learning.method import Method, StepResult
-from pinmem_core.learning.methods import methods
-from pinmem_core.learning.schedule import inner_learning_rate, learning_rate
 from pinmem_core.loading import Batch
-from pinmem_core.model import Segmenter
+from pinmem_core.methods import methods
+from pinmem_core.methods.base import Method, StepResult
+from pinmem_core.methods.losses import classification_loss, divergence_loss
+from pinmem_core.models import Segmenter
+from pinmem_core.training.optim import inner_learning_rate, learning_rate
 
 from .figures import Computed, under
 from .fixtures import Fixture, every_file

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pinmem_core.learning.losses import classification_loss, divergence_loss, read_loss
-from pinmem_core.model import memory as memory_module
-from pinmem_core.model.memory import CategoricalMemory, class_prototypes, gumbel_noise
+from pinmem_core.methods.losses import classification_loss, divergence_loss, read_loss
+from pinmem_core.models import memory as memory_module
+from pinmem_core.models.memory import CategoricalMemory, class_prototypes, gumbel_noise
 
 from .figures import under
 from .fixtures import DEVICE, Fixture, every_file

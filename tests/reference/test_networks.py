@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pinmem_core.config import LossConfig, ModelConfig
-from pinmem_core.learning.losses import cross_entropy, read_loss, training_losses
-from pinmem_core.model import Segmenter
-from pinmem_core.model.head import resize
-from pinmem_core.model.memory import class_prototypes
+from pinmem_core.methods.losses import cross_entropy, read_loss, training_losses
+from pinmem_core.models import Segmenter
+from pinmem_core.models.decoders.base import resize
+from pinmem_core.models.memory import class_prototypes
 
 from .figures import Computed, under
 from .fixtures import Fixture, every_file

@@ -20,15 +20,15 @@ _SLOW = (
     "pinmem_cli.app",
     "pinmem_core.evaluation",
     "pinmem_core.inference",
-    "pinmem_core.learning",
+    "pinmem_core.training",
     "pinmem_core.inference.files",
-    "pinmem_core.learning.methods.pinmem",
+    "pinmem_core.methods.pinmem",
     "pinmem_core.preparation",
     "pinmem_core.preparation.encodings.pictures",
     "pinmem_core.preparation.pack",
     "pinmem_core.preparation.verify",
-    "pinmem_core.publishing.exporting",
-    "pinmem_core.publishing.files",
+    "pinmem_core.export.exporting",
+    "pinmem_core.export.files",
     "rich.live",
     "rich.progress",
     "torchvision.models",
@@ -46,7 +46,7 @@ def warm_up() -> None:
     import conftest
     import PIL.Image
 
-    conftest.pytest_configure()  # one thread, and the tiny trunk
+    conftest.pytest_configure()  # one thread, and the tiny backbone
     PIL.Image.init()
 
 

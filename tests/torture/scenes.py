@@ -17,7 +17,7 @@ _SETTINGS = {
     "batch": 2,
     "device": "cpu",
     "log_every": 1,
-    "model.trunk": "tiny",
+    "model.backbone": "tiny",
     "model.feature_dim": 16,
     "model.memory.init_batches": 2,
     "augmentation.crop": 64,
@@ -217,8 +217,8 @@ def _state_of_run(place: Place) -> Callable[[], object]:
 
     def work() -> None:
         from pinmem_core.files import restore_folder
-        from pinmem_core.learning.snapshots import newest_snapshot
-        from pinmem_core.model import load_checkpoint
+        from pinmem_core.models import load_checkpoint
+        from pinmem_core.training.snapshots import newest_snapshot
 
         damaged: list[str] = []
         run = place.root / "run"
@@ -287,7 +287,7 @@ def make_model(place: Place) -> None:
         import torch
         from conftest import small_config
 
-        from pinmem_core.model import Segmenter, save_checkpoint
+        from pinmem_core.models import Segmenter, save_checkpoint
 
         torch.manual_seed(0)
         save_checkpoint(Segmenter(small_config().model), place.root / "model", {})

@@ -1,0 +1,1 @@
+"""Exporting and sharing models: the Hub, other runtimes, and the original's checkpoints."""

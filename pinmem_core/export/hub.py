@@ -1,0 +1,179 @@
+"""Plan the upload of a checkpoint to the Hugging Face Hub, and upload it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from pinmem_core.datasets import shipped_cards
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.evaluation.compare import LARGEST_REPORT
+from pinmem_core.evaluation.report import DATA, PAGE
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.export.evidence import Evidence, evidence_of
+from pinmem_core.models import load_checkpoint
+from pinmem_core.models.card import CARD, is_ours, model_card, tells_scores
+from pinmem_core.models.checkpoint import CONFIG, WEIGHTS
+from pinmem_core.models.found import checkpoint_of
+from pinmem_core.models.hub import HubName, asking_hub
+from pinmem_core.version import __version__
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Plan of an upload.
+
+    Attributes:
+        name: Repository `user/name` and branch; None for the main branch.
+        private: Whether a new repository is private and an existing one must be private.
+        files: Contents, or the files that hold them, by path in the repository.
+    """
+
+    name: HubName
+    private: bool
+    files: Mapping[str, Path | bytes]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """File sizes in bytes, by path in the repository."""
+        return {
+            path: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for path, content in self.files.items()
+        }
+
+    @property
+    def card(self) -> str:
+        """Text of the model card."""
+        content = self.files[CARD]
+        return content.decode() if isinstance(content, bytes) else content.read_text("utf-8")
+
+
+def plan_upload(
+    model: str,
+    repo: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    on_event: Listener = ignore,
+) -> Upload:
+    """Return the files that an upload to the Hub would send, without sending anything.
+
+    The upload consists of the checkpoint, which is loaded to check it; the model card with the
+    scores of the newest report on these weights, or of the run; and that report. A card that a
+    person has written is sent unchanged. The report's HTML page is sent only if all its images are
+    synthetic.
+
+    Args:
+        model: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
+        repo: Repository, `user/name`.
+        revision: Branch; None for the main branch.
+        private: Whether only the owner may see the repository.
+        on_event: Callback for notices about files that are left out.
+
+    Raises:
+        ConfigError: `repo` is no valid repository name, or `revision` is no valid branch name.
+        DataError: The model does not exist or is damaged.
+    """
+    name = _named(repo, revision)
+    checkpoint = checkpoint_of(model, on_event=on_event)
+    _, config = load_checkpoint(checkpoint)
+    evidence = evidence_of(checkpoint)
+    files: dict[str, Path | bytes] = {f: checkpoint / f for f in (WEIGHTS, CONFIG)}
+    files[CARD] = _card(checkpoint / CARD, config, evidence, name)
+    if evidence and evidence.report:
+        files |= _report(evidence, evidence.report, name, on_event)
+    return Upload(name, private, files)
+
+
+def upload(plan: Upload) -> str:
+    """Upload a model to the Hub in one commit; return the URL of the commit.
+
+    Args:
+        plan: Plan of the upload. A missing repository or branch is created.
+
+    Raises:
+        ConfigError: The plan is private, but the repository exists and is public.
+        DataError: The Hub rejects the metadata of the model card.
+        MachineError: The Hub cannot be reached, or refuses the upload.
+    """
+    name, api = plan.name, HfApi(library_name="pinmem", library_version=__version__)
+    additions = [CommitOperationAdd(path, content) for path, content in plan.files.items()]
+    with asking_hub(name, f"push to {name}"):
+        api.create_repo(name.repo, private=plan.private or None, exist_ok=True)
+        if plan.private and not api.model_info(name.repo).private:
+            raise ConfigError(
+                f"{name.repo} exists and is public; nothing was sent.",
+                "Make it private in its settings, choose another name, or leave out --private.",
+            )
+        if name.revision:
+            api.create_branch(name.repo, branch=name.revision, exist_ok=True)
+        try:
+            commit = api.create_commit(
+                name.repo,
+                additions,
+                commit_message=f"Checkpoint from pinmem {__version__}",
+                revision=name.revision,
+            )
+        except ValueError as error:
+            if not str(error).startswith("Invalid metadata"):
+                raise
+            raise DataError(
+                f"the Hub rejects the metadata of the {CARD}; nothing was sent.",
+                "Correct the YAML between its two lines '---'.",
+            ) from None
+    return str(commit.commit_url)
+
+
+def _named(repo: str, revision: str | None) -> HubName:
+    name = HubName.parse(repo)
+    if name is None:
+        raise ConfigError(f"'{repo}' is no valid model name on the Hub.", "Use 'user/name'.")
+    if revision and name.revision:
+        raise ConfigError(
+            f"'{repo}' names a branch, and --revision another.", "Leave one of them out."
+        )
+    full = HubName.parse(f"{name.repo}@{revision}") if revision else name
+    if full is None:
+        raise ConfigError(f"'{revision}' is no valid branch name.", "Use letters and digits.")
+    return full
+
+
+def _card(
+    old: Path, config: Mapping[str, Any], evidence: Evidence | None, name: HubName
+) -> Path | bytes:
+    """Return a new model card, or the old one if it is written by hand or has the only scores."""
+    if not is_ours(old) or (evidence is None and tells_scores(old)):
+        return old
+    return model_card(config, evidence.figures if evidence else None, name.repo).encode()
+
+
+def _report(
+    evidence: Evidence, report: Path, name: HubName, on_event: Listener
+) -> dict[str, bytes]:
+    """Return the report's files, without where the checkpoint lay on this machine."""
+    place = read_json_object(report, LARGEST_REPORT)["checkpoint"]["path"]
+    files = {DATA: _replaced(report, json.dumps(place), json.dumps(name.repo))}
+    page = report.with_name(PAGE)
+    if not page.exists():
+        return files
+    if _are_synthetic(domain.name for domain in evidence.figures.domains):
+        files[PAGE] = _replaced(page, escape(place), escape(name.repo))
+    else:
+        on_event(Notice(f"{PAGE} is left out; the terms of its images may forbid sharing them"))
+    return files
+
+
+def _replaced(path: Path, old: str, new: str) -> bytes:
+    return path.read_text(encoding="utf-8").replace(old, new).encode()
+
+
+def _are_synthetic(domains: Iterable[str]) -> bool:
+    """Return whether the images of all these domains are pinmem's synthetic scenes."""
+    known = shipped_cards()
+    datasets = {name.partition("@")[0].partition(":")[0] for name in domains}
+    return all(name in known and known[name].draw for name in datasets)

@@ -1,0 +1,149 @@
+"""Convert checkpoints of the original implementation and of its family to segmenters.
+
+Names and shapes of tensors do not determine the output stride and how the memory was read and
+written. These settings are assumed to be the original's, and are reported.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.errors import CheckpointError
+from pinmem_core.export.official_names import MEMORY, official_name
+from pinmem_core.export.official_networks import FAMILY, recognised
+from pinmem_core.labels import CLASSES
+from pinmem_core.models import Segmenter
+from pinmem_core.models.decoders.base import AuxiliaryHead
+from pinmem_core.models.misfit import misfit
+from pinmem_core.models.torch_file import is_state_dict, is_weight, read_torch_file
+
+_LOSSES = "criterion"
+"""Prefix of the losses' buffers, which inference does not need."""
+
+
+def convert_official(
+    path: Path, *, allow_missing_memory: bool = False
+) -> tuple[Segmenter, dict[str, Any]]:
+    """Convert a `.pth` file to a segmenter.
+
+    The file may come from the original, with or without memory, or from its family (RobustNet's
+    baseline, plain DeepLabV3+). It may be a training state or a bare state dict, in any
+    floating-point type. No code in the file is executed.
+
+    Args:
+        path: Path of the file.
+        allow_missing_memory: Whether to accept a network with memory whose memory is not in the
+            file. Its slots become zero, which the method uses for "nothing written yet". Zeros are
+            deterministic, unlike random slots, and closer to the training inputs of the decoder
+            than the feature without the memory.
+
+    Returns:
+        Segmenter in evaluation mode on the CPU, and a dict for `save_checkpoint`. Its `converted`
+        holds the `file`, its `sha256`, the `method` and the `assumed` settings.
+
+    Raises:
+        CheckpointError: The file holds no network of this family, or the network is damaged or
+            lacks its memory.
+        DataError: The file cannot be read, or contains code.
+    """
+    given = _tensors(path, read_torch_file(path))
+    config = recognised(given)
+    if config is None:
+        names = _listed(given)
+        raise CheckpointError(f"{path} holds no network that pinmem knows, but {names}.", FAMILY)
+    with torch.device("meta"):
+        segmenter = Segmenter(config)
+    assumed = _assumptions(config)
+    if config.memory and MEMORY not in given:
+        _require_permission(path, allow_missing_memory)
+        given[MEMORY] = torch.zeros(config.num_classes, config.feature_dim)
+        assumed.append("an empty memory (zeros)")
+    if not any(name.startswith("dsn.") for name in given):
+        given |= _fresh_auxiliary(segmenter)
+        assumed.append("a random auxiliary head (only training uses it)")
+    _fill(path, segmenter, given)
+    return segmenter.eval(), _about(path, config, assumed)
+
+
+def _tensors(path: Path, content: object) -> dict[str, Tensor]:
+    """Return the network's tensors, including the memory, by the original's names."""
+    entries = content if isinstance(content, Mapping) else {type(content).__name__: content}
+    state = entries.get("state_dict", entries)
+    if not is_state_dict(state):
+        raise CheckpointError(
+            f"{path} holds no state dict, but {_listed(entries)}.",
+            "Give the file that training wrote, or a state dict saved with torch.save.",
+        )
+    wrapped = all(name.startswith("module.") for name in state)  # by DataParallel
+    tensors = {name.removeprefix("module.") if wrapped else name: t for name, t in state.items()}
+    if is_weight(memory := entries.get("memory")):
+        tensors[MEMORY] = memory
+    return {name: t for name, t in tensors.items() if not name.startswith(_LOSSES)}
+
+
+def _listed(entries: Mapping[Any, object]) -> str:
+    names = [repr(name)[:60] for name in islice(entries, 5)]
+    return ", ".join([*names, "..."] if len(entries) > len(names) else names) or "nothing"
+
+
+def _assumptions(config: ModelConfig) -> list[str]:
+    assumed = [f"method {_method(config)}", f"output stride {config.output_stride}"]
+    if config.backbone == "resnet101":
+        assumed.append("strides in the 3x3 convolutions, as torchvision has them")
+    if config.num_classes != len(CLASSES):
+        assumed.append(f"its {config.num_classes} classes, the first of Cityscapes' {len(CLASSES)}")
+    if memory := config.memory:
+        assumed.append(f"a memory read by {memory.read}, written with momentum {memory.momentum:g}")
+    return assumed
+
+
+def _method(config: ModelConfig) -> str:
+    return "pinmem" if config.memory else "aggregate"
+
+
+def _require_permission(path: Path, allowed: bool) -> None:
+    if not allowed:
+        raise CheckpointError(
+            f"{path} holds a network with memory, but not the memory itself (entry 'memory'): "
+            "it would read from noise.",
+            "Convert the whole file that training wrote, not its state dict alone; or take an "
+            "empty memory with --allow-missing-memory.",
+        )
+
+
+def _fresh_auxiliary(segmenter: Segmenter) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = AuxiliaryHead(segmenter.backbone.aux_channels, segmenter.config.num_classes)
+    return {official_name(f"auxiliary.{name}"): t for name, t in head.state_dict().items()}
+
+
+def _fill(path: Path, segmenter: Segmenter, given: dict[str, Tensor]) -> None:
+    """Load copies of the tensors into the segmenter; names and shapes must match exactly."""
+    ours = {official_name(name): name for name in segmenter.state_dict()}
+    wanted = dict(zip(ours, segmenter.state_dict().values(), strict=True))
+    given = _counters(wanted) | given
+    if problem := misfit(given, wanted):
+        network = f"{segmenter.config.decoder} on {segmenter.config.backbone}"
+        raise CheckpointError(f"{path} is no {network}: {problem}.", FAMILY)
+    copies = {ours[n]: given[n].detach().to(t.dtype, copy=True) for n, t in wanted.items()}
+    segmenter.load_state_dict(copies, assign=True)
+
+
+def _counters(wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return zero `num_batches_tracked` buffers, which files of early torch versions lack."""
+    names = (name for name in wanted if name.endswith("num_batches_tracked"))
+    return {name: torch.tensor(0) for name in names}
+
+
+def _about(path: Path, config: ModelConfig, assumed: list[str]) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    about = {"file": path.name, "sha256": digest, "method": _method(config), "assumed": assumed}
+    return {"converted": about}

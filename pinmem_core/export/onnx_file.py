@@ -1,0 +1,171 @@
+"""Write and run ONNX files."""
+
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.export import ExportedProgram
+
+from pinmem_core.errors import ConfigError, MachineError, PinMemError
+from pinmem_core.export.compared import Pixels, Scores
+from pinmem_core.export.graph import first_line
+from pinmem_core.export.signature import INPUT, Signature
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+"""Default ONNX opset version: the oldest that torch writes, which most runtimes support."""
+PREFIX = "pinmem."
+"""Prefix of pinmem's keys in a file's `metadata_props`."""
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def require_onnx() -> None:
+    """Raise MachineError if a library for writing and running ONNX files is missing.
+
+    Raises:
+        MachineError: A library is not installed.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise MachineError(
+            f"ONNX files need {missing[0]}, which is missing.", "pip install 'pinmem[export]'"
+        )
+
+
+def check_opset(opset: int) -> None:
+    """Raise ConfigError if an opset version is not supported.
+
+    Raises:
+        ConfigError: The opset is too old or too new.
+    """
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not OPSET <= opset <= newest:
+        raise ConfigError(
+            f"ONNX files of opset {opset} cannot be written.",
+            f"Choose one from {OPSET} to {newest}; the default is {OPSET}.",
+        )
+
+
+def write_onnx(
+    program: ExportedProgram,
+    signature: Signature,
+    facts: Mapping[str, str],
+    path: Path,
+    opset: int,
+) -> None:
+    """Write a program as an ONNX file, with its metadata in `metadata_props`.
+
+    Args:
+        program: Program returned by `trace`.
+        signature: Signature that the program was traced with.
+        facts: Metadata for users of the file.
+        path: Path of the file.
+        opset: Opset version accepted by `check_opset`.
+
+    Raises:
+        ConfigError: The program cannot be expressed in that opset.
+        PinMemError: The resulting model is not valid ONNX.
+    """
+    model = _converted(program, signature, opset)
+    for value in (*model.graph.input, *model.graph.output):
+        _name_axes(value, signature)
+    save_onnx(model, facts, path)
+
+
+def save_onnx(model: "onnx.ModelProto", facts: Mapping[str, str], path: Path) -> None:
+    """Check an ONNX model and write it with its metadata.
+
+    Raises:
+        PinMemError: The model is not valid.
+    """
+    import onnx
+
+    onnx.helper.set_model_props(model, {f"{PREFIX}{key}": fact for key, fact in facts.items()})
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise PinMemError(f"the ONNX file would be invalid: {first_line(error)}") from error
+    onnx.save(model, path)
+
+
+def _converted(program: ExportedProgram, signature: Signature, opset: int) -> "onnx.ModelProto":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[signature.output],
+            opset_version=opset,
+            verbose=False,
+        )
+    assert exported is not None
+    model: onnx.ModelProto = exported.model_proto
+    versions = {known.domain: known.version for known in model.opset_import}
+    if versions[""] != opset:  # torch only warns
+        raise ConfigError(
+            f"this network cannot be written in ONNX opset {opset}.", f"The default is {OPSET}."
+        )
+    return model
+
+
+def _name_axes(value: "onnx.ValueInfoProto", signature: Signature) -> None:
+    """Name the dynamic axes of an input or output."""
+    names = signature.input_axes if value.name == INPUT else signature.output_axes
+    for name, axis in zip(names, value.type.tensor_type.shape.dim, strict=True):
+        if axis.dim_param:
+            axis.dim_param = name
+
+
+class OnnxRunner:
+    """Run an ONNX file of pinmem with onnxruntime on the CPU.
+
+    Args:
+        model: Path or content of the file.
+
+    Attributes:
+        signature: Signature of the file.
+        facts: Metadata of the file.
+
+    Raises:
+        PinMemError: The installed onnxruntime cannot run the file.
+    """
+
+    def __init__(self, model: Path | bytes) -> None:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 3  # errors only
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            version = onnxruntime.__version__
+            raise PinMemError(
+                f"onnxruntime {version} cannot run the ONNX file: {first_line(error)}"
+            ) from error
+        self.signature = self._read_signature()
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.facts = {key.removeprefix(PREFIX): fact for key, fact in metadata.items()}
+
+    def _read_signature(self) -> Signature:
+        taken, given = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        preprocess = taken.type == "tensor(uint8)"
+        height, width = taken.shape[1:3] if preprocess else taken.shape[2:]
+        size = (height, width) if isinstance(height, int) else None
+        return Signature(size, preprocess, argmax=given.type == "tensor(uint8)")
+
+    def __call__(self, pixels: Pixels) -> Scores:
+        """Return the output of the file for RGB images (N, H, W, 3)."""
+        fed = self.signature.feed(torch.from_numpy(pixels)).numpy()
+        result: Scores = self._session.run(None, {INPUT: fed})[0]
+        return result

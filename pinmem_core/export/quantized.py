@@ -1,0 +1,201 @@
+"""Quantize ONNX files to int8.
+
+Quantization is static: calibration images set the ranges of all activations. Dynamic quantization
+is slower than float32 and less accurate (docs/export.md).
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.export.compared import Pixels
+from pinmem_core.export.onnx_file import OnnxRunner, require_onnx, save_onnx
+from pinmem_core.export.signature import INPUT, Signature
+from pinmem_core.export.verified import ExportReport, verify
+from pinmem_core.files import whole_file
+from pinmem_core.synthetic import DOMAINS, draw_scene
+
+if TYPE_CHECKING:
+    import onnx
+
+_IN_INTEGERS = ("Conv", "Add", "Relu", "Clip", "Concat", "MaxPool")
+"""Quantized operators. The others (memory read, resizing, preprocessing) are cheap in float."""
+_FIRST_IN_FLOAT = 6
+"""Number of leading convolutions kept in float in networks with depthwise convolutions. There,
+channels differ so much in magnitude that they should not share a scale."""
+_SCENES_PER_DOMAIN = 2
+_EACH_HELD_OUT = 4
+"""Every fourth image is held out of calibration and used for the comparison."""
+
+
+def quantize(
+    onnx_path: Path,
+    path: Path,
+    images: Iterable[Pixels] | None = None,
+    *,
+    on_event: Listener = ignore,
+) -> ExportReport:
+    """Write an int8 version of an ONNX file, with the same inputs and outputs.
+
+    The file is written only after it agrees with the float file. They are compared on every fourth
+    image, which is held out of calibration (on all images if there are fewer than four), or on
+    synthetic scenes if `images` is None. The comparison is written to a JSON file next to it.
+
+    Args:
+        onnx_path: Float32 file written by `export_model`.
+        path: Output file; an existing file is replaced.
+        images: RGB calibration images, (H, W, 3), of any sizes; None for synthetic scenes.
+        on_event: Callback for progress events.
+
+    Raises:
+        ConfigError: The file at `onnx_path` is not float32.
+        DataError: The file at `onnx_path` is missing or no ONNX file of pinmem, or `images` is
+            empty.
+        MachineError: A library is missing, or the folder is not writable.
+        PinMemError: The int8 file differs too much; no file is written.
+    """
+    require_onnx()
+    import onnx
+
+    plain = _open(onnx_path)
+    held_out: list[Pixels] = []
+    if images is not None:
+        images = list(images)
+        held_out = images[_EACH_HELD_OUT - 1 :: _EACH_HELD_OUT]
+    if held_out:
+        rest = [i for n, i in enumerate(images or (), start=1) if n % _EACH_HELD_OUT]
+    else:
+        rest = held_out = list(images or ())
+    shown = _synthetic() if images is None else rest
+    feed = _Feed(shown, plain.signature, path.name, on_event)
+    with whole_file(path) as partial:
+        model = _in_integers(onnx_path, feed)
+        calibration = f"{feed.count} {'synthetic scenes' if images is None else 'images'}"
+        facts = {**plain.facts, "precision": "int8", "calibration": calibration}
+        save_onnx(model, facts, partial)
+        network = OnnxRunner(_giving_logits(onnx.load(onnx_path)))
+        run = OnnxRunner(partial)
+        size = plain.signature.size
+        return verify(
+            partial,
+            path,
+            run,
+            network,
+            size=size,
+            facts=facts,
+            on_event=on_event,
+            images=[_of_size(image, plain.signature) for image in held_out],
+        )
+
+
+def _open(path: Path) -> OnnxRunner:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist.")
+    runner = OnnxRunner(path)
+    precision = runner.facts.get("precision")
+    if precision is None:
+        raise DataError(f"{path} is no ONNX file of pinmem.", "Export a run with '--to onnx'.")
+    if precision != "float32":
+        raise ConfigError(
+            f"{path} is {precision}; only float32 files can be quantized.",
+            "Export it without half precision.",
+        )
+    return runner
+
+
+def _synthetic() -> Iterable[Pixels]:
+    numbers = range(100, 100 + _SCENES_PER_DOMAIN)  # scenes that the comparison does not use
+    return (draw_scene(domain, number).image for domain in DOMAINS for number in numbers)
+
+
+class _Feed:
+    """Calibration data reader for onnxruntime.
+
+    Attributes:
+        count: Number of images read.
+    """
+
+    def __init__(
+        self, images: Iterable[Pixels], signature: Signature, name: str, on_event: Listener
+    ) -> None:
+        self.count = 0
+        self._images = iter(images)
+        self._signature = signature
+        self._report = lambda: on_event(Progress(f"calibrating {name}", self.count, 0))
+
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+        """Return the input for the next image, or None after the last."""
+        image = next(self._images, None)
+        if image is None:
+            if self.count == 0:
+                raise DataError("there are no images to calibrate with.", "Give at least one.")
+            return None
+        self.count += 1
+        self._report()
+        pixels = torch.from_numpy(_of_size(image, self._signature)[None])
+        return {INPUT: self._signature.feed(pixels).numpy()}
+
+
+def _of_size(image: Pixels, signature: Signature) -> Pixels:
+    """Return a writable copy of an image in the input size of a file."""
+    if signature.size:
+        return np.array(Image.fromarray(image).resize(signature.size[::-1]))
+    return np.array(image)
+
+
+def _in_integers(onnx_path: Path, feed: _Feed) -> "onnx.ModelProto":
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, integer = Path(folder, "plain.onnx"), Path(folder, "integer.onnx")
+        quant_pre_process(onnx_path, plain, skip_symbolic_shape=True)
+        quantize_static(
+            plain,
+            integer,
+            feed,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_in_integers_of(onnx.load(plain)),
+            nodes_to_exclude=_kept_in_float(onnx.load(plain)),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,  # fastest on x86 with int8 weights
+            weight_type=QuantType.QInt8,
+            reduce_range=True,  # 7-bit weights: 8-bit sums overflow on CPUs without VNNI
+        )
+        return onnx.load(integer)
+
+
+def _in_integers_of(model: "onnx.ModelProto") -> list[str]:
+    """Return the operators to quantize; Add stays in float if norms compute image statistics."""
+    means = sum(node.op_type == "ReduceMean" for node in model.graph.node)
+    norms_of_image = means > len([node for node in model.graph.node if node.op_type == "Conv"])
+    return [kind for kind in _IN_INTEGERS if not (norms_of_image and kind == "Add")]
+
+
+def _kept_in_float(model: "onnx.ModelProto") -> list[str]:
+    """Return the names of the convolutions that lose too much accuracy in int8."""
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    depthwise = any(a.name == "group" and a.i > 1 for c in convolutions for a in c.attribute)
+    return [node.name for node in convolutions[:_FIRST_IN_FLOAT]] if depthwise else []
+
+
+def _giving_logits(model: "onnx.ModelProto") -> bytes:
+    """Return a serialized model without its final argmax."""
+    import onnx
+
+    for node in model.graph.node:
+        if node.op_type == "ArgMax":
+            logits = onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None)
+            del model.graph.output[:]
+            model.graph.output.append(logits)
+            break
+    return model.SerializeToString()

@@ -1,0 +1,150 @@
+"""The loss terms of the paper (docs/method.md, section 3) and their weighted sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pinmem_core.config import LossConfig
+from pinmem_core.distributed import sum_over_ranks, world_size
+from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.methods.cross_entropy import divided_cross_entropy
+from pinmem_core.models import Segmenter
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one forward pass.
+
+    Attributes:
+        terms: Unweighted loss terms by name: "seg", "aux", and where they apply "read", "div" and
+            "cls".
+        total: Weighted sum of the terms.
+        written: Memory (K, D) after the write of the forward pass, with its graph; None without a
+            write.
+    """
+
+    terms: dict[str, Tensor]
+    total: Tensor
+    written: Tensor | None = None
+
+
+def mean_losses(parts: Sequence[Losses]) -> Losses:
+    """Return the mean losses of several equal parts of a batch, without `written`."""
+    terms = {
+        name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms
+    }
+    return Losses(terms, torch.stack([part.total for part in parts]).mean())
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy over labelled pixels; 0, not NaN, without labelled pixels.
+
+    Each process divides by the mean number of labelled pixels per process. So the mean of the
+    results of all processes is the mean over the pixels of all processes.
+
+    Args:
+        logits: Logits, (N, K, h, w); they are resized to the labels.
+        labels: Labels, (N, H, W), in 0..K-1; 255 is ignored.
+    """
+    labelled = sum_over_ranks((labels != IGNORE_INDEX).sum()).to(logits.dtype)
+    return divided_cross_entropy(logits, labels, labelled.clamp(min=1) / world_size())
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, balance: float) -> Tensor:
+    """Return the cross-entropy with a weight for each class that depends on its frequency.
+
+    Args:
+        logits: Logits, (N, K, h, w); they are resized to the labels.
+        labels: Labels, (N, H, W), in 0..K-1; 255 is ignored.
+        balance: Exponent in 0..1: a pixel of a class with n pixels in the batch of all processes
+            has the weight n^-balance.
+    """
+    if not balance:
+        return cross_entropy(logits, labels)
+    pixels = labels.flatten()
+    counts = labels.new_zeros(IGNORE_INDEX + 1).scatter_add_(0, pixels, torch.ones_like(pixels))
+    counts = sum_over_ranks(counts[: logits.shape[1]]).to(logits.dtype)
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0)
+    divisor = (weights * counts).sum().clamp(min=1e-12) / world_size()
+    return divided_cross_entropy(logits, labels, divisor, weights)
+
+
+def auxiliary_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy at the resolution of `logits` (N, K, h, w), with nearest labels."""
+    shrunk = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")
+    return cross_entropy(logits, shrunk[:, 0].long())
+
+
+def read_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return the cohesion loss: the feature of each position should match the slot of its class.
+
+    Args:
+        scores: Cosines of features and slots, (N, K, h, w).
+        labels: Labels, (N, H, W), in 0..K-1; 255 is ignored.
+        temperature: Divisor of the scores.
+    """
+    return cross_entropy(scores / temperature, labels)
+
+
+def divergence_loss(slots: Tensor) -> Tensor:
+    """Return the mean positive cosine between different slots (K, D) of unit length."""
+    cosines = (slots @ slots.T).clamp(min=0)
+    count = len(slots)
+    return (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))
+
+
+def classification_loss(class_logits: Tensor) -> Tensor:
+    """Return the cross-entropy of classifying slot k as class k; `class_logits` is (K, K)."""
+    return F.cross_entropy(
+        class_logits, torch.arange(len(class_logits), device=class_logits.device)
+    )
+
+
+def training_losses(
+    segmenter: Segmenter,
+    images: Tensor,
+    labels: Tensor,
+    weights: LossConfig,
+    *,
+    slots: Tensor | None = None,
+    write: bool = False,
+) -> Losses:
+    """Run one training forward pass: read, optionally write, and return the losses.
+
+    Args:
+        segmenter: Network in training mode.
+        images: Normalised images, (N, 3, H, W).
+        labels: Labels, (N, H, W), in 0..K-1; 255 is ignored.
+        weights: Weights of the terms other than the segmentation loss.
+        slots: Memory to read, (K, D); None for the segmenter's own.
+        write: Whether to write the batch into a copy of the segmenter's memory, and add the losses
+            of the result.
+    """
+    encoding = segmenter.encode(images)
+    # Runs before the decoder, so that its backward pass runs after the decoder's maps are freed.
+    auxiliary = segmenter.auxiliary_logits(encoding)
+    output = segmenter.segment(encoding, slots)
+    terms = {
+        "seg": balanced_cross_entropy(output.logits, labels, weights.balance),
+        "aux": auxiliary_loss(auxiliary, labels),
+    }
+    written = None
+    if output.scores is not None and segmenter.config.memory and segmenter.memory is not None:
+        terms["read"] = read_loss(output.scores, labels, segmenter.config.memory.temperature)
+        if write:
+            memory = segmenter.memory
+            written = memory.write(encoding.feature, labels, memory.slots)
+            terms["div"] = divergence_loss(written)
+            terms["cls"] = classification_loss(memory.classifier(written))
+    factors = {
+        "seg": 1.0,
+        "aux": weights.auxiliary,
+        "read": weights.read,
+        "div": weights.divergence,
+        "cls": weights.classification,
+    }
+    total = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+    return Losses(terms, total, written)

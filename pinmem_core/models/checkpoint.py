@@ -1,0 +1,328 @@
+"""The checkpoint format: a folder with `model.safetensors`, `config.json` and the card `README.md`.
+
+The folder is written under a temporary name and renamed, so a checkpoint is never incomplete.
+Loading is strict: a tensor that is missing, unknown, not finite or of another shape is an error.
+This includes the slots of the memory. `config.json` holds the SHA-256 of the weights file and of
+its own section `model`, so a flipped bit or an edited setting is also an error. Older checkpoints
+have no `sha256` and skip this check.
+
+Format version 2 renamed the backbone, the decoder and test-time batch norm. Version 1 is read
+through the mapping in `renamed`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.documents import json_text, read_json_object
+from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
+from pinmem_core.files import staged_folder, write_whole
+from pinmem_core.labels import CLASSES
+from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.models.card import CARD, is_ours, model_card
+from pinmem_core.models.figures import Figures
+from pinmem_core.models.misfit import misfit
+from pinmem_core.models.out_of_memory import memory_for, ran_out_of_memory
+from pinmem_core.models.segmenter import Segmenter
+from pinmem_core.renamed import current_settings, current_tensors
+from pinmem_core.version import __version__
+
+FORMAT_VERSION = 2
+_READABLE = (1, FORMAT_VERSION)
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+_LARGEST_CONFIG = 1 << 28
+"""Bytes of `config.json`, which records eight for each image that was trained on."""
+_PREPROCESSING = {
+    "channels": "RGB",
+    "range": [0, 1],
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
+}
+"""Preprocessing of an image: it is scaled to the range, then normalised."""
+_SECTIONS = {"training": ("sources", "targets"), "converted": ("assumed",)}
+"""Optional sections of `config.json` that other code reads, and their list fields."""
+_AGAIN = "Fetch or copy it again."
+_LATER = frozenset({"test_time_bn", "attention_temperature", "residual"})
+"""Settings of the network that the first checkpoints, which hold no digests, may lack."""
+_DIGESTS = "sha256"
+"""Section of `config.json` with the digests of the weights file and of the section `model`."""
+
+
+def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -> None:
+    """Write `segmenter` to `folder`, and replace an existing checkpoint.
+
+    Args:
+        segmenter: Network to write, including the slots of its memory.
+        folder: Folder of the checkpoint.
+        about: Further content of `config.json`, e.g. the training settings.
+
+    Raises:
+        MachineError: The folder cannot be written to.
+    """
+    with staged_folder(folder) as staging:
+        write_checkpoint(segmenter, staging, about)
+
+
+def write_checkpoint(
+    segmenter: Segmenter,
+    folder: Path,
+    about: dict[str, Any],
+    *,
+    half: bool = False,
+    figures: Figures | None = None,
+) -> None:
+    """Write the files of a checkpoint into an existing folder.
+
+    Other files, and a card that the user wrote, stay unchanged.
+
+    Args:
+        segmenter: Network to write, including the slots of its memory.
+        folder: Folder of the checkpoint.
+        about: Further content of `config.json`, e.g. the training settings.
+        half: Whether to store the weights of convolutions and linear maps in half precision.
+            Loading converts them to float32. The memory, biases and statistics stay in float32.
+        figures: Scores of the checkpoint for its card; None where they are not known.
+
+    Raises:
+        ConfigError: Some weights are too large for half precision.
+        MachineError: The folder cannot be written to.
+    """
+    ours = _described(segmenter.config)
+    config = ours | {key: value for key, value in about.items() if key != _DIGESTS} | ours
+    state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
+    if half:
+        heavy = {name for name, weight in segmenter.named_parameters() if weight.ndim > 1}
+        state = {k: v.half() if k in heavy else v for k, v in state.items()}
+        too_large = [name for name in heavy if not state[name].isfinite().all()]
+        if too_large:
+            raise ConfigError(
+                f"the weights '{min(too_large)}' are too large for half precision.",
+                "Write them in full precision.",
+            )
+    partial = folder / f".{WEIGHTS}.part"
+    safetensors.torch.save_file(state, partial, {"format": "pt"})
+    config[_DIGESTS] = _digests(partial, config)
+    partial.replace(folder / WEIGHTS)
+    write_whole(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
+    write_card(folder, figures)
+
+
+def write_card(folder: Path, figures: Figures | None = None) -> None:
+    """Write the card of a checkpoint, unless the user wrote one.
+
+    Args:
+        folder: Folder of the checkpoint.
+        figures: Scores of the checkpoint; None where they are not known.
+
+    Raises:
+        CheckpointError: `config.json` is missing or damaged.
+        MachineError: The folder cannot be written to.
+    """
+    if is_ours(folder / CARD):
+        write_whole(folder / CARD, model_card(read_config(folder), figures).encode())
+
+
+def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
+    """Return the segmenter in `folder`, in evaluation mode on the CPU, and its `config.json`.
+
+    Raises:
+        CheckpointError: The folder holds no checkpoint; or the checkpoint is damaged, has another
+            format version, has tensors that do not fit its architecture, or was changed after it
+            was written.
+        MachineError: Memory ran out.
+    """
+    written = _read_config(folder)
+    config = _current(written)
+    model = _architecture(config, folder)
+    with memory_for(f"loading the checkpoint {folder}"):
+        with torch.device("meta"):  # shapes only: a config may ask for any size
+            expected = _build(model, folder).state_dict()
+        state = current_tensors(_read_weights(folder))
+        problem = misfit(state, expected)
+        if problem:
+            raise _unfit(folder, problem)
+        _require_unchanged(folder, written)
+        segmenter = _build(model, folder)
+        segmenter.load_state_dict(state)
+    ours = {*_described(model), _DIGESTS}
+    segmenter.about = {k: v for k, v in config.items() if k not in ours}
+    return segmenter.eval(), config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the `config.json` of a checkpoint, with the names of the current format version.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another format version.
+    """
+    return _current(_read_config(folder))
+
+
+def _current(config: dict[str, Any]) -> dict[str, Any]:
+    if config["format_version"] == FORMAT_VERSION:
+        return config
+    config = current_settings(config) | {"format_version": FORMAT_VERSION}
+    if "training" in config:
+        config["training"] = current_settings(config["training"])
+    return config
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Return the `config.json` of a checkpoint, with the names that the file uses."""
+    path = folder / CONFIG
+    if not os.path.lexists(path):
+        raise _absent(folder, CONFIG)
+    try:
+        config = read_json_object(path, _LARGEST_CONFIG)
+    except DataError as error:
+        raise CheckpointError(error.message, _AGAIN) from None
+    if "format_version" not in config:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint of pinmem: its {CONFIG} has no format version."
+        )
+    version = config["format_version"]
+    if type(version) is not int or version not in _READABLE:  # True and 1.0 equal 1
+        raise CheckpointError(
+            f"the checkpoint {folder} has format version {version!r}; this pinmem ({__version__}) "
+            f"reads versions {' and '.join(map(str, _READABLE))}.",
+            "Use the version of pinmem that wrote it, or a newer one.",
+        )
+    for section, lists in _SECTIONS.items():
+        content = config.get(section, {})
+        if not isinstance(content, dict):
+            raise _unfit(folder, f"in it, '{section}' is not an object")
+        for key in lists:
+            if not isinstance(content.get(key, []), list):
+                raise _unfit(folder, f"in it, '{section}.{key}' is not a list")
+    return config
+
+
+def _described(model: ModelConfig) -> dict[str, Any]:
+    """Return the fields that every checkpoint has in `config.json`."""
+    classes = [*CLASSES[: model.num_classes]]
+    return {
+        "format_version": FORMAT_VERSION,
+        "pinmem_version": __version__,
+        "model": model.model_dump(mode="json"),
+        "classes": {"names": [c.name for c in classes], "colors": [list(c.color) for c in classes]},
+        "preprocessing": _PREPROCESSING,
+    }
+
+
+def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
+    """Return the architecture, after checking that this pinmem supports everything else."""
+    try:
+        model = ModelConfig.model_validate(config.get("model"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["model", *map(str, first["loc"])])
+        raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
+    ours = _described(model)
+    early = _DIGESTS not in config
+    lacking = _missing_key(config["model"], ours["model"], _LATER if early else frozenset())
+    if lacking:
+        raise _unfit(folder, f"in it, 'model.{lacking}' is missing")
+    for key in ("classes", "preprocessing"):
+        if config.get(key, ours[key] if early else None) != ours[key]:
+            raise _unfit(folder, f"its '{key}' are not those of this pinmem")
+    return model
+
+
+def _missing_key(
+    given: Mapping[str, Any], full: Mapping[str, Any], but: Collection[str]
+) -> str | None:
+    """Return the first dotted key that is missing in `given` and not in `but`, or None."""
+    for key, value in full.items():
+        if key not in given:
+            if key in but:
+                continue
+            return key
+        if isinstance(value, Mapping) and (inner := _missing_key(given[key], value, but)):
+            return f"{key}.{inner}"
+    return None
+
+
+def _digests(weights: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of a weights file, and of the section `model` in a canonical form."""
+    model = json.dumps(config["model"], sort_keys=True, separators=(",", ":"))
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": digest, "model": hashlib.sha256(model.encode()).hexdigest()}
+
+
+def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
+    if _DIGESTS not in config:
+        return
+    try:
+        actual = _digests(folder / WEIGHTS, config)
+    except OSError as error:
+        raise _unreadable(folder / WEIGHTS, error) from None
+    stored = config[_DIGESTS]
+    if not isinstance(stored, dict) or stored.keys() != actual.keys():
+        raise _unfit(folder, f"in it, '{_DIGESTS}' does not hold the digests of a checkpoint")
+    parts = {"weights": WEIGHTS, "model": f"the section 'model' of its {CONFIG}"}
+    for key, part in parts.items():
+        if stored[key] != actual[key]:
+            raise CheckpointError(
+                f"the checkpoint {folder} was changed after it was written: {part} does not have "
+                f"the SHA-256 that {CONFIG} holds.",
+                f"{_AGAIN} If you changed it on purpose, remove '{_DIGESTS}' from {CONFIG}.",
+            )
+
+
+def _build(model: ModelConfig, folder: Path) -> Segmenter:
+    try:
+        return Segmenter(model)
+    except PinMemError as error:
+        raise CheckpointError(
+            f"the checkpoint {folder} names an unknown network: {error.message}",
+            error.hint,
+        ) from None
+    except RuntimeError as error:  # tensors too large for any machine
+        if ran_out_of_memory(error):
+            raise
+        raise _unfit(folder, f"its network is too large ({error})") from None
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could wait forever
+            raise OSError("it is not a regular file")
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise _absent(folder, WEIGHTS) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        if ran_out_of_memory(error):
+            raise
+        raise _unreadable(path, error) from error
+
+
+def _absent(folder: Path, file: str) -> CheckpointError:
+    return CheckpointError(f"{folder} is not a checkpoint: {file} is missing.")
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return CheckpointError(
+        f"the checkpoint {path.parent} cannot be read: {path.name}: {' '.join(reason.split())}.",
+        _AGAIN,
+    )
+
+
+def _unfit(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"the checkpoint {folder} does not fit its {CONFIG}: {what}.")

@@ -1,1 +1,0 @@
-"""Leaving the house: the Hub, files for other runtimes, and the original's checkpoints."""

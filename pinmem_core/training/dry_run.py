@@ -1,0 +1,304 @@
+"""A dry run: the plan of a run, and the FLOPs, memory and time of an iteration."""
+
+import copy
+import os
+import time
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.amp.grad_scaler import GradScaler
+
+from pinmem_core.config import TrainConfig
+from pinmem_core.devices import pick_device
+from pinmem_core.errors import MachineError
+from pinmem_core.evaluation import TrainedOn, load_target, load_validation
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.footprint import Footprint, footprint
+from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
+from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.methods import methods
+from pinmem_core.models import Segmenter
+from pinmem_core.painting import GAP, beside, caption, colorize, heading, legend, stacked
+from pinmem_core.preparation import draw_missing, ids_of
+from pinmem_core.training.initialization import initial_segmenter
+from pinmem_core.training.loss_watch import LossWatch
+from pinmem_core.training.resolve import resolve
+from pinmem_core.training.step import TrainStep
+
+_ROUNDS = 2
+_CROPS = (64, 128)
+"""Sides of the crops for timing a CPU, in pixels; timing takes seconds with any network."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of an iteration; for a meta method, the mean over the splits of the domains.
+
+    Attributes:
+        flops: Floating-point operations; a multiply-add counts as two.
+        memory_bytes: Peak memory of all tensors, in bytes, for the most expensive split.
+        seconds: Time on the device, without loading, in seconds.
+    """
+
+    flops: float
+    memory_bytes: int
+    seconds: float
+
+
+def estimate(
+    config: TrainConfig, segmenter: Segmenter, batch: Batch, device: torch.device
+) -> Estimate:
+    """Return the cost of an iteration, without compilation.
+
+    FLOPs are counted on fake tensors. On a GPU, time and memory are measured in real iterations.
+    On other devices, the time is extrapolated from small crops to the full FLOPs, and the memory is
+    that of the fake tensors.
+
+    Args:
+        config: Resolved configuration of the run.
+        segmenter: Network for the measurements; they change its weights.
+        batch: Batch of the run.
+        device: Device of the run.
+
+    Raises:
+        MachineError: An iteration does not fit into the GPU's memory.
+    """
+    compute = config.compute.model_copy(update={"compile": False})
+    iteration = TrainStep(config.model_copy(update={"compute": compute}), segmenter, device)
+    splits = [split.to(device) for split in _splits(config, batch)]
+    full = [_footprint(iteration, split) for split in splits]
+    flops, memory = fmean(f.flops for f in full), max(f.memory_bytes for f in full)
+    if device.type == "cuda":
+        return _measured_on_gpu(iteration, splits, Estimate(flops, memory, 0.0))
+    return Estimate(flops, memory, _extrapolated(iteration, splits, flops))
+
+
+def _splits(config: TrainConfig, batch: Batch) -> list[Batch]:
+    """Return the batch once per possible number of meta-train domains; all are equally likely."""
+    if not methods.get(config.method).meta:
+        return [batch]
+    order = (*batch.meta_train, *batch.meta_test)
+    return [
+        replace(batch, meta_train=order[:count], meta_test=order[count:])
+        for count in range(1, len(order))
+    ]
+
+
+def _footprint(iteration: TrainStep, batch: Batch) -> Footprint:
+    """Return the cost of an iteration, counted on fake tensors."""
+    with FakeTensorMode() as fake:
+        images, labels = fake.from_tensor(batch.images), fake.from_tensor(batch.labels)
+        empty = {id(tensor): fake.from_tensor(tensor) for tensor in _tensors(iteration)}
+        held = [images, labels, *empty.values()]
+        iteration = copy.deepcopy(iteration, empty)
+        iteration.watch = _Unwatched(images.device)
+        iteration.scaler = GradScaler(enabled=False)
+        batch = replace(batch, images=images, labels=labels)
+        return footprint(partial(iteration.step, 0, batch), held)
+
+
+def _tensors(iteration: TrainStep) -> Iterator[Tensor]:
+    """Yield all tensors that a deep copy of `iteration` would copy."""
+    yield from iteration.segmenter.parameters()
+    yield from iteration.segmenter.buffers()
+    for state in iteration.optimizer.state.values():
+        yield from state.values()
+    yield iteration.watch.bad
+
+
+class _Unwatched(LossWatch):
+    """Accept every loss: fake tensors have no values to check."""
+
+    def check(self) -> None:
+        """Accept the losses."""
+
+
+def _measured_on_gpu(iteration: TrainStep, splits: Sequence[Batch], counted: Estimate) -> Estimate:
+    """Return the estimate with the measured time and memory of real iterations."""
+    device = splits[0].images.device
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        _, seconds = _timed(iteration, splits)
+    except torch.OutOfMemoryError:
+        total = torch.cuda.get_device_properties(device).total_memory
+        raise MachineError(
+            f"an iteration needs about {counted.memory_bytes / 1e9:.1f} GB, more than is free of "
+            f"the {total / 1e9:.1f} GB of {device}.",
+            "Lower '--batch' or '--crop', or try '--set compute.recompute=true'.",
+        ) from None
+    peak = torch.cuda.max_memory_allocated(device)
+    return replace(counted, memory_bytes=peak, seconds=seconds)
+
+
+def _extrapolated(iteration: TrainStep, splits: Sequence[Batch], flops: float) -> float:
+    """Return the time for `flops`, extrapolated linearly from two small crops.
+
+    A crop that is not larger than these is timed directly. The line does not start at zero, because
+    updating the weights takes the same time for any crop.
+    """
+    if splits[0].images.shape[-1] <= _CROPS[-1]:
+        return _timed(iteration, splits)[1]
+    (few, short), (more, longer) = (
+        _timed(iteration, [_cropped(split, side) for split in splits]) for side in _CROPS
+    )
+    slope = max(0.0, (longer - short) / (more - few))
+    return longer + slope * (flops - more)
+
+
+def _cropped(batch: Batch, side: int) -> Batch:
+    images, labels = batch.images[..., :side, :side], batch.labels[..., :side, :side]
+    return replace(batch, images=images.contiguous(), labels=labels.contiguous())
+
+
+def _timed(iteration: TrainStep, splits: Sequence[Batch]) -> tuple[float, float]:
+    """Return mean FLOPs and seconds of an iteration over `splits`; counting serves as warm-up."""
+    flops = [footprint(partial(iteration.step, 0, split)).flops for split in splits]
+    seconds = [min(_seconds(iteration, split) for _ in range(_ROUNDS)) for split in splits]
+    return fmean(flops), fmean(seconds)
+
+
+def _seconds(iteration: TrainStep, batch: Batch) -> float:
+    wait_for(batch.images.device)
+    began = time.perf_counter()
+    iteration.step(0, batch)
+    wait_for(batch.images.device)
+    return time.perf_counter() - began
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has finished all queued work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def batch_sheet(
+    batch: Batch, names: Sequence[str], strong: Set[int], tile_width: int = 192
+) -> NDArray[np.uint8]:
+    """Return a picture of a batch: one row per domain, with each image next to its labels.
+
+    A heading above each row names the domain, its role in the meta step and its augmentation. The
+    legend lists the classes that occur.
+
+    Args:
+        batch: Batch on any device.
+        names: Names of the D domains.
+        strong: Indices of the domains with strong colour jitter.
+        tile_width: Width of each image and label map, in pixels.
+    """
+    pictures, labels = _pictures(batch.images), batch.labels.cpu().numpy().astype(np.uint8)
+    width = 2 * batch.images.shape[1] * (tile_width + GAP)
+    rows = [caption(["image", "labels"] * batch.images.shape[1], tile_width)]
+    for domain, name in enumerate(names):
+        part = "meta-train" if domain in batch.meta_train else "meta-test"
+        kind = "strong" if domain in strong else "standard"
+        rows.append(heading(name, f"{part} · {kind} augmentation", width))
+        pairs = zip(pictures[domain], map(colorize, labels[domain]), strict=True)
+        rows.append(beside([picture for pair in pairs for picture in pair], tile_width))
+    rows.append(legend(set(np.unique(labels).tolist()), width))
+    return stacked(rows)
+
+
+def _pictures(images: Tensor) -> NDArray[np.uint8]:
+    """Return normalised images (D, B, 3, H, W) as RGB pictures (D, B, H, W, 3)."""
+    values = images.cpu().movedim(2, -1).numpy() * IMAGENET_STD + IMAGENET_MEAN
+    return (values * 255).round().clip(0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Plan of a run that was not started.
+
+    Attributes:
+        config: Resolved configuration.
+        domains: Number of training samples by domain.
+        scored: Number of samples by domain that is scored after training.
+        parameters: Number of parameters of the network.
+        batch_shape: Shape of the first batch, (domains, images, channels, height, width).
+        batch_picture: RGB picture of the first batch, (H, W, 3).
+        device: Device of the run.
+        estimate: Cost of an iteration on this device, without loading.
+        loading_seconds: Time to load a batch with one process, in seconds.
+    """
+
+    config: TrainConfig
+    domains: dict[str, int]
+    scored: dict[str, int]
+    parameters: int
+    batch_shape: tuple[int, ...]
+    batch_picture: NDArray[np.uint8]
+    device: torch.device
+    estimate: Estimate
+    loading_seconds: float
+
+    @property
+    def seconds_per_iteration(self) -> float:
+        """Estimated time of an iteration; worker processes load during the computation."""
+        if self.config.workers == 0:
+            return self.loading_seconds + self.estimate.seconds
+        loading_at_once = min(self.config.workers, os.cpu_count() or 1)
+        return max(self.loading_seconds / loading_at_once, self.estimate.seconds)
+
+    @property
+    def training_seconds(self) -> float:
+        """Estimated time of all iterations, without memory initialisation and scoring."""
+        return self.config.iterations * self.seconds_per_iteration
+
+
+def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
+    """Resolve a configuration, build its network, open its data, and run a few small steps.
+
+    Pretrained weights are checked if they are on this machine, and never downloaded.
+
+    Raises:
+        ConfigError: The configuration contradicts itself, or its weights do not exist.
+        DataError: A source, a target or the weights are missing, empty or damaged.
+        MachineError: The device is not available, or its memory is too small for an iteration.
+    """
+    config = resolve(config)
+    device = pick_device(config.device)
+    segmenter = initial_segmenter(config, download=False, on_event=on_event)
+    draw_missing([*config.sources, *config.targets], on_event)
+    domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
+    limit = config.evaluation.max_images
+    targets = load_validation(config.sources, limit, on_event)
+    trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
+    targets += [load_target(text, trained_on, limit) for text in config.targets]
+    parameters = sum(parameter.numel() for parameter in segmenter.parameters())
+    batch, picture, loading_seconds = _first_batch(domains, config, device)
+    on_event(Notice("estimating memory and time ..."))
+    return Plan(
+        config,
+        {domain.name: len(domain.samples) for domain in domains},
+        {target.name: len(target.samples) for target in targets},
+        parameters,
+        tuple(batch.images.shape),
+        picture,
+        device,
+        estimate(config, segmenter, batch, device),
+        loading_seconds,
+    )
+
+
+def _first_batch(
+    domains: Sequence[Domain], config: TrainConfig, device: torch.device
+) -> tuple[Batch, NDArray[np.uint8], float]:
+    """Return a run's first batch, a picture of it, and the loading time of the next one."""
+    alone = config.model_copy(update={"workers": 0})
+    loader = DomainLoader.of(domains, alone, range(2), device)
+    batches = iter(loader)
+    first = next(batches)
+    picture = batch_sheet(
+        first, [domain.name for domain in domains], loader.crops.strong_domains(0)
+    )
+    wait_for(device)
+    began = time.perf_counter()
+    next(batches)
+    wait_for(device)
+    return first, picture, time.perf_counter() - began

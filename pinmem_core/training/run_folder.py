@@ -1,0 +1,236 @@
+"""The files in a run's folder. All processes read them; only the first one writes."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pinmem_core.config import TrainConfig
+from pinmem_core.distributed import rank, world_size
+from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
+from pinmem_core.errors import ConfigError, DataError, MachineError, quoted
+from pinmem_core.evaluation import Scores
+from pinmem_core.evaluation.trained_on import RECORD
+from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.files import (
+    append_line,
+    is_partial,
+    remove_leftovers,
+    remove_partial_files,
+    restore_folder,
+    write_whole,
+)
+from pinmem_core.images import write_png
+from pinmem_core.inference import PROTOCOLS
+from pinmem_core.models import Segmenter, save_checkpoint
+from pinmem_core.models.checkpoint import write_card
+from pinmem_core.models.figures import Figures
+from pinmem_core.models.found import CHECKPOINT
+from pinmem_core.renamed import current_settings
+from pinmem_core.training import snapshots
+from pinmem_core.training.plots import plot_losses, plot_memory
+from pinmem_core.training.step import TrainStep
+
+_CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
+DIGESTS = "digests"
+"""Key of `samples.json` for a digest of each dataset's labels; runs of older versions lack it."""
+_MANY_SAMPLES = 16 * LARGEST
+"""Maximum size of the list of all samples, in bytes."""
+
+
+class RunFolder:
+    """Read and write the files of a run.
+
+    Args:
+        path: Folder of the run; it does not have to exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writes = rank() == 0
+        self.trained_on: Mapping[str, Any] = {}
+        """Record of the training images for checkpoints."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the last checkpoint."""
+        return restore_folder(self.path / CHECKPOINT)
+
+    @property
+    def lock(self) -> Path:
+        """Lock file, inside the folder because several homes and machines may share the folder."""
+        return self.path / ".lock"
+
+    def require_unused(self) -> None:
+        """Raise ConfigError unless the folder is absent or holds only files of a killed start."""
+        if self.path.exists() and not (
+            self.path.is_dir()
+            and all(path == self.lock or is_partial(path) for path in self.path.iterdir())
+        ):
+            raise ConfigError(f"{self.path} exists already.", "Choose another '--output'.")
+
+    def read_config(self) -> TrainConfig:
+        """Return the configuration of an unfinished run.
+
+        Raises:
+            ConfigError: The run is finished.
+            DataError: The folder does not hold a run, or its configuration is damaged.
+        """
+        if (self.path / _SCORES).exists():
+            raise ConfigError(
+                f"the run {self.path} is already finished.",
+                f"Score it with: pinmem eval {quoted(self.path)}",
+            )
+        path = self.path / _CONFIG
+        if not path.exists():
+            raise DataError(f"{self.path} is not a run: {_CONFIG} is missing.")
+        try:
+            return TrainConfig.model_validate(current_settings(read_json_object(path)))
+        except (DataError, ValidationError):
+            raise DataError(
+                f"{self.path} cannot be resumed: its {_CONFIG} is damaged.",
+                "Restore it from a backup, or start a new run.",
+            ) from None
+
+    def begin(self, config: TrainConfig, samples: Mapping[str, Any]) -> None:
+        """Write the configuration of the run and its list of samples."""
+        if self.writes:
+            remove_partial_files(self.path)
+        self._write_json(_CONFIG, config.model_dump(mode="json"))
+        self._write_json(_SAMPLES, samples)
+        if self.writes:
+            (self.path / _METRICS).unlink(missing_ok=True)
+
+    def require_same(self, samples: Mapping[str, Any], on_event: Listener) -> None:
+        """Raise DataError unless `samples` are those at the start of the run.
+
+        If the list of samples cannot be read, write it again with a warning.
+        """
+        path = self.path / _SAMPLES
+        try:
+            initial = read_json(path, _MANY_SAMPLES)
+        except DataError as error:
+            hint = "cannot check that the samples are those at the start of the run"
+            on_event(Notice(f"{error.message.removesuffix('.')}; {hint}", warning=True))
+            self._write_json(_SAMPLES, samples)
+            return
+        if initial not in (samples, {k: v for k, v in samples.items() if k != DIGESTS}):
+            raise DataError(
+                f"the samples differ from those at the start of the run ({self.path / _SAMPLES}).",
+                "Prepare the datasets as before, or start a new run.",
+            )
+
+    def log(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Append a line to the metrics.
+
+        Raises:
+            MachineError: The disk is full.
+        """
+        if not self.writes:
+            return
+        try:
+            append_line(self.path / _METRICS, json_text({"iteration": iteration, **values}))
+        except OSError as error:
+            raise MachineError(f"cannot write {self.path / _METRICS}: {error.strerror}.") from error
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the lines of the metrics."""
+        return list(read_json_lines(self.path / _METRICS, _metrics_line, ignore))
+
+    def save(self, done: int, step: TrainStep) -> None:
+        """Save a snapshot to resume from after `done` iterations, and a checkpoint.
+
+        Raises:
+            MachineError: The disk is full, or the folder cannot be written to.
+        """
+        if not self.writes:
+            return
+        metrics = self.path / _METRICS
+        facts = snapshots.Facts(
+            iteration=done,
+            logged=metrics.stat().st_size if metrics.exists() else 0,
+            scaler=step.scaler.state_dict(),
+            processes=world_size(),
+        )
+        keep = step.config.checkpoint.keep
+        snapshots.save_snapshot(self.path, facts, step.segmenter, step.optimizer, keep)
+        self.save_checkpoint(done, step)
+
+    def save_checkpoint(self, done: int, step: TrainStep) -> None:
+        """Save the network after `done` iterations as a checkpoint.
+
+        Raises:
+            MachineError: The disk is full, or the folder cannot be written to.
+        """
+        if self.writes:
+            training = step.config.model_dump(mode="json")
+            if step.config.init_weights:  # keep local paths private
+                training["init_weights"] = Path(step.config.init_weights).name
+            about = {"training": training, "iteration": done, RECORD: self.trained_on}
+            save_checkpoint(step.segmenter, self.checkpoint, about)
+
+    def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
+        """Return the newest intact snapshot, or None; warn about damaged ones."""
+        if self.writes:
+            remove_partial_files(self.path)
+            remove_leftovers(self.checkpoint)
+            snapshots.remove_half_written(self.path)
+        return snapshots.newest_snapshot(self.path, on_event)
+
+    def go_back_to(self, snapshot: snapshots.Snapshot) -> None:
+        """Remove metrics that were logged after a snapshot."""
+        metrics = self.path / _METRICS
+        if self.writes and metrics.exists() and metrics.stat().st_size > snapshot.facts.logged:
+            os.truncate(metrics, snapshot.facts.logged)
+
+    def finish(
+        self,
+        scores: Mapping[str, Mapping[str, Scores]],
+        protocol: str,
+        seen: Mapping[str, bool | None],
+    ) -> None:
+        """Write the scores, which mark a run as finished, and the card of the checkpoint."""
+        text = {
+            phase: {name: {"seen": seen[name], **asdict(of)} for name, of in by.items()}
+            for phase, by in scores.items()
+        }
+        if self.writes:
+            how = f"{protocol}: {PROTOCOLS[protocol].describe()}"
+            write_card(self.checkpoint, Figures.of_run(text, how))
+        self._write_json(_SCORES, {"protocol": protocol, **text})
+
+    def draw(self, segmenter: Segmenter) -> None:
+        """Plot the losses, and the cosines of the memory."""
+        if not self.writes:
+            return
+        if lines := self.metrics():
+            write_png(self.path / "losses.png", plot_losses(lines, self.path.name))
+        if segmenter.memory is not None:
+            slots = segmenter.memory.slots.detach().float().cpu().numpy()
+            write_png(self.path / "memory.png", plot_memory(slots, self.path.name))
+
+    def is_saved(self) -> bool:
+        """Return whether the folder holds a snapshot or a checkpoint."""
+        return self.checkpoint.exists() or any((self.path / snapshots.FOLDER).glob("*"))
+
+    def remove_unless_saved(self) -> None:
+        """Remove the folder of the run, unless it holds a snapshot or a checkpoint."""
+        if self.writes and not self.is_saved():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        if self.writes:
+            write_whole(self.path / name, (json_text(content, indent=2) + "\n").encode())
+
+
+def _metrics_line(line: dict[str, Any]) -> dict[str, float]:
+    """Return a line of the metrics, or raise TypeError or KeyError if it is invalid."""
+    if type(line["iteration"]) is not int or not all(
+        value is None or isinstance(value, int | float) for value in line.values()
+    ):
+        raise TypeError("this is not a line of figures")
+    return {name: value for name, value in line.items() if value is not None}

@@ -1,0 +1,150 @@
+"""One iteration: learning rates, gradients of the method, optimizer step, memory refresh."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+from pinmem_core.config import TrainConfig
+from pinmem_core.distributed import average_over_ranks, rank
+from pinmem_core.errors import PinMemError
+from pinmem_core.loading import Batch
+from pinmem_core.loading.domains import step_seed
+from pinmem_core.methods import methods
+from pinmem_core.methods.base import StepResult
+from pinmem_core.methods.losses import mean_losses
+from pinmem_core.models import Segmenter
+from pinmem_core.training.compute import prepare
+from pinmem_core.training.cuda_graph import StepGraphs
+from pinmem_core.training.loss_watch import LossWatch
+from pinmem_core.training.optim import (
+    build_optimizer,
+    inner_learning_rate,
+    learning_rate,
+    set_learning_rate,
+)
+from pinmem_core.training.snapshots import Snapshot
+
+
+class TrainStep:
+    """Run iterations one at a time, without waiting for the GPU.
+
+    Args:
+        config: Configuration of the run.
+        segmenter: Network to train; it is moved to `device` and set up as in `config.compute`.
+        device: Device of the computation.
+
+    Attributes:
+        segmenter: Network after the set-up.
+        optimizer: Optimizer of `config.optim`, with an initial state of zeros.
+        scaler: Loss scaler of an fp16 run; disabled otherwise.
+    """
+
+    def __init__(self, config: TrainConfig, segmenter: Segmenter, device: torch.device) -> None:
+        self.config = config
+        self.segmenter = prepare(segmenter, config.compute, device)
+        self.optimizer = build_optimizer(config.optim, self.segmenter)
+        self.scaler = GradScaler(device.type, enabled=config.compute.precision == "fp16")
+        self.method = methods.get(config.method)(config.loss, self.scaler, config.meta)
+        self.method.averages_last = config.compute.accumulate == 1
+        self.watch = LossWatch(device)
+        self._inner_lr: float | Tensor = config.optim.inner_lr
+        self._run: Callable[[Batch], StepResult] = self._learn
+        if config.compute.graph and device.type == "cuda":
+            self._inner_lr = torch.tensor(config.optim.inner_lr, device=device)
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"], device=device)
+            self._run = StepGraphs(self._learn)
+
+    def step(self, iteration: int, batch: Batch) -> StepResult:
+        """Train on a batch in `iteration`, counted from 0.
+
+        Raises:
+            PinMemError: A loss is not finite (on a GPU, `check` raises this error).
+        """
+        torch.manual_seed(step_seed(self.config.seed, iteration, rank()))
+        self._set_rates(iteration)
+        result = self._run(batch)
+        self.watch.note(iteration, self._judged(result), batch)
+        return result
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore the state of a snapshot."""
+        snapshot.restore(self.segmenter, self.optimizer)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(snapshot.facts.scaler)
+
+    def check(self) -> None:
+        """Wait for the device, and raise an error if a loss was not finite.
+
+        Raises:
+            PinMemError: A loss was not finite, or gradients in fp16 overflow at any scale.
+        """
+        self.watch.check()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise PinMemError(
+                "the gradients overflow in fp16 at any loss scale.",
+                "Use '--set compute.precision=bf16', or float32.",
+            )
+
+    def _set_rates(self, iteration: int) -> None:
+        """Set both learning rates; tensors (for a CUDA graph) are changed in place."""
+        optim, span = self.config.optim, self.config.iterations
+        lr = learning_rate(optim, iteration, span)
+        inner_lr = inner_learning_rate(optim, iteration, span)
+        set_learning_rate(self.optimizer, lr)
+        kept = self._inner_lr
+        self._inner_lr = kept.fill_(inner_lr) if isinstance(kept, Tensor) else inner_lr
+
+    def _learn(self, batch: Batch) -> StepResult:
+        """Run one whole iteration with the current learning rates, without waiting for the GPU."""
+        result = self._add_gradients(batch, self._inner_lr)
+        self._update(result)
+        self.method.refresh(self.segmenter, batch)
+        return result
+
+    def _judged(self, result: StepResult) -> StepResult:
+        """Return the losses that must be finite.
+
+        In fp16 these are the losses of the first phase. The scaler itself skips steps that
+        overflow, and after an inner step that overflowed, no later loss is finite.
+        """
+        if not self.scaler.is_enabled():
+            return result
+        first = next(iter(result.losses))
+        return StepResult({first: result.losses[first]})
+
+    def _add_gradients(self, batch: Batch, inner_lr: float | Tensor) -> StepResult:
+        """Compute the gradients of the batch in `.grad`: of one step, or the mean of several.
+
+        Processes average the sum of several steps' gradients once. An inner gradient is averaged in
+        its own step, because the fast weights depend on it; averaging it again changes nothing.
+        """
+        self.optimizer.zero_grad()
+        count = self.config.compute.accumulate
+        if count == 1:
+            return self.method.step(self.segmenter, batch, inner_lr)
+        sums: dict[torch.nn.Parameter, torch.Tensor] = {}
+        results = []
+        for part in batch.parts(count):
+            self.optimizer.zero_grad()  # an inner step uses only the gradient of its part
+            results.append(self.method.step(self.segmenter, part, inner_lr))
+            for parameter in self.segmenter.parameters():
+                if parameter.grad is not None:
+                    total = sums.setdefault(parameter, torch.zeros_like(parameter.grad))
+                    total.add_(parameter.grad, alpha=1 / count)
+        for parameter in self.segmenter.parameters():
+            # With zero instead of None, weight decay and momentum would change a frozen parameter.
+            parameter.grad = sums.get(parameter)
+        average_over_ranks(list(sums.values()))
+        phases = results[0].losses
+        return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
+
+    def _update(self, result: StepResult) -> None:
+        """Step the optimizer, unless a loss is not finite."""
+        self.watch.judge(self._judged(result))
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = self.watch.bad  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()

@@ -1,0 +1,397 @@
+"""A training run, from a configuration to a checkpoint and its scores."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pinmem_core.config import TrainConfig
+from pinmem_core.devices import pick_device
+from pinmem_core.distributed import (
+    all_gather,
+    any_rank,
+    average_over_ranks,
+    local_rank,
+    on_first_rank,
+    process_group,
+    rank,
+    world_size,
+)
+from pinmem_core.errors import DataError, StoppedRunError, quoted
+from pinmem_core.evaluation import (
+    Scores,
+    Target,
+    TrainedOn,
+    evaluate,
+    load_target,
+    load_validation,
+)
+from pinmem_core.evaluation.pictures import comparison_sheet
+from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, ignore
+from pinmem_core.home import register_run
+from pinmem_core.inference import PROTOCOLS, Predictor
+from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
+from pinmem_core.locks import locked
+from pinmem_core.methods.base import StepResult
+from pinmem_core.models import Segmenter
+from pinmem_core.models.compiling import compiling_explained
+from pinmem_core.preparation import PreparedDataset, Selection, draw_missing, ids_of
+from pinmem_core.training.initialization import initial_segmenter, initialize_memory
+from pinmem_core.training.optim import learning_rate
+from pinmem_core.training.resolve import resolve
+from pinmem_core.training.run_folder import DIGESTS, RunFolder
+from pinmem_core.training.snapshots import Snapshot
+from pinmem_core.training.step import TrainStep
+from pinmem_core.training.tensorboard import TensorBoard
+from pinmem_core.training.throughput import Throughput
+
+PROTOCOL = "paper-train"
+"""Protocol for the scores of a run."""
+_SHOWN = 4
+"""Predictions per domain in TensorBoard."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Result of a run.
+
+    Attributes:
+        run: Folder of the run.
+        checkpoint: Folder of the last checkpoint, inside the run.
+        iterations: Number of training iterations.
+        scores: Scores by phase ("source", "target") and domain.
+        seen: Whether the network was trained on a domain, by domain; None where this is not known.
+    """
+
+    run: Path
+    checkpoint: Path
+    iterations: int
+    scores: dict[str, dict[str, Scores]]
+    seen: dict[str, bool | None]
+
+
+def train(
+    config: TrainConfig,
+    run: Path,
+    *,
+    on_event: Listener = ignore,
+    stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Train a segmenter, and score it on the sources' validation splits and on the targets.
+
+    The run folder contains `config.json`, `samples.json` (the samples used), `metrics.jsonl` (one
+    line per logged iteration), `snapshots/` (for `resume`), `checkpoint/`, `scores.json` and
+    plots of the losses and the memory. On a CPU all of these are functions of the configuration and
+    the data. If training fails before its first snapshot, the run folder is removed. Processes that
+    `torchrun` starts train one network together.
+
+    Args:
+        config: Configuration of the run.
+        run: Folder to create. With several processes, the folder of the first one is used.
+        on_event: Callback for progress events and metrics; only the first process calls it.
+        stop: Function that is called after each iteration. If it returns True, the run saves its
+            state and stops.
+
+    Raises:
+        ConfigError: The configuration contradicts itself, or the run folder is not empty.
+        DataError: A source or target is missing, empty or damaged.
+        MachineError: The device is not available, or torch cannot compile the network.
+        StoppedRunError: `stop` returned True.
+    """
+    config = resolve(config)
+    with process_group():
+        on_event = on_event if rank() == 0 else ignore
+        folder = RunFolder(on_first_rank(lambda: run))
+        on_first_rank(folder.require_unused)
+        on_first_rank(lambda: draw_missing([*config.sources, *config.targets], on_event))
+        with _alone_in(folder, on_event):
+            on_first_rank(folder.require_unused)  # another process may have created it
+            try:
+                return _complete(_Trainer(config, folder, on_event, stop))
+            except BaseException:
+                folder.remove_unless_saved()
+                raise
+
+
+def resume(
+    run: Path, *, on_event: Listener = ignore, stop: Callable[[], bool] = lambda: False
+) -> RunResult:
+    """Resume a run that was stopped or killed; on a CPU the result equals an uninterrupted run.
+
+    Args:
+        run: Folder of the run.
+        on_event: Callback for progress events and metrics, as in `train`.
+        stop: Function that is called after each iteration, as in `train`.
+
+    Raises:
+        ConfigError: The run is finished.
+        DataError: The folder does not hold a run, or the samples have changed since its start.
+        MachineError: The device is not available, or another process is training the run.
+        StoppedRunError: `stop` returned True.
+    """
+    with process_group():
+        on_event = on_event if rank() == 0 else ignore
+        folder = RunFolder(on_first_rank(lambda: run))
+        config = folder.read_config()
+        with _alone_in(folder, on_event):
+            snapshot = folder.newest_snapshot(on_event)
+            done = snapshot.facts.iteration if snapshot else 0
+            on_event(Notice(f"resuming at iteration {done}/{config.iterations}"))
+            return _complete(_Trainer(config, folder, on_event, stop, snapshot))
+
+
+def _alone_in(folder: RunFolder, on_event: Listener) -> AbstractContextManager[None]:
+    """Lock the folder of a run; the first of several processes holds the lock for all."""
+    if not folder.writes:
+        return nullcontext()
+    return locked(folder.lock, f"the run {folder.path}", on_event)
+
+
+def _complete(trainer: "_Trainer") -> RunResult:
+    """Run to the end; after a failure, say how to resume from the last snapshot."""
+    folder, on_event = trainer.folder, trainer.on_event
+    try:
+        with trainer, compiling_explained():
+            scores = trainer.run()
+    except BaseException as error:
+        if folder.is_saved() and not isinstance(error, StoppedRunError):
+            hint = f"'pinmem train --resume {quoted(folder.path)}' goes on from the last snapshot"
+            on_event(Notice(hint, warning=True))
+        raise
+    if folder.writes:
+        try:
+            register_run(folder.path)
+        except OSError as error:
+            on_event(Notice(f"the run cannot be recorded as the newest: {error}", warning=True))
+    return RunResult(
+        folder.path, folder.checkpoint, trainer.config.iterations, scores, trainer.seen
+    )
+
+
+class _Trainer(ExitStack):
+    """The components of one run, and the training loop."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        on_event: Listener,
+        stop: Callable[[], bool],
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.folder = folder
+        self.on_event = on_event
+        self.stop = stop
+        self.snapshot = snapshot
+        self.device = pick_device(config.device, local_rank())
+        self.domains, self.validation, self.targets = on_first_rank(self._list)
+        self.digests = on_first_rank(self._digests)
+        self.seen = {target.name: target.seen for target in (*self.validation, *self.targets)}
+        for target in self.targets:
+            if warning := target.warning():
+                on_event(Notice(warning, warning=True))
+        # Comes after the data, so that no weights are downloaded if data is missing.
+        segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
+        self.step = TrainStep(config, segmenter, self.device)
+        self.tensorboard: TensorBoard | None = None
+        self.trained = False
+        self.saved = time.monotonic()
+
+    def _list(self) -> tuple[list[Domain], list[Target], list[Target]]:
+        """Read the manifests; return training domains, validation targets and test targets."""
+        config, limit = self.config, self.config.evaluation.max_images
+        domains = load_domains(
+            config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed
+        )
+        validation = load_validation(config.sources, limit, self.on_event)
+        ids = (ids_of(domain.samples) for domain in domains)
+        trained_on = TrainedOn.of_samples(config.sources, ids)
+        self.folder.trained_on = trained_on.as_json()  # only the first process has it
+        return domains, validation, [load_target(t, trained_on, limit) for t in config.targets]
+
+    def run(self) -> dict[str, dict[str, Scores]]:
+        """Train to the end and return the scores of the last checkpoint."""
+        done = self._begin()
+        if self.config.tensorboard and self.folder.writes:
+            board = TensorBoard(self.folder.path / "tensorboard", after=done)
+            self.tensorboard = self.enter_context(board)
+        self._train(range(done, self.config.iterations))
+        self.trained = True
+        self.folder.save_checkpoint(self.config.iterations, self.step)
+        scores = {
+            "source": self._scores(self.validation, self._forward_unless_stopped),
+            "target": self._scores(self.targets, self._forward_unless_stopped),
+        }
+        self.folder.draw(self.step.segmenter)
+        self.folder.finish(scores, PROTOCOL, self.seen)
+        return scores
+
+    def _begin(self) -> int:
+        """Set all up as it is before the first iteration, or after those of the snapshot."""
+        if self.snapshot is None:
+            on_first_rank(lambda: self.folder.begin(self.config, self._samples()))
+            initialize_memory(
+                self.step.segmenter,
+                self.domains,
+                self.config,
+                self.device,
+                self._forward_unless_stopped,
+            )
+            return 0
+        on_first_rank(lambda: self.folder.require_same(self._samples(), self.on_event))
+        self.step.restore(self.snapshot)
+        self.folder.go_back_to(self.snapshot)
+        before, now = self.snapshot.facts.processes, world_size()
+        if before != now:
+            message = f"{now} instead of {before} processes: the same images and means, but other "
+            self.on_event(Notice(f"{message}random numbers in dropout and in the memory's read"))
+        return self.snapshot.facts.iteration
+
+    def _samples(self) -> dict[str, dict[str, Any]]:
+        """Return the ids of all samples, of which there may be millions, and their digests."""
+        return {
+            "train": {d.name: ids_of(d.samples) for d in self.domains},
+            "scored": {t.name: ids_of(t.samples) for t in (*self.validation, *self.targets)},
+            DIGESTS: self.digests,
+        }
+
+    def _digests(self) -> dict[str, str | None]:
+        """Return a digest of the labels of each dataset."""
+        names = {
+            Selection.parse(text).dataset for text in (*self.config.sources, *self.config.targets)
+        }
+        return {name: PreparedDataset.open(name).summary.get("digest") for name in sorted(names)}
+
+    def _require_same_labels(self) -> None:
+        """Raise DataError where a dataset was replaced by another one since the run began."""
+        now = self._digests()
+        for name, digest in self.digests.items():
+            if now[name] != digest:
+                raise DataError(
+                    f"the dataset {name} was prepared with other labels while the run trained.",
+                    "Prepare it as it was, and resume the run.",
+                )
+
+    def _train(self, iterations: range) -> None:
+        throughput = Throughput(self.config.batch * len(self.domains), self.device)
+        loader = DomainLoader.of(
+            self.domains,
+            self.config,
+            iterations,
+            device=self.device,
+            shard=(rank(), world_size()),
+        )
+        for iteration, batch in zip(iterations, loader, strict=True):
+            result = self.step.step(iteration, batch)
+            throughput.count()
+            self._report(iteration, batch, result, throughput)
+        self.on_event(Notice(throughput.summary()))
+
+    def _report(
+        self, iteration: int, batch: Batch, result: StepResult, throughput: Throughput
+    ) -> None:
+        """Log, validate and save if they are due in this iteration."""
+        config, done = self.config, iteration + 1
+        last = done == config.iterations
+        self.on_event(Progress("training", done, config.iterations))
+        if last or done % config.log_every == 0:
+            self.step.check()
+            self.on_event(throughput.tell())
+            lr = learning_rate(config.optim, iteration, config.iterations)
+            self._log(done, {"lr": lr, **_step_metrics(batch, result)})
+        if config.evaluation.every and done % config.evaluation.every == 0 and not last:
+            self.step.check()
+            self._validate(done)
+        stopped = any_rank(self.stop())
+        if last or stopped or done % config.checkpoint.every == 0 or self._is_overdue():
+            self.step.check()
+            on_first_rank(self._require_same_labels)
+            self.folder.save(done, self.step)
+            self.saved = time.monotonic()
+        if stopped and not last:
+            raise self._stopped(done)
+
+    def _is_overdue(self) -> bool:
+        """Return whether the time since the last save exceeds the limit on any process."""
+        minutes = self.config.checkpoint.minutes
+        return minutes is not None and any_rank(time.monotonic() - self.saved > 60 * minutes)
+
+    def _log(self, done: int, values: dict[str, float]) -> None:
+        self.folder.log(done, values)
+        event = Metrics(done, values)
+        self.on_event(event)
+        if self.tensorboard:
+            self.tensorboard(event)
+
+    def _validate(self, done: int) -> None:
+        """Score the sources' validation images during training."""
+        scores = self._scores(self.validation, self.on_event)
+        values = {f"val/{name}": score.miou for name, score in scores.items()}
+        for name, score in scores.items():
+            known = {k: iou for k, iou in score.iou.items() if iou is not None}
+            values |= {f"iou/{name}/{k}": iou for k, iou in known.items()}
+        self._log(done, values)
+        if self.tensorboard:
+            predictor = self._predictor()
+            self.tensorboard.pictures(
+                done,
+                {
+                    target.name: comparison_sheet(
+                        {"prediction": predictor}, target.samples[:_SHOWN]
+                    )
+                    for target in self.validation
+                },
+            )
+
+    def _scores(self, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
+        predictor = self._predictor()
+        scores = {
+            target.name: evaluate(
+                predictor, target.samples, on_event=on_event, task=f"scoring {target.name}"
+            )
+            for target in targets
+        }
+        for name in (name for name, of_target in scores.items() if not of_target.pixels):
+            message = f"no pixel of {name} is labelled (test sets have no labels); it is not scored"
+            on_event(Notice(message, warning=True))
+        return {name: of_target for name, of_target in scores.items() if of_target.pixels}
+
+    def _predictor(self) -> Predictor:
+        """Return a predictor with the network as in its checkpoint, in full precision."""
+        plain = Segmenter(self.config.model)
+        plain.load_state_dict(self.step.segmenter.state_dict())
+        return Predictor(plain, device=str(self.device), protocol=PROTOCOLS[PROTOCOL])
+
+    def _stopped(self, done: int) -> StoppedRunError:
+        return StoppedRunError(
+            f"stopped at iteration {done}/{self.config.iterations}; the checkpoint is saved.",
+            f"Resume with: pinmem train --resume {quoted(self.folder.path)}",
+        )
+
+    def _forward_unless_stopped(self, event: Event) -> None:
+        """Forward an event, and stop if asked; used outside of the iterations."""
+        self.on_event(event)
+        if not self.stop():
+            return
+        if self.trained:
+            raise self._stopped(self.config.iterations)
+        raise StoppedRunError("stopped before the first iteration; nothing is saved.")
+
+
+def _step_metrics(batch: Batch, result: StepResult) -> dict[str, float]:
+    """Return the number of redrawn crops, and all loss terms of all phases, over all processes."""
+    terms = {
+        f"{phase}/{name}": term.detach()
+        for phase, losses in result.losses.items()
+        for name, term in {**losses.terms, "total": losses.total}.items()
+    }
+    means = torch.stack([*terms.values()])
+    average_over_ranks([means])
+    redrawn = sum(all_gather(batch.redrawn))
+    return {"redrawn": redrawn, **dict(zip(terms, means.tolist(), strict=True))}

@@ -1,0 +1,320 @@
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import camvid_folder, small_config
+from safetensors.torch import load_file
+
+from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
+from pinmem_core.datasets import get_card
+from pinmem_core.errors import ConfigError, DataError, PinMemError
+from pinmem_core.events import Metrics, Notice, Progress
+from pinmem_core.images import write_png
+from pinmem_core.loading import Batch
+from pinmem_core.methods import methods
+from pinmem_core.methods.losses import cross_entropy, divergence_loss, training_losses
+from pinmem_core.methods.meta import fast_weights, unrecorded_statistics
+from pinmem_core.models import Segmenter
+from pinmem_core.preparation import PreparedDataset, draw_missing, prepare
+from pinmem_core.training import train
+from pinmem_core.training.optim import inner_learning_rate, learning_rate
+
+
+def _segmenter(memory: bool = True) -> Segmenter:
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="tiny", feature_dim=16)
+    segmenter = Segmenter(config if memory else config.model_copy(update={"memory": None}))
+    segmenter.auxiliary[3].p = 0.0
+    if segmenter.memory:
+        segmenter.memory.gumbel = False
+    return segmenter.double()
+
+
+def _batch(domains: int = 2, meta_train=(0,), meta_test=(1,)) -> Batch:
+    torch.manual_seed(1)
+    labels = (
+        torch.randint(0, 19, (domains, 3, 8, 8)).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    )
+    images = torch.randn(domains, 3, 3, 32, 32, dtype=torch.float64)
+    return Batch(images, labels, tuple(meta_train), tuple(meta_test))
+
+
+def _running(segmenter):
+    return {k: v.clone() for k, v in segmenter.named_buffers() if "running" in k}
+
+
+def _gradients(segmenter):
+    return {k: p.grad for k, p in segmenter.named_parameters() if p.grad is not None}
+
+
+def test_fast_weights_move_and_return_to_the_last_bit():
+    segmenter = _segmenter()
+    before = {k: p.detach().clone() for k, p in segmenter.named_parameters()}
+    for p in segmenter.parameters():
+        p.grad = torch.randn_like(p)
+    with fast_weights(segmenter, torch.tensor(0.5)):
+        for name, p in segmenter.named_parameters():
+            torch.testing.assert_close(p.detach(), before[name] - 0.5 * p.grad)
+    assert all(torch.equal(p, before[k]) for k, p in segmenter.named_parameters())
+    with pytest.raises(RuntimeError), fast_weights(segmenter, torch.tensor(0.5)):
+        raise RuntimeError
+    assert all(torch.equal(p, before[k]) for k, p in segmenter.named_parameters())
+
+
+def test_unrecorded_statistics_normalise_by_the_batch_and_remember_nothing():
+    segmenter = _segmenter().train()
+    images = _batch().all()[0]
+    recorded = segmenter(images)
+    before = _running(segmenter)
+    with unrecorded_statistics(segmenter):
+        assert torch.equal(segmenter(images), recorded)
+    assert all(torch.equal(v, before[k]) for k, v in _running(segmenter).items())
+
+
+def test_a_meta_step_equals_one_on_three_separate_networks():
+    """The in-place step against the obvious one: copies of the network, nothing shared."""
+    segmenter, batch, alpha = _segmenter(), _batch(), 0.05
+    reference = copy.deepcopy(segmenter)
+    result = methods.get("pinmem")(LossConfig()).step(segmenter, batch, alpha)
+
+    images, labels = batch.of([0])
+    reference.train()
+    inner = training_losses(reference, images, labels, LossConfig(), write=True)
+    inner.total.backward()
+    moved = copy.deepcopy(reference)
+    moved.zero_grad()
+    with torch.no_grad():
+        for p, original in zip(moved.parameters(), reference.parameters(), strict=True):
+            p.copy_(original - alpha * original.grad)
+    feature = moved.encode(images).feature.detach()
+    rewritten = moved.memory.write(feature, labels, moved.memory.slots)
+    outer = training_losses(moved, *batch.of([1]), LossConfig(), slots=rewritten)
+    outer.total.backward()
+
+    torch.testing.assert_close(result.rewritten, rewritten, rtol=0, atol=1e-12)
+    assert result.losses["inner"].total.item() == pytest.approx(inner.total.item(), rel=1e-12)
+    assert result.losses["outer"].total.item() == pytest.approx(outer.total.item(), rel=1e-12)
+    at_theta, at_moved = _gradients(reference), _gradients(moved)
+    for name, gradient in _gradients(segmenter).items():
+        expected = at_theta[name] + at_moved.get(name, 0)
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+    # From the outer loss the write map learns through the memory; the classifier gets nothing.
+    assert at_moved["memory.write_map.0.weight"].any()
+    assert "memory.classifier.weight" not in at_moved
+
+
+@pytest.mark.parametrize("name", ["pinmem", "mldg", "aggregate"])
+def test_a_step_moves_batch_norm_once_and_leaves_weights_and_memory(name):
+    segmenter = _segmenter(memory=name == "pinmem")
+    before = {k: p.detach().clone() for k, p in segmenter.named_parameters()}
+    slots = segmenter.memory.slots.clone() if segmenter.memory else None
+    batch = _batch()
+    alone = copy.deepcopy(segmenter).train()
+    images, labels = batch.all() if name == "aggregate" else batch.of(batch.meta_train)
+    training_losses(alone, images, labels, LossConfig(), write=name == "pinmem")
+
+    methods.get(name)(LossConfig()).step(segmenter, batch, 0.01)
+    assert all(torch.equal(p, before[k]) for k, p in segmenter.named_parameters())
+    assert slots is None or torch.equal(segmenter.memory.slots, slots)
+    expected = _running(alone)
+    assert all(torch.equal(v, expected[k]) for k, v in _running(segmenter).items())
+
+
+def test_the_refresh_writes_meta_train_images_in_evaluation_mode():
+    segmenter, batch = _segmenter(), _batch()
+    before = _running(segmenter)
+    frozen = copy.deepcopy(segmenter).eval()
+    images, labels = batch.of([0])
+    with torch.no_grad():
+        expected = frozen.memory.write(frozen.encode(images).feature, labels, frozen.memory.slots)
+    methods.get("pinmem")(LossConfig()).refresh(segmenter, batch)
+    assert torch.equal(segmenter.memory.slots, expected)
+    assert all(torch.equal(v, before[k]) for k, v in _running(segmenter).items())
+
+
+def test_three_domains_can_be_split_either_way():
+    for meta_train, meta_test in (((2, 0), (1,)), ((1,), (0, 2))):
+        result = methods.get("pinmem")(LossConfig()).step(
+            _segmenter(), _batch(3, meta_train, meta_test), 0.01
+        )
+        assert result.losses["outer"].total.isfinite()
+
+
+def test_losses_without_a_labelled_pixel_are_zero_not_nan():
+    labels = torch.full((1, 4, 4), 255)
+    logits = torch.randn(1, 19, 4, 4, requires_grad=True)
+    loss = cross_entropy(logits, labels)
+    loss.backward()
+    assert loss == 0 and not logits.grad.any()
+
+
+def test_divergence_is_the_mean_positive_cosine():
+    slots = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]])
+    assert divergence_loss(slots).item() == pytest.approx(2 * 0.6 / 6)
+
+
+def test_schedules():
+    config = OptimConfig()
+    assert learning_rate(config, 0, 10) == 0.01
+    assert learning_rate(config, 1, 10) == 0.01 * math.exp(-9 / 120000)
+    assert learning_rate(config, 1, 10) == learning_rate(config, 1, 99999)
+    assert inner_learning_rate(config, 0, 10) == 0.001
+    assert inner_learning_rate(config, 5, 10) == learning_rate(config, 5, 10) / 4
+    poly = OptimConfig(schedule="polynomial")
+    assert learning_rate(poly, 5, 10) == pytest.approx(0.01 * 0.5**0.9)
+
+
+@pytest.mark.parametrize("method", ["pinmem", "mldg", "aggregate"])
+def test_two_identical_runs_are_bit_equal(tmp_path, method):
+    config = small_config(method=method, targets=["toy:blue@all"], evaluation__every=2)
+    events = []
+    one = train(config, tmp_path / "one", on_event=events.append)
+    two = train(config, tmp_path / "two")
+    for name in ("metrics.jsonl", "scores.json", "config.json", "samples.json"):
+        assert (one.run / name).read_bytes() == (two.run / name).read_bytes()
+    weights = [load_file(r.checkpoint / "model.safetensors") for r in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert ("memory.slots" in weights[0]) == (method == "pinmem")
+    assert one.scores == two.scores
+    lines = [json.loads(line) for line in (one.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 2, 3]
+    assert Progress("training", 3, 3) in events
+    assert any(isinstance(e, Metrics) and "val/toy:red@val" in e.values for e in events)
+
+
+@pytest.mark.slow
+def test_another_seed_is_another_run(tmp_path):
+    runs = [train(small_config(seed=s), tmp_path / str(s)) for s in (0, 1)]
+    texts = [(r.run / "metrics.jsonl").read_text() for r in runs]
+    assert texts[0] != texts[1]
+
+
+@pytest.mark.slow
+def test_training_learns(tmp_path):
+    config = small_config(
+        iterations=100, optim__schedule="polynomial", optim__lr=0.05, augmentation__strong="none"
+    )
+    train(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["outer/seg"] for line in lines]
+    assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
+
+
+def test_memory_is_initialised_from_the_data(tmp_path):
+    def slots(**values):
+        result = train(small_config(iterations=1, **values), tmp_path / str(len(values)))
+        return load_file(result.checkpoint / "model.safetensors")["memory.slots"]
+
+    from_data, at_random = slots(), slots(model__memory__init_batches=0)
+    assert not torch.allclose(from_data, at_random, atol=0.05)
+
+
+def test_aggregate_may_carry_a_memory(tmp_path):
+    result = train(small_config(method="aggregate", use_memory=True), tmp_path / "run")
+    assert "memory.slots" in load_file(result.checkpoint / "model.safetensors")
+
+
+def test_a_single_source_is_meta_learned_from_pseudo_domains(tmp_path):
+    result = train(small_config(sources=["toy:red"], targets=["toy:blue"]), tmp_path / "run")
+    used = json.loads((result.run / "samples.json").read_text())
+    assert list(used["train"]) == ["toy:red#1", "toy:red#2"]
+    assert set(result.scores["target"]) == {"toy:blue"}
+
+
+def test_a_target_without_labels_is_said_and_not_scored(tmp_path):
+    draw_missing(["toy"])
+    for sample in PreparedDataset.open("toy").samples:
+        if sample.domain == "blue":
+            write_png(sample.label, np.full((sample.height, sample.width), 255, np.uint8))
+    events = []
+    config = small_config(sources=["toy:red"], targets=["toy:blue", "toy:red"])
+    result = train(config, tmp_path / "run", on_event=events.append)
+    assert set(result.scores["target"]) == {"toy:red"}
+    told = [event.message for event in events if isinstance(event, Notice) and event.warning]
+    assert any("no pixel of toy:blue is labelled" in text for text in told)
+    assert "NaN" not in (result.run / "scores.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"sources": []}, "no source domain"),
+        ({"method": "mldg", "use_memory": True}, "contradicts"),
+        ({"compute__compile": True, "compute__recompute": "finest"}, "compute.recompute"),
+        ({"method": "pinmem", "use_memory": False}, "contradicts"),
+        ({"method": "pinmen"}, "unknown method"),
+        ({"batch": 1}, "at least 2 images"),
+        ({"model__num_classes": 11}, "19 classes"),
+        ({"model__backbone": "tinny"}, "unknown backbone"),
+        ({"model__decoder": "deeplab"}, "unknown decoder"),
+        ({"device": "gpu"}, "unknown device"),
+        ({"sources": ["toy:green"]}, "unknown domain"),
+        ({"targets": ["toys"]}, "unknown dataset"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_written(tmp_path, values, said):
+    with pytest.raises(ConfigError, match=said):
+        train(small_config(**values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_in_use_is_not_touched(tmp_path):
+    (tmp_path / "keep").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        train(small_config(), tmp_path)
+    assert (tmp_path / "keep").read_text() == "mine"
+
+
+def test_a_source_without_validation_split_is_trained_on_and_told(tmp_path):
+    prepare(get_card("camvid"), [camvid_folder(tmp_path / "raw", {"0001TP": 3, "0016E5": 5})])
+    events = []
+    config = small_config(sources=["camvid:0001TP", "camvid:0016E5"], augmentation__crop=32)
+    result = train(config, tmp_path / "run", on_event=events.append)
+    assert set(result.scores["source"]) == {"camvid:0016E5@val"}
+    assert any(isinstance(e, Notice) and "0001TP has no validation" in e.message for e in events)
+
+
+def test_an_interrupted_run_keeps_its_last_checkpoint(tmp_path):
+    def interrupt(event):
+        if isinstance(event, Progress) and event.task == "training" and event.done == 3:
+            raise KeyboardInterrupt
+
+    for every, kept in ((2, True), (3, False)):
+        run = tmp_path / str(every)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config(iterations=9, checkpoint__every=every), run, on_event=interrupt)
+        assert (run / "checkpoint").exists() == run.exists() == kept
+
+
+def _corrupt_image(sample):
+    sample.image.write_bytes(sample.image.read_bytes()[:60])
+
+
+def _other_size(sample):
+    write_png(sample.label, sample.read()[1][:32])
+
+
+def _missing(sample):
+    sample.image.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(_corrupt_image, "cannot be read"), (_other_size, "96x32"), (_missing, "does not exist")],
+)
+def test_damaged_data_stops_the_run_in_a_sentence_and_leaves_nothing(tmp_path, spoil, said):
+    draw_missing(["toy"])
+    for sample in PreparedDataset.open("toy").samples:
+        spoil(sample)
+    with pytest.raises(DataError, match=said):
+        train(small_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer(tmp_path):
+    with pytest.raises(PinMemError, match="not finite in iteration 2"):
+        train(small_config(optim__lr=1e30), tmp_path / "run")
