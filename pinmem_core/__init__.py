@@ -1,32 +1,85 @@
 """pinmem: domain-generalized semantic segmentation with a categorical memory.
 
-    import pinmem_core
-    mask = pinmem_core.load("path/to/run").predict("street.jpg")   # (H, W) trainIds
+    import pinmem_core as pm
 
-The floors, each importing only those before it: `datasets` (what a dataset is), `preparation`
-(unified labels on disk), `loading` (batches), `model`, `inference`, `evaluation`, `learning`,
-`publishing` (the Hub, files for other runtimes).
+    pm.prepare("camvid", source="CamVid")
+    run = pm.train("demo", seed=1)
+    report = pm.evaluate(run.run, targets=["demo:dusk"])
+    mask = pm.load("starter").predict("street.jpg")  # (H, W) trainIds
+
+The layers, each of which imports only those before it: `datasets` (dataset cards), `preparation`
+(unified labels on disk), `loading` (batches), `models`, `inference`, `evaluation`, `methods`,
+`training`, `study`, `export` (the Hub, files for other runtimes).
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pinmem_core.version import __version__
 
-__all__ = ["__version__", "load", "prepare", "train"]
+if TYPE_CHECKING:
+    from pinmem_core.api import (
+        evaluate,
+        list_backbones,
+        list_datasets,
+        list_methods,
+        list_models,
+        list_recipes,
+        prepare,
+        resume,
+        train,
+    )
+    from pinmem_core.config import TrainConfig
+    from pinmem_core.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        MachineError,
+        PinMemError,
+        StoppedRunError,
+    )
+    from pinmem_core.inference import Predictor, load
+    from pinmem_core.models import Segmenter
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MachineError",
+    "PinMemError",
+    "Predictor",
+    "Segmenter",
+    "StoppedRunError",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "list_backbones",
+    "list_datasets",
+    "list_methods",
+    "list_models",
+    "list_recipes",
+    "load",
+    "prepare",
+    "resume",
+    "train",
+]
+
+_ELSEWHERE = {
+    "Predictor": "inference",
+    "Segmenter": "models",
+    "TrainConfig": "config",
+    "load": "inference",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the entry points when they are first used, so that importing pinmem is quick."""
-    if name == "load":
-        from pinmem_core.inference import load
+    """Import a public name when it is first used, so that importing the package takes no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    module = _ELSEWHERE.get(name, "errors" if name.endswith("Error") else "api")
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
-        return load
-    if name == "prepare":
-        from pinmem_core.preparation import prepare
 
-        return prepare
-    if name == "train":
-        from pinmem_core.learning import train
-
-        return train
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

@@ -1,4 +1,4 @@
-"""The shape of the house: which floor may import which, and what the core never does."""
+"""The architecture: which layer may import which, and what the core never does."""
 
 import ast
 from pathlib import Path
@@ -6,26 +6,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = """
-    addresses config devices discovery documents drawing errors events files footprint home
-    image_files images label_files labels locks painting parallel paths png ranks recipe version
-    yaml_text
+BASE = """
+    addresses config devices discovery distributed documents drawing errors events files footprint
+    home image_files images label_files labels locks malloc painting parallel paths png recipe
+    renamed version yaml_text
 """
-FLOORS = [
-    GROUND.split(),
-    ["scenes"],
+LAYERS = [
+    BASE.split(),
+    ["synthetic"],
     ["datasets"],
     ["acquisition"],
     ["preparation"],
     ["loading"],
-    ["model"],
+    ["models"],
     ["inference"],
     ["evaluation"],
-    ["learning"],
+    ["methods"],
+    ["training"],
     ["study"],
-    ["publishing"],
+    ["export"],
+    ["api"],
 ]
-LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 CORE = sorted((ROOT / "pinmem_core").rglob("*.py"))
 CLI = sorted((ROOT / "pinmem_cli").rglob("*.py"))
 
@@ -43,14 +45,14 @@ def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_floor_imports_one_above_it(path):
-    floor = path.relative_to(ROOT / "pinmem_core").parts[0].removesuffix(".py")
-    if floor == "__init__":
+def test_no_layer_imports_one_above_it(path):
+    layer = path.relative_to(ROOT / "pinmem_core").parts[0].removesuffix(".py")
+    if layer == "__init__":
         return
     for module in _imports(path):
         parts = module.split(".")
         if parts[0] == "pinmem_core" and len(parts) > 1 and parts[1] in LEVEL:
-            assert LEVEL[parts[1]] <= LEVEL[floor], f"{floor} imports {parts[1]}"
+            assert LEVEL[parts[1]] <= LEVEL[layer], f"{layer} imports {parts[1]}"
         assert parts[0] not in ("typer", "rich", "pinmem_cli"), f"the core imports {module}"
 
 

@@ -1,0 +1,180 @@
+"""The functions of `import pinmem_core as pm`: the commands of the CLI as Python calls."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pinmem_core import evaluation, preparation, training
+from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.datasets import cards, get_card, read_card
+from pinmem_core.evaluation import Report
+from pinmem_core.events import Listener, ignore
+from pinmem_core.home import runs_root
+from pinmem_core.methods import methods
+from pinmem_core.models.backbones import backbones
+from pinmem_core.models.found import STARTER
+from pinmem_core.preparation import PreparedDataset, Reencoding
+from pinmem_core.recipe import load_recipe, recipe_names
+from pinmem_core.training import RunResult
+
+
+def train(
+    recipe: str | TrainConfig = "demo",
+    output: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    on_event: Listener = ignore,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> RunResult:
+    """Train a network and score it on its sources and targets.
+
+    Example:
+        `train("demo", seed=1, settings={"optim.lr": 0.005})`
+
+    Args:
+        recipe: Name of a recipe, or a complete configuration.
+        output: Folder to make; None for a new one below `PINMEM_HOME`.
+        settings: Values of dotted configuration keys. They overrule the recipe.
+        on_event: Callback for progress events.
+        stop: Called after each iteration; if it returns True, the run saves its state and ends.
+        options: Values of configuration keys without a dot, such as `seed=1`.
+
+    Raises:
+        ConfigError: There is no such recipe or key, the configuration contradicts itself, or the
+            folder is in use.
+        DataError: A source or target is missing, empty or damaged.
+        MachineError: The device is missing or too small.
+        StoppedRunError: `stop` returned True.
+    """
+    values = {**(settings or {}), **options}
+    if isinstance(recipe, str):
+        config = validate(nested(load_recipe(recipe), values))
+    else:
+        config = validate(nested(recipe.model_dump(), values))
+    if output is None:
+        output = runs_root() / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
+    return training.train(config, Path(output), on_event=on_event, stop=stop)
+
+
+def resume(
+    run: str | Path, *, on_event: Listener = ignore, stop: Callable[[], bool] = lambda: False
+) -> RunResult:
+    """Resume a run that was stopped or killed; it ends as if it had not been interrupted.
+
+    Args:
+        run: Its folder.
+        on_event: Callback for progress events.
+        stop: As for `train`.
+
+    Raises:
+        ConfigError: The run has ended.
+        DataError: The folder holds no run, or its samples have changed.
+        MachineError: The device is missing, or another process trains this run.
+        StoppedRunError: `stop` returned True.
+    """
+    return training.resume(Path(run), on_event=on_event, stop=stop)
+
+
+def prepare(
+    dataset: str,
+    source: str | Path | Sequence[str | Path] = (),
+    *,
+    card: str | Path | None = None,
+    label_map: str | None = None,
+    reencoding: Reencoding | None = None,
+    strict: bool = False,
+    jobs: int | None = None,
+    on_event: Listener = ignore,
+) -> PreparedDataset:
+    """Verify a dataset's files, unify its labels and write its manifest.
+
+    Args:
+        dataset: Name of the dataset.
+        source: Folders or archives that hold its files. Without any, those of the last time are
+            used, or the dataset is downloaded if its terms were accepted.
+        card: YAML card of a dataset of your own.
+        label_map: How raw labels become classes; None for the default of the layout.
+        reencoding: How images are written anew; None leaves them where they are.
+        strict: Refuse the dataset at the first defect instead of leaving samples out.
+        jobs: Samples that are converted at once; None for one a core.
+        on_event: Callback for progress events.
+
+    Raises:
+        ConfigError: There is no such dataset or label map, or its terms are not accepted.
+        DataError: Files are missing or damaged.
+        MachineError: The disk is too small, or nothing here unpacks an archive.
+    """
+    found = read_card(Path(card)) if card else get_card(dataset)
+    given = [source] if isinstance(source, str | Path) else source
+    folders = preparation.obtain(found, [*map(Path, given)], on_event=on_event)
+    return preparation.prepare(
+        found,
+        folders,
+        label_map=label_map,
+        reencoding=reencoding,
+        strict=strict,
+        jobs=jobs,
+        on_event=on_event,
+    )
+
+
+def evaluate(
+    model: str | Path,
+    targets: Sequence[str] = (),
+    *,
+    protocol: str | None = None,
+    device: str = "auto",
+    output: str | Path | None = None,
+    on_event: Listener = ignore,
+) -> Report:
+    """Score a model on domains.
+
+    Args:
+        model: A run, a checkpoint folder, "starter", or `user/name[@revision]` on the Hub.
+        targets: `dataset[:domain][@split]`; none for the targets of the run.
+        protocol: Name of a protocol; None for the model's own, or else "paper-train".
+        device: Where to compute.
+        output: New folder for `report.json` and `report.html`; None writes nothing.
+        on_event: Callback for progress events.
+
+    Raises:
+        ConfigError: A target or the protocol does not exist, or `output` is in use.
+        DataError: The model or a target's data is missing or damaged.
+        MachineError: The device is missing.
+    """
+    return evaluation.evaluate_run(
+        str(model),
+        targets,
+        protocol=protocol,
+        device=device,
+        output=None if output is None else Path(output),
+        on_event=on_event,
+    )
+
+
+def list_datasets() -> list[str]:
+    """Return the names of all datasets, your own included."""
+    return list(cards())
+
+
+def list_recipes() -> list[str]:
+    """Return the names of all recipes."""
+    return recipe_names()
+
+
+def list_methods() -> list[str]:
+    """Return the names of all methods."""
+    return sorted(methods.all())
+
+
+def list_backbones() -> list[str]:
+    """Return the names of all backbones."""
+    return sorted(backbones.all())
+
+
+def list_models() -> list[str]:
+    """Return the names of models that `load` takes: the starter and the runs on this machine."""
+    runs = runs_root().glob("[!.]*/checkpoint/config.json") if runs_root().is_dir() else ()
+    return [STARTER, *sorted(path.parents[1].name for path in runs)]
