@@ -22,6 +22,7 @@ from pinmem_core.models.backbones import backbones
 from pinmem_core.models.decoders import decoders
 from pinmem_core.models.norm import set_alpha
 
+pytestmark = pytest.mark.slow
 SHAPES = ((1, 97, 131), (3, 70, 96), (2, 33, 50))
 
 

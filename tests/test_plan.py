@@ -64,6 +64,7 @@ def test_memory_is_the_most_that_exists_at_once_and_views_are_free():
     assert footprint(in_turn).memory_bytes == 4000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pinmem", "mldg", "aggregate"])
 def test_what_is_counted_without_content_is_what_a_real_iteration_takes(method):
     config, batch = resolve(small_config(method=method)), _batch()

@@ -247,7 +247,7 @@ def test_an_archive_that_two_readers_understand_differently_is_refused(tmp_path,
 def test_names_that_are_no_texts_are_no_weights(tmp_path):
     """Their texts would be asked for what only texts have."""
     path = saved({1: torch.ones(3)}, tmp_path / "a.pth")
-    with pytest.raises(DataError, match="holds no state dict"):
+    with pytest.raises(DataError, match="does not hold a state dict"):
         load_backbone_weights(backbones.get("resnet18")(32), "resnet18", str(path))
 
 
