@@ -17,7 +17,7 @@ _IDLE, _WAITING_FOR_DISK, _STOLEN = 3, 4, 7
 _BUSY = 0.3
 """Processors that other processes must use for threads to sleep."""
 _FEWEST_TICKS = 5
-"""Ticks (10 ms) of a processor below which its use cannot be told from rounding."""
+"""Ticks (10 ms) of a processor below which its use cannot be distinguished from rounding."""
 _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
@@ -52,7 +52,7 @@ AT_START = count_ticks()
 
 
 def others_are_busy(before: Ticks, after: Ticks) -> bool:
-    """Return whether other processes were busy between two counts, as far as they show it."""
+    """Return whether the counts show that other processes were busy between them."""
     ticks = after.total - before.total
     if after.processors < 2 or ticks < _FEWEST_TICKS * after.processors:
         return False

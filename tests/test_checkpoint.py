@@ -15,7 +15,7 @@ from pinmem_core.export.files import write_files
 from pinmem_core.labels import CLASS_NAMES
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.models.checkpoint import write_checkpoint
-from pinmem_core.models.misfit import misfit
+from pinmem_core.models.state_dict import state_dict_mismatch
 
 
 @pytest.fixture
@@ -283,6 +283,9 @@ def test_weights_too_large_for_half_precision_are_refused(folder):
     assert load_checkpoint(folder)[1]["iteration"] == 7
 
 
-def test_loading_a_checkpoint_of_another_precision_is_no_misfit():
+def test_loading_a_checkpoint_of_another_precision_is_no_mismatch():
     state = {"a": torch.ones(2), "n": torch.tensor(3)}
-    assert misfit({"a": torch.ones(2, dtype=torch.bfloat16), "n": state["n"]}, state) is None
+    assert (
+        state_dict_mismatch({"a": torch.ones(2, dtype=torch.bfloat16), "n": state["n"]}, state)
+        is None
+    )

@@ -113,16 +113,16 @@ def test_how_many_windows_are_seen_at_once_changes_nothing_but_rounding(segmente
 
 
 def test_windows_are_as_large_as_memory_allows():
-    appetite = MemoryModel(pixel=100, kept=10)
-    assert largest_crop(500, 700, appetite, 100 * 500 * 700) == 700
+    model = MemoryModel(pixel=100, kept=10)
+    assert largest_crop(500, 700, model, 100 * 500 * 700) == 700
     assert largest_crop(500, 700, MemoryModel(100, 10, views=2), 100 * 500 * 700) < 700
-    side = largest_crop(5000, 7000, appetite, 10**8)
+    side = largest_crop(5000, 7000, model, 10**8)
     assert side % STEP == 1
-    assert appetite.of(5000, 7000, side) <= 10**8 / 2 < appetite.of(5000, 7000, side + STEP)
-    assert largest_crop(5000, 7000, appetite, 0) == SMALLEST
-    assert largest_crop(20, 7000, appetite, 10**6) == SMALLEST
-    assert largest_crop(20, 700, appetite, 1) == SMALLEST
-    assert largest_crop(20, 200, appetite, 1) == 200
+    assert model.of(5000, 7000, side) <= 10**8 / 2 < model.of(5000, 7000, side + STEP)
+    assert largest_crop(5000, 7000, model, 0) == SMALLEST
+    assert largest_crop(20, 7000, model, 10**6) == SMALLEST
+    assert largest_crop(20, 700, model, 1) == SMALLEST
+    assert largest_crop(20, 200, model, 1) == 200
 
 
 @pytest.mark.slow

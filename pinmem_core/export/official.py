@@ -20,7 +20,7 @@ from pinmem_core.export.official_networks import FAMILY, recognised
 from pinmem_core.labels import CLASSES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.decoders.base import AuxiliaryHead
-from pinmem_core.models.misfit import misfit
+from pinmem_core.models.state_dict import state_dict_mismatch
 from pinmem_core.models.torch_file import is_state_dict, is_weight, read_torch_file
 
 _LOSSES = "criterion"
@@ -129,7 +129,7 @@ def _fill(path: Path, segmenter: Segmenter, given: dict[str, Tensor]) -> None:
     ours = {official_name(name): name for name in segmenter.state_dict()}
     wanted = dict(zip(ours, segmenter.state_dict().values(), strict=True))
     given = _counters(wanted) | given
-    if problem := misfit(given, wanted):
+    if problem := state_dict_mismatch(given, wanted):
         network = f"{segmenter.config.decoder} on {segmenter.config.backbone}"
         raise CheckpointError(f"{path} is no {network}: {problem}.", FAMILY)
     copies = {ours[n]: given[n].detach().to(t.dtype, copy=True) for n, t in wanted.items()}

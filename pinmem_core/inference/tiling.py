@@ -51,16 +51,16 @@ class MemoryModel:
         return self.pixel * rows * columns + (0 if alone else self.kept * rows * width)
 
 
-def largest_crop(height: int, width: int, appetite: MemoryModel, memory: float) -> int:
+def largest_crop(height: int, width: int, model: MemoryModel, memory: float) -> int:
     """Return the longer side of the image if it fits into `memory`, else the side of windows.
 
     Windows use half of the memory, because the masks of a large image need memory, too.
     """
     whole = max(height, width)
-    if appetite.of(height, width, whole) <= memory:
+    if model.of(height, width, whole) <= memory:
         return whole
     sides = range(SMALLEST, whole, STEP)
-    fitting = bisect_right(sides, memory / 2, key=lambda side: appetite.of(height, width, side))
+    fitting = bisect_right(sides, memory / 2, key=lambda side: model.of(height, width, side))
     return min(whole, SMALLEST + STEP * max(0, fitting - 1))
 
 

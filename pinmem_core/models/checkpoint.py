@@ -33,9 +33,9 @@ from pinmem_core.labels import CLASSES
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.models.card import CARD, is_ours, model_card
 from pinmem_core.models.figures import Figures
-from pinmem_core.models.misfit import misfit
 from pinmem_core.models.out_of_memory import memory_for, ran_out_of_memory
 from pinmem_core.models.segmenter import Segmenter
+from pinmem_core.models.state_dict import state_dict_mismatch
 from pinmem_core.renamed import current_settings, current_tensors
 from pinmem_core.version import __version__
 
@@ -152,7 +152,7 @@ def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
         with torch.device("meta"):  # shapes only: a config may ask for any size
             expected = _build(model, folder).state_dict()
         state = current_tensors(_read_weights(folder))
-        problem = misfit(state, expected)
+        problem = state_dict_mismatch(state, expected)
         if problem:
             raise _unfit(folder, problem)
         _require_unchanged(folder, written)

@@ -23,7 +23,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
 from pinmem_core.files import remove_leftovers, staged_folder
 from pinmem_core.models import Segmenter
-from pinmem_core.models.misfit import misfit
+from pinmem_core.models.state_dict import state_dict_mismatch
 from pinmem_core.renamed import current_tensors
 
 FOLDER = "snapshots"
@@ -71,7 +71,9 @@ class Snapshot:
             for name in (_WEIGHTS, _OPTIMIZER)
         )
         ours = dict(_buffers(segmenter, optimizer))
-        if problem := misfit(weights, segmenter.state_dict()) or misfit(buffers, ours):
+        if problem := state_dict_mismatch(weights, segmenter.state_dict()) or state_dict_mismatch(
+            buffers, ours
+        ):
             raise DataError(
                 f"the snapshot {self.folder} does not fit the run's configuration: {problem}.",
                 "If you edited the run's config.json, undo this, or start a new run.",

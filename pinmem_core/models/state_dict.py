@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+def state_dict_mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
     """Return the first mismatch between `state` and `expected`, or None if they match.
 
     Floating-point dtypes may differ.
