@@ -92,7 +92,7 @@ def _relay(method: str, training: "subprocess.Popen[str]", output: Output) -> No
 
 def _draw(runs: Mapping[str, str], targets: tuple[str, ...], path: Path) -> None:
     from pinmem_core.evaluation import load_target
-    from pinmem_core.evaluation.pictures import comparison_sheet
+    from pinmem_core.evaluation.evaluate import comparison_sheet
     from pinmem_core.images import write_png
     from pinmem_core.inference import load
 

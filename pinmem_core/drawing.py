@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pinmem_core.labels import Color
-from pinmem_core.painting import FAINT, INK, font, shortened
+from pinmem_core.label_space import Color
+from pinmem_core.visualize import FAINT, INK, font, shortened
 
 MARGIN = 32
 """Empty margin of a sheet in pixels."""

@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 
 from pinmem_core.errors import DataError
 from pinmem_core.image_files import check_picture, open_picture, unreadable, upright
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 
 _FORMS = (
     "8- or 16-bit grey, 1- to 8-bit palette or grey, or 8-bit RGB, with an opaque alpha or none"

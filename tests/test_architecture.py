@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BASE = """
     addresses config devices discovery distributed documents drawing errors events files footprint
-    home image_files images label_files labels locks malloc painting parallel paths png recipe
-    renamed version yaml_text
+    home image_files images label_files label_space locks malloc parallel paths png recipe
+    renamed version visualize yaml_text
 """
 LAYERS = [
     BASE.split(),

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from pinmem_core.datasets import DatasetCard, Layout
 from pinmem_core.errors import DataError
 from pinmem_core.export.evidence import evidence_of
-from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.models.card import MARK, model_card
 from pinmem_core.models.checkpoint import write_card

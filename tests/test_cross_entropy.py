@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from pinmem_core.footprint import footprint
-from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.label_space import IGNORE_INDEX
 from pinmem_core.methods.cross_entropy import divided_cross_entropy, summed_cross_entropy
 
 SIZE = (9, 12)

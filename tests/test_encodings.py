@@ -13,7 +13,7 @@ from torchvision.io import ImageReadMode, decode_png
 from pinmem_core.datasets import get_card
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import check_picture, read_rgb16
-from pinmem_core.labels import LabelMap
+from pinmem_core.label_space import LabelMap
 from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.layouts import RawSample
 from pinmem_core.preparation.splits import expand, split_of_each

@@ -22,7 +22,7 @@ from pinmem_core.images import (
     read_train_ids,
     write_png,
 )
-from pinmem_core.labels import LabelMap
+from pinmem_core.label_space import LabelMap
 from pinmem_core.png import label_png
 from pinmem_core.preparation import PreparedDataset, prepare
 from pinmem_core.preparation.encodings import ENCODINGS

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pinmem_core.labels import CLASS_SETS, CLASSES, LABEL_ID_TABLE, LabelMap
-from pinmem_core.painting import colorize, overlay
+from pinmem_core.label_space import CLASS_SETS, CLASSES, LABEL_ID_TABLE, LabelMap
+from pinmem_core.visualize import colorize, overlay
 
 
 def test_classes_are_those_of_cityscapes():

@@ -11,16 +11,24 @@ from numpy.typing import NDArray
 
 from pinmem_core.drawing import Sheet, ramp
 from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation import Target, memory_maps, memory_reading
-from pinmem_core.evaluation.marks import SYMBOLS, draw_symbol, place_names
-from pinmem_core.evaluation.memory_maps import commonest_classes, plot_reading, plot_weights
-from pinmem_core.evaluation.memory_reading import Reading, read_memory
-from pinmem_core.evaluation.memory_scatter import plot_projection
-from pinmem_core.evaluation.memory_views import pictures, rightness
-from pinmem_core.evaluation.projection import Plane
+from pinmem_core.evaluation import Target, memory_analysis
+from pinmem_core.evaluation.memory_analysis import (
+    SYMBOLS,
+    Plane,
+    Reading,
+    commonest_classes,
+    draw_symbol,
+    pictures,
+    place_names,
+    plot_projection,
+    plot_reading,
+    plot_weights,
+    read_memory,
+    rightness,
+)
 from pinmem_core.events import Progress
 from pinmem_core.inference import Predictor, Protocol
-from pinmem_core.labels import CLASS_NAMES, COLOR_TABLE
+from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
 
@@ -136,7 +144,7 @@ def test_looking_changes_nothing(predictor):
 
 
 def test_large_images_are_reduced_after_they_are_predicted(predictor, monkeypatch):
-    monkeypatch.setattr(memory_reading, "_LARGEST", 32 * 48)
+    monkeypatch.setattr(memory_analysis, "_LARGEST", 32 * 48)
     reading = read_memory(predictor, Street("a"))
     assert reading.image.shape == (32, 48, 3) and reading.weights.shape == (19, 2, 3)
     assert reading.truth.shape == reading.prediction.shape == (32, 48)
@@ -205,8 +213,8 @@ def test_a_sheet_shows_image_truth_prediction_and_slots_side_by_side():
 
 def test_a_row_tells_how_often_the_own_slot_is_read_most(monkeypatch):
     told = []
-    heading = memory_maps.heading
-    monkeypatch.setattr(memory_maps, "heading", lambda *a: told.append(a[:2]) or heading(*a))
+    heading = memory_analysis.heading
+    monkeypatch.setattr(memory_analysis, "heading", lambda *a: told.append(a[:2]) or heading(*a))
     right = _reading(_one_slot_each([3, 8], (4, 8)), [[3, 3, 3, 3, 8, 3, 255, 255]] * 4)
     plot_reading([right, _reading(_one_slot_each([3, 8], (4, 8)), np.full((4, 8), 255))])
     assert told == [
@@ -217,8 +225,8 @@ def test_a_row_tells_how_often_the_own_slot_is_read_most(monkeypatch):
 
 def test_heat_maps_reach_from_their_own_smallest_to_their_own_largest_weight(monkeypatch):
     told = []
-    caption = memory_maps.caption
-    monkeypatch.setattr(memory_maps, "caption", lambda *a: told.append(a[0]) or caption(*a))
+    caption = memory_analysis.caption
+    monkeypatch.setattr(memory_analysis, "caption", lambda *a: told.append(a[0]) or caption(*a))
     weights = np.full((19, 1, 2), 0.05, np.float32)
     weights[3, 0], weights[8, 0] = (0.05, 0.06), (0.1, 0.02)
     sheet = plot_weights([_reading(weights, np.full((20, 40), 255))], [3, 8])

@@ -12,7 +12,7 @@ from PIL import Image
 from pinmem_core.datasets import read_card
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import read_label, write_png
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 from pinmem_core.preparation import prepare, survey
 from pinmem_core.preparation.layouts import find_samples
 from pinmem_core.preparation.new_card import new_card

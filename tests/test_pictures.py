@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pinmem_core.drawing import GRID, Chart, Curve, Scale, Sheet
-from pinmem_core.labels import CLASS_NAMES
-from pinmem_core.painting import font, shortened
+from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.training.plots import plot_losses, plot_memory
+from pinmem_core.visualize import font, shortened
 
 BLUE, RED = (0, 114, 178), (213, 94, 0)
 SEEN = "classes were seen; the mean cosine of two of their slots is"

@@ -13,15 +13,15 @@ from torch import nn
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Notice
 from pinmem_core.footprint import Footprint, footprint
-from pinmem_core.labels import COLOR_TABLE
+from pinmem_core.label_space import COLOR_TABLE
 from pinmem_core.loading import Batch
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
-from pinmem_core.painting import heading
 from pinmem_core.training import dry_run as estimates
 from pinmem_core.training.dry_run import Estimate, batch_sheet, estimate, plan
 from pinmem_core.training.resolve import resolve
 from pinmem_core.training.step import TrainStep
+from pinmem_core.visualize import heading
 
 CPU = torch.device("cpu")
 SMALL = """

@@ -30,7 +30,7 @@ from pinmem_core.inference.formats import FORMS, get_formats
 from pinmem_core.inference.outputs import plan
 from pinmem_core.inference.overlap import ahead, behind
 from pinmem_core.inference.sources import Source, find_sources
-from pinmem_core.labels import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
+from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.models import Segmenter
 from pinmem_core.models.checkpoint import save_checkpoint
 

@@ -16,18 +16,18 @@ from conftest import Result
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import evaluate_run
-from pinmem_core.evaluation.calibration import Calibration
-from pinmem_core.evaluation.charts import reliability
 from pinmem_core.evaluation.compare import SavedReport, compare, find_report
-from pinmem_core.evaluation.examples import Example, Examples, Gallery
-from pinmem_core.evaluation.markup import data_uri
-from pinmem_core.evaluation.origin import Origin
-from pinmem_core.evaluation.reading import Labelled
-from pinmem_core.evaluation.report_data import DomainReport, Report, image_counts
-from pinmem_core.evaluation.report_html import Pictures, as_html
-from pinmem_core.evaluation.report_tables import confusion
-from pinmem_core.evaluation.results import DomainResult, ImageResult
-from pinmem_core.evaluation.scores import ConfusionMatrix
+from pinmem_core.evaluation.evaluate import Example, Examples, Gallery, Labelled
+from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix
+from pinmem_core.evaluation.report import Pictures, as_html, confusion, data_uri, reliability
+from pinmem_core.evaluation.results import (
+    DomainReport,
+    DomainResult,
+    ImageResult,
+    Origin,
+    Report,
+    image_counts,
+)
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.models import Segmenter, save_checkpoint

@@ -10,7 +10,7 @@ from cityscapesscripts.helpers.labels import name2label
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import CLASS_SET_NAMES, ConfusionMatrix, Scores, mean_over_domains
 from pinmem_core.images import write_png
-from pinmem_core.labels import CLASS_NAMES, LABEL_ID_TABLE
+from pinmem_core.label_space import CLASS_NAMES, LABEL_ID_TABLE
 
 IGNORE, TERRAIN, CAR, TRUCK, TRAIN = 255, 9, 13, 14, 16
 

@@ -10,7 +10,7 @@ import torch
 from conftest import Result
 
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
-from pinmem_core.evaluation.intervals import mean_paired_interval, paired_interval
+from pinmem_core.evaluation.bootstrap import mean_paired_interval, paired_interval
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.locks import locked
 from pinmem_core.models import load_checkpoint

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pinmem_core.labels import CLASS_NAMES, IGNORE_INDEX, TRAIN_ID
+from pinmem_core.label_space import CLASS_NAMES, IGNORE_INDEX, TRAIN_ID
 from pinmem_core.synthetic import DOMAINS, Scene, draw_scene
 from pinmem_core.synthetic.lens import blur, compress
 from pinmem_core.synthetic.projection import Camera, Floor, Front, Side

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from pinmem_core.datasets.label_maps import STANDARD_MAPS, LabelMapSpec, build_label_map
-from pinmem_core.labels import LabelMap
+from pinmem_core.label_space import LabelMap
 
 Drawing = Callable[[Path, Callable[[int, int], None]], None]
 """Writes a generated dataset below a folder, calling back with (done, total)."""

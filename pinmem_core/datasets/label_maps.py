@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from pinmem_core.errors import unknown_name
-from pinmem_core.labels import CLASSES, IGNORE_INDEX, TRAIN_ID, LabelMap
+from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID, LabelMap
 
 IGNORE = "ignore"
 

@@ -1,13 +1,22 @@
 """Evaluation: exact scores with their protocol, confidence intervals and reports."""
 
-from pinmem_core.evaluation.calibration import Calibration
-from pinmem_core.evaluation.class_sets import CLASS_SET_NAMES
-from pinmem_core.evaluation.evaluate import Target, evaluate, load_target, load_validation
-from pinmem_core.evaluation.intervals import bootstrap_interval, paired_interval
+from pinmem_core.evaluation.bootstrap import bootstrap_interval, paired_interval
+from pinmem_core.evaluation.evaluate import (
+    Target,
+    evaluate,
+    evaluate_domain,
+    load_target,
+    load_validation,
+)
+from pinmem_core.evaluation.metrics import (
+    CLASS_SET_NAMES,
+    Calibration,
+    ConfusionMatrix,
+    Scores,
+    mean_over_domains,
+)
 from pinmem_core.evaluation.report import Report, evaluate_run
-from pinmem_core.evaluation.results import DomainResult, ImageResult, evaluate_domain
-from pinmem_core.evaluation.scores import ConfusionMatrix, Scores, mean_over_domains
-from pinmem_core.evaluation.trained_on import TrainedOn
+from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
 
 __all__ = [
     "CLASS_SET_NAMES",

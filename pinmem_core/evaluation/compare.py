@@ -10,11 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, quoted
-from pinmem_core.evaluation.intervals import paired_interval
+from pinmem_core.evaluation.bootstrap import paired_interval
 from pinmem_core.evaluation.report import DATA
-from pinmem_core.evaluation.report_data import LEVEL, SCHEMA_VERSION, image_counts
-from pinmem_core.evaluation.results import ImageResult
-from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.evaluation.results import LEVEL, SCHEMA_VERSION, ImageResult, image_counts
+from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.models.figures import seen_in_words
 from pinmem_core.models.found import checkpoint_of, run_folder
 

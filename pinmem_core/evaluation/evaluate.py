@@ -1,20 +1,193 @@
-"""Targets of an evaluation, and their scores."""
+"""Evaluate a predictor on target domains."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from pinmem_core.datasets import get_card
-from pinmem_core.distributed import all_gather
-from pinmem_core.evaluation.reading import my_share
-from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
-from pinmem_core.evaluation.trained_on import TrainedOn
-from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.inference import Predictor
+from pinmem_core.distributed import all_gather, rank, world_size
+from pinmem_core.errors import DataError
+from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix, Scores
+from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
+from pinmem_core.events import Listener, Notice, Progress, ignore
+from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.preparation import PreparedDataset, Sample, Samples, Selection, matching, select
+from pinmem_core.visualize import beside, caption, colorize, overlay, stacked
+
+T = TypeVar("T")
+
+_AHEAD = 4
+"""Number of prefetched images: enough for a fast GPU, few enough for large photos."""
+
+
+class Labelled(NamedTuple):
+    """A sample after the protocol's view is applied.
+
+    Attributes:
+        id: Id of the sample.
+        image: RGB image, (H, W, 3).
+        truth: TrainIds, (H, W); 255 is ignored.
+    """
+
+    id: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+
+
+def my_share(
+    samples: Sequence[Sample], protocol: Protocol, *, on_event: Listener, task: str
+) -> Generator[Labelled, None, None]:
+    """Yield this process's shard of the samples; `in_order` gathers the results of all processes.
+
+    Args:
+        samples: Samples of all processes.
+        protocol: Protocol whose view is applied.
+        on_event: Callback for progress events, one per sample when the next is requested.
+        task: Name of the task in progress events.
+
+    Raises:
+        DataError: A file cannot be read, or the sizes of a label and its image differ.
+    """
+    mine = samples[rank() :: world_size()]
+    pool = ThreadPoolExecutor(_AHEAD)
+    coming = deque(pool.submit(_read, sample, protocol) for sample in mine[:_AHEAD])
+    try:
+        for done in range(1, len(mine) + 1):
+            yield coming.popleft().result()
+            coming.extend(pool.submit(_read, s, protocol) for s in mine[done + _AHEAD - 1 :][:1])
+            on_event(Progress(task, done, len(mine)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_order(results: Sequence[T]) -> list[T]:
+    """Gather the results of all processes on every process, in the order of the samples."""
+    shares = all_gather(results)
+    total = sum(len(share) for share in shares)
+    return [shares[number % len(shares)][number // len(shares)] for number in range(total)]
+
+
+def _read(sample: Sample, protocol: Protocol) -> Labelled:
+    return Labelled(sample.id, *protocol.view_of(*sample.read()))
+
+
+_WIDTH = 400
+"""Maximum width of an example in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One image in reduced size.
+
+    Attributes:
+        id: Id of the sample.
+        miou: mIoU of the image over the classes that occur in it, in 0..1.
+        image: RGB image, (H, W, 3).
+        truth: Overlay of the true classes, (H, W, 3) RGB.
+        prediction: Overlay of the predicted classes, (H, W, 3) RGB.
+    """
+
+    id: str
+    miou: float
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Worst and best examples, without duplicates.
+
+    Attributes:
+        worst: Examples with the lowest mIoU, ascending.
+        best: Examples with the highest mIoU, descending.
+    """
+
+    worst: tuple[Example, ...] = ()
+    best: tuple[Example, ...] = ()
+
+
+class Gallery:
+    """Collect examples and predictions for a report while a target is evaluated.
+
+    The collection avoids a second prediction. It keeps only a few reduced examples and the
+    predictions of the named samples in memory.
+
+    Args:
+        count: Maximum number of worst examples, and of best examples.
+        named: Ids of the samples whose predictions are kept.
+
+    Attributes:
+        predictions: Predicted trainIds, (H, W), of the named samples, by id.
+    """
+
+    def __init__(self, count: int, named: Collection[str] = ()) -> None:
+        self.predictions: dict[str, NDArray[np.uint8]] = {}
+        self._count = count
+        self._named = frozenset(named)
+        self._order = itertools.count()
+        self._worst: list[tuple[float, int, Example]] = []
+        self._best: list[tuple[float, int, Example]] = []
+
+    def add(self, seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> None:
+        """Add an image; an image without labelled pixels is never an example.
+
+        Args:
+            seen: Image with its label.
+            prediction: Predicted trainIds, (H, W).
+            miou: mIoU of the image in 0..1; NaN without labelled pixels.
+        """
+        if seen.id in self._named:
+            self.predictions[seen.id] = prediction
+        if np.isnan(miou):
+            return
+        order = next(self._order)
+        worst, best = (miou, order), (-miou, -order)
+        is_worst, is_best = self._enters(self._worst, worst), self._enters(self._best, best)
+        if not (is_worst or is_best):
+            return
+        example = _example(seen, prediction, miou)
+        if is_worst:
+            self._worst = sorted([*self._worst, (*worst, example)], key=_rank)[: self._count]
+        if is_best:
+            self._best = sorted([*self._best, (*best, example)], key=_rank)[: self._count]
+
+    def examples(self) -> Examples:
+        """Return the examples among all added images."""
+        worst = tuple(example for *_, example in self._worst)
+        best = tuple(example for *_, example in self._best)
+        shown = {example.id for example in worst}
+        return Examples(worst, tuple(example for example in best if example.id not in shown))
+
+    def _enters(self, kept: Sequence[tuple[float, int, Example]], rank: tuple[float, int]) -> bool:
+        return len(kept) < self._count or rank < _rank(kept[-1])
+
+
+def _rank(kept: tuple[float, int, Example]) -> tuple[float, int]:
+    return kept[:2]
+
+
+def _example(seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> Example:
+    small = _reduced(seen.image, Image.Resampling.BICUBIC)
+    classes = (_reduced(ids, Image.Resampling.NEAREST) for ids in (seen.truth, prediction))
+    return Example(seen.id, miou, small, *(overlay(small, ids) for ids in classes))
+
+
+def _reduced(pixels: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
+    """Resize a picture to a width of at most `_WIDTH` pixels, keeping its aspect ratio."""
+    height, width = pixels.shape[:2]
+    scale = min(1, _WIDTH / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, how))
 
 
 @dataclass(frozen=True)
@@ -142,3 +315,77 @@ def evaluate(
     for _, image, truth in my_share(samples, predictor.protocol, on_event=on_event, task=task):
         matrix.add(truth, predictor.predict(image))
     return Scores.of(reduce(add, all_gather(matrix)), len(samples))
+
+
+def evaluate_domain(
+    predictor: Predictor,
+    target: Target,
+    *,
+    gallery: Gallery | None = None,
+    on_event: Listener = ignore,
+    task: str,
+) -> DomainResult:
+    """Predict and score every image of a target once.
+
+    Distributed processes share the work and return the same result.
+
+    Args:
+        predictor: Model and protocol.
+        target: Target to evaluate.
+        gallery: Collector of example images among those of this process.
+        on_event: Callback for progress events.
+        task: Name of the task in progress events.
+
+    Raises:
+        DataError: A file cannot be read, the sizes of a label and its image differ, or no pixel of
+            the target is labelled.
+    """
+    results, calibration = [], Calibration()
+    shown = my_share(target.samples, predictor.protocol, on_event=on_event, task=task)
+    for sample in shown:
+        prediction = predictor.analyze(sample.image, confidence=True)
+        assert prediction.confidence is not None
+        matrix = ConfusionMatrix()
+        matrix.add(sample.truth, prediction.train_ids)
+        results.append(ImageResult(sample.id, matrix.counts, matrix.missed))
+        calibration += Calibration.of(prediction.confidence, sample.truth, prediction.train_ids)
+        if gallery:
+            gallery.add(sample, prediction.train_ids, matrix.miou())
+    calibration = reduce(add, all_gather(calibration))
+    result = DomainResult(
+        target.name,
+        target.split,
+        tuple(in_order(results)),
+        calibration,
+        target.seen,
+        target.trained_images,
+    )
+    if not result.matrix.pixels:
+        raise _unlabelled(target)
+    return result
+
+
+def _unlabelled(target: Target) -> DataError:
+    return DataError(
+        f"no pixel is labelled in the {len(target.samples)} images of {target.name} (split "
+        f"'{target.split}').",
+        "Labels of test sets are often not published; evaluate another split, such as '@val'.",
+    )
+
+
+def comparison_sheet(
+    predictors: Mapping[str, Predictor], samples: Sequence[Sample], tile_width: int = 384
+) -> NDArray[np.uint8]:
+    """Return an RGB sheet with one row per sample: image, ground truth, and each prediction.
+
+    Args:
+        predictors: Predictors by column title.
+        samples: Samples, at least one.
+        tile_width: Width of each column in pixels.
+    """
+    rows = [caption(["image", "ground truth", *predictors], tile_width)]
+    for sample in samples:
+        image, truth = sample.read()
+        predicted = [colorize(predictor.predict(image)) for predictor in predictors.values()]
+        rows.append(beside([image, colorize(truth), *predicted], tile_width))
+    return stacked(rows)

@@ -1,22 +1,39 @@
-"""Evaluate a predictor on a domain, with the counts of every image."""
+"""Results of an evaluation, with the provenance of the model, and their JSON format."""
 
-from dataclasses import dataclass, field
+import binascii
+import hashlib
+import platform
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property, reduce
+from hashlib import blake2b
 from operator import add
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pinmem_core.distributed import all_gather
-from pinmem_core.errors import DataError
-from pinmem_core.evaluation.calibration import Calibration
-from pinmem_core.evaluation.evaluate import Target
-from pinmem_core.evaluation.examples import Gallery
-from pinmem_core.evaluation.reading import in_order, my_share
-from pinmem_core.evaluation.scores import ConfusionMatrix, Scores
-from pinmem_core.events import Listener, ignore
-from pinmem_core.inference import Predictor
-from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.documents import json_text
+from pinmem_core.evaluation.metrics import (
+    CLASS_SET_NAMES,
+    Calibration,
+    ConfusionMatrix,
+    Scores,
+    mean_over_domains,
+)
+from pinmem_core.inference import Predictor, Protocol
+from pinmem_core.label_space import CLASS_NAMES
+from pinmem_core.models.checkpoint import WEIGHTS
+from pinmem_core.models.figures import seen_in_words
+from pinmem_core.models.found import run_folder
+from pinmem_core.preparation import PreparedDataset, Samples
+from pinmem_core.version import __version__
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,57 +87,360 @@ class DomainResult:
         return Scores.of(self.matrix, len(self.images))
 
 
-def evaluate_domain(
-    predictor: Predictor,
-    target: Target,
-    *,
-    gallery: Gallery | None = None,
-    on_event: Listener = ignore,
-    task: str,
-) -> DomainResult:
-    """Predict and score every image of a target once.
+RECORD = "trained_on"
+"""Key of the record in a checkpoint's `config.json`."""
+_BYTES = 6
+"""Length of a digest in bytes. The probability that any of a thousand ids collides with one of a
+million others is 4e-6."""
 
-    Distributed processes share the work and return the same result.
 
-    Args:
-        predictor: Model and protocol.
-        target: Target to evaluate.
-        gallery: Collector of example images among those of this process.
-        on_event: Callback for progress events.
-        task: Name of the task in progress events.
+@dataclass(frozen=True)
+class TrainedOn:
+    """The images that a network was trained on.
 
-    Raises:
-        DataError: A file cannot be read, the sizes of a label and its image differ, or no pixel of
-            the target is labelled.
+    Attributes:
+        sources: Sources as `dataset[:domain][@split]`; empty if unknown.
+        digests: Digests of the ids of all images, by dataset; None if unknown.
     """
-    results, calibration = [], Calibration()
-    shown = my_share(target.samples, predictor.protocol, on_event=on_event, task=task)
-    for sample in shown:
-        prediction = predictor.analyze(sample.image, confidence=True)
-        assert prediction.confidence is not None
-        matrix = ConfusionMatrix()
-        matrix.add(sample.truth, prediction.train_ids)
-        results.append(ImageResult(sample.id, matrix.counts, matrix.missed))
-        calibration += Calibration.of(prediction.confidence, sample.truth, prediction.train_ids)
-        if gallery:
-            gallery.add(sample, prediction.train_ids, matrix.miou())
-    calibration = reduce(add, all_gather(calibration))
-    result = DomainResult(
-        target.name,
-        target.split,
-        tuple(in_order(results)),
-        calibration,
-        target.seen,
-        target.trained_images,
-    )
-    if not result.matrix.pixels:
-        raise _unlabelled(target)
-    return result
+
+    sources: tuple[str, ...] = ()
+    digests: Mapping[str, frozenset[bytes]] | None = None
+
+    @classmethod
+    def of_samples(cls, sources: Sequence[str], ids: Iterable[Iterable[str]]) -> "TrainedOn":
+        """Return the record of a training run.
+
+        Args:
+            sources: Sources as `dataset[:domain][@split]`.
+            ids: Sample ids of each source, or of each part of a single source.
+        """
+        parts = [list(part) for part in ids]
+        names = [*sources] * (len(parts) if len(sources) == 1 else 1)
+        digests: dict[str, frozenset[bytes]] = {}
+        for source, part in zip(names, parts, strict=True):
+            dataset = _dataset_and_domain(source)[0]
+            digests[dataset] = digests.get(dataset, frozenset()) | {
+                _digest(dataset, sample_id) for sample_id in part
+            }
+        return cls(tuple(sources), digests)
+
+    @classmethod
+    def of_checkpoint(
+        cls, config: Mapping[str, Any], samples: Mapping[str, Any] | None = None
+    ) -> "TrainedOn":
+        """Return the record of a checkpoint.
+
+        Args:
+            config: Content of the checkpoint's `config.json`.
+            samples: Content of the run's `samples.json`, for old checkpoints without the record.
+        """
+        sources = tuple(map(str, config.get("training", {}).get("sources", ())))
+        digests = _parsed(config.get(RECORD))
+        if digests is not None:
+            return cls(sources, digests)
+        try:
+            record = cls.of_samples(sources, (samples or {})["train"].values())
+        except (KeyError, AttributeError, TypeError, ValueError):  # missing or damaged
+            return cls(sources)
+        return record if record.digests else cls(sources)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as stored in a checkpoint."""
+        return {
+            dataset: {"images": len(digests), "ids": b64encode(b"".join(sorted(digests))).decode()}
+            for dataset, digests in (self.digests or {}).items()
+        }
+
+    def has_seen(self, dataset: str, samples: Samples) -> bool | None:
+        """Return whether any of the samples belongs to a seen domain.
+
+        A domain is seen if a source names it, or if the network was trained on any of its images.
+
+        Args:
+            dataset: Name of the prepared dataset.
+            samples: Samples of that dataset.
+
+        Returns:
+            Whether a domain is seen; None if the training images are unknown and no source names
+            the domain.
+        """
+        named = {
+            domain for name, domain in map(_dataset_and_domain, self.sources) if name == dataset
+        }
+        domains = samples.domains.keys()
+        if (None in named and domains) or domains & named:
+            return True
+        if self.digests is None:
+            return None
+        trained = self._of(dataset)
+        if not trained:
+            return False
+        everything = PreparedDataset.open(dataset).samples
+        candidates = (i for domain in domains for i in everything.of(domain=domain).ids)
+        return any(_digest(dataset, sample_id) in trained for sample_id in candidates)
+
+    def count(self, dataset: str, samples: Samples) -> int | None:
+        """Return how many of the samples the network was trained on; None if unknown."""
+        if self.digests is None:
+            return None
+        trained = self._of(dataset)
+        return sum(_digest(dataset, sample_id) in trained for sample_id in samples.ids)
+
+    def _of(self, dataset: str) -> frozenset[bytes]:
+        return (self.digests or {}).get(dataset, frozenset())
 
 
-def _unlabelled(target: Target) -> DataError:
-    return DataError(
-        f"no pixel is labelled in the {len(target.samples)} images of {target.name} (split "
-        f"'{target.split}').",
-        "Labels of test sets are often not published; evaluate another split, such as '@val'.",
-    )
+def _dataset_and_domain(source: str) -> tuple[str, str | None]:
+    """Split a source without its dataset card, which may be missing on this machine."""
+    dataset, _, domain = source.strip().partition("@")[0].partition(":")
+    return dataset, domain or None
+
+
+def _digest(dataset: str, sample_id: str) -> bytes:
+    text = normalize("NFC", f"{dataset}/{sample_id}")
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest()
+
+
+def _parsed(record: Any) -> dict[str, frozenset[bytes]] | None:
+    """Return the digests of a record; None if the record is missing or damaged."""
+    if not isinstance(record, dict) or not record:
+        return None
+    digests = {}
+    for dataset, entry in record.items():
+        try:
+            joined = b64decode(entry["ids"], validate=True)
+            count = entry["images"]
+        except (KeyError, TypeError, ValueError, binascii.Error):
+            return None
+        if len(joined) != _BYTES * count:
+            return None
+        digests[dataset] = frozenset(
+            joined[start : start + _BYTES] for start in range(0, len(joined), _BYTES)
+        )
+    return digests
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Provenance of metrics.
+
+    Attributes:
+        checkpoint: Folder of the checkpoint.
+        weights_sha256: SHA-256 of the checkpoint's weights, including the memory.
+        name: Name of the protocol.
+        protocol: Inference protocol.
+        precision: Floating-point type of the network's convolutions.
+        device: Type and name of the device.
+        date: Date and time, ISO 8601 in UTC.
+        versions: Versions of pinmem, Python, torch and numpy.
+    """
+
+    checkpoint: Path
+    weights_sha256: str
+    name: str
+    protocol: Protocol
+    precision: str
+    device: str
+    date: str
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, checkpoint: Path, name: str, predictor: Predictor, precision: str) -> "Origin":
+        """Return the origin of metrics computed now.
+
+        Args:
+            checkpoint: Folder of the predictor's checkpoint.
+            name: Name of the predictor's protocol.
+            predictor: Predictor that computes the metrics.
+            precision: Floating-point type of its convolutions.
+        """
+        with (checkpoint / WEIGHTS).open("rb") as weights:
+            digest = hashlib.file_digest(weights, "sha256").hexdigest()
+        return cls(
+            checkpoint=checkpoint,
+            weights_sha256=digest,
+            name=name,
+            protocol=predictor.protocol,
+            precision=precision,
+            device=_described(predictor.device),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=_versions(),
+        )
+
+    @property
+    def model(self) -> str:
+        """Name of the run, or of a checkpoint outside of runs."""
+        return run_folder(self.checkpoint).resolve().name
+
+    @property
+    def words(self) -> str:
+        """Name and description of the protocol."""
+        return f"{self.name}: {self.protocol.describe()}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the origin as fields of `report.json`."""
+        return {
+            "model": self.model,
+            "checkpoint": {"path": str(self.checkpoint), "weights_sha256": self.weights_sha256},
+            "protocol": {
+                "name": self.name,
+                "description": self.protocol.describe(),
+                "fields": asdict(self.protocol),
+            },
+            "precision": self.precision,
+            "device": self.device,
+            "date": self.date,
+            "versions": dict(self.versions),
+        }
+
+
+def _described(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "pinmem": __version__,
+        "Python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+SCHEMA_VERSION = 2
+LEVEL = 0.95
+"""Confidence level of the bootstrap intervals."""
+
+
+@dataclass(frozen=True, eq=False)
+class DomainReport:
+    """Report of one target.
+
+    Attributes:
+        result: Counts and scores.
+        dataset_digest: Digest of the prepared dataset; equal digests mean equal data.
+        interval: Interval (low, high) of the mIoU over the classes that occur, in 0..1.
+    """
+
+    result: DomainResult
+    dataset_digest: str
+    interval: tuple[float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the target's entry in `report.json`."""
+        return {
+            "seen": self.result.seen,
+            "images_trained_on": self.result.trained_images,
+            "split": self.result.split,
+            "dataset_digest": self.dataset_digest,
+            **asdict(self.result.scores),
+            "interval": {"level": LEVEL, "low": self.interval[0], "high": self.interval[1]},
+            "calibration": _calibration_json(self.result.calibration),
+            "counts": self.result.matrix.counts.tolist(),
+            "missed": self.result.matrix.missed.tolist(),
+            "per_image": [_image_json(image) for image in self.result.images],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Report of one checkpoint.
+
+    Attributes:
+        origin: Provenance of the scores.
+        domains: Reports of the targets, by name.
+    """
+
+    origin: Origin
+    domains: dict[str, DomainReport]
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Scores by target."""
+        return {name: domain.result.scores for name, domain in self.domains.items()}
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Evaluated split by target."""
+        return {name: domain.result.split for name, domain in self.domains.items()}
+
+    @property
+    def protocol(self) -> str:
+        """Name and description of the protocol."""
+        return self.origin.words
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the checkpoint."""
+        return self.origin.checkpoint
+
+    @property
+    def seen(self) -> dict[str, bool | None]:
+        """Whether the network was trained on each target; None if unknown."""
+        return {name: domain.result.seen for name, domain in self.domains.items()}
+
+    @property
+    def averages(self) -> dict[str, dict[str, float | None]]:
+        """Mean mIoU by class set, over the unseen and over the seen targets.
+
+        A group without targets is left out; targets with unknown status belong to no group. A mean
+        is None if a target has no mIoU.
+        """
+        averages = {}
+        for seen in (False, True):
+            scores = [of for name, of in self.scores.items() if self.seen[name] is seen]
+            if scores:
+                means = {name: mean_over_domains(scores, name) for name in CLASS_SET_NAMES}
+                averages[seen_in_words(seen)] = means
+        return averages
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of `report.json`; shares are in 0..1, None for missing values."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **self.origin.as_json(),
+            "classes": list(CLASS_NAMES),
+            "average_miou_by_set": self.averages,
+            "targets": {name: domain.as_json() for name, domain in self.domains.items()},
+        }
+
+    def as_text(self) -> str:
+        """Return `as_json` as a text in which each list of numbers takes one line."""
+        text = json_text(self.as_json(), indent=1)
+        return re.sub(r"\[\n[-+.\deE,\s]+]", lambda found: " ".join(found[0].split()), text) + "\n"
+
+
+def image_counts(entry: dict[str, Any]) -> ImageResult:
+    """Return the counts of one entry of `per_image` in a `report.json`."""
+    table = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES) + 1), np.int64)
+    table.ravel()[entry["cells"]] = entry["pixels"]
+    return ImageResult(entry["id"], table[:, :-1], table[:, -1])
+
+
+def _image_json(image: ImageResult) -> dict[str, Any]:
+    """Return the nonzero cells of an image's (19, 20) count table; the last column is `missed`."""
+    table = np.column_stack([image.counts, image.missed]).ravel()
+    cells = np.flatnonzero(table)
+    return {
+        "id": image.id,
+        "miou": known(image.matrix.miou()),
+        "cells": cells.tolist(),
+        "pixels": table[cells].tolist(),
+    }
+
+
+def _calibration_json(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "ece": known(calibration.ece),
+        "auroc": known(calibration.auroc),
+        "counts": calibration.counts.tolist(),
+        "confidence_sums": calibration.confidence_sums.tolist(),
+        "hits": calibration.hits.tolist(),
+    }
+
+
+def known(value: float) -> float | None:
+    """Return `value`, or None for NaN."""
+    return None if np.isnan(value) else float(value)

@@ -17,7 +17,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError
 from pinmem_core.export.official_names import MEMORY, official_name
 from pinmem_core.export.official_networks import FAMILY, recognised
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.decoders.base import AuxiliaryHead
 from pinmem_core.models.state_dict import state_dict_mismatch

@@ -11,8 +11,8 @@ from PIL import Image
 
 from pinmem_core.errors import unknown_name
 from pinmem_core.inference.prediction import Prediction
-from pinmem_core.labels import CLASS_NAMES, LABEL_ID_TABLE
-from pinmem_core.painting import colorize, overlay
+from pinmem_core.label_space import CLASS_NAMES, LABEL_ID_TABLE
+from pinmem_core.visualize import colorize, overlay
 
 Painter = Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.uint8]]
 """Function from image rows (h, W, 3) and a part of their prediction (h, W) to the output rows,

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.errors import DataError, MachineError, PinMemError
-from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.label_space import IGNORE_INDEX
 from pinmem_core.loading.augmentation import Appearance, appear
 from pinmem_core.loading.domains import (
     Domain,

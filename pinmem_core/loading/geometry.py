@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from pinmem_core.config import AugmentationConfig
-from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.label_space import IGNORE_INDEX
 
 
 class Axis(NamedTuple):

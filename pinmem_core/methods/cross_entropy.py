@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.label_space import IGNORE_INDEX
 from pinmem_core.models.decoders.base import resize
 
 

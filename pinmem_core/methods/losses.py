@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pinmem_core.config import LossConfig
 from pinmem_core.distributed import sum_over_ranks, world_size
-from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.label_space import IGNORE_INDEX
 from pinmem_core.methods.cross_entropy import divided_cross_entropy
 from pinmem_core.models import Segmenter
 

@@ -29,7 +29,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
 from pinmem_core.files import staged_folder, write_whole
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.models.card import CARD, is_ours, model_card
 from pinmem_core.models.figures import Figures

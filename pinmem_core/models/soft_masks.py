@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pinmem_core.labels import IGNORE_INDEX
+from pinmem_core.label_space import IGNORE_INDEX
 
 
 def soft_masks(

@@ -6,7 +6,7 @@ from textwrap import fill
 
 import yaml
 
-from pinmem_core.labels import CLASS_NAMES, CLASSES, IGNORE_INDEX
+from pinmem_core.label_space import CLASS_NAMES, CLASSES, IGNORE_INDEX
 from pinmem_core.preparation.label_values import UNLABELED, LabelValues, Raw
 from pinmem_core.preparation.patterns import Patterns
 

@@ -15,7 +15,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.files import write_whole
 from pinmem_core.home import home
 from pinmem_core.images import check_picture, image_size, read_image
-from pinmem_core.labels import LabelMap
+from pinmem_core.label_space import LabelMap
 from pinmem_core.png import label_png
 from pinmem_core.preparation.encodings import ENCODINGS, Decoder
 from pinmem_core.preparation.layouts import RawSample

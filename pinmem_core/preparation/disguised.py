@@ -8,7 +8,7 @@ import numpy as np
 from pinmem_core.datasets import DatasetCard, Layout
 from pinmem_core.datasets.label_maps import STANDARD_MAPS, build_label_map
 from pinmem_core.errors import DataError
-from pinmem_core.labels import CLASSES, IGNORE_INDEX
+from pinmem_core.label_space import CLASSES, IGNORE_INDEX
 from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.spread import spread
 

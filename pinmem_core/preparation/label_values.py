@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pinmem_core.datasets.label_maps import STANDARD_MAPS
 from pinmem_core.errors import DataError
 from pinmem_core.images import read_colors, read_ids, read_rgb16
-from pinmem_core.labels import CLASSES, IGNORE_INDEX, TRAIN_ID
+from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
 from pinmem_core.preparation.encodings.polygons import read_scene
 
 UNLABELED = "unlabeled"

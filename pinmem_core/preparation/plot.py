@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinmem_core.drawing import MARGIN, Sheet
-from pinmem_core.labels import CLASSES, StreetClass
-from pinmem_core.painting import FAINT, INK
+from pinmem_core.label_space import CLASSES, StreetClass
 from pinmem_core.preparation.statistics import Statistics
+from pinmem_core.visualize import FAINT, INK
 
 _WIDTH, _ROW = 1000, 26
 _TOP = 148

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.painting import (
+from pinmem_core.preparation.samples import Sample
+from pinmem_core.preparation.spread import spread
+from pinmem_core.visualize import (
     GAP,
     beside,
     caption,
@@ -15,8 +17,6 @@ from pinmem_core.painting import (
     overlay,
     stacked,
 )
-from pinmem_core.preparation.samples import Sample
-from pinmem_core.preparation.spread import spread
 
 _COLUMNS = ("image", "labels", "overlay")
 _MARGIN = 4 * GAP

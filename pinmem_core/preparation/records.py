@@ -16,7 +16,7 @@ from pinmem_core.documents import read_json_lines
 from pinmem_core.errors import DataError
 from pinmem_core.events import ignore
 from pinmem_core.images import check_picture, read_train_ids
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 from pinmem_core.preparation.prepared import RECORDS, digest
 from pinmem_core.preparation.samples import Sample, own_path
 

@@ -13,7 +13,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.home import dataset_root
 from pinmem_core.images import read_image
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 from pinmem_core.parallel import in_parallel
 from pinmem_core.preparation.prepared import RECORDS
 from pinmem_core.preparation.records import read_records

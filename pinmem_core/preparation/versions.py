@@ -10,7 +10,7 @@ from PIL import Image
 from pinmem_core.datasets import DatasetCard, Layout
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
-from pinmem_core.labels import CLASSES, TRAIN_ID
+from pinmem_core.label_space import CLASSES, TRAIN_ID
 from pinmem_core.preparation.encodings import ENCODINGS
 from pinmem_core.preparation.raw_files import RawFiles
 from pinmem_core.preparation.spread import spread

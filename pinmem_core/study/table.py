@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
+from pinmem_core.evaluation.bootstrap import mean_paired_interval
 from pinmem_core.evaluation.compare import SavedReport
-from pinmem_core.evaluation.intervals import mean_paired_interval
-from pinmem_core.evaluation.report_data import LEVEL
+from pinmem_core.evaluation.results import LEVEL
 from pinmem_core.files import write_whole
 from pinmem_core.study.runner import report_path
 from pinmem_core.study.sweep import Sweep

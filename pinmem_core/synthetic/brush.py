@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from pinmem_core.labels import TRAIN_ID
+from pinmem_core.label_space import TRAIN_ID
 from pinmem_core.synthetic.canvas import Canvas, Colour
 from pinmem_core.synthetic.projection import Floats, Floor, Plane
 from pinmem_core.synthetic.shapes import Rect, Shape, sweep, texture

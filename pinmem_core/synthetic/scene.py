@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.labels import IGNORE_INDEX, TRAIN_ID
+from pinmem_core.label_space import IGNORE_INDEX, TRAIN_ID
 from pinmem_core.synthetic import furniture, ground, lens, people, vehicles, weather
 from pinmem_core.synthetic.brush import Brush, Sun
 from pinmem_core.synthetic.canvas import OVERSAMPLE, Canvas

@@ -25,12 +25,12 @@ from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
-from pinmem_core.painting import GAP, beside, caption, colorize, heading, legend, stacked
 from pinmem_core.preparation import draw_missing, ids_of
 from pinmem_core.training.initialization import initial_segmenter
 from pinmem_core.training.loss_watch import LossWatch
 from pinmem_core.training.resolve import resolve
 from pinmem_core.training.step import TrainStep
+from pinmem_core.visualize import GAP, beside, caption, colorize, heading, legend, stacked
 
 _ROUNDS = 2
 _CROPS = (64, 128)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinmem_core.drawing import MANY, MARGIN, Chart, Curve, Scale, Sheet
-from pinmem_core.evaluation.memory_matrix import plot_memory
-from pinmem_core.labels import Color
-from pinmem_core.painting import FAINT, INK
+from pinmem_core.evaluation.memory_analysis import plot_memory
+from pinmem_core.label_space import Color
+from pinmem_core.visualize import FAINT, INK
 
 __all__ = ["plot_losses", "plot_memory"]
 

@@ -3,7 +3,7 @@
 from pinmem_core.config import ComputeConfig, TrainConfig
 from pinmem_core.distributed import started_by_torchrun
 from pinmem_core.errors import ConfigError
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 from pinmem_core.methods import methods
 
 

@@ -14,7 +14,7 @@ from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError, quoted
 from pinmem_core.evaluation import Scores
-from pinmem_core.evaluation.trained_on import RECORD
+from pinmem_core.evaluation.results import RECORD
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import (
     append_line,

@@ -30,7 +30,7 @@ from pinmem_core.evaluation import (
     load_target,
     load_validation,
 )
-from pinmem_core.evaluation.pictures import comparison_sheet
+from pinmem_core.evaluation.evaluate import comparison_sheet
 from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, ignore
 from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor

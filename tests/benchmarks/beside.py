@@ -32,7 +32,7 @@ CLI = "import sys; from pinmem_cli.app import main; sys.exit(main())"
 
 def draw(folder: Path, images: int, validation: int) -> None:
     """Draw a small GTAV, the last images of which belong to the validation split."""
-    from pinmem_core.labels import LABEL_ID_TABLE
+    from pinmem_core.label_space import LABEL_ID_TABLE
     from pinmem_core.synthetic import draw_scene
 
     rng = np.random.default_rng(0)

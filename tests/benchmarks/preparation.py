@@ -19,7 +19,7 @@ from PIL import Image
 
 from pinmem_core.datasets import get_card
 from pinmem_core.images import write_png
-from pinmem_core.labels import CLASSES, LABEL_ID_TABLE, LabelMap
+from pinmem_core.label_space import CLASSES, LABEL_ID_TABLE, LabelMap
 from pinmem_core.preparation import Selection, prepare, select
 from pinmem_core.preparation.convert import Conversion
 from pinmem_core.preparation.layouts import RawSample, find_samples

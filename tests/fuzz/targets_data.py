@@ -18,9 +18,9 @@ from fuzz.readers import json_of_accepted, strict_json
 from pinmem_core.config import TrainConfig
 from pinmem_core.datasets import get_card
 from pinmem_core.evaluation.compare import SavedReport, compare
-from pinmem_core.evaluation.scores import ConfusionMatrix
+from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.images import write_png
-from pinmem_core.labels import CLASS_NAMES
+from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.preparation import PreparedDataset, prepare
 from pinmem_core.preparation.records import read_records
 from pinmem_core.preparation.state import state_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.labels import CLASSES
+from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones.base import BackboneFeatures
 from pinmem_core.models.soft_masks import soft_masks

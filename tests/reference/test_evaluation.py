@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pinmem_core.evaluation.scores import ConfusionMatrix
+from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
 from pinmem_core.inference.protocol import windows
 from pinmem_core.loading.augmentation import normalize

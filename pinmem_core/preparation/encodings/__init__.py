@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pinmem_core.discovery import Registry
-from pinmem_core.labels import LabelMap
+from pinmem_core.label_space import LabelMap
 
 Decoder = Callable[[Path, LabelMap], NDArray[Any]]
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from pinmem_core.documents import read_json
 from pinmem_core.errors import DataError
 from pinmem_core.images import MAX_MEGAPIXELS
-from pinmem_core.labels import LabelMap
+from pinmem_core.label_space import LabelMap
 
 _GROUP = "group"
 """Ends the label of several objects drawn as one; the base label counts."""

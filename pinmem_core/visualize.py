@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pinmem_core.labels import CLASSES, COLOR_TABLE, IGNORE_INDEX
+from pinmem_core.label_space import CLASSES, COLOR_TABLE, IGNORE_INDEX
 
 GAP = 4
 """Gap between the pictures of a sheet in pixels."""

@@ -1,9 +1,4 @@
-"""Bootstrap intervals of the mIoU over images.
-
-Each draw resamples the images with replacement; the interval holds the central part of the
-resulting mIoUs. It covers the choice of images. It covers the variation between trainings only if
-several trainings are given.
-"""
+"""Bootstrap intervals of the mIoU over images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinmem_core.errors import DataError
-from pinmem_core.evaluation.class_sets import OCCURRING
+from pinmem_core.evaluation.metrics import OCCURRING, mean_iou
 from pinmem_core.evaluation.results import ImageResult
-from pinmem_core.evaluation.scores import mean_iou
 
 
 class _Counts(NamedTuple):
