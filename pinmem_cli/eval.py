@@ -67,10 +67,10 @@ def evaluate(
 
     'pinmem eval compare' sets reports side by side.
     """
+    from pinmem_core.checkpoints.checkpoint import read_config
+    from pinmem_core.checkpoints.hub import checkpoint_of
     from pinmem_core.evaluation.report import PAGE, PROTOCOL, evaluate_run, report_folder
     from pinmem_core.inference import get_protocol, protocol_of
-    from pinmem_core.models.checkpoint import read_config
-    from pinmem_core.models.found import checkpoint_of
 
     if protocol:
         get_protocol(protocol)
@@ -112,7 +112,7 @@ def evaluate(
 
 def _scores(report: "Report") -> Table:
     """Return the table of all targets; the last columns are means of the unseen and the seen."""
-    from pinmem_core.models.figures import seen_in_words
+    from pinmem_core.checkpoints.model_card import seen_in_words
 
     scores = report.scores
     words = [seen_in_words(seen) for seen in report.seen.values()]

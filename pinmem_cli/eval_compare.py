@@ -52,7 +52,7 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
 
 def _contests(target: str, heads: list[str], contests: Sequence["Contest"]) -> Table:
     """Return the table of one target; behind each IoU, what it is more than the first's."""
-    from pinmem_core.models.figures import seen_in_words
+    from pinmem_core.checkpoints.model_card import seen_in_words
 
     first, others = contests[0], contests[1:]
     marked = (

@@ -289,9 +289,9 @@ def _take_over(
     force: bool,
     out: Output,
 ) -> None:
+    from pinmem_core.checkpoints.checkpoint import write_checkpoint
     from pinmem_core.export.files import CHECKPOINT_FILES, prepare_folder
     from pinmem_core.export.official import convert_official
-    from pinmem_core.models.checkpoint import write_checkpoint
 
     if model is not None:
         raise ConfigError(

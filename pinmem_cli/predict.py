@@ -86,19 +86,19 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment images and videos with a trained model."""
-    from pinmem_core.inference import get_protocol, load, protocol_of
-    from pinmem_core.inference.files import predict_bytes, predict_files
-    from pinmem_core.inference.formats import get_formats
-    from pinmem_core.inference.outputs import plan, plan_stream
-    from pinmem_core.inference.sources import STANDARD, find_sources
-    from pinmem_core.models.checkpoint import read_config
-    from pinmem_core.models.found import (
+    from pinmem_core.checkpoints.checkpoint import read_config
+    from pinmem_core.checkpoints.hub import (
         LAST,
         STARTER,
         STARTER_FOLDER,
         checkpoint_of,
         starter_summary,
     )
+    from pinmem_core.inference import get_protocol, load, protocol_of
+    from pinmem_core.inference.files import predict_bytes, predict_files
+    from pinmem_core.inference.formats import get_formats
+    from pinmem_core.inference.outputs import plan, plan_stream
+    from pinmem_core.inference.sources import STANDARD, find_sources
 
     output = Output(as_json=json, quiet=quiet)
     streams = out == STANDARD

@@ -223,7 +223,7 @@ def _resolve(
 
 
 def _show_result(out: Output, result: "RunResult") -> None:
-    from pinmem_core.models.figures import seen_in_words
+    from pinmem_core.checkpoints.model_card import seen_in_words
 
     columns = {
         f"{name}\n({phase}, {seen_in_words(result.seen[name])})": score

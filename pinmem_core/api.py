@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pinmem_core import evaluation, preparation, training
+from pinmem_core.checkpoints.hub import STARTER
 from pinmem_core.config import TrainConfig, nested, validate
 from pinmem_core.datasets import cards, get_card, read_card
 from pinmem_core.evaluation import Report
@@ -13,7 +14,6 @@ from pinmem_core.events import Listener, ignore
 from pinmem_core.home import runs_root
 from pinmem_core.methods import methods
 from pinmem_core.models.backbones import backbones
-from pinmem_core.models.found import STARTER
 from pinmem_core.preparation import PreparedDataset, Reencoding
 from pinmem_core.recipe import load_recipe, recipe_names
 from pinmem_core.training import RunResult

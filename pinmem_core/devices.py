@@ -1,5 +1,8 @@
-"""Selection of the device for a computation."""
+"""Devices: their choice, precision and memory, and errors of memory and compilers as sentences."""
 
+import ctypes
+import errno
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -61,3 +64,72 @@ def full_float32() -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, kept, strict=True):
             backend.fp32_precision = precision
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_NEVER = 2**31 - 1
+_LARGEST = 32 * 2**20
+"""Largest block that glibc allows to allocate from the heap, in bytes."""
+
+
+def keep_freed_memory() -> None:
+    """Make malloc keep freed memory for the rest of the process; do nothing without glibc."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, torch or safetensors means that memory ran out."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or "allocate memory" in text
+        or "out of memory" in text
+    )
+
+
+@contextmanager
+def memory_for(aim: str) -> Iterator[None]:
+    """Convert out-of-memory errors in the block to a `MachineError`.
+
+    Args:
+        aim: Action that the error message names, e.g. "loading the checkpoint runs/first".
+
+    Raises:
+        MachineError: Memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise MachineError(
+            f"memory ran out while {aim}.",
+            "Close other programs, or use a machine with more memory.",
+        ) from None
+
+
+@contextmanager
+def compiling_explained() -> Iterator[None]:
+    """Convert errors of torch's compiler in the block to a `MachineError`.
+
+    The block must include the first run: torch compiles a network when it first gets an input of a
+    new size.
+
+    Raises:
+        MachineError: torch's compiler failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).strip().partition("\n")[0].removesuffix(".")
+        raise MachineError(
+            f"torch could not compile the network: {reason}.",
+            "Turn compilation off. On a CPU, it needs a C++ compiler such as g++.",
+        ) from error

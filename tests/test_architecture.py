@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BASE = """
-    addresses config devices discovery distributed documents drawing errors events files footprint
-    home image_files images label_files label_space locks malloc parallel paths png recipe
+    addresses config devices discovery distributed documents drawing errors events files
+    home image_files images label_files label_space locks parallel paths png recipe
     renamed version visualize yaml_text
 """
 LAYERS = [
@@ -18,6 +18,7 @@ LAYERS = [
     ["acquisition"],
     ["preparation"],
     ["loading"],
+    ["checkpoints"],
     ["models"],
     ["inference"],
     ["evaluation"],

@@ -10,14 +10,13 @@ import yaml
 from conftest import small_config
 from markdown_it import MarkdownIt
 
+from pinmem_core.checkpoints.checkpoint import write_card
+from pinmem_core.checkpoints.model_card import MARK, DomainFigures, Figures, model_card
 from pinmem_core.datasets import DatasetCard, Layout
 from pinmem_core.errors import DataError
 from pinmem_core.export.evidence import evidence_of
 from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.models import Segmenter, save_checkpoint
-from pinmem_core.models.card import MARK, model_card
-from pinmem_core.models.checkpoint import write_card
-from pinmem_core.models.figures import DomainFigures, Figures
 from pinmem_core.training import train
 from pinmem_core.training.run_folder import RunFolder
 
@@ -219,7 +218,7 @@ def test_a_card_of_ones_own_says_nothing_in_markdown(monkeypatch):
         citation=hostile,
         layouts=(Layout(**layout, label_maps=("trainids",)),),
     )
-    monkeypatch.setattr("pinmem_core.models.card.get_card", lambda name: own)
+    monkeypatch.setattr("pinmem_core.checkpoints.model_card.get_card", lambda name: own)
     text = model_card({**CONFIG, "training": {"sources": ["camvid"]}})
     shown = MarkdownIt("gfm-like", {"linkify": False}).render(text)
     assert shown.count("[free]") == 4

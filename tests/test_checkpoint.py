@@ -9,13 +9,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pinmem_core.checkpoints.checkpoint import state_dict_mismatch, write_checkpoint
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, MachineError
 from pinmem_core.export.files import write_files
 from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.models.checkpoint import write_checkpoint
-from pinmem_core.models.state_dict import state_dict_mismatch
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.footprint import footprint
 from pinmem_core.inference import Predictor
 from pinmem_core.models import Segmenter
 from pinmem_core.models.decoders.base import resize
+from pinmem_core.models.flop_counter import cost_of
 from pinmem_core.models.speedups import conv_then_resize
 
 
@@ -48,8 +48,8 @@ def test_it_equals_the_convolution_of_the_resized_map(small, large, kernel):
 def test_it_is_less_work_the_wider_the_decoder_is():
     fine, coarse = torch.zeros(1, 48, 90, 120), torch.zeros(1, 256, 23, 30)
     conv = nn.Conv2d(48 + 256, 256, 3, padding=1, bias=False)
-    early = footprint(partial(conv_then_resize, conv, fine, coarse)).flops
-    assert 3 * early < footprint(partial(plain, conv, fine, coarse)).flops
+    early = cost_of(partial(conv_then_resize, conv, fine, coarse)).flops
+    assert 3 * early < cost_of(partial(plain, conv, fine, coarse)).flops
 
 
 @torch.no_grad()
@@ -57,5 +57,5 @@ def test_a_predictor_on_a_cpu_convolves_early_in_full_precision():
     segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=64)).eval()
     full, half = (Predictor(segmenter, device="cpu", precision=p) for p in ("float32", "bf16"))
     image = torch.randn(1, 3, 40, 56)
-    work = [footprint(partial(each._network, image)).flops for each in (full, half)]
-    assert work[0] < work[1] == footprint(partial(segmenter, image)).flops
+    work = [cost_of(partial(each._network, image)).flops for each in (full, half)]
+    assert work[0] < work[1] == cost_of(partial(segmenter, image)).flops

@@ -14,14 +14,13 @@ from hub_server import TOKEN, Hub, Repo, serving_hub
 from huggingface_hub import constants
 
 import pinmem_core
+from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.hub import HubName, checkpoint_of, run_folder
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, MachineError
 from pinmem_core.evaluation import TrainedOn
 from pinmem_core.export.hub import plan_upload, upload
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.models.checkpoint import WEIGHTS
-from pinmem_core.models.found import checkpoint_of, run_folder
-from pinmem_core.models.hub import HubName
 
 NAME = "ada/streets"
 

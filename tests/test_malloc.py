@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from pinmem_core import malloc
+from pinmem_core import devices
 
 CHURN = """
 import ctypes, resource, sys
-from pinmem_core.malloc import keep_freed_memory
+from pinmem_core.devices import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -48,5 +48,5 @@ def test_freed_memory_is_not_mapped_again():
 
 def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: pytest.fail("looked for mallopt"))
-    malloc.keep_freed_memory()
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: pytest.fail("looked for mallopt"))
+    devices.keep_freed_memory()

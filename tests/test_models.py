@@ -8,8 +8,14 @@ from pinmem_core.config import MemoryConfig, ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, DataError
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.models.backbones import backbones
-from pinmem_core.models.memory import class_prototypes, gumbel_noise, read, similarity, write
-from pinmem_core.models.soft_masks import soft_masks
+from pinmem_core.models.memory import (
+    class_prototypes,
+    gumbel_noise,
+    read,
+    similarity,
+    soft_masks,
+    write,
+)
 from pinmem_core.models.weights import load_backbone_weights
 
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Notice
-from pinmem_core.footprint import Footprint, footprint
 from pinmem_core.label_space import COLOR_TABLE
 from pinmem_core.loading import Batch
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
+from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.training import dry_run as estimates
 from pinmem_core.training.dry_run import Estimate, batch_sheet, estimate, plan
 from pinmem_core.training.resolve import resolve
@@ -43,14 +43,14 @@ def _estimate(batch: Batch, **values: object) -> Estimate:
     return estimate(config, Segmenter(config.model), batch, CPU)
 
 
-def _footprint(batch: Batch, **values: object) -> Footprint:
+def _cost(batch: Batch, **values: object) -> Cost:
     config = small_config(**values)
-    return estimates._footprint(TrainStep(config, Segmenter(config.model), CPU), batch)
+    return estimates._cost(TrainStep(config, Segmenter(config.model), CPU), batch)
 
 
 def test_a_convolution_takes_what_paper_and_pencil_say():
     conv, image = nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.randn(2, 3, 10, 10)
-    taken = footprint(lambda: conv(image), [image, conv.weight])
+    taken = cost_of(lambda: conv(image), [image, conv.weight])
     assert taken.flops == 2 * (2 * 8 * 10 * 10) * (3 * 3 * 3)
     assert taken.memory_bytes == 4 * (2 * 3 * 10 * 10 + 8 * 3 * 3 * 3 + 2 * 8 * 10 * 10)
 
@@ -61,7 +61,7 @@ def test_memory_is_the_most_that_exists_at_once_and_views_are_free():
             torch.empty(1000)
         torch.empty(500).view(50, 10)[3:].add_(1)
 
-    assert footprint(in_turn).memory_bytes == 4000
+    assert cost_of(in_turn).memory_bytes == 4000
 
 
 @pytest.mark.slow
@@ -69,14 +69,14 @@ def test_memory_is_the_most_that_exists_at_once_and_views_are_free():
 def test_what_is_counted_without_content_is_what_a_real_iteration_takes(method):
     config, batch = resolve(small_config(method=method)), _batch()
     iteration = TrainStep(config, Segmenter(config.model), CPU)
-    counted = estimates._footprint(iteration, batch)
+    counted = estimates._cost(iteration, batch)
     held = [batch.images, batch.labels, *estimates._tensors(iteration)]
-    assert footprint(lambda: iteration.step(0, batch), held) == counted
+    assert cost_of(lambda: iteration.step(0, batch), held) == counted
 
 
 @pytest.mark.slow
 def test_flops_follow_the_area_of_the_crops():
-    small, large = _footprint(_batch(side=64)), _footprint(_batch(side=128))
+    small, large = _cost(_batch(side=64)), _cost(_batch(side=128))
     assert large.flops == pytest.approx(4 * small.flops, rel=0.05)
 
 
@@ -85,7 +85,7 @@ def test_the_ways_to_split_three_domains_are_averaged(monkeypatch):
     """One is meta-train and two are meta-test, or the other way round."""
     monkeypatch.setattr(estimates, "_extrapolated", lambda *_: 0.0)
     batch = _batch(domains=3)
-    one, two = (_footprint(split) for split in estimates._splits(small_config(), batch))
+    one, two = (_cost(split) for split in estimates._splits(small_config(), batch))
     assert one.flops < two.flops  # meta-train images are seen three times, meta-test ones once
     three = _estimate(batch)
     assert three.flops == (one.flops + two.flops) / 2
@@ -104,7 +104,7 @@ def test_every_way_to_compute_can_be_estimated(setting, value):
 @pytest.mark.slow
 def test_recomputing_takes_more_operations_and_less_memory():
     plain, finest, twice = (
-        _footprint(_batch(side=128), model__backbone="resnet10", compute__recompute=recompute)
+        _cost(_batch(side=128), model__backbone="resnet10", compute__recompute=recompute)
         for recompute in (False, "finest", True)
     )
     assert plain.flops < finest.flops < twice.flops

@@ -20,6 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pinmem_cli.app import app
+from pinmem_core.checkpoints.checkpoint import save_checkpoint
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.files import whole_file
@@ -32,7 +33,6 @@ from pinmem_core.inference.overlap import ahead, behind
 from pinmem_core.inference.sources import Source, find_sources
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.models import Segmenter
-from pinmem_core.models.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 

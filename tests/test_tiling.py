@@ -8,12 +8,12 @@ from PIL import Image
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.events import Notice
-from pinmem_core.footprint import footprint
 from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
 from pinmem_core.inference.protocol import window_counts, windows
 from pinmem_core.inference.tiling import SMALLEST, STEP, MemoryModel, largest_crop
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
+from pinmem_core.models.flop_counter import cost_of
 
 # Rates up to 24 at stride 8, its last 3x3, the backbone's four, and the resizing of the logits.
 MARGIN = 24 * 8 + 8 + (1 + 2 + 4 + 8) + 8
@@ -139,7 +139,7 @@ def test_the_memory_of_a_large_image_is_that_which_is_allowed(segmenter, protoco
         assert done == 1200
 
     needed_at_once = 1200 * 2000 * 19 * 4
-    assert footprint(predict).memory_bytes < allowed + 2**26 < needed_at_once
+    assert cost_of(predict).memory_bytes < allowed + 2**26 < needed_at_once
 
 
 def test_an_image_that_is_too_large_is_told_once(segmenter):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from pinmem_core.checkpoints.torch_file import read_torch_file
 from pinmem_core.errors import DataError
 from pinmem_core.models.backbones import backbones
-from pinmem_core.models.torch_file import read_torch_file
 from pinmem_core.models.weights import load_backbone_weights
 
 STATE: dict[str, Any] = {"weight": torch.arange(12.0).reshape(3, 4), "steps": torch.tensor(7)}

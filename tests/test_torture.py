@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
-from pinmem_core.models.found import STARTER_FOLDER, checkpoint_of
+from pinmem_core.checkpoints.hub import STARTER_FOLDER, checkpoint_of
 
 RUN = Path(__file__).parent / "torture" / "run.py"
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
+from pinmem_core.checkpoints.model_card import seen_in_words
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, quoted
 from pinmem_core.evaluation.bootstrap import paired_interval
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.results import LEVEL, SCHEMA_VERSION, ImageResult, image_counts
 from pinmem_core.label_space import CLASS_NAMES
-from pinmem_core.models.figures import seen_in_words
-from pinmem_core.models.found import checkpoint_of, run_folder
 
 _READABLE = (1, SCHEMA_VERSION)
 LARGEST_REPORT = 1 << 28

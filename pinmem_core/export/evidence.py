@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.hub import run_folder
+from pinmem_core.checkpoints.model_card import Figures
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.inference import PROTOCOLS
-from pinmem_core.models.checkpoint import WEIGHTS
-from pinmem_core.models.figures import Figures
-from pinmem_core.models.found import run_folder
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS, write_checkpoint
+from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
+from pinmem_core.checkpoints.model_card import CARD
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Listener, ignore
 from pinmem_core.export.calibration import calibration_images
 from pinmem_core.export.evidence import evidence_of
 from pinmem_core.models import Segmenter, load_checkpoint
-from pinmem_core.models.card import CARD
-from pinmem_core.models.checkpoint import CONFIG, WEIGHTS, write_checkpoint
-from pinmem_core.models.found import checkpoint_of, run_folder
 
 if TYPE_CHECKING:
     from pinmem_core.export.compared import Comparison

@@ -9,6 +9,9 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS
+from pinmem_core.checkpoints.hub import HubName, asking_hub, checkpoint_of
+from pinmem_core.checkpoints.model_card import CARD, is_ours, model_card, tells_scores
 from pinmem_core.datasets import shipped_cards
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
@@ -17,10 +20,6 @@ from pinmem_core.evaluation.report import DATA, PAGE
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.export.evidence import Evidence, evidence_of
 from pinmem_core.models import load_checkpoint
-from pinmem_core.models.card import CARD, is_ours, model_card, tells_scores
-from pinmem_core.models.checkpoint import CONFIG, WEIGHTS
-from pinmem_core.models.found import checkpoint_of
-from pinmem_core.models.hub import HubName, asking_hub
 from pinmem_core.version import __version__
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
+from pinmem_core.checkpoints.torch_file import is_state_dict, is_weight, read_torch_file
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError
 from pinmem_core.export.official_names import MEMORY, official_name
@@ -20,8 +22,6 @@ from pinmem_core.export.official_networks import FAMILY, recognised
 from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.decoders.base import AuxiliaryHead
-from pinmem_core.models.state_dict import state_dict_mismatch
-from pinmem_core.models.torch_file import is_state_dict, is_weight, read_torch_file
 
 _LOSSES = "criterion"
 """Prefix of the losses' buffers, which inference does not need."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pinmem_core.footprint import footprint
 from pinmem_core.models import Segmenter
+from pinmem_core.models.flop_counter import cost_of
 from pinmem_core.models.norm import AlphaBatchNorm
 
 _SIDES = (64, 128)
@@ -93,7 +93,7 @@ def bytes_per_pixel(segmenter: Segmenter) -> float:
 
 
 def _peak(segmenter: Segmenter, image: Tensor) -> int:
-    return footprint(partial(segmenter, image)).memory_bytes
+    return cost_of(partial(segmenter, image)).memory_bytes
 
 
 def _small_image(segmenter: Segmenter, side: int) -> Tensor:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pinmem_core.devices import full_float32, pick_device
+from pinmem_core.checkpoints.hub import checkpoint_of
+from pinmem_core.devices import compiling_explained, full_float32, memory_for, pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
@@ -22,9 +23,6 @@ from pinmem_core.inference.resampling import RowResampler
 from pinmem_core.inference.tiling import MemoryModel, Tiles, chunks, largest_crop
 from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import PRECISIONS, Segmenter, load_checkpoint
-from pinmem_core.models.compiling import compiling_explained
-from pinmem_core.models.found import checkpoint_of
-from pinmem_core.models.out_of_memory import memory_for
 
 __all__ = ["Band", "Precision", "Prediction", "Predictor", "load"]
 

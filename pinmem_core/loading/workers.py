@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from pinmem_core.devices import keep_freed_memory
 from pinmem_core.errors import MachineError, PinMemError
 from pinmem_core.loading.crops import Crops, Drawn
-from pinmem_core.malloc import keep_freed_memory
 
 _AHEAD = 2
 """Prefetched iterations per worker process."""

@@ -1,8 +1,8 @@
 """The network: backbone, decoder, auxiliary head and categorical memory."""
 
-from pinmem_core.models.checkpoint import load_checkpoint, save_checkpoint
+from pinmem_core.checkpoints.checkpoint import save_checkpoint
 from pinmem_core.models.memory import CategoricalMemory
-from pinmem_core.models.segmenter import PRECISIONS, Segmenter, SegmenterOutput
+from pinmem_core.models.segmenter import PRECISIONS, Segmenter, SegmenterOutput, load_checkpoint
 
 __all__ = [
     "PRECISIONS",

@@ -1,17 +1,19 @@
 """The segmenter: encode, read the memory, decode."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pinmem_core.checkpoints import checkpoint
+from pinmem_core.checkpoints.checkpoint import CheckpointModule
 from pinmem_core.config import ModelConfig
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.base import BackboneFeatures
 from pinmem_core.models.decoders import decoders
 from pinmem_core.models.decoders.base import AuxiliaryHead, resize
-from pinmem_core.models.hub_model import HubModel
 from pinmem_core.models.memory import CategoricalMemory
 from pinmem_core.models.norm import set_alpha
 
@@ -49,7 +51,7 @@ class SegmenterOutput(NamedTuple):
     encoding: Encoding
 
 
-class Segmenter(nn.Module, HubModel):
+class Segmenter(CheckpointModule):
     """A segmentation network with a categorical memory between encoder and decoder.
 
     Args:
@@ -58,13 +60,10 @@ class Segmenter(nn.Module, HubModel):
     Attributes:
         autocast: Dtype of the convolutions, e.g. torch.bfloat16; None for the dtype of the
             weights. The memory, its scores and the logits are never in half precision.
-        about: Further content of the checkpoint's `config.json`, e.g. the training settings.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.about: dict[str, Any] = {}
+        super().__init__(config)
         self.autocast: torch.dtype | None = None
         self.backbone = backbones.get(config.backbone)(config.output_stride)
         self.decoder = decoders.get(config.decoder)(
@@ -122,6 +121,16 @@ class Segmenter(nn.Module, HubModel):
 
     def _autocasting(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, self.autocast, enabled=self.autocast is not None)
+
+
+def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
+    """Return the segmenter in `folder`, in evaluation mode on the CPU, and its `config.json`.
+
+    Raises:
+        CheckpointError: As for `checkpoints.checkpoint.load_checkpoint`.
+        MachineError: Memory ran out.
+    """
+    return checkpoint.load_checkpoint(folder, Segmenter)
 
 
 def _full(values: Tensor) -> Tensor:

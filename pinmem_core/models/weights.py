@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
+from pinmem_core.checkpoints.torch_file import is_state_dict, read_torch_file
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.models.backbones.base import Backbone
-from pinmem_core.models.torch_file import is_state_dict, read_torch_file
 from pinmem_core.paths import expanded
 
 

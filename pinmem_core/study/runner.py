@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from pinmem_core.checkpoints.hub import CHECKPOINT
 from pinmem_core.config import TrainConfig
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import BusyError, ConfigError, DataError
@@ -13,7 +14,6 @@ from pinmem_core.files import write_whole
 from pinmem_core.home import register_run
 from pinmem_core.locks import locked
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.models.found import CHECKPOINT
 from pinmem_core.study.sweep import Sweep
 from pinmem_core.training import resume, train
 from pinmem_core.training.resolve import resolve

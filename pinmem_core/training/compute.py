@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from pinmem_core.config import ComputeConfig
+from pinmem_core.devices import keep_freed_memory
 from pinmem_core.distributed import world_size
 from pinmem_core.errors import ConfigError
-from pinmem_core.malloc import keep_freed_memory
 from pinmem_core.models import PRECISIONS, Segmenter
 from pinmem_core.models.norm import synchronize_batch_norm
 from pinmem_core.models.speedups import speed_up_dilation

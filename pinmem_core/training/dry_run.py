@@ -20,11 +20,11 @@ from pinmem_core.devices import pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.evaluation import TrainedOn, load_target, load_validation
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.footprint import Footprint, footprint
 from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
+from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.preparation import draw_missing, ids_of
 from pinmem_core.training.initialization import initial_segmenter
 from pinmem_core.training.loss_watch import LossWatch
@@ -73,7 +73,7 @@ def estimate(
     compute = config.compute.model_copy(update={"compile": False})
     iteration = TrainStep(config.model_copy(update={"compute": compute}), segmenter, device)
     splits = [split.to(device) for split in _splits(config, batch)]
-    full = [_footprint(iteration, split) for split in splits]
+    full = [_cost(iteration, split) for split in splits]
     flops, memory = fmean(f.flops for f in full), max(f.memory_bytes for f in full)
     if device.type == "cuda":
         return _measured_on_gpu(iteration, splits, Estimate(flops, memory, 0.0))
@@ -91,7 +91,7 @@ def _splits(config: TrainConfig, batch: Batch) -> list[Batch]:
     ]
 
 
-def _footprint(iteration: TrainStep, batch: Batch) -> Footprint:
+def _cost(iteration: TrainStep, batch: Batch) -> Cost:
     """Return the cost of an iteration, counted on fake tensors."""
     with FakeTensorMode() as fake:
         images, labels = fake.from_tensor(batch.images), fake.from_tensor(batch.labels)
@@ -101,7 +101,7 @@ def _footprint(iteration: TrainStep, batch: Batch) -> Footprint:
         iteration.watch = _Unwatched(images.device)
         iteration.scaler = GradScaler(enabled=False)
         batch = replace(batch, images=images, labels=labels)
-        return footprint(partial(iteration.step, 0, batch), held)
+        return cost_of(partial(iteration.step, 0, batch), held)
 
 
 def _tensors(iteration: TrainStep) -> Iterator[Tensor]:
@@ -159,7 +159,7 @@ def _cropped(batch: Batch, side: int) -> Batch:
 
 def _timed(iteration: TrainStep, splits: Sequence[Batch]) -> tuple[float, float]:
     """Return mean FLOPs and seconds of an iteration over `splits`; counting serves as warm-up."""
-    flops = [footprint(partial(iteration.step, 0, split)).flops for split in splits]
+    flops = [cost_of(partial(iteration.step, 0, split)).flops for split in splits]
     seconds = [min(_seconds(iteration, split) for _ in range(_ROUNDS)) for split in splits]
     return fmean(flops), fmean(seconds)
 

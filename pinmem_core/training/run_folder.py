@@ -9,6 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pinmem_core.checkpoints.checkpoint import write_card
+from pinmem_core.checkpoints.hub import CHECKPOINT
+from pinmem_core.checkpoints.model_card import Figures
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
@@ -27,9 +30,6 @@ from pinmem_core.files import (
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, save_checkpoint
-from pinmem_core.models.checkpoint import write_card
-from pinmem_core.models.figures import Figures
-from pinmem_core.models.found import CHECKPOINT
 from pinmem_core.renamed import current_settings
 from pinmem_core.training import snapshots
 from pinmem_core.training.plots import plot_losses, plot_memory

@@ -18,12 +18,12 @@ import safetensors.torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
 from pinmem_core.files import remove_leftovers, staged_folder
 from pinmem_core.models import Segmenter
-from pinmem_core.models.state_dict import state_dict_mismatch
 from pinmem_core.renamed import current_tensors
 
 FOLDER = "snapshots"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.devices import pick_device
+from pinmem_core.devices import compiling_explained, pick_device
 from pinmem_core.distributed import (
     all_gather,
     any_rank,
@@ -38,7 +38,6 @@ from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
 from pinmem_core.locks import locked
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
-from pinmem_core.models.compiling import compiling_explained
 from pinmem_core.preparation import PreparedDataset, Selection, draw_missing, ids_of
 from pinmem_core.training.initialization import initial_segmenter, initialize_memory
 from pinmem_core.training.optim import learning_rate

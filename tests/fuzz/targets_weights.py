@@ -19,12 +19,12 @@ import pinmem_core.models.backbones
 from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import mutated_bytes, mutated_json
 from fuzz.readers import json_of_accepted, read_safetensors
+from pinmem_core.checkpoints.model_card import model_card
+from pinmem_core.checkpoints.torch_file import read_torch_file
 from pinmem_core.config import ModelConfig
 from pinmem_core.events import ignore
 from pinmem_core.export.official import convert_official
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
-from pinmem_core.models.card import model_card
-from pinmem_core.models.torch_file import read_torch_file
 from pinmem_core.training import snapshots
 
 _PLUGIN = str(Path(__file__).parents[1] / "plugins" / "backbones")

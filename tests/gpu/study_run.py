@@ -12,11 +12,11 @@ import torch
 
 from pinmem_cli.output import Output
 from pinmem_cli.signals import stopping
+from pinmem_core.checkpoints.hub import CHECKPOINT
 from pinmem_core.errors import PinMemError, StoppedRunError
 from pinmem_core.evaluation.report import evaluate_run
 from pinmem_core.events import Event, Progress, Speed
 from pinmem_core.files import write_whole
-from pinmem_core.models.found import CHECKPOINT
 from pinmem_core.study import Sweep, run_study
 from pinmem_core.study.runner import report_path, run_path
 

@@ -13,7 +13,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones.base import BackboneFeatures
-from pinmem_core.models.soft_masks import soft_masks
+from pinmem_core.models.memory import soft_masks
 
 from .fixtures import DEVICE
 from .names import rule_state

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 @dataclass(frozen=True)
-class Footprint:
+class Cost:
     """Cost of a computation.
 
     Attributes:
@@ -28,7 +28,7 @@ class Footprint:
     memory_bytes: int
 
 
-def footprint(compute: Callable[[], object], held: Iterable[Tensor] = ()) -> Footprint:
+def cost_of(compute: Callable[[], object], held: Iterable[Tensor] = ()) -> Cost:
     """Run `compute` and return its cost.
 
     Args:
@@ -37,7 +37,7 @@ def footprint(compute: Callable[[], object], held: Iterable[Tensor] = ()) -> Foo
     """
     with _Counter(held) as counter:
         compute()
-    return Footprint(counter.flops, counter.peak)
+    return Cost(counter.flops, counter.peak)
 
 
 class _Counter(TorchDispatchMode):

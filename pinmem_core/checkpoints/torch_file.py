@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, without running what a pickle may hold."""
+"""Read files of `torch.save` without running code from the pickle."""
 
 import io
 import struct
@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pinmem_core.checkpoints.pickle_check import NotWeightsError, OddPickleError, PickleCheck
+from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.errors import DataError
-from pinmem_core.models.out_of_memory import memory_for, ran_out_of_memory
-from pinmem_core.models.pickle_check import PickleCheck
-from pinmem_core.models.pickle_machine import NotWeightsError, OddPickleError
 
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS: list[Any] = [

@@ -15,27 +15,26 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import safetensors.torch
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
+from pinmem_core.checkpoints.hub import checkpoint_of
+from pinmem_core.checkpoints.model_card import CARD, Figures, is_ours, model_card
 from pinmem_core.config import ModelConfig
+from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.label_space import CLASSES
 from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
-from pinmem_core.models.card import CARD, is_ours, model_card
-from pinmem_core.models.figures import Figures
-from pinmem_core.models.out_of_memory import memory_for, ran_out_of_memory
-from pinmem_core.models.segmenter import Segmenter
-from pinmem_core.models.state_dict import state_dict_mismatch
 from pinmem_core.renamed import current_settings, current_tensors
 from pinmem_core.version import __version__
 
@@ -61,7 +60,50 @@ _DIGESTS = "sha256"
 """Section of `config.json` with the digests of the weights file and of the section `model`."""
 
 
-def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -> None:
+class CheckpointModule(nn.Module, PyTorchModelHubMixin, library_name="pinmem"):
+    """A network that a checkpoint holds; its constructor takes the `ModelConfig` alone.
+
+    The mixin of `huggingface_hub` accepts weights that do not fit, supports only dataclasses as
+    configuration, and has no format version. Here the functions below read and write the folders.
+
+    Attributes:
+        config: Architecture of the network.
+        about: Further content of the checkpoint's `config.json`, e.g. the training settings.
+    """
+
+    config: ModelConfig
+    about: dict[str, Any]
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.about = {}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """Load a checkpoint strictly; return its network in evaluation mode on the CPU.
+
+        Args:
+            pretrained_model_name_or_path: `user/name[@revision]` on the Hub, folder or name of a
+                run, or folder of a checkpoint.
+            options: `revision`, `token`, `cache_dir`, `force_download` and `local_files_only` of
+                `huggingface_hub`. A revision in the name takes precedence.
+
+        Raises:
+            DataError: The model does not exist or is damaged.
+            MachineError: The Hub cannot be reached.
+        """
+        folder = checkpoint_of(str(pretrained_model_name_or_path), **options)
+        return load_checkpoint(folder, cls)[0]
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_checkpoint(self, save_directory, self.about)
+
+
+N = TypeVar("N", bound=CheckpointModule)
+
+
+def save_checkpoint(segmenter: CheckpointModule, folder: Path, about: dict[str, Any]) -> None:
     """Write `segmenter` to `folder`, and replace an existing checkpoint.
 
     Args:
@@ -77,7 +119,7 @@ def save_checkpoint(segmenter: Segmenter, folder: Path, about: dict[str, Any]) -
 
 
 def write_checkpoint(
-    segmenter: Segmenter,
+    segmenter: CheckpointModule,
     folder: Path,
     about: dict[str, Any],
     *,
@@ -136,8 +178,12 @@ def write_card(folder: Path, figures: Figures | None = None) -> None:
         write_whole(folder / CARD, model_card(read_config(folder), figures).encode())
 
 
-def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
-    """Return the segmenter in `folder`, in evaluation mode on the CPU, and its `config.json`.
+def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[N, dict[str, Any]]:
+    """Return the network in `folder`, in evaluation mode on the CPU, and its `config.json`.
+
+    Args:
+        folder: Folder of the checkpoint.
+        network: Class of the network.
 
     Raises:
         CheckpointError: The folder holds no checkpoint; or the checkpoint is damaged, has another
@@ -150,13 +196,13 @@ def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
     model = _architecture(config, folder)
     with memory_for(f"loading the checkpoint {folder}"):
         with torch.device("meta"):  # shapes only: a config may ask for any size
-            expected = _build(model, folder).state_dict()
+            expected = _build(network, model, folder).state_dict()
         state = current_tensors(_read_weights(folder))
         problem = state_dict_mismatch(state, expected)
         if problem:
             raise _unfit(folder, problem)
         _require_unchanged(folder, written)
-        segmenter = _build(model, folder)
+        segmenter = _build(network, model, folder)
         segmenter.load_state_dict(state)
     ours = {*_described(model), _DIGESTS}
     segmenter.about = {k: v for k, v in config.items() if k not in ours}
@@ -284,9 +330,9 @@ def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _build(model: ModelConfig, folder: Path) -> Segmenter:
+def _build(network: Callable[[ModelConfig], N], model: ModelConfig, folder: Path) -> N:
     try:
-        return Segmenter(model)
+        return network(model)
     except PinMemError as error:
         raise CheckpointError(
             f"the checkpoint {folder} names an unknown network: {error.message}",
@@ -326,3 +372,41 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 
 def _unfit(folder: Path, what: str) -> CheckpointError:
     return CheckpointError(f"the checkpoint {folder} does not fit its {CONFIG}: {what}.")
+
+
+def state_dict_mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Return the first mismatch between `state` and `expected`, or None if they match.
+
+    Floating-point dtypes may differ.
+
+    Args:
+        state: Tensors by name, as read from the file.
+        expected: Tensors by name with the expected shapes and kinds; values and device do not
+            matter.
+
+    Returns:
+        A clause such as "it lacks 'memory.slots' (and 2 more)".
+    """
+    missing, unknown = sorted(expected.keys() - state), sorted(state.keys() - expected)
+    if missing or unknown:
+        clauses = [("it lacks", missing), ("it holds the unknown", unknown)]
+        return " and ".join(f"{verb} {_named(names)}" for verb, names in clauses if names)
+    reshaped = [name for name in expected if state[name].shape != expected[name].shape]
+    if reshaped:
+        first = reshaped[0]
+        actual, wanted = (tuple(tensors[first].shape) for tensors in (state, expected))
+        return f"{_named(reshaped)} has the shape {actual} instead of {wanted}"
+    kinds = [n for n in expected if _is_float(state[n]) != _is_float(expected[n])]
+    if kinds:
+        return f"{_named(kinds)} has the dtype {state[kinds[0]].dtype}"
+    infinite = [name for name in expected if not torch.isfinite(state[name]).all()]
+    return f"{_named(infinite)} holds values that are not finite" if infinite else None
+
+
+def _named(names: list[str]) -> str:
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{names[0][:100]!r}{more}"
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()

@@ -8,14 +8,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import EvalResult, ModelCardData
+from pydantic.dataclasses import dataclass
 
 from pinmem_core.datasets import DatasetCard, get_card, shipped_cards
 from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
-from pinmem_core.models.figures import DomainFigures, Figures, seen_in_words
 
 CARD = "README.md"
 MARK = "<!-- Written by pinmem, and again when it changes; without this line it is left alone. -->"
@@ -48,6 +48,91 @@ The network is for research on the segmentation of street scenes in unseen domai
 of Cityscapes. Do not use it in a vehicle: it may miss people. Its quality outside of the domains
 scored here is unknown, and its confidence does not measure it.
 """
+
+
+def seen_in_words(seen: bool | None) -> str:
+    """Return the word for `seen` in tables: "seen", "unseen" or "unknown"."""
+    return {True: "seen", False: "unseen", None: "unknown"}[seen]
+
+
+@dataclass(frozen=True)
+class DomainFigures:
+    """Scores of a network on one domain.
+
+    Attributes:
+        name: Name of the domain, `dataset[:domain]`.
+        seen: Whether the network was trained on it; None where that is not known.
+        split: Which split was scored; None where that is not told.
+        images: How many were scored.
+        miou: In 0..1, over the classes that occur; None where none does.
+        iou: In 0..1, by class name; None for a class that does not occur.
+        interval: (low, high) of the mIoU, where it is told.
+    """
+
+    name: str
+    seen: bool | None
+    split: str | None
+    images: int
+    miou: float | None
+    iou: Mapping[str, float | None]
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Scores of a network, and the protocol that produced them.
+
+    Attributes:
+        protocol: Name and description of the protocol, "NAME: DESCRIPTION".
+        domains: Scores of each domain.
+    """
+
+    protocol: str
+    domains: tuple[DomainFigures, ...]
+
+    @classmethod
+    def of_run(cls, scores: Mapping[str, Any], protocol: str) -> Self:
+        """Return the scores of a run's `scores.json`.
+
+        Args:
+            scores: Content of `scores.json`.
+            protocol: Name and description of the protocol.
+        """
+        return cls(
+            protocol,
+            tuple(
+                DomainFigures(
+                    name,
+                    saved.get("seen", True if phase == "source" else None),
+                    None,
+                    saved["images"],
+                    saved["miou"],
+                    saved["iou"],
+                )
+                for phase in ("target", "source")
+                for name, saved in scores[phase].items()
+            ),
+        )
+
+    @classmethod
+    def of_report(cls, report: Mapping[str, Any]) -> Self:
+        """Return the scores of a `report.json`."""
+        protocol = report["protocol"]
+        return cls(
+            f"{protocol['name']}: {protocol['description']}, {report['precision']}",
+            tuple(
+                DomainFigures(
+                    name,
+                    saved.get("seen"),
+                    saved["split"],
+                    saved["images"],
+                    saved["miou"],
+                    saved["iou"],
+                    (saved["interval"]["low"], saved["interval"]["high"]),
+                )
+                for name, saved in report["targets"].items()
+            ),
+        )
 
 
 def is_ours(path: Path) -> bool:

@@ -1,0 +1,1 @@
+"""Checkpoints: their format, their names, and the reading of files that others wrote."""
