@@ -210,8 +210,8 @@ def _resolve(
 ) -> "TrainConfig":
     """Join recipe, options and --set, the later over the earlier."""
     from pinmem_core.config import nested, validate, with_overrides
-    from pinmem_core.datasets import get_card
-    from pinmem_core.preparation import Selection
+    from pinmem_core.data.catalog import get_card
+    from pinmem_core.data.prepared import Selection
     from pinmem_core.recipe import load_recipe
 
     if recipe is None:

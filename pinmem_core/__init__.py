@@ -7,9 +7,9 @@
     report = pm.evaluate(run.run, targets=["demo:dusk"])
     mask = pm.load("starter").predict("street.jpg")  # (H, W) trainIds
 
-The layers, each of which imports only those before it: `datasets` (dataset cards), `preparation`
-(unified labels on disk), `loading` (batches), `models`, `inference`, `evaluation`, `methods`,
-`training`, `study`, `export` (the Hub, files for other runtimes).
+The layers, each of which imports only those before it: `data` (cards, prepared datasets, batches),
+`models`, `inference`, `evaluation`, `methods`, `training`, `study`, `export` (the Hub, files for
+other runtimes).
 """
 
 from importlib import import_module

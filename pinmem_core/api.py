@@ -5,16 +5,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pinmem_core import evaluation, preparation, training
+from pinmem_core import evaluation, training
 from pinmem_core.checkpoints.hub import STARTER
 from pinmem_core.config import TrainConfig, nested, validate
-from pinmem_core.datasets import cards, get_card, read_card
+from pinmem_core.data.catalog import cards, get_card, read_card
+from pinmem_core.data.convert import Reencoding
+from pinmem_core.data.locate import obtain
+from pinmem_core.data.prepare import prepare as prepare_dataset
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.evaluation import Report
 from pinmem_core.events import Listener, ignore
 from pinmem_core.home import runs_root
 from pinmem_core.methods import methods
 from pinmem_core.models.backbones import backbones
-from pinmem_core.preparation import PreparedDataset, Reencoding
 from pinmem_core.recipe import load_recipe, recipe_names
 from pinmem_core.training import RunResult
 
@@ -108,8 +111,8 @@ def prepare(
     """
     found = read_card(Path(card)) if card else get_card(dataset)
     given = [source] if isinstance(source, str | Path) else source
-    folders = preparation.obtain(found, [*map(Path, given)], on_event=on_event)
-    return preparation.prepare(
+    folders = obtain(found, [*map(Path, given)], on_event=on_event)
+    return prepare_dataset(
         found,
         folders,
         label_map=label_map,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rar_writer import LOCKED, Entry, rar4
 
-from pinmem_core.acquisition.archives import extract
-from pinmem_core.acquisition.libarchive_reader import libarchive
+from pinmem_core.data.archives import extract
+from pinmem_core.data.rar import libarchive
 from pinmem_core.errors import PinMemError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import pinmem_core.datasets
+import pinmem_core.data.cards
 import pinmem_core.methods
 import pinmem_core.models.backbones
 import pinmem_core.models.decoders
@@ -23,7 +23,7 @@ PLUGINS = Path(__file__).parent / "plugins"
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # networks this small lose more by waiting than they win
     for package in (
-        pinmem_core.datasets,
+        pinmem_core.data.cards,
         pinmem_core.methods,
         pinmem_core.models.backbones,
         pinmem_core.models.decoders,

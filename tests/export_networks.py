@@ -5,8 +5,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.transforms import normalize
 from pinmem_core.export.compared import pictures
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
 
 

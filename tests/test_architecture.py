@@ -14,10 +14,7 @@ BASE = """
 LAYERS = [
     BASE.split(),
     ["synthetic"],
-    ["datasets"],
-    ["acquisition"],
-    ["preparation"],
-    ["loading"],
+    ["data"],
     ["checkpoints"],
     ["models"],
     ["inference"],

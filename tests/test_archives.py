@@ -23,10 +23,17 @@ from archive_makers import (
 )
 from rar_writer import Entry, rar4
 
-from pinmem_core.acquisition import audit, meter
-from pinmem_core.acquisition.archives import check_archive, extract, is_archive, stem
-from pinmem_core.acquisition.audit import LARGEST_GROWTH, SMALL, Audit
-from pinmem_core.acquisition.members import Member, exactly
+from pinmem_core.data import archives, thread_pool
+from pinmem_core.data.archive_readers import Member, exactly
+from pinmem_core.data.archives import (
+    LARGEST_GROWTH,
+    SMALL,
+    Audit,
+    check_archive,
+    extract,
+    is_archive,
+    stem,
+)
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Progress
 
@@ -97,7 +104,7 @@ def test_a_suffix_tells_an_archive(tmp_path, name, expected):
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 @each_format
 def test_progress_is_told_in_bytes_up_to_the_end(tmp_path, name, pause, monkeypatch):
-    monkeypatch.setattr(meter, "_PAUSE", pause)
+    monkeypatch.setattr(thread_pool, "PROGRESS_INTERVAL", pause)
     events: list[Progress] = []
     archive = make(tmp_path / name, *(Item(f"{i}.bin", os.urandom(9000)) for i in range(200)))
     extract(archive, tmp_path, on_event=events.append)
@@ -146,7 +153,7 @@ def test_what_a_killed_run_left_is_cleaned_up(tmp_path):
     archive = make(tmp_path / "x.zip", *(Item(f"{i}.txt", os.urandom(99)) for i in range(50)))
     code = (
         "import sys, time, pathlib\n"
-        "from pinmem_core.acquisition.archives import extract\n"
+        "from pinmem_core.data.archives import extract\n"
         "def wait(event): print(event, flush=True); time.sleep(60)\n"
         "extract(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), on_event=wait)\n"
     )
@@ -222,7 +229,7 @@ def test_a_nul_in_a_name_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
 def test_a_bomb_is_refused(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(audit, "SMALL", 2**16)
+    monkeypatch.setattr(archives, "SMALL", 2**16)
     archive = make(tmp_path / name, OK, Item("zeros", bytes(2**22)))
     assert "200 times" in refusal(archive).message
 
@@ -259,7 +266,7 @@ def test_no_member_is_read_beyond_its_size(tmp_path):
 
 
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
     extract(make_zip(tmp_path / "y.zip", *(Item(str(i)) for i in range(3))), tmp_path)
     archive = make_zip(tmp_path / "x.zip", *(Item(str(i)) for i in range(4)))
     assert "more than 3 members" in refusal(archive).message

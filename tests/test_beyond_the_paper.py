@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pinmem_core.config import LossConfig, MetaConfig, ModelConfig
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
 from pinmem_core.methods.losses import balanced_cross_entropy
 from pinmem_core.models import Segmenter

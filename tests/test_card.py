@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from pinmem_core.checkpoints.checkpoint import write_card
 from pinmem_core.checkpoints.model_card import MARK, DomainFigures, Figures, model_card
-from pinmem_core.datasets import DatasetCard, Layout
+from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.errors import DataError
 from pinmem_core.export.evidence import evidence_of
 from pinmem_core.label_space import CLASS_NAMES

@@ -11,24 +11,18 @@ import numpy as np
 import pytest
 from conftest import Result
 
-import pinmem_core.datasets
-from pinmem_core.datasets import (
-    DatasetCard,
-    cards,
-    damaged_cards,
-    get_card,
-    read_card,
-    write_card,
-)
+import pinmem_core.data.cards
+from pinmem_core.data.card import DatasetCard
+from pinmem_core.data.catalog import cards, damaged_cards, get_card, read_card, write_card
+from pinmem_core.data.encodings import ENCODINGS
+from pinmem_core.data.layouts import find_samples
+from pinmem_core.data.prepare import expand
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
-from pinmem_core.preparation.encodings import ENCODINGS
-from pinmem_core.preparation.layouts import find_samples
-from pinmem_core.preparation.splits import expand
 
 HERE = Path(__file__).parent
 FACTS = Path(os.environ.get("PINMEM_REFERENCE") or HERE / "../../shared/reference").parent / "facts"
-CARDS = {p.stem: read_card(p) for p in Path(pinmem_core.datasets.__file__).parent.glob("*.yaml")}
+CARDS = {p.stem: read_card(p) for p in Path(pinmem_core.data.cards.__file__).parent.glob("*.yaml")}
 MAPS = [(name, label_map) for name in sorted(CARDS) for label_map in CARDS[name].label_map_names]
 TABLES = json.loads((HERE / "facts" / "label_tables.json").read_text())
 STANDARD = {

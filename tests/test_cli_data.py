@@ -13,7 +13,7 @@ from conftest import Result, camvid_folder
 from http_server import Mood, Site, serving
 from PIL import Image
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_archives_go_when_asked(city, home):
 
 def test_verify_tells_a_changed_label_by_exit_code_4(city):
     Result("data", "prepare", "mycity", "--card", str(city), "--accept-terms")
-    from pinmem_core.preparation import PreparedDataset
+    from pinmem_core.data.prepared import PreparedDataset
 
     victim = PreparedDataset.open("mycity").samples[3]
     Image.new("L", (40, 30)).save(victim.label)

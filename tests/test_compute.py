@@ -9,8 +9,8 @@ from conftest import small_config
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
+from pinmem_core.data.batches import Batch
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
-from pinmem_core.loading import Batch
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.base import Backbone, BackboneFeatures

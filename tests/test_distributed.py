@@ -14,6 +14,9 @@ from benchmarks.collectives import Collectives
 from conftest import PLUGINS, small_config
 
 from pinmem_core.config import TrainConfig
+from pinmem_core.data.batches import Batch
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.distributed import (
     all_gather,
     any_rank,
@@ -22,11 +25,9 @@ from pinmem_core.distributed import (
 )
 from pinmem_core.errors import DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Metrics
-from pinmem_core.loading import Batch
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.norm import PortableSyncBatchNorm
-from pinmem_core.preparation import PreparedDataset, draw_missing
 from pinmem_core.training import train, trainer
 from pinmem_core.training.initialization import initial_segmenter
 from pinmem_core.training.resolve import resolve
@@ -325,8 +326,8 @@ def test_the_first_rank_alone_reads_the_manifests(tmp_path):
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess:
     code = (
-        "import pinmem_core.datasets as d, pinmem_core.models.backbones as t, sys;"
-        f"d.__path__.append({str(PLUGINS / 'datasets')!r});"
+        "import pinmem_core.data.cards as d, pinmem_core.models.backbones as t, sys;"
+        f"d.__path__.append({str(PLUGINS / 'cards')!r});"
         f"t.__path__.append({str(PLUGINS / 'backbones')!r});"
         "from pinmem_cli.app import main; main()"
     )

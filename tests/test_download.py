@@ -21,15 +21,21 @@ import pytest
 import requests
 from http_server import LOGIN, PASSWORD, USER, Mood, Site, serving
 
-from pinmem_core.acquisition import crew
-from pinmem_core.acquisition import download as download_module
-from pinmem_core.acquisition import login as login_module
-from pinmem_core.acquisition.download import download, wanted
-from pinmem_core.acquisition.login import Credentials, find_credentials, log_in
-from pinmem_core.acquisition.network import new_session
-from pinmem_core.acquisition.patience import Patience, retry_after
-from pinmem_core.acquisition.terms import accept, accepted, require_accepted
-from pinmem_core.datasets import Archive, DatasetCard, Layout, write_card
+from pinmem_core.data import access as login_module
+from pinmem_core.data import download as download_module
+from pinmem_core.data import thread_pool
+from pinmem_core.data.access import (
+    Credentials,
+    accept,
+    accepted,
+    find_credentials,
+    log_in,
+    require_accepted,
+)
+from pinmem_core.data.card import Archive, DatasetCard, Layout
+from pinmem_core.data.catalog import write_card
+from pinmem_core.data.download import download, wanted
+from pinmem_core.data.http_range import Patience, new_session, retry_after
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Event, Notice, Progress
 
@@ -299,7 +305,7 @@ def test_what_is_no_archive_is_taken_as_it_comes(site, folder):
 )
 @pytest.mark.parametrize("hidden", [False, True], ids=["length", "no-length"])
 def test_a_body_without_an_end_is_cut_off(site, folder, told, hidden, monkeypatch):
-    monkeypatch.setattr("pinmem_core.acquisition.exchange.LARGEST_UNKNOWN", 3_000_000)
+    monkeypatch.setattr("pinmem_core.data.http_range.LARGEST_UNKNOWN", 3_000_000)
     site.always[GET] = Mood(endless=True, hidden=hidden)
     written: list[int] = []
     message = refuse(
@@ -447,7 +453,7 @@ def test_the_first_failure_ends_the_other_transfers_soon_and_keeps_what_came(sit
 
 
 def test_a_thread_that_does_not_end_keeps_nobody_waiting(monkeypatch):
-    monkeypatch.setattr(crew, "_FAREWELL", 0.05)
+    monkeypatch.setattr(thread_pool, "JOIN_SECONDS", 0.05)
     deaf: list[threading.Thread] = []
     end = threading.Event()
 
@@ -459,7 +465,7 @@ def test_a_thread_that_does_not_end_keeps_nobody_waiting(monkeypatch):
             raise DataError("no.")
 
     with pytest.raises(DataError):
-        crew.in_parallel(work, [True, False], 2, crew.Stop())
+        thread_pool.run_all(work, [True, False], 2, thread_pool.Stop())
     assert deaf[0].is_alive() and deaf[0].daemon
     end.set()
 
@@ -565,8 +571,8 @@ def test_archives_are_kept_under_home(site, home):
 CHILD = """
 import signal, sys
 from pathlib import Path
-from pinmem_core.acquisition.download import download
-from pinmem_core.datasets import read_card
+from pinmem_core.data.download import download
+from pinmem_core.data.catalog import read_card
 signal.signal(signal.SIGINT, signal.default_int_handler)
 download(read_card(Path(sys.argv[1])), Path(sys.argv[2]))
 """

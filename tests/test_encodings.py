@@ -10,13 +10,13 @@ from PIL import Image
 from published import IDD_NAMES, palette, polygons, rgb16
 from torchvision.io import ImageReadMode, decode_png
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.encodings import ENCODINGS
+from pinmem_core.data.layouts import RawSample
+from pinmem_core.data.prepare import expand, split_of_each
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import check_picture, read_rgb16
 from pinmem_core.label_space import LabelMap
-from pinmem_core.preparation.encodings import ENCODINGS
-from pinmem_core.preparation.layouts import RawSample
-from pinmem_core.preparation.splits import expand, split_of_each
 
 NO_MAP = LabelMap.from_ids({0: 0})
 IDD = get_card("idd").label_map("ids")

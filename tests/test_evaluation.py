@@ -8,6 +8,7 @@ import pytest
 from conftest import small_config
 from test_distributed import in_ranks
 
+from pinmem_core.data.prepare import draw_missing
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import (
     Calibration,
@@ -22,7 +23,6 @@ from pinmem_core.evaluation import (
 )
 from pinmem_core.events import Progress
 from pinmem_core.inference import Protocol
-from pinmem_core.preparation import draw_missing
 from pinmem_core.training import train
 
 

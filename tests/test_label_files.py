@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from odd_images import png
 from PIL import Image
 
-from pinmem_core.datasets import get_card, read_card
+from pinmem_core.data.catalog import get_card, read_card
+from pinmem_core.data.encodings import ENCODINGS
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.statistics import statistics
+from pinmem_core.data.verify import verify
 from pinmem_core.errors import DataError
 from pinmem_core.images import (
     check_picture,
@@ -24,10 +29,6 @@ from pinmem_core.images import (
 )
 from pinmem_core.label_space import LabelMap
 from pinmem_core.png import label_png
-from pinmem_core.preparation import PreparedDataset, prepare
-from pinmem_core.preparation.encodings import ENCODINGS
-from pinmem_core.preparation.statistics import statistics
-from pinmem_core.preparation.verify import verify
 
 IDS = LabelMap.from_ids({0: 0})
 COLORS = LabelMap.from_colors({(0, 0, 0): 0})

@@ -18,14 +18,21 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pinmem_core.config import AugmentationConfig
+from pinmem_core.data.batches import (
+    Batch,
+    Crops,
+    Domain,
+    draw_indices,
+    draw_meta_split,
+    geometry_rng,
+    load_domains,
+)
+from pinmem_core.data.loader import DomainLoader
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.samples import Sample
+from pinmem_core.data.transforms import Appearance, Axis, Geometry, appear, draw_geometry
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.images import write_png
-from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
-from pinmem_core.loading.augmentation import Appearance, appear
-from pinmem_core.loading.crops import Crops
-from pinmem_core.loading.domains import draw_indices, draw_meta_split, geometry_rng
-from pinmem_core.loading.geometry import Axis, Geometry, draw_geometry
-from pinmem_core.preparation import Sample, draw_missing
 
 
 @pytest.fixture

@@ -13,18 +13,19 @@ import pytest
 from archive_makers import Item, make_zip
 from conftest import Result, camvid_folder
 
-from pinmem_core.acquisition import archives
-from pinmem_core.acquisition.archives import extract
-from pinmem_core.datasets import DatasetCard, get_card, read_card, write_card
+from pinmem_core.data import archives
+from pinmem_core.data.archives import extract
+from pinmem_core.data.card import DatasetCard
+from pinmem_core.data.catalog import get_card, read_card, write_card
+from pinmem_core.data.convert import Reencoding
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDataset, state_of
+from pinmem_core.data.samples import own_path
+from pinmem_core.data.share import pack, unpack
+from pinmem_core.data.verify import verify
 from pinmem_core.discovery import Registry
 from pinmem_core.errors import DataError
 from pinmem_core.home import dataset_root, raw_root
-from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
-from pinmem_core.preparation.pack import pack, unpack
-from pinmem_core.preparation.prepared import MANIFEST, RECORDS, SUMMARY
-from pinmem_core.preparation.samples import own_path
-from pinmem_core.preparation.state import state_of
-from pinmem_core.preparation.verify import verify
 
 CAMVID = get_card("camvid")
 
@@ -95,7 +96,7 @@ def test_a_dataset_of_an_earlier_version_is_read_and_moved_when_prepared_again(
     assert state_of(CAMVID).bytes_prepared == size_of(root)
     converted = []
     monkeypatch.setattr(
-        "pinmem_core.preparation.convert.Conversion.convert",
+        "pinmem_core.data.convert.Conversion.convert",
         lambda self, raw, split: converted.append(raw.id),
     )
     prepare(CAMVID, [source], reencoding=reencoding)
@@ -204,7 +205,7 @@ def test_a_card_that_lists_many_samples_is_read_back(many_listed):
 def test_what_could_not_be_unpacked_is_not_packed(tmp_path, many_listed, monkeypatch):
     with pytest.raises(DataError, match=r"lists 200,004 samples.* may list 100,000"):
         pack("big", tmp_path / "big.tar")
-    monkeypatch.setattr("pinmem_core.preparation.pack.MOST_MEMBERS", 20)
+    monkeypatch.setattr("pinmem_core.data.share.MOST_MEMBERS", 20)
     with pytest.raises(DataError, match="at most 2 samples, and this one would hold 4"):
         pack("big", tmp_path / "big.tar")
     assert not (tmp_path / "big.tar").exists()

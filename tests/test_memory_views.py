@@ -9,6 +9,7 @@ import torch
 from conftest import small_config
 from numpy.typing import NDArray
 
+from pinmem_core.data.transforms import normalize
 from pinmem_core.drawing import Sheet, ramp
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import Target, memory_analysis
@@ -29,7 +30,6 @@ from pinmem_core.evaluation.memory_analysis import (
 from pinmem_core.events import Progress
 from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
 
 STRIDE = 16

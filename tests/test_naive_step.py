@@ -8,7 +8,7 @@ from benchmarks.naive import naive_iteration
 from torch import nn
 
 from pinmem_core.config import LossConfig, ModelConfig
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 

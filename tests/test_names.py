@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from conftest import Result
 
-from pinmem_core.datasets import DatasetCard, Layout, get_card
+from pinmem_core.data.card import DatasetCard, Layout
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.layouts import find_samples
+from pinmem_core.data.prepare import prepare, survey
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.share import pack, unpack
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Notice
 from pinmem_core.images import read_label, write_png
-from pinmem_core.preparation import PreparedDataset, prepare, survey
-from pinmem_core.preparation.layouts import find_samples
-from pinmem_core.preparation.pack import pack, unpack
 
 TRAIN_IDS = [0, 1, 2, 8, 10, 13, 255]
 IDS = [7, 8, 11, 21, 23, 26, 0]
@@ -262,7 +264,7 @@ def test_train_ids_named_as_ids_are_seen_in_cards_of_users_too(tmp_path):
     ],
 )
 def test_an_expression_that_takes_too_long_is_refused(tmp_path, monkeypatch, pattern, name):
-    monkeypatch.setattr("pinmem_core.preparation.layouts.LONGEST_MATCH", 0.2)
+    monkeypatch.setattr("pinmem_core.data.layouts.LONGEST_MATCH", 0.2)
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.touch()

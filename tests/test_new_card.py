@@ -9,14 +9,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from pinmem_core.datasets import read_card
+from pinmem_core.data.catalog import read_card
+from pinmem_core.data.layout_guess import best_pairing, candidates
+from pinmem_core.data.layouts import find_samples
+from pinmem_core.data.new_card import new_card
+from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import read_label, write_png
 from pinmem_core.label_space import CLASSES
-from pinmem_core.preparation import prepare, survey
-from pinmem_core.preparation.layouts import find_samples
-from pinmem_core.preparation.new_card import new_card
-from pinmem_core.preparation.pairing import best_pairing, candidates
 
 TRAIN_IDS = (*range(19), 255)
 CITYSCAPES_IDS = tuple(c.label_id for c in CLASSES)

@@ -8,6 +8,8 @@ import shutil
 import pytest
 from conftest import small_config
 
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import BusyError, ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice
 from pinmem_core.files import (
@@ -19,7 +21,6 @@ from pinmem_core.files import (
 )
 from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
 from pinmem_core.locks import lock_of, locked
-from pinmem_core.preparation import PreparedDataset, draw_missing
 from pinmem_core.training import resume, train
 
 fork = multiprocessing.get_context("fork")

@@ -13,10 +13,12 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from pinmem_core.datasets import DatasetCard, Layout, get_card
+from pinmem_core.data.card import DatasetCard, Layout
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.locate import obtain
+from pinmem_core.data.prepare import prepare
 from pinmem_core.errors import DataError
 from pinmem_core.events import Notice
-from pinmem_core.preparation import obtain, prepare
 
 BDD = get_card("bdd100k")
 RNG = np.random.default_rng(0)

@@ -9,12 +9,12 @@ import pytest
 from conftest import camvid_folder
 from PIL import Image
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset, state_of
 from pinmem_core.errors import DataError
 from pinmem_core.inference.protocols import get_protocol
 from pinmem_core.png import check_png
-from pinmem_core.preparation import PreparedDataset, prepare
-from pinmem_core.preparation.state import state_of
 
 
 def test_a_png_of_two_palettes_is_damaged():

@@ -14,21 +14,16 @@ import numpy as np
 import pytest
 from conftest import camvid_folder
 
-from pinmem_core.datasets import (
-    Archive,
-    DatasetCard,
-    Layout,
-    card_of_user,
-    get_card,
-    write_card,
-)
+from pinmem_core.data.card import Archive, DatasetCard, Layout
+from pinmem_core.data.catalog import card_of_user, get_card, write_card
+from pinmem_core.data.convert import Reencoding, label_digest
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.share import is_pack, pack, packed_card, unpack
+from pinmem_core.data.verify import verify
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Event, Notice
 from pinmem_core.images import read_image, read_label, write_png
-from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
-from pinmem_core.preparation.pack import is_pack, pack, packed_card, unpack
-from pinmem_core.preparation.records import label_digest
-from pinmem_core.preparation.verify import verify
 
 CAMVID = get_card("camvid")
 MINE = DatasetCard(
@@ -278,7 +273,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, dataset):
 KILLED = """
 import os, signal
 from pathlib import Path
-from pinmem_core.preparation.pack import {function}
+from pinmem_core.data.share import {function}
 def listen(event):
     if event.task == "{task}" and event.done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -466,7 +461,7 @@ def test_a_member_that_leads_elsewhere_is_refused(tmp_path, dataset, elsewhere):
 
 def test_a_pack_of_one_split_verifies_where_the_others_are_not(tmp_path, home, monkeypatch):
     published = CAMVID.model_copy(update={"counts": {"train": 5, "val": 1}})
-    monkeypatch.setattr("pinmem_core.preparation.verify.get_card", lambda name: published)
+    monkeypatch.setattr("pinmem_core.data.verify.get_card", lambda name: published)
     prepare(CAMVID, [camvid_folder(tmp_path / "raw", {"0001TP": 6})])
     pack("camvid", tmp_path / "train.tar", splits=["train"])
     unpack(tmp_path / "train.tar")

@@ -10,11 +10,11 @@ from conftest import Result, small_config
 from PIL import Image
 from torch import nn
 
+from pinmem_core.data.batches import Batch
+from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Notice
 from pinmem_core.label_space import COLOR_TABLE
-from pinmem_core.loading import Batch
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.training import dry_run as estimates

@@ -2,7 +2,7 @@
 
 from conftest import PLUGINS, small_config
 
-from pinmem_core.datasets import cards
+from pinmem_core.data.catalog import cards
 from pinmem_core.methods import methods
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.decoders import decoders

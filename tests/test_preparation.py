@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from conftest import camvid_folder
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.locate import obtain
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset, Selection, select
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import read_label, write_png
-from pinmem_core.preparation import PreparedDataset, Selection, obtain, prepare, select
 
 CAMVID = get_card("camvid")
 

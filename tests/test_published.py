@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from published import CASES, TABLES, Case, table
 
-from pinmem_core.datasets import get_card, shipped_cards
+from pinmem_core.data.catalog import get_card, shipped_cards
+from pinmem_core.data.locate import obtain
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import DataError
 from pinmem_core.images import read_label
-from pinmem_core.preparation import PreparedDataset, obtain, prepare
 
 
 def _prepared(case: Case, tmp_path: Path) -> PreparedDataset:

@@ -17,8 +17,8 @@ from rar_writer import (
     rar5,
 )
 
-from pinmem_core.acquisition.archives import check_archive, extract
-from pinmem_core.acquisition.libarchive_reader import libarchive
+from pinmem_core.data.archives import check_archive, extract
+from pinmem_core.data.rar import libarchive
 from pinmem_core.errors import DataError, MachineError
 
 A = Entry("d/a.txt", b"a" * 5000)
@@ -216,7 +216,7 @@ def test_a_missing_library_is_not_the_end(problem, monkeypatch):
     def fail(name: str) -> None:
         raise problem
 
-    monkeypatch.setattr("pinmem_core.acquisition.libarchive_reader.import_module", fail)
+    monkeypatch.setattr("pinmem_core.data.rar.import_module", fail)
     assert libarchive() is None
 
 

@@ -14,6 +14,7 @@ import torch
 from conftest import Result
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.prepare import draw_missing
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import evaluate_run
 from pinmem_core.evaluation.compare import SavedReport, compare, find_report
@@ -31,7 +32,6 @@ from pinmem_core.evaluation.results import (
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.models import Segmenter, save_checkpoint
-from pinmem_core.preparation import draw_missing
 
 HOSTILE = 'town:<b onload="x">&'
 """A name as no target has it: nothing in it may become markup."""

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from conftest import camvid_folder
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.convert import Conversion, Reencoding
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.verify import verify
 from pinmem_core.errors import MachineError
 from pinmem_core.home import dataset_root
 from pinmem_core.images import read_label, write_png
 from pinmem_core.locks import lock_of, locked
-from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
-from pinmem_core.preparation.convert import Conversion
-from pinmem_core.preparation.verify import verify
 
 CAMVID = get_card("camvid")
 
@@ -130,9 +131,11 @@ def test_an_interrupted_run_is_taken_up_where_it_stopped(tmp_path, converted):
 _PREPARE = """
 import sys
 from pathlib import Path
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
 from pinmem_core.locks import lock_of, locked
-from pinmem_core.preparation import PreparedDataset, Reencoding, prepare
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.convert import Reencoding
+from pinmem_core.data.prepare import prepare
 prepare(get_card("camvid"), [Path(sys.argv[1])], reencoding=Reencoding("jpeg", height=40),
         on_event=lambda event: print(event.done, flush=True))
 """

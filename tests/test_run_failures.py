@@ -9,12 +9,13 @@ import pytest
 import torch
 from conftest import Result, small_config
 
+from pinmem_core.data.batches import Batch
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import DataError, MachineError, PinMemError
 from pinmem_core.events import Metrics
-from pinmem_core.loading import Batch
 from pinmem_core.methods import methods
 from pinmem_core.models import load_checkpoint
-from pinmem_core.preparation import PreparedDataset, draw_missing
 from pinmem_core.training import resume, train
 from pinmem_core.training.step import TrainStep
 

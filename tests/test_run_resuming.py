@@ -14,11 +14,12 @@ from conftest import PLUGINS, Result, small_config
 
 from pinmem_cli.output import Output
 from pinmem_cli.signals import stopping
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.home import runs_root
 from pinmem_core.locks import locked
-from pinmem_core.preparation import PreparedDataset, draw_missing
 from pinmem_core.training import resume, train
 from pinmem_core.training.run_folder import RunFolder
 
@@ -110,8 +111,8 @@ def _train_or_resume(run: Path) -> None:
 def _command(*arguments: str) -> list[str]:
     code = (
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # whatever runs the tests
-        "import pinmem_core.datasets as d, pinmem_core.models.backbones as t, sys;"
-        f"d.__path__.append({str(PLUGINS / 'datasets')!r});"
+        "import pinmem_core.data.cards as d, pinmem_core.models.backbones as t, sys;"
+        f"d.__path__.append({str(PLUGINS / 'cards')!r});"
         f"t.__path__.append({str(PLUGINS / 'backbones')!r});"
         "from pinmem_cli.app import main; main()"
     )

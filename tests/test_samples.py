@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pinmem_core.data.prepared import MANIFEST, SCHEMA_VERSION, SUMMARY, PreparedDataset
+from pinmem_core.data.samples import Sample, Samples, ids_of
 from pinmem_core.errors import DataError
-from pinmem_core.preparation import PreparedDataset, Sample, Samples, ids_of
-from pinmem_core.preparation.prepared import MANIFEST, SCHEMA_VERSION, SUMMARY
 
 ODD = ("a", "é", 'quo"te', "back\\slash", "\udcff", "x\x00y", "日本")
 

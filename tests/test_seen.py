@@ -8,11 +8,11 @@ import pytest
 from conftest import Result, small_config
 
 from pinmem_core.checkpoints.model_card import Figures
+from pinmem_core.data.prepare import draw_missing
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png
 from pinmem_core.models import load_checkpoint, save_checkpoint
-from pinmem_core.preparation import draw_missing
 from pinmem_core.training import train
 
 RED = [f"red_{number:02}" for number in range(10)]

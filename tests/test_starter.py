@@ -9,12 +9,12 @@ from conftest import Result, camvid_folder
 import pinmem_core
 from pinmem_core.checkpoints.checkpoint import read_config
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder, starter_summary
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.prepare import draw_missing, prepare
 from pinmem_core.errors import CheckpointError
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.images import read_image, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, protocol_of
-from pinmem_core.preparation import draw_missing, prepare
 from pinmem_core.synthetic import draw_scene
 
 LARGE = (1500, 2000)

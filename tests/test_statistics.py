@@ -9,16 +9,15 @@ import pytest
 from conftest import camvid_folder
 from numpy.typing import NDArray
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import RECORDS, PreparedDataset
+from pinmem_core.data.preview import contact_sheet, plot
+from pinmem_core.data.samples import Sample, spread
+from pinmem_core.data.statistics import Statistics, statistics
 from pinmem_core.errors import DataError
 from pinmem_core.images import read_image, read_label, write_png
 from pinmem_core.label_space import CLASS_NAMES, CLASSES, TRAIN_ID
-from pinmem_core.preparation import PreparedDataset, Sample, prepare
-from pinmem_core.preparation.plot import plot
-from pinmem_core.preparation.prepared import RECORDS
-from pinmem_core.preparation.preview import contact_sheet
-from pinmem_core.preparation.spread import spread
-from pinmem_core.preparation.statistics import Statistics, statistics
 from pinmem_core.visualize import GAP, beside, shortened
 
 CAMVID = get_card("camvid")

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.transforms import normalize
 from pinmem_core.events import Notice
 from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
 from pinmem_core.inference.protocol import window_counts, windows
 from pinmem_core.inference.tiling import SMALLEST, STEP, MemoryModel, largest_crop
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import cost_of
 

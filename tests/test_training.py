@@ -9,16 +9,17 @@ from conftest import camvid_folder, small_config
 from safetensors.torch import load_file
 
 from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
-from pinmem_core.datasets import get_card
+from pinmem_core.data.batches import Batch
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.prepare import draw_missing, prepare
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.images import write_png
-from pinmem_core.loading import Batch
 from pinmem_core.methods import methods
 from pinmem_core.methods.losses import cross_entropy, divergence_loss, training_losses
 from pinmem_core.methods.meta import fast_weights, unrecorded_statistics
 from pinmem_core.models import Segmenter
-from pinmem_core.preparation import PreparedDataset, draw_missing, prepare
 from pinmem_core.training import train
 from pinmem_core.training.optim import inner_learning_rate, learning_rate
 

@@ -11,17 +11,22 @@ import pytest
 from conftest import camvid_folder
 from PIL import Image
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.convert import Reencoding, label_digest
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import (
+    MANIFEST,
+    RECORDS,
+    SUMMARY,
+    PreparedDataset,
+    read_summary,
+    state_of,
+)
+from pinmem_core.data.verify import verify
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.home import archives_root, raw_root
 from pinmem_core.images import read_label, write_png
 from pinmem_core.parallel import in_parallel
-from pinmem_core.preparation import PreparedDataset, prepare
-from pinmem_core.preparation.convert import label_digest
-from pinmem_core.preparation.prepared import MANIFEST, RECORDS, SUMMARY, read_summary
-from pinmem_core.preparation.reencoding import Reencoding
-from pinmem_core.preparation.state import state_of
-from pinmem_core.preparation.verify import verify
 
 CAMVID = get_card("camvid")
 Spoil = Callable[[PreparedDataset], Path]
@@ -39,7 +44,7 @@ def card_today(monkeypatch):
 
     def change(**values: object) -> None:
         card = CAMVID.model_copy(update=values)
-        monkeypatch.setattr("pinmem_core.preparation.verify.get_card", lambda name: card)
+        monkeypatch.setattr("pinmem_core.data.verify.get_card", lambda name: card)
 
     return change
 
@@ -174,7 +179,7 @@ def test_a_file_that_the_disk_does_not_give_is_a_finding_not_the_end(dataset, mo
     def fail(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("pinmem_core.preparation.check_files.image_size", fail)
+    monkeypatch.setattr("pinmem_core.data.verify.image_size", fail)
     findings = verify("camvid", headers_only=True).findings
     assert len(findings) == 10
     assert {finding.reason for finding in findings} == {"cannot be read: Input/output error"}

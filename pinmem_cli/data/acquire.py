@@ -13,8 +13,8 @@ from pinmem_core.addresses import masked
 from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pinmem_core.acquisition.login import Credentials
-    from pinmem_core.datasets import DatasetCard
+    from pinmem_core.data.access import Credentials
+    from pinmem_core.data.card import DatasetCard
 
 DOWNLOAD_EXAMPLES = examples(
     "pinmem data download gtav --parts 1,2 --dry-run",
@@ -50,7 +50,7 @@ Sources = Annotated[
 
 def card_of(name: str, file: Path | None) -> "DatasetCard":
     """Return the card that a command is about: the user's file, or a known dataset's."""
-    from pinmem_core.datasets import get_card, read_card, shipped_cards
+    from pinmem_core.data.catalog import get_card, read_card, shipped_cards
 
     if file is None:
         return get_card(name)
@@ -64,7 +64,7 @@ def card_of(name: str, file: Path | None) -> "DatasetCard":
 
 def settle_terms(card: "DatasetCard", output: Output, *, accept: bool) -> None:
     """Have a dataset's terms accepted, once: by option, or by a question on a terminal."""
-    from pinmem_core.acquisition import terms
+    from pinmem_core.data import access as terms
 
     if not card.must_accept or terms.accepted(card):
         return
@@ -76,7 +76,7 @@ def settle_terms(card: "DatasetCard", output: Output, *, accept: bool) -> None:
 
 def credentials_for(card: "DatasetCard") -> "Credentials | None":
     """Return what a dataset's login needs: found on this machine, or asked for on a terminal."""
-    from pinmem_core.acquisition.login import Credentials, find_credentials
+    from pinmem_core.data.access import Credentials, find_credentials
 
     if not card.login:
         return None
@@ -104,7 +104,7 @@ def download(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a dataset's archives: resumed where they were cut, checked before they count."""
-    from pinmem_core.acquisition.download import download as fetch
+    from pinmem_core.data.download import download as fetch
 
     card = card_of(name, card_file)
     output = Output(as_json=json, quiet=quiet)
@@ -131,7 +131,7 @@ def download(
 
 def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, output: Output) -> None:
     """Show which files a download would fetch."""
-    from pinmem_core.acquisition.download import wanted
+    from pinmem_core.data.download import wanted
 
     plan = wanted(card, folder, parts)
     rows = table("file", "size", "here", "from", text=["here", "from"])
@@ -166,8 +166,8 @@ def extract(
     quiet: Quiet = False,
 ) -> None:
     """Unpack archives safely; 'prepare' does this by itself."""
+    from pinmem_core.data.locate import obtain
     from pinmem_core.home import archives_root
-    from pinmem_core.preparation import obtain
 
     card = card_of(name, card_file)
     output = Output(as_json=json, quiet=quiet)

@@ -31,8 +31,8 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every file of a prepared dataset against what was recorded (exit code 4: findings)."""
-    from pinmem_core.preparation import PreparedDataset
-    from pinmem_core.preparation.verify import verify as check
+    from pinmem_core.data.prepared import PreparedDataset
+    from pinmem_core.data.verify import verify as check
 
     output = Output(as_json=json, quiet=quiet)
     with output.listening() as listener:
@@ -62,10 +62,10 @@ def stats(
     quiet: Quiet = False,
 ) -> None:
     """Count classes, sizes and colours."""
+    from pinmem_core.data.prepared import Selection, select
+    from pinmem_core.data.preview import plot as draw
+    from pinmem_core.data.statistics import statistics
     from pinmem_core.images import write_png
-    from pinmem_core.preparation import Selection, select
-    from pinmem_core.preparation.plot import plot as draw
-    from pinmem_core.preparation.statistics import statistics
 
     chosen = Selection.parse(selection)
     output = Output(as_json=json, quiet=quiet)
@@ -97,9 +97,9 @@ def preview(
     quiet: Quiet = False,
 ) -> None:
     """Draw a sheet of samples: image, unified labels, both."""
+    from pinmem_core.data.prepared import Selection, select
+    from pinmem_core.data.preview import contact_sheet
     from pinmem_core.images import write_png
-    from pinmem_core.preparation import Selection, select
-    from pinmem_core.preparation.preview import contact_sheet
 
     chosen = Selection.parse(selection)
     samples = select(chosen, default_split="all")

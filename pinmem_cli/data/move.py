@@ -36,7 +36,7 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Write a prepared dataset, images included, into one archive for another machine."""
-    from pinmem_core.preparation.pack import pack as write_pack
+    from pinmem_core.data.share import pack as write_pack
 
     path = out or Path(f"{name}.tar")
     output = Output(as_json=json, quiet=quiet)
@@ -76,8 +76,8 @@ def new_card(
     quiet: Quiet = False,
 ) -> None:
     """Write a card for data of your own, as far as looking at the folder tells."""
+    from pinmem_core.data.new_card import new_card as draft
     from pinmem_core.files import write_whole
-    from pinmem_core.preparation.new_card import new_card as draft
 
     chosen = name or folder.resolve().name.lower().replace(" ", "-")
     path = out or Path(f"{chosen}.yaml")

@@ -10,8 +10,8 @@ from pinmem_cli.options import Json, Quiet, examples
 from pinmem_cli.output import Output, counted, fields, size, table
 
 if TYPE_CHECKING:
-    from pinmem_core.datasets import DatasetCard
-    from pinmem_core.preparation.state import State
+    from pinmem_core.data.card import DatasetCard
+    from pinmem_core.data.prepared import State
 
 TEXT = ("state", "how to get it", "samples")
 INFO_EXAMPLES = examples("pinmem data info gtav", "pinmem data info mapillary --json")
@@ -19,8 +19,8 @@ INFO_EXAMPLES = examples("pinmem data info gtav", "pinmem data info mapillary --
 
 def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
     """List the datasets that pinmem knows, and their state on this machine."""
-    from pinmem_core.datasets import cards, damaged_cards
-    from pinmem_core.preparation.state import state_of
+    from pinmem_core.data.catalog import cards, damaged_cards
+    from pinmem_core.data.prepared import state_of
 
     known, damaged = cards(), damaged_cards()
     states = {name: state_of(card) for name, card in known.items()}
@@ -49,8 +49,8 @@ def info(
     quiet: Quiet = False,
 ) -> None:
     """Show all that is known about a dataset: terms, files, labels, splits, traps, its state."""
-    from pinmem_core.datasets import get_card
-    from pinmem_core.preparation.state import state_of
+    from pinmem_core.data.catalog import get_card
+    from pinmem_core.data.prepared import state_of
 
     card = get_card(name)
     state = state_of(card)

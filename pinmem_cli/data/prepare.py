@@ -31,8 +31,9 @@ from pinmem_cli.output import Output, counted, fields
 from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pinmem_core.datasets import DatasetCard
-    from pinmem_core.preparation import PreparedDataset, Reencoding
+    from pinmem_core.data.card import DatasetCard
+    from pinmem_core.data.convert import Reencoding
+    from pinmem_core.data.prepared import PreparedDataset
 
 EXAMPLES = examples(
     "pinmem data prepare camvid --from ~/CamVid",
@@ -69,7 +70,7 @@ Height = Annotated[
 
 def reencoding_of(form: str | None, quality: int | None, height: int | None) -> "Reencoding | None":
     """Return what the options on re-encoding mean."""
-    from pinmem_core.preparation import Reencoding
+    from pinmem_core.data.convert import Reencoding
 
     if form is None:
         for option, value in (("--height", height), ("--quality", quality)):
@@ -123,10 +124,9 @@ def prepare(
 
     Images stay where they are unless --reencode is given. A second run does only what is missing.
     """
-    from pinmem_core.preparation import obtain
-    from pinmem_core.preparation import prepare as prepare_dataset
-    from pinmem_core.preparation.obtain import sources_of_last_time
-    from pinmem_core.preparation.pack import is_pack
+    from pinmem_core.data.locate import obtain, sources_of_last_time
+    from pinmem_core.data.prepare import prepare as prepare_dataset
+    from pinmem_core.data.share import is_pack
 
     output = Output(as_json=json, quiet=quiet)
     sources = paths(sources)
@@ -192,7 +192,7 @@ def _take_pack(
     context: typer.Context, sources: Sequence[Path], name: str, output: Output, *, dry_run: bool
 ) -> None:
     """Unpack a pack, which is a whole dataset."""
-    from pinmem_core.preparation.pack import packed_card, unpack
+    from pinmem_core.data.share import packed_card, unpack
 
     refuse_others(context, "a pack", "is taken as it is", ("--from", "--dry-run"))
     if len(sources) > 1:
@@ -212,8 +212,8 @@ def _rehearse(
     parts: list[str],
     output: Output,
 ) -> None:
+    from pinmem_core.data.prepare import survey
     from pinmem_core.home import raw_root
-    from pinmem_core.preparation import survey
 
     if not sources and not raw_root(card.name).exists():
         list_wanted(card, parts, None, output)

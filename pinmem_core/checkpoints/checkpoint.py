@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from pinmem_core.checkpoints.hub import checkpoint_of
 from pinmem_core.checkpoints.model_card import CARD, Figures, is_ours, model_card
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
 from pinmem_core.files import staged_folder, write_whole
 from pinmem_core.label_space import CLASSES
-from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.renamed import current_settings, current_tensors
 from pinmem_core.version import __version__
 

@@ -13,7 +13,8 @@ from typing import Any, Self
 from huggingface_hub import EvalResult, ModelCardData
 from pydantic.dataclasses import dataclass
 
-from pinmem_core.datasets import DatasetCard, get_card, shipped_cards
+from pinmem_core.data.card import DatasetCard
+from pinmem_core.data.catalog import get_card, shipped_cards
 from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
 

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.prepared import PreparedDataset, Selection, matching, select
+from pinmem_core.data.samples import Sample, Samples
 from pinmem_core.distributed import all_gather, rank, world_size
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix, Scores
 from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.inference import Predictor, Protocol
-from pinmem_core.preparation import PreparedDataset, Sample, Samples, Selection, matching, select
 from pinmem_core.visualize import beside, caption, colorize, overlay, stacked
 
 T = TypeVar("T")

@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from pinmem_core.data.samples import Sample, spread
+from pinmem_core.data.transforms import normalize
 from pinmem_core.drawing import GRID, MARGIN, Sheet, ramp
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.evaluate import Target
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.inference import Predictor
 from pinmem_core.label_space import CLASS_NAMES, CLASSES, COLOR_TABLE, IGNORE_INDEX, Color
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models.decoders.base import resize
 from pinmem_core.models.memory import CategoricalMemory
-from pinmem_core.preparation import Sample
-from pinmem_core.preparation.spread import spread
 from pinmem_core.visualize import (
     FAINT,
     GAP,

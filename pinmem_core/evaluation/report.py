@@ -16,6 +16,9 @@ from PIL import Image
 
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
 from pinmem_core.checkpoints.model_card import seen_in_words
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepared import PreparedDataset, Selection
+from pinmem_core.data.samples import spread
 from pinmem_core.documents import LARGEST, read_json_object
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
@@ -50,8 +53,6 @@ from pinmem_core.inference import Predictor, get_protocol, protocol_of
 from pinmem_core.inference.predictor import Precision
 from pinmem_core.label_space import CLASS_NAMES, CLASSES
 from pinmem_core.models import load_checkpoint
-from pinmem_core.preparation import PreparedDataset, Selection, draw_missing
-from pinmem_core.preparation.spread import spread
 
 _JPEG_QUALITY = 82
 

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from pinmem_core.checkpoints.checkpoint import WEIGHTS
 from pinmem_core.checkpoints.hub import run_folder
 from pinmem_core.checkpoints.model_card import seen_in_words
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.samples import Samples
 from pinmem_core.documents import json_text
 from pinmem_core.evaluation.metrics import (
     CLASS_SET_NAMES,
@@ -32,7 +34,6 @@ from pinmem_core.evaluation.metrics import (
 )
 from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.label_space import CLASS_NAMES
-from pinmem_core.preparation import PreparedDataset, Samples
 from pinmem_core.version import __version__
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.export.compared import Pixels, Run, Scores
@@ -21,7 +22,6 @@ from pinmem_core.export.onnx_file import (
 from pinmem_core.export.signature import Signature, facts
 from pinmem_core.export.verified import ExportReport, verify
 from pinmem_core.files import whole_file
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
 
 ExportFormat = Literal["onnx", "torch-export"]

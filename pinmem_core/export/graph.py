@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import PinMemError
 from pinmem_core.export.signature import Signature
 from pinmem_core.inference.optimize import folded
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import Segmenter
 
 _TRACED = (2, 64, 96)

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS
 from pinmem_core.checkpoints.hub import HubName, asking_hub, checkpoint_of
 from pinmem_core.checkpoints.model_card import CARD, is_ours, model_card, tells_scores
-from pinmem_core.datasets import shipped_cards
+from pinmem_core.data.catalog import shipped_cards
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.compare import LARGEST_REPORT

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from pinmem_core.label_space import CLASSES
-from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD, normalize
 from pinmem_core.version import __version__
 
 INPUT = "images"

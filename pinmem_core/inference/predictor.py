@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pinmem_core.checkpoints.hub import checkpoint_of
+from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import compiling_explained, full_float32, memory_for, pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, ignore
@@ -21,7 +22,6 @@ from pinmem_core.inference.protocol import Protocol, windows
 from pinmem_core.inference.protocols import PROTOCOLS, get_protocol, protocol_of
 from pinmem_core.inference.resampling import RowResampler
 from pinmem_core.inference.tiling import MemoryModel, Tiles, chunks, largest_crop
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models import PRECISIONS, Segmenter, load_checkpoint
 
 __all__ = ["Band", "Precision", "Prediction", "Predictor", "load"]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.methods.base import Method, StepResult, rewrite_memory
 from pinmem_core.methods.losses import training_losses
 from pinmem_core.models import Segmenter

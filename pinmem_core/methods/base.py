@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import LossConfig, MetaConfig
+from pinmem_core.data.batches import Batch
 from pinmem_core.distributed import averaged_gradients
-from pinmem_core.loading import Batch
 from pinmem_core.methods.losses import Losses
 from pinmem_core.methods.meta import fast_weights
 from pinmem_core.models import Segmenter

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.methods.base import StepResult
 from pinmem_core.methods.losses import Losses
 

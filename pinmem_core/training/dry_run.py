@@ -16,16 +16,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
+from pinmem_core.data.batches import Batch, Domain, load_domains
+from pinmem_core.data.loader import DomainLoader
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.samples import ids_of
+from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.evaluation import TrainedOn, load_target, load_validation
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
-from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
-from pinmem_core.preparation import draw_missing, ids_of
 from pinmem_core.training.initialization import initial_segmenter
 from pinmem_core.training.loss_watch import LossWatch
 from pinmem_core.training.resolve import resolve

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from pinmem_core.config import TrainConfig
+from pinmem_core.data.batches import Domain
+from pinmem_core.data.loader import DomainLoader
 from pinmem_core.distributed import copy_from_first_rank, on_first_rank, rank, world_size
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.loading import Domain, DomainLoader
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import class_prototypes
 from pinmem_core.models.weights import load_backbone_weights

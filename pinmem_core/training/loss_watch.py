@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pinmem_core.data.batches import Batch
 from pinmem_core.distributed import all_gather, sum_over_ranks
 from pinmem_core.errors import PinMemError
-from pinmem_core.loading import Batch
 from pinmem_core.methods.base import StepResult
 
 

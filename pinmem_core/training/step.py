@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
+from pinmem_core.data.batches import Batch, step_seed
 from pinmem_core.distributed import average_over_ranks, rank
 from pinmem_core.errors import PinMemError
-from pinmem_core.loading import Batch
-from pinmem_core.loading.domains import step_seed
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import StepResult
 from pinmem_core.methods.losses import mean_losses

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 
 from pinmem_core.config import TrainConfig
+from pinmem_core.data.batches import Batch, Domain, load_domains
+from pinmem_core.data.loader import DomainLoader
+from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepared import PreparedDataset, Selection
+from pinmem_core.data.samples import ids_of
 from pinmem_core.devices import compiling_explained, pick_device
 from pinmem_core.distributed import (
     all_gather,
@@ -34,11 +39,9 @@ from pinmem_core.evaluation.evaluate import comparison_sheet
 from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, ignore
 from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
-from pinmem_core.loading import Batch, Domain, DomainLoader, load_domains
 from pinmem_core.locks import locked
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
-from pinmem_core.preparation import PreparedDataset, Selection, draw_missing, ids_of
 from pinmem_core.training.initialization import initial_segmenter, initialize_memory
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.resolve import resolve

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pinmem_core.config import AugmentationConfig, ComputeConfig, ModelConfig, TrainConfig
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.models import Segmenter
 from pinmem_core.training.resolve import resolve
 from pinmem_core.training.step import TrainStep

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.samples import Sample
+from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.evaluation import evaluate
 from pinmem_core.images import read_image, read_label, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, load
 from pinmem_core.label_space import CLASSES, IGNORE_INDEX
-from pinmem_core.loading.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.models import Segmenter
-from pinmem_core.preparation import Sample
 from pinmem_core.synthetic import draw_scene
 
 SIZES = ((480, 360), (960, 720))

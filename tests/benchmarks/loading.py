@@ -16,13 +16,11 @@ import torch
 from PIL import Image
 
 from pinmem_core.config import TrainConfig, validate
+from pinmem_core.data.batches import Crops, Domain
+from pinmem_core.data.loader import draw_ahead
+from pinmem_core.data.samples import Sample
+from pinmem_core.data.transforms import Appearance, appear, draw_geometry
 from pinmem_core.images import write_png
-from pinmem_core.loading import Domain
-from pinmem_core.loading.augmentation import Appearance, appear
-from pinmem_core.loading.crops import Crops
-from pinmem_core.loading.geometry import draw_geometry
-from pinmem_core.loading.workers import draw_ahead
-from pinmem_core.preparation import Sample
 from pinmem_core.synthetic import draw_scene
 
 SIZE = (1914, 1052)

@@ -9,9 +9,9 @@ import sys
 import torch
 
 from pinmem_core import load
+from pinmem_core.data.transforms import normalize
 from pinmem_core.evaluation import load_target
 from pinmem_core.evaluation.metrics import Calibration
-from pinmem_core.loading.augmentation import normalize
 from pinmem_core.models.decoders.base import resize
 
 

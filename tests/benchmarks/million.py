@@ -30,7 +30,7 @@ TARGET_SAMPLES = 1000
 
 def write_dataset(home: Path, name: str, samples: int, *, labels: bool) -> None:
     """Write a prepared dataset whose pictures are never opened."""
-    from pinmem_core.preparation import prepared
+    from pinmem_core.data import prepared
 
     root = home / "datasets" / name
     (root / "labels").mkdir(parents=True)
@@ -65,12 +65,12 @@ def write_dataset(home: Path, name: str, samples: int, *, labels: bool) -> None:
 
 def start() -> None:
     """Do what a training process does before it builds its network."""
+    from pinmem_core.data.batches import load_domains
     from pinmem_core.evaluation import TrainedOn, load_target, load_validation
     from pinmem_core.events import ignore
-    from pinmem_core.loading import load_domains
 
     try:
-        from pinmem_core.preparation import ids_of
+        from pinmem_core.data.samples import ids_of
     except ImportError:  # a version from before it, measured for comparison
 
         def ids_of(samples):
@@ -94,7 +94,7 @@ def start() -> None:
 
 def command(*arguments: str) -> None:
     """Run a command of pinmem in this process, its output discarded."""
-    import pinmem_core.preparation.state  # noqa: F401
+    import pinmem_core.data.prepared  # noqa: F401
     from pinmem_cli.app import app
 
     before = _begin()
@@ -108,7 +108,7 @@ def command(*arguments: str) -> None:
 
 
 def _begin() -> list[float]:
-    from pinmem_core.datasets import cards
+    from pinmem_core.data.catalog import cards
 
     cards()  # parsed once a process
     return _spent()

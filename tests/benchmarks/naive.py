@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinmem_core.config import LossConfig
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.models import Segmenter
 
 Terms = dict[str, Tensor]

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pinmem_core.config import AugmentationConfig, ComputeConfig, ModelConfig, TrainConfig
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.methods.base import rewrite_memory
 from pinmem_core.methods.losses import training_losses
 from pinmem_core.models import Segmenter

@@ -13,10 +13,10 @@ from archive_makers import MAKERS, Item, make
 from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import mutated_bytes
 from fuzz.targets_data import home_in, prepare_in, prepared_files
-from pinmem_core.acquisition.archives import extract
-from pinmem_core.acquisition.libarchive_reader import libarchive
+from pinmem_core.data.archives import extract
+from pinmem_core.data.rar import libarchive
+from pinmem_core.data.share import pack, packed_card, unpack
 from pinmem_core.images import read_train_ids
-from pinmem_core.preparation.pack import pack, packed_card, unpack
 
 _CHECKED = ("zip", "tar.gz", "tgz", "tar.bz2", "tar.xz", "txz", "rar")
 """Whose contents have checksums; a plain tar has none."""

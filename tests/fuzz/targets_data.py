@@ -16,14 +16,14 @@ from fuzz.cases import INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import mutated_bytes, mutated_json
 from fuzz.readers import json_of_accepted, strict_json
 from pinmem_core.config import TrainConfig
-from pinmem_core.datasets import get_card
+from pinmem_core.data.catalog import get_card
+from pinmem_core.data.convert import read_records
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset, state_of
 from pinmem_core.evaluation.compare import SavedReport, compare
 from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.images import write_png
 from pinmem_core.label_space import CLASS_NAMES
-from pinmem_core.preparation import PreparedDataset, prepare
-from pinmem_core.preparation.records import read_records
-from pinmem_core.preparation.state import state_of
 from pinmem_core.training.run_folder import RunFolder
 
 PLACE = "home/datasets/camvid"

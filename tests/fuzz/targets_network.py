@@ -10,9 +10,9 @@ from threading import Thread
 from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import ODD_TEXTS, mutated_bytes
 from fuzz.targets_archives import _intact
-from pinmem_core.acquisition.download import download
-from pinmem_core.acquisition.patience import Patience
-from pinmem_core.datasets import Archive, DatasetCard, Layout
+from pinmem_core.data.card import Archive, DatasetCard, Layout
+from pinmem_core.data.download import download
+from pinmem_core.data.http_range import Patience
 
 _HURRY = Patience(retries=1, first_wait=0.001, longest_wait=0.01, connect=1, read=0.5)
 _HEADERS = (

@@ -13,10 +13,11 @@ from PIL import Image
 from rows import Row
 
 from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.data.batches import Domain
+from pinmem_core.data.loader import DomainLoader
+from pinmem_core.data.samples import Sample
+from pinmem_core.data.transforms import Appearance, appear
 from pinmem_core.images import write_png
-from pinmem_core.loading import Domain, DomainLoader
-from pinmem_core.loading.augmentation import Appearance, appear
-from pinmem_core.preparation import Sample
 from pinmem_core.synthetic import draw_scene
 
 SIZE = (2048, 1024)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pinmem_core.config import ModelConfig, TrainConfig, nested, validate
+from pinmem_core.data.batches import Batch
 from pinmem_core.distributed import sum_over_ranks
 from pinmem_core.errors import PinMemError
 from pinmem_core.inference import PROTOCOLS, Predictor, load
-from pinmem_core.loading import Batch
 from pinmem_core.methods.losses import training_losses
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import CategoricalMemory

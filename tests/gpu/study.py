@@ -31,12 +31,12 @@ from study_results import as_markdown, pace_since, results  # noqa: E402
 from study_run import complete  # noqa: E402
 
 from pinmem_cli.output import exit_code, show_error  # noqa: E402
-from pinmem_core.datasets import get_card  # noqa: E402
+from pinmem_core.data.catalog import get_card  # noqa: E402
+from pinmem_core.data.prepare import prepare  # noqa: E402
 from pinmem_core.errors import ConfigError, PinMemError  # noqa: E402
 from pinmem_core.files import write_whole  # noqa: E402
 from pinmem_core.home import dataset_root  # noqa: E402
 from pinmem_core.images import write_png  # noqa: E402
-from pinmem_core.preparation import prepare  # noqa: E402
 from pinmem_core.study import Sweep, read_sweep  # noqa: E402
 from pinmem_core.study.runner import report_path, run_path  # noqa: E402
 

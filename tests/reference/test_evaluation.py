@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pinmem_core.data.transforms import normalize
 from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
 from pinmem_core.inference.protocol import windows
-from pinmem_core.loading.augmentation import normalize
 
 from .figures import under
 from .fixtures import Fixture, every_file

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import Method, StepResult
 from pinmem_core.methods.losses import classification_loss, divergence_loss

@@ -1,6 +1,6 @@
 """A method that learns from the first domain only: one file makes it known."""
 
-from pinmem_core.loading import Batch
+from pinmem_core.data.batches import Batch
 from pinmem_core.methods.base import Method, StepResult
 from pinmem_core.methods.losses import training_losses
 from pinmem_core.models import Segmenter

@@ -1,1 +1,0 @@
-"""From a dataset's sites to raw files on disk: terms, logins, downloads, archives."""

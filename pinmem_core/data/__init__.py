@@ -1,0 +1,1 @@
+"""Datasets: cards, downloads, archives, preparation, and training batches."""

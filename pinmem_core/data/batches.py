@@ -1,0 +1,314 @@
+"""Training batches: domains, sampling and crops."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from pinmem_core.config import TrainConfig
+from pinmem_core.data.prepared import Selection, select
+from pinmem_core.data.samples import Sample
+from pinmem_core.data.transforms import Appearance, appear, draw_geometry
+from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
+from pinmem_core.label_space import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images of each of D domains.
+
+    Attributes:
+        images: Normalised images, (D, B, 3, H, W).
+        labels: TrainIds in 0..18, (D, B, H, W); 255 is ignored.
+        meta_train: Indices of the domains that the meta step writes to the memory.
+        meta_test: Indices of the domains for which the meta step reads the memory.
+        redrawn: Number of crops that were redrawn because they had no labelled pixel.
+        samples: Names "domain/sample" of the images, by domain; empty if unknown.
+    """
+
+    images: Tensor
+    labels: Tensor
+    meta_train: tuple[int, ...]
+    meta_test: tuple[int, ...]
+    redrawn: int = 0
+    samples: tuple[tuple[str, ...], ...] = ()
+
+    def of(self, domains: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return images (N, 3, H, W) and labels (N, H, W) of `domains`, concatenated."""
+        # Indexing with a list would copy the index to the GPU and synchronize.
+        images = torch.cat([self.images[domain] for domain in domains])
+        return images, torch.cat([self.labels[domain] for domain in domains])
+
+    def all(self) -> tuple[Tensor, Tensor]:
+        """Return all images and labels in image-major order: b0d0, b0d1, ..., b1d0, ..."""
+        return self.images.transpose(0, 1).flatten(0, 1), self.labels.transpose(0, 1).flatten(0, 1)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
+    def parts(self, count: int) -> "list[Batch]":
+        """Split each domain's images into `count` consecutive parts of equal size.
+
+        Each part keeps `redrawn` of the whole batch.
+
+        Raises:
+            ConfigError: B is not a multiple of `count`.
+        """
+        images = self.images.shape[1]
+        if images % count:
+            divisors = [str(n) for n in range(1, images + 1) if images % n == 0]
+            raise ConfigError(
+                f"{images} images of a domain cannot be split into {count} equal parts.",
+                f"Set compute.accumulate to one of {', '.join(divisors)}, or change the batch.",
+            )
+        size = images // count
+        return [self._slots(slice(first, first + size)) for first in range(0, images, size)]
+
+    def _slots(self, slots: slice) -> "Batch":
+        samples = tuple(names[slots] for names in self.samples)
+        return replace(
+            self, images=self.images[:, slots], labels=self.labels[:, slots], samples=samples
+        )
+
+
+# Independent random streams of one seed.
+_SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _GEOMETRY, _STEPS, _APPEARANCE = 1, 2, 3, 4, 5, 6
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A named set of samples that the meta step treats as one domain."""
+
+    name: str
+    samples: Sequence[Sample]
+
+
+def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> list[Domain]:
+    """Return the training samples of each source as a domain.
+
+    A single source is split at random into pseudo-domains of equal size, as the paper does for
+    meta-learning from GTAV alone. All methods get the same pseudo-domains, so that comparisons are
+    fair.
+
+    Args:
+        sources: Sources as `dataset[:domain][@split]`.
+        pseudo_domains: Number of pseudo-domains of a single source.
+        seed: Random seed of the split.
+
+    Raises:
+        ConfigError: A source does not exist.
+        DataError: A source is not prepared or holds too few training samples.
+    """
+    selections = [Selection.parse(source) for source in sources]
+    pools = [select(selection, default_split="train") for selection in selections]
+    if len(pools) > 1:
+        return [Domain(str(s), pool) for s, pool in zip(selections, pools, strict=True)]
+    (name,), (whole,) = map(str, selections), pools
+    if len(whole) < pseudo_domains:
+        raise DataError(
+            f"{name} holds {len(whole)} training samples, too few to be split into "
+            f"{pseudo_domains} pseudo-domains.",
+            "Name a second source, or a larger one.",
+        )
+    order = np.random.default_rng([seed, _PSEUDO_DOMAINS]).permutation(len(whole))
+    parts = np.array_split(order, pseudo_domains)
+    return [
+        Domain(f"{name}#{number}", whole.take(part)) for number, part in enumerate(parts, start=1)
+    ]
+
+
+def draw_indices(seed: int, iteration: int, domain: int, population: int, count: int) -> list[int]:
+    """Draw `count` sample indices of a domain uniformly with replacement."""
+    rng = np.random.default_rng([seed, _SAMPLING, iteration, domain])
+    return [int(index) for index in rng.integers(population, size=count)]
+
+
+def draw_meta_split(seed: int, iteration: int, domains: int) -> tuple[list[int], list[int]]:
+    """Draw the meta-train and meta-test domains of an iteration.
+
+    The domains are permuted, and i is uniform in {1..domains-1}: the first i domains are
+    meta-train, the others meta-test (docs/method.md, section 4).
+    """
+    rng = np.random.default_rng([seed, _META_SPLIT, iteration])
+    order = [int(domain) for domain in rng.permutation(domains)]
+    first = int(rng.integers(1, domains)) if domains > 1 else domains
+    return order[:first], order[first:]
+
+
+def geometry_rng(
+    seed: int, iteration: int, domain: int, slot: int, attempt: int
+) -> np.random.Generator:
+    """Return the random generator for scale, position and flip of one crop."""
+    return np.random.default_rng([seed, _GEOMETRY, iteration, domain, slot, attempt])
+
+
+def appearance_seed(seed: int, iteration: int, domain: int, slot: int, attempt: int) -> int:
+    """Return the seed for colour jitter and blur of one crop."""
+    return _derive(seed, _APPEARANCE, iteration, domain, slot, attempt)
+
+
+def step_seed(seed: int, iteration: int, rank: int = 0) -> int:
+    """Return the seed of a rank in an iteration, for dropout and the Gumbel read."""
+    return _derive(seed, _STEPS, iteration, rank)
+
+
+def _derive(*entropy: int) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+MAX_REDRAWS = 50
+"""Maximum number of crops in a row without a labelled pixel before a domain is unusable."""
+
+
+class Crop(NamedTuple):
+    """One training crop before photometric augmentation.
+
+    Attributes:
+        image: RGB image, (3, H, W) uint8.
+        label: TrainIds, (H, W) uint8.
+        appearance: Parameters of the photometric augmentation.
+        sample: Name "domain/sample" of the source image.
+        redrawn: Number of rejected crops before it.
+    """
+
+    image: Tensor
+    label: Tensor
+    appearance: Appearance
+    sample: str
+    redrawn: int
+
+
+class Drawn(NamedTuple):
+    """The N crops of an iteration, domain by domain.
+
+    Attributes:
+        images: Images, (N, 3, H, W); uint8 before photometric augmentation, normalised float32
+            after.
+        labels: TrainIds, (N, H, W) uint8.
+        appearances: Augmentation parameters of each crop; empty after the augmentation.
+        samples: Names "domain/sample" of the crops.
+        redrawn: Number of crops that were redrawn because they had no labelled pixel.
+    """
+
+    images: Tensor
+    labels: Tensor
+    appearances: tuple[Appearance, ...]
+    samples: tuple[str, ...]
+    redrawn: int
+
+    def finished(self) -> "Drawn":
+        """Return the crops after photometric augmentation, computed on their device."""
+        if not self.appearances:
+            return self
+        return self._replace(images=appear(self.images, self.appearances), appearances=())
+
+
+class _Key(NamedTuple):
+    iteration: int
+    domain: int
+    slot: int
+    sample: int
+    strong: bool
+
+
+class Crops(Dataset[Drawn | PinMemError]):
+    """Map-style dataset from iteration to crops, a pure function of (seed, iteration).
+
+    Args:
+        domains: Source domains, D of them.
+        config: Configuration of the run: seed, augmentation, images per domain.
+        slots: Range of each domain's images to load; other processes load the others.
+        finish: Whether to apply photometric augmentation; otherwise the consumer applies it.
+    """
+
+    def __init__(
+        self, domains: Sequence[Domain], config: TrainConfig, slots: range, *, finish: bool
+    ) -> None:
+        self.domains = domains
+        self.config = config
+        self.slots = slots
+        self.finish = finish
+
+    def __getitem__(self, iteration: int) -> Drawn | PinMemError:
+        """Return the crops of an iteration, or the error that prevents loading them.
+
+        The error is returned, because a DataLoader worker reduces a raised error to traceback text.
+        """
+        try:
+            drawn = self._draw(iteration)
+            return _shared(drawn) if get_worker_info() else drawn
+        except PinMemError as error:
+            return error
+
+    def meta_split(self, iteration: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the indices of the meta-train and meta-test domains of an iteration."""
+        split = draw_meta_split(self.config.seed, iteration, len(self.domains))
+        return tuple(split[0]), tuple(split[1])
+
+    def strong_domains(self, iteration: int) -> set[int]:
+        """Return the indices of the domains with strong colour jitter in an iteration."""
+        every = range(len(self.domains))
+        _, meta_test = self.meta_split(iteration)
+        chosen = {"meta-test": meta_test, "first-source": [0], "all": every, "none": []}
+        return set(chosen[self.config.augmentation.strong])
+
+    def _draw(self, iteration: int) -> Drawn:
+        crops = [self._crop(key) for key in self._keys(iteration)]
+        drawn = Drawn(
+            torch.stack([crop.image for crop in crops]),
+            torch.stack([crop.label for crop in crops]),
+            tuple(crop.appearance for crop in crops),
+            tuple(crop.sample for crop in crops),
+            sum(crop.redrawn for crop in crops),
+        )
+        return drawn.finished() if self.finish else drawn
+
+    def _keys(self, iteration: int) -> list[_Key]:
+        strong, seed, batch = self.strong_domains(iteration), self.config.seed, self.config.batch
+        keys = []
+        for domain, pool in enumerate(self.domains):
+            indices = draw_indices(seed, iteration, domain, len(pool.samples), batch)
+            keys += [_Key(iteration, domain, s, indices[s], domain in strong) for s in self.slots]
+        return keys
+
+    def _crop(self, key: _Key) -> Crop:
+        domain = self.domains[key.domain]
+        sample = domain.samples[key.sample]
+        for attempt in range(MAX_REDRAWS):
+            random = (self.config.seed, *key[:3], attempt)
+            rng = geometry_rng(*random)
+            image, label = sample.read()
+            place = draw_geometry(rng, (label.shape[0], label.shape[1]), self.config.augmentation)
+            cut = place.cut_label(label)
+            if (cut != IGNORE_INDEX).any():
+                appearance = Appearance(appearance_seed(*random), key.strong)
+                name = f"{domain.name}/{sample.id}"
+                return Crop(place.cut_image(image), cut, appearance, name, attempt)
+            sample = domain.samples[int(rng.integers(len(domain.samples)))]
+        raise DataError(
+            f"{MAX_REDRAWS} crops of {domain.name} in a row hold no labelled pixel; the last image "
+            f"was {sample.image}.",
+            "Choose a larger augmentation.crop, or look at 'pinmem data preview {sample.dataset}'.",
+        )
+
+
+def _shared(drawn: Drawn) -> Drawn:
+    """Move the crops to shared memory and raise if it is full; torch would hang instead."""
+    try:
+        return drawn._replace(
+            images=drawn.images.share_memory_(), labels=drawn.labels.share_memory_()
+        )
+    except RuntimeError as error:
+        raise MachineError(
+            f"the loading processes have no shared memory left ({error}).",
+            "Use fewer 'workers', or give the container more of it ('docker run --shm-size=8g').",
+        ) from None

@@ -1,0 +1,1 @@
+"""Dataset cards, one file for each dataset: YAML, or a module that defines `CARD`."""

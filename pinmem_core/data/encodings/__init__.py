@@ -1,0 +1,14 @@
+"""Label encodings: how label files are read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pinmem_core.discovery import Registry
+from pinmem_core.label_space import LabelMap
+
+Decoder = Callable[[Path, LabelMap], NDArray[Any]]
+
+ENCODINGS: Registry[Decoder] = Registry("label encoding", __name__, "ENCODINGS")

@@ -1,0 +1,22 @@
+"""Labels stored as images."""
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pinmem_core.images import read_colors, read_ids, read_rgb16
+from pinmem_core.label_space import LabelMap
+
+
+def read_values(path: Path, label_map: LabelMap) -> NDArray[Any]:
+    """Return (H, W) ids, or the (H, W, 3) colours that the picture shows where the map has such."""
+    return read_colors(path) if label_map.of_colors else read_ids(path)
+
+
+def read_ids16(path: Path, label_map: LabelMap) -> NDArray[Any]:
+    """Return the (H, W) ids in the first channel of a 16-bit RGB PNG (SYNTHIA's README)."""
+    return read_rgb16(path)[..., 0]
+
+
+ENCODINGS = {"ids": read_values, "colors": read_values, "ids16": read_ids16}

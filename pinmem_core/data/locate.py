@@ -1,0 +1,206 @@
+"""Locating the raw files of a dataset: given, downloaded, extracted or synthetic."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pinmem_core.data.access import Credentials
+from pinmem_core.data.archives import (
+    allowed_growth,
+    changing,
+    extract,
+    is_archive,
+    original_name,
+    resembles_archive,
+    stem,
+)
+from pinmem_core.data.card import DatasetCard
+from pinmem_core.data.catalog import name_to_type
+from pinmem_core.data.download import download
+from pinmem_core.data.layouts import find_samples
+from pinmem_core.data.prepared import read_summary
+from pinmem_core.errors import ConfigError, DataError, quoted
+from pinmem_core.events import Listener, Notice, Progress, ignore
+from pinmem_core.files import restore_folder, staged_folder
+from pinmem_core.home import dataset_root, raw_root
+from pinmem_core.locks import lock_of, locked
+from pinmem_core.paths import bytes_below, expanded
+
+_SHOWN = 5
+"""Archives that a message names."""
+_UNKNOWN_KIND = (
+    "Unpack it with another tool, and name the folder instead; end the download of what is called "
+    "'.part' or '.crdownload' first."
+)
+_DEEPEST = 2
+"""Levels of archives within an archive that are unpacked."""
+
+
+def obtain(
+    card: DatasetCard,
+    sources: Sequence[Path] = (),
+    *,
+    parts: Sequence[str] = (),
+    credentials: Credentials | None = None,
+    keep_archives: bool = True,
+    on_event: Listener = ignore,
+) -> list[Path]:
+    """Return the folders that hold a dataset's raw files.
+
+    Args:
+        card: The dataset.
+        sources: Folders or archives of the user's; archives are unpacked under `PINMEM_HOME`.
+            Without any, those of the last time are taken, or the dataset is drawn or downloaded.
+        parts: Which parts to download; none means all.
+        credentials: For a site with a login.
+        keep_archives: Whether downloaded archives stay once they are unpacked.
+        on_event: Hears of the progress.
+
+    Raises:
+        ConfigError: A person has to fetch the data, or terms are not accepted yet.
+        DataError: A source does not exist, or an archive is damaged or hostile.
+        MachineError: The disk is too small, or nothing here unpacks the format.
+    """
+    raw = lock_of(raw_root(card.name))
+    with locked(raw, f"the raw files of {card.name}", on_event):
+        if sources:
+            return _from_sources(card, sources, on_event)
+        if card.draw:
+            return [_drawn(card, on_event)]
+        own = _own_sources(card)
+        gone = [folder for folder in own if not folder.is_dir()]
+        if own and not gone:
+            on_event(Notice(f"taken from {', '.join(map(str, own))}, as the last time"))
+            return own
+        for folder in gone:
+            message = f"{folder}, from which {card.name} was prepared the last time, is not there"
+            on_event(Notice(message, warning=True))
+        return _downloaded(card, parts, credentials, keep_archives, on_event)
+
+
+def sources_of_last_time(card: DatasetCard) -> list[Path]:
+    """Return the user's own folders that the dataset was prepared from, if all are still there."""
+    own = _own_sources(card)
+    return own if all(folder.is_dir() for folder in own) else []
+
+
+def _own_sources(card: DatasetCard) -> list[Path]:
+    """Return the user's own folders that the dataset was prepared from, there or not."""
+    try:
+        summary = read_summary(card.name)
+    except (ConfigError, DataError):
+        return []
+    named = [Path(os.path.normpath(dataset_root(card.name) / text)) for text in summary["sources"]]
+    return [folder for folder in named if not folder.is_relative_to(raw_root(card.name))]
+
+
+def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener) -> list[Path]:
+    """Return the folders of the user's sources; archives that are left alone are named."""
+    found = [_unpacked(card, path, on_event) for path in sources]
+    folders = [folder for some, _ in found for folder in some]
+    left = [archive for _, others in found for archive in others]
+    if not left:
+        return folders
+    names = ", ".join(map(str, left[:_SHOWN]))
+    names += f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+    if _holds(card, folders):
+        on_event(Notice(f"not unpacked, as the dataset is found without: {names}"))
+    elif any(folder.is_relative_to(raw_root(card.name)) for folder in folders):
+        on_event(Notice(f"not unpacked, as the card does not name it: {names}", warning=True))
+    else:
+        known = [path for path in left[:_SHOWN] if is_archive(Path(original_name(path.name)))]
+        command = quoted(*(word for path in known for word in ("--from", path)))
+        raise DataError(
+            f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
+            f"card does not name: {names}.",
+            f"Name those that hold it: pinmem data prepare {name_to_type(card)} {command}"
+            if known
+            else _UNKNOWN_KIND,
+        )
+    return folders
+
+
+def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> tuple[list[Path], list[Path]]:
+    """Return the folders that a source stands for, and the archives in it that are left alone.
+
+    Those are `path` itself, or the folders that its archives were unpacked into.
+    """
+    path = expanded(path).absolute()
+    if not path.exists():
+        raise DataError(f"{path} does not exist.", "Name the folder or archive that you have.")
+    if path.is_file():
+        return [_extracted(card, path, on_event)], []
+    there = sorted(file for file in path.glob("*") if resembles_archive(file.name))
+    archives = {name: file for file in reversed(there) if (name := _known_name(card, file.name))}
+    archives |= {file.name: file for file in there if file.name in archives}  # no copy where it is
+    if not archives or _holds(card, [path]):
+        return [path], there
+    left = [file for file in there if file not in archives.values()]
+    folders = [_extracted(card, archives[name], on_event) for name in sorted(archives)]
+    return folders if _holds(card, folders) else [path, *folders], left
+
+
+def _known_name(card: DatasetCard, name: str) -> str | None:
+    """Return what the card calls an archive; the case of letters and "(1)" do not count."""
+    known = {n.casefold(): n for a in card.archives for n in (a.file, *a.aliases)}
+    known |= {n.casefold(): n for n in card.other_archives}
+    return known.get(name.casefold()) or known.get(original_name(name).casefold())
+
+
+def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
+    """Unpack an archive, and the archives in it, below the dataset's raw folder."""
+    name = _known_name(card, archive.name) or original_name(archive.name)
+    if not is_archive(Path(name)):
+        if resembles_archive(archive.name):
+            raise DataError(
+                f"{archive} is an archive of a kind that pinmem does not unpack.", _UNKNOWN_KIND
+            )
+        raise DataError(f"{archive} is neither a folder nor an archive.", "Name one of them.")
+    folder = extract(archive, raw_root(card.name), name=name, on_event=on_event)
+    left = allowed_growth(archive)
+    for _ in range(_DEEPEST):
+        inner = [path for path in sorted(folder.rglob("*")) if is_archive(path) and path.is_file()]
+        if not inner or _holds(card, [folder]):
+            break
+        with changing(folder):
+            for path in inner:
+                left -= bytes_below(extract(path, path.parent, limit=left, on_event=on_event))
+                path.unlink()  # the outer archive still holds it
+    return folder
+
+
+def _holds(card: DatasetCard, folders: Sequence[Path]) -> bool:
+    try:
+        return find_samples(card, folders).pairs > 0
+    except DataError:
+        return False
+
+
+def _drawn(card: DatasetCard, on_event: Listener) -> Path:
+    folder = raw_root(card.name) / f"drawn-{card.version}"
+    if card.draw and not restore_folder(folder).exists():
+        with staged_folder(folder) as staging:
+            card.draw(staging, lambda done, total: on_event(Progress("drawing", done, total)))
+    return folder
+
+
+def _downloaded(
+    card: DatasetCard,
+    parts: Sequence[str],
+    credentials: Credentials | None,
+    keep_archives: bool,
+    on_event: Listener,
+) -> list[Path]:
+    """Download and unpack what is not unpacked yet."""
+    raw = raw_root(card.name)
+    wanted = [archive for archive in card.archives if not parts or archive.part in parts]
+    missing = [
+        archive for archive in wanted if not restore_folder(raw / stem(archive.file)).exists()
+    ]
+    if missing or not wanted:
+        subset = card.model_copy(update={"archives": tuple(missing)}) if wanted else card
+        for path in download(subset, parts=parts, credentials=credentials, on_event=on_event):
+            extract(path, raw, on_event=on_event)
+            if not keep_archives:
+                path.unlink()
+    return [raw / stem(archive.file) for archive in wanted]

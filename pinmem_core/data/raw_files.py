@@ -1,0 +1,230 @@
+"""Raw files below some folders, and which version of a dataset they are."""
+
+import re
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, takewhile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from pinmem_core.data.archives import MARKER
+from pinmem_core.data.card import DatasetCard, Layout
+from pinmem_core.data.encodings import ENCODINGS
+from pinmem_core.data.label_maps import STANDARD_MAPS, build_label_map
+from pinmem_core.data.samples import spread
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import DataError
+from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
+from pinmem_core.paths import as_text, files_below
+
+_NAMES = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+_ABBREVIATIONS = {"trn", "dev", "tst"}
+"""Names that are parts of other words, too, such as "device"."""
+_WORDS = "|".join(
+    rf"(?<![a-z]){name}(?![a-z])" if name in _ABBREVIATIONS else name
+    for name in sorted(_NAMES, key=len, reverse=True)
+)
+SPLIT = re.compile(f"(.*?)({_WORDS})(.*)", re.IGNORECASE | re.DOTALL)
+"""A name that tells a split: what is before it, the split, what is after it."""
+NUMBER = re.compile(r"\d+[_\-. ]+")
+"""What some put before the names of folders to have them in order."""
+
+
+def split_called(name: str) -> str:
+    """Return "train", "val" or "test" for what else it may be called; other names as they are."""
+    return _NAMES.get(NUMBER.sub("", name.lower(), count=1), name)
+
+
+class RawFiles:
+    """All files below some folders, by their paths as text; the case of letters does not count.
+
+    The name of a folder that an archive was unpacked into is a part of the paths: it may stand for
+    the folder that the archive lacks.
+
+    Args:
+        folders: Where to look, at any depth.
+        split_backslashes: Whether backslashes in names separate folders, as in what some tools
+            unpack of an archive that was made on Windows.
+
+    Attributes:
+        texts: The path of each file below its folder, as `as_text` has it.
+        hold_backslashes: Whether names hold backslashes.
+    """
+
+    def __init__(self, folders: Iterable[Path], *, split_backslashes: bool = False) -> None:
+        self.texts: list[str] = []
+        self._places: list[tuple[Path, str]] = []
+        for folder in sorted(folders):
+            found = sorted((as_text(path), path) for path in files_below(folder))
+            prefix = f"{as_text(folder.name)}/" if (folder / MARKER).is_file() else ""
+            self.texts += (prefix + text for text, _ in found)
+            self._places += ((folder, path) for _, path in found)
+        self.hold_backslashes = any("\\" in text for text in self.texts)
+        if split_backslashes:
+            self.texts = [text.replace("\\", "/") for text in self.texts]
+        self._tails: dict[int, dict[str, list[int]]] = {}
+        self._sorted_tails: dict[int, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def path(self, number: int) -> Path:
+        """Return where the file with this number in `texts` lies."""
+        folder, path = self._places[number]
+        return folder / path
+
+    def ending_with(self, tail: str) -> list[int]:
+        """Return the numbers of the files whose paths end with the parts of `tail`."""
+        return self._by_tail(tail.count("/") + 1).get(tail.casefold(), [])
+
+    def beginning_with(self, beginning: str, parts: int) -> Iterator[int]:
+        """Yield the files the last `parts` parts of whose paths begin with `beginning`.
+
+        After it no letter or digit follows: "a/1" is not the beginning of "a/10.png".
+        """
+        start = beginning.casefold()
+        if parts not in self._sorted_tails:
+            self._sorted_tails[parts] = sorted(self._by_tail(parts))
+        tails = self._sorted_tails[parts]
+        first = bisect_left(tails, start)
+        for tail in takewhile(lambda tail: tail.startswith(start), islice(tails, first, None)):
+            if not re.match("[^\\W_]", tail[len(start) :]):
+                yield from self._by_tail(parts)[tail]
+
+    def suffixes(self) -> dict[str, int]:
+        """Return how many files have each suffix, the most frequent first."""
+        counts = Counter(PurePosixPath(text).suffix for text in self.texts)
+        return dict(counts.most_common())
+
+    def _by_tail(self, length: int) -> dict[str, list[int]]:
+        if length not in self._tails:
+            index = defaultdict(list)
+            for number, text in enumerate(self.texts):
+                index["/".join(text.split("/")[-length:]).casefold()].append(number)
+            self._tails[length] = index
+        return self._tails[length]
+
+
+TRAIN_IDS = "trainids"
+"""The standard map that reads such labels as what they are."""
+
+_LABELS_SAMPLED = 8
+_IDS = build_label_map("cityscapes-ids", STANDARD_MAPS)
+_ONLY_IDS = slice(len(CLASSES), 34)
+"""Cityscapes ids that are no trainIds: vegetation, sky, cars and all that no street lacks."""
+
+
+def reads_ids(card: DatasetCard, layout: Layout) -> bool:
+    """Return whether the labels of a layout are read as pictures of Cityscapes ids."""
+    label_map = card.label_map(layout.label_maps[0])
+    return layout.encoding == "ids" and label_map.digest == _IDS.digest
+
+
+def hold_train_ids(labels: Sequence[Path]) -> bool:
+    """Return whether labels hold 255 and no value from 19 to 33, as trainIds do and ids do not.
+
+    A few evenly spread files are read; those that cannot be read count for nothing.
+    """
+    counts = np.zeros(IGNORE_INDEX + 1, np.int64)
+    for path in spread(labels, _LABELS_SAMPLED):
+        try:
+            pixels = ENCODINGS.get("ids")(path, _IDS)
+        except (DataError, ValueError):
+            continue  # prepare leaves it out
+        if pixels.ndim == 2:
+            counts += np.bincount(pixels.ravel(), minlength=len(counts))[: len(counts)]
+    return bool(counts[IGNORE_INDEX] and not counts[_ONLY_IDS].any())
+
+
+_FILES_SAMPLED = 32
+"""Label files that are opened to find the largest id."""
+_CONFIG = re.compile(r"config(_v[0-9.]+)?\.json", re.IGNORECASE)
+_ROAD = CLASSES[TRAIN_ID["road"]].color
+
+
+def count_classes(files: RawFiles) -> int | None:
+    """Return how many classes the configuration among some files lists.
+
+    Returns:
+        The number; None without a configuration, or with several that differ.
+    """
+    counts = set()
+    for number, text in enumerate(files.texts):
+        if _CONFIG.fullmatch(PurePosixPath(text).name):
+            try:
+                labels = read_json_object(files.path(number)).get("labels")
+            except DataError:
+                continue  # the configuration of something else
+            if isinstance(labels, list):
+                counts.add(len(labels))
+    return counts.pop() if len(counts) == 1 else None
+
+
+def fits_version(
+    card: DatasetCard, layout: Layout, labels: Sequence[Path], classes: int | None, *, named: bool
+) -> bool:
+    """Return whether labels may be of the version that a layout is for.
+
+    The label map that the user names decides; else the palette in the labels; else the number of
+    classes in a configuration; else the largest id.
+
+    Args:
+        card: The dataset.
+        layout: Its layout.
+        labels: Label files.
+        classes: How many classes a configuration lists; None where none does.
+        named: Whether the user has named the label map of the layout.
+    """
+    if layout.largest_id is None:
+        return True
+    low, high = layout.largest_id
+    if labels and largest_id(card, layout, labels) > high:
+        return False
+    if named:
+        return True
+    road = _road_in_palette(labels)
+    if road is not None:
+        train_ids, _ = card.label_map(layout.label_maps[0]).apply(np.array([[road]], np.uint8))
+        return bool(train_ids[0, 0] == TRAIN_ID["road"])
+    if classes is not None:
+        return low < classes <= high + 1
+    return largest_id(card, layout, labels) >= low
+
+
+def is_assumed(layout: Layout, labels: Sequence[Path], classes: int | None) -> bool:
+    """Return whether nothing but small ids speaks for the version that a layout is for."""
+    if layout.largest_id is None or layout.largest_id[0] > 0:
+        return False
+    return classes is None and _road_in_palette(labels) is None
+
+
+def largest_id(card: DatasetCard, layout: Layout, labels: Sequence[Path]) -> int:
+    """Return the largest raw id in a few evenly spread label files."""
+    decode = ENCODINGS.get(layout.encoding)
+    largest = 0
+    for path in spread(labels, _FILES_SAMPLED):
+        try:
+            largest = max(largest, int(decode(path, card.label_map(layout.label_maps[0])).max()))
+        except DataError:
+            continue  # prepare leaves it out
+    return largest
+
+
+def _road_in_palette(labels: Sequence[Path]) -> int | None:
+    """Return which value the palette of the first label paints as road; None without a palette."""
+    if not labels:
+        return None
+    try:
+        with Image.open(labels[0]) as image:
+            palette = image.getpalette() if image.mode == "P" else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    colours = list(zip(*[iter(palette or [])] * 3, strict=True))
+    return colours.index(_ROAD) if colours.count(_ROAD) == 1 else None
