@@ -25,10 +25,9 @@ IMAGES_PER_TARGET = 2
 
 def run_demo(output: Output) -> None:
     """Train both methods, then print their scores and draw their predictions."""
-    from pinmem_core.config import validate
+    from pinmem_core.config import load_recipe, validate
     from pinmem_core.data.prepare import draw_missing
     from pinmem_core.home import register_run, runs_root
-    from pinmem_core.recipe import load_recipe
 
     targets = validate(load_recipe("demo")).targets
     output.note("drawing streets ...")

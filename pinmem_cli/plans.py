@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 def show_recipes(out: Output) -> None:
     """Show what recipes there are."""
-    from pinmem_core.config import validate
-    from pinmem_core.recipe import load_recipe, recipe_names, recipe_title
+    from pinmem_core.config import load_recipe, recipe_names, recipe_title, validate
 
     text = "what it is", "network"
     rows = table("recipe", *text, "iterations", "crop", text=text)
@@ -34,8 +33,7 @@ def show_recipes(out: Output) -> None:
 
 def show_recipe(out: Output, name: str) -> None:
     """Show a recipe's file; as JSON, every setting of a run by it."""
-    from pinmem_core.config import validate
-    from pinmem_core.recipe import load_recipe, recipe_text, recipe_title
+    from pinmem_core.config import load_recipe, recipe_text, recipe_title, validate
 
     config = validate(load_recipe(name)).model_dump(mode="json")
     data = {"name": name, "title": recipe_title(name), "config": config}

@@ -209,10 +209,9 @@ def _resolve(
     out: Output, recipe: str | None, options: dict[str, Any], overrides: list[str]
 ) -> "TrainConfig":
     """Join recipe, options and --set, the later over the earlier."""
-    from pinmem_core.config import nested, validate, with_overrides
+    from pinmem_core.config import load_recipe, nested, validate, with_overrides
     from pinmem_core.data.catalog import get_card
     from pinmem_core.data.prepared import Selection
-    from pinmem_core.recipe import load_recipe
 
     if recipe is None:
         first = options["sources"][0] if options["sources"] else "demo"

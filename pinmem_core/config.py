@@ -1,17 +1,14 @@
-"""The typed configuration of a run, and overrides such as `optim.lr=0.02`.
-
-Unknown keys are errors. Schedules count iterations and batches count images, so a configuration has
-the same meaning on one device and on eight.
-"""
+"""The typed configuration of a run, its overrides such as `optim.lr=0.02`, and named recipes."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pinmem_core.errors import ConfigError
+from pinmem_core.errors import ConfigError, unknown_name
 from pinmem_core.label_space import CLASSES
 from pinmem_core.renamed import KEYS
 
@@ -276,3 +273,40 @@ def _suggest_key(path: list[str]) -> str:
     close = get_close_matches(path[-1], section, n=1)
     hint = f"Did you mean '{'.'.join([*path[:-1], close[0]])}'? " if close else ""
     return f"{hint}Known here: {', '.join(sorted(section))}."
+
+
+_FOLDER = Path(__file__).with_name("recipes")
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes, sorted."""
+    return sorted(file.stem for file in _FOLDER.glob("*.toml"))
+
+
+def recipe_text(name: str) -> str:
+    """Return the text of the recipe `name`.
+
+    Raises:
+        ConfigError: No recipe has this name; the hint suggests the closest one.
+    """
+    if name not in recipe_names():
+        raise unknown_name("recipe", name, recipe_names())
+    return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def recipe_title(name: str) -> str:
+    """Return the title of the recipe `name`: its first comment line.
+
+    Raises:
+        ConfigError: No recipe has this name.
+    """
+    return recipe_text(name).partition("\n")[0].removeprefix("# ")
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Return the settings of the recipe `name`, without validation.
+
+    Raises:
+        ConfigError: No recipe has this name.
+    """
+    return tomllib.loads(recipe_text(name))

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BASE = """
     addresses config devices discovery distributed documents drawing errors events files
-    home image_files images label_files label_space locks parallel paths png recipe
+    home image_files images label_files label_space locks parallel paths png
     renamed version visualize yaml_text
 """
 LAYERS = [

@@ -15,8 +15,7 @@ from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.base import Backbone, BackboneFeatures
 from pinmem_core.training import resume, train
-from pinmem_core.training.loss_watch import LossWatch
-from pinmem_core.training.step import TrainStep
+from pinmem_core.training.step import LossWatch, TrainStep
 
 CPU = torch.device("cpu")
 

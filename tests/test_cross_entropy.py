@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from pinmem_core.label_space import IGNORE_INDEX
-from pinmem_core.methods.cross_entropy import divided_cross_entropy, summed_cross_entropy
+from pinmem_core.methods.losses import divided_cross_entropy, summed_cross_entropy
 from pinmem_core.models.flop_counter import cost_of
 
 SIZE = (9, 12)

@@ -29,8 +29,7 @@ from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.norm import PortableSyncBatchNorm
 from pinmem_core.training import train, trainer
-from pinmem_core.training.initialization import initial_segmenter
-from pinmem_core.training.resolve import resolve
+from pinmem_core.training.setup import initial_segmenter, resolve
 from pinmem_core.training.step import TrainStep
 
 WORLD = 2

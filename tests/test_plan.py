@@ -19,7 +19,7 @@ from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.training import dry_run as estimates
 from pinmem_core.training.dry_run import Estimate, batch_sheet, estimate, plan
-from pinmem_core.training.resolve import resolve
+from pinmem_core.training.setup import resolve
 from pinmem_core.training.step import TrainStep
 from pinmem_core.visualize import heading
 

@@ -4,15 +4,21 @@ import pytest
 import torch
 from conftest import Result
 
-from pinmem_core.config import nested, validate
+from pinmem_core.config import (
+    load_recipe,
+    nested,
+    recipe_names,
+    recipe_text,
+    recipe_title,
+    validate,
+)
 from pinmem_core.data.catalog import cards
 from pinmem_core.data.prepared import Selection
 from pinmem_core.errors import ConfigError
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import soft_masks
-from pinmem_core.recipe import load_recipe, recipe_names, recipe_text, recipe_title
 from pinmem_core.training.optim import learning_rate
-from pinmem_core.training.resolve import resolve
+from pinmem_core.training.setup import resolve
 
 PAPER = [name for name in recipe_names() if name.startswith("paper")]
 METHODS = ("pinmem", "mldg", "aggregate")

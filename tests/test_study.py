@@ -15,7 +15,7 @@ from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.locks import locked
 from pinmem_core.models import load_checkpoint
 from pinmem_core.study import make_table, read_sweep, run_study
-from pinmem_core.study.runner import lock_path, report_path, run_path
+from pinmem_core.study.sweep import lock_path, report_path, run_path
 from pinmem_core.study.table import Spread, StudyTable
 
 NAMES = "plain", "halfway"

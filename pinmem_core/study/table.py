@@ -12,8 +12,7 @@ from pinmem_core.evaluation.bootstrap import mean_paired_interval
 from pinmem_core.evaluation.compare import SavedReport
 from pinmem_core.evaluation.results import LEVEL
 from pinmem_core.files import write_whole
-from pinmem_core.study.runner import report_path
-from pinmem_core.study.sweep import Sweep
+from pinmem_core.study.sweep import Sweep, report_path
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""How a step is computed: precision, memory layout, recomputation, compilation."""
+"""How a step is computed: precision, memory layout, recomputation, compilation, CUDA graphs."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from pinmem_core.config import ComputeConfig
+from pinmem_core.data.batches import Batch
 from pinmem_core.devices import keep_freed_memory
 from pinmem_core.distributed import world_size
 from pinmem_core.errors import ConfigError
+from pinmem_core.methods.base import StepResult
+from pinmem_core.methods.losses import Losses
 from pinmem_core.models import PRECISIONS, Segmenter
 from pinmem_core.models.norm import synchronize_batch_norm
 from pinmem_core.models.speedups import speed_up_dilation
@@ -105,3 +109,86 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, counted) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, counted
+
+
+Split = tuple[tuple[int, ...], tuple[int, ...]]
+Learn = Callable[[Batch], StepResult]
+
+WARM_UP = 3
+"""Iterations before the first capture; they select cuDNN's algorithms and compile."""
+_LIMIT = 32
+"""Maximum number of graphs, one per split into meta-train and meta-test domains."""
+
+
+class StepGraphs:
+    """Run iterations as CUDA graphs after a warm-up, with one graph per split of the domains.
+
+    Args:
+        learn: Function that runs one whole iteration on a batch. It must not wait for the GPU, and
+            must change its state (parameters, buffers, learning rates) in place.
+    """
+
+    def __init__(self, learn: Learn) -> None:
+        self._learn = learn
+        self._graphs: dict[Split, tuple[torch.cuda.CUDAGraph, StepResult]] = {}
+        self._warm: dict[tuple[int, int], int] = {}
+        self._inputs: Batch | None = None
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
+
+    def __call__(self, batch: Batch) -> StepResult:
+        """Run one iteration; later iterations do not overwrite its result."""
+        split = batch.meta_train, batch.meta_test
+        sizes = len(split[0]), len(split[1])
+        known = split in self._graphs
+        if not known and (self._warm.get(sizes, 0) < WARM_UP or len(self._graphs) == _LIMIT):
+            self._warm[sizes] = self._warm.get(sizes, 0) + 1
+            return self._warm_up(batch)
+        self._set_inputs(batch)
+        if not known:
+            self._graphs[split] = self._capture(batch)
+        graph, result = self._graphs[split]
+        graph.replay()
+        return _cloned(result)
+
+    def _warm_up(self, batch: Batch) -> StepResult:
+        """Run on the capture stream, so that a later capture uses the same state."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = self._learn(batch)
+        current.wait_stream(self._stream)
+        return result
+
+    def _set_inputs(self, batch: Batch) -> None:
+        if self._inputs is None:
+            self._inputs = replace(
+                batch, images=batch.images.clone(), labels=batch.labels.clone(), samples=()
+            )
+        else:
+            self._inputs.images.copy_(batch.images)
+            self._inputs.labels.copy_(batch.labels)
+
+    def _capture(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, StepResult]:
+        """Capture an iteration; this computes nothing and changes no state."""
+        assert self._inputs is not None
+        inputs = replace(self._inputs, meta_train=batch.meta_train, meta_test=batch.meta_test)
+        graph = torch.cuda.CUDAGraph()
+        # Allows CUDA calls of other threads, such as the loader's thread that pins memory.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            result = self._learn(inputs)
+        return graph, result
+
+
+def _cloned(result: StepResult) -> StepResult:
+    losses = {
+        phase: Losses(
+            {name: term.detach().clone() for name, term in of_phase.terms.items()},
+            of_phase.total.detach().clone(),
+        )
+        for phase, of_phase in result.losses.items()
+    }
+    rewritten: Tensor | None = result.rewritten
+    return StepResult(losses, None if rewritten is None else rewritten.detach().clone())

@@ -28,10 +28,8 @@ from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
-from pinmem_core.training.initialization import initial_segmenter
-from pinmem_core.training.loss_watch import LossWatch
-from pinmem_core.training.resolve import resolve
-from pinmem_core.training.step import TrainStep
+from pinmem_core.training.setup import initial_segmenter, resolve
+from pinmem_core.training.step import LossWatch, TrainStep
 from pinmem_core.visualize import GAP, beside, caption, colorize, heading, legend, stacked
 
 _ROUNDS = 2

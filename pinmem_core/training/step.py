@@ -1,6 +1,7 @@
 """One iteration: learning rates, gradients of the method, optimizer step, memory refresh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,15 +9,13 @@ from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, step_seed
-from pinmem_core.distributed import average_over_ranks, rank
+from pinmem_core.distributed import all_gather, average_over_ranks, rank, sum_over_ranks
 from pinmem_core.errors import PinMemError
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import StepResult
 from pinmem_core.methods.losses import mean_losses
 from pinmem_core.models import Segmenter
-from pinmem_core.training.compute import prepare
-from pinmem_core.training.cuda_graph import StepGraphs
-from pinmem_core.training.loss_watch import LossWatch
+from pinmem_core.training.compute import StepGraphs, prepare
 from pinmem_core.training.optim import (
     build_optimizer,
     inner_learning_rate,
@@ -147,3 +146,76 @@ class TrainStep:
             self.optimizer.found_inf = self.watch.bad  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+
+class _Seen(NamedTuple):
+    iteration: int
+    terms: Mapping[str, Mapping[str, Tensor]]
+    samples: tuple[tuple[str, ...], ...]
+
+
+class LossWatch:
+    """Check the losses of every iteration.
+
+    Reading a number from a GPU waits for all of its queued work. So the flag `bad` stays on the
+    device, where the optimizer skips its step, and the host reads it when it waits anyway. On a CPU
+    the host reads the flag in every iteration.
+
+    Attributes:
+        bad: Flag, 0-dim float: 1 after a loss was not finite on any process, otherwise 0.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.bad = torch.zeros((), device=device)
+        self._waits = device.type != "cpu"
+        self._seen: list[_Seen] = []
+
+    def judge(self, result: StepResult) -> None:
+        """Set `bad` on the device if a loss is not finite; call this before the optimizer steps."""
+        totals = torch.stack([losses.total.detach() for losses in result.losses.values()])
+        bad = sum_over_ranks((~totals.isfinite()).any().to(self.bad))
+        torch.maximum(self.bad, bad.clamp(max=1), out=self.bad)
+
+    def note(self, iteration: int, result: StepResult, batch: Batch) -> None:
+        """Record the losses of an iteration, counted from 0, for the message of `check`.
+
+        Raises:
+            PinMemError: A loss is not finite, and the device is a CPU.
+        """
+        terms = {
+            phase: {name: term.detach() for name, term in losses.terms.items()}
+            for phase, losses in result.losses.items()
+        }
+        self._seen.append(_Seen(iteration, terms, batch.samples))
+        if not self._waits:
+            self.check()
+
+    def check(self) -> None:
+        """Raise an error if a loss was not finite since the last call.
+
+        Raises:
+            PinMemError: A loss was not finite; the optimizer has not stepped since.
+        """
+        seen, self._seen = self._seen, []
+        if not self.bad:
+            return
+        causes = all_gather(next(filter(None, map(_cause, seen)), None))
+        raise PinMemError(
+            f"the loss is not finite in {next(filter(None, causes))}; "
+            "the optimizer has not stepped.",
+            "Lower the learning rate ('--set optim.lr=...'), or check these samples.",
+        )
+
+
+def _cause(seen: _Seen) -> str | None:
+    """Return the terms of an iteration that are not finite, and its samples; None if all are."""
+    bad = {
+        phase: names
+        for phase, terms in seen.terms.items()
+        if (names := [name for name, term in terms.items() if not term.isfinite()])
+    }
+    if not bad:
+        return None
+    where = "; ".join(f"{phase}: {', '.join(names)}" for phase, names in bad.items())
+    samples = ", ".join(name for domain in seen.samples for name in domain)
+    return f"iteration {seen.iteration + 1} ({where}), with the samples {samples}"

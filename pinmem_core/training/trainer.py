@@ -1,5 +1,6 @@
 """A training run, from a configuration to a checkpoint and its scores."""
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -36,20 +37,18 @@ from pinmem_core.evaluation import (
     load_validation,
 )
 from pinmem_core.evaluation.evaluate import comparison_sheet
-from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, ignore
+from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, Speed, ignore
 from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.locks import locked
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
-from pinmem_core.training.initialization import initial_segmenter, initialize_memory
 from pinmem_core.training.optim import learning_rate
-from pinmem_core.training.resolve import resolve
 from pinmem_core.training.run_folder import DIGESTS, RunFolder
+from pinmem_core.training.setup import initial_segmenter, initialize_memory, resolve
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
 from pinmem_core.training.tensorboard import TensorBoard
-from pinmem_core.training.throughput import Throughput
 
 PROTOCOL = "paper-train"
 """Protocol for the scores of a run."""
@@ -296,7 +295,7 @@ class _Trainer(ExitStack):
         self.on_event(Notice(throughput.summary()))
 
     def _report(
-        self, iteration: int, batch: Batch, result: StepResult, throughput: Throughput
+        self, iteration: int, batch: Batch, result: StepResult, throughput: "Throughput"
     ) -> None:
         """Log, validate and save if they are due in this iteration."""
         config, done = self.config, iteration + 1
@@ -397,3 +396,62 @@ def _step_metrics(batch: Batch, result: StepResult) -> dict[str, float]:
     average_over_ranks([means])
     redrawn = sum(all_gather(batch.redrawn))
     return {"redrawn": redrawn, **dict(zip(terms, means.tolist(), strict=True))}
+
+
+class Throughput:
+    """Measure the images per second.
+
+    Args:
+        images: Images per iteration, over all processes.
+        device: Device of the computation.
+    """
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self.images = images
+        self.device = device
+        self._began = self._last = time.perf_counter()
+        self._iterations = self._since = 0
+
+    def count(self) -> None:
+        """Count an iteration."""
+        self._iterations += 1
+        self._since += 1
+
+    def tell(self) -> Speed:
+        """Return the speed since the last call."""
+        now = time.perf_counter()
+        speed = self._since * self.images / (now - self._last)
+        self._last, self._since = now, 0
+        return Speed(speed, peak_memory(self.device))
+
+    def summary(self) -> str:
+        """Return a sentence about all iterations."""
+        seconds = time.perf_counter() - self._began
+        speed = self._iterations * self.images / seconds
+        peak = peak_memory(self.device)
+        memory = f", at most {peak / 1e9:.1f} GB in use" if peak else ""
+        return (
+            f"trained {self._iterations} iterations in {_duration(seconds)}, "
+            f"{speed:.1f} images/s{memory}"
+        )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory so far in bytes: of the GPU, or of this process without a GPU.
+
+    On Windows without a GPU, return 0.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pinmem_core.config import AugmentationConfig, ComputeConfig, ModelConfig, TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.models import Segmenter
-from pinmem_core.training.resolve import resolve
+from pinmem_core.training.setup import resolve
 from pinmem_core.training.step import TrainStep
 
 DOMAINS = 2

@@ -38,7 +38,7 @@ from pinmem_core.files import write_whole  # noqa: E402
 from pinmem_core.home import dataset_root  # noqa: E402
 from pinmem_core.images import write_png  # noqa: E402
 from pinmem_core.study import Sweep, read_sweep  # noqa: E402
-from pinmem_core.study.runner import report_path, run_path  # noqa: E402
+from pinmem_core.study.sweep import report_path, run_path  # noqa: E402
 
 TINY = {
     "iterations": 3,

@@ -10,7 +10,7 @@ from study_run import journal_path, unfinished_path
 
 from pinmem_core.errors import DataError
 from pinmem_core.study import StudyTable, Sweep, make_table
-from pinmem_core.study.runner import report_path
+from pinmem_core.study.sweep import report_path
 
 Lines = list[dict[str, Any]]
 

@@ -18,7 +18,7 @@ from pinmem_core.evaluation.report import evaluate_run
 from pinmem_core.events import Event, Progress, Speed
 from pinmem_core.files import write_whole
 from pinmem_core.study import Sweep, run_study
-from pinmem_core.study.runner import report_path, run_path
+from pinmem_core.study.sweep import report_path, run_path
 
 
 class OneRun(Sweep):

@@ -1,0 +1,145 @@
+"""Cross-field checks of a configuration, and the initial network and memory of a run."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pinmem_core.config import ComputeConfig, TrainConfig
+from pinmem_core.data.batches import Domain
+from pinmem_core.data.loader import DomainLoader
+from pinmem_core.distributed import (
+    copy_from_first_rank,
+    on_first_rank,
+    rank,
+    started_by_torchrun,
+    world_size,
+)
+from pinmem_core.errors import ConfigError
+from pinmem_core.events import Listener, Notice, Progress, ignore
+from pinmem_core.label_space import CLASSES
+from pinmem_core.methods import methods
+from pinmem_core.models import Segmenter
+from pinmem_core.models.memory import class_prototypes
+from pinmem_core.models.weights import load_backbone_weights
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the requirements of its method applied.
+
+    Raises:
+        ConfigError: The configuration contradicts itself, or names no source.
+    """
+    method = methods.get(config.method)
+    if not config.sources:
+        raise ConfigError(
+            "no source domain is named.",
+            "Name some: '--sources demo:arcade,demo:toytown'. 'pinmem data list' shows all.",
+        )
+    wanted = method.memory == "required" if config.use_memory is None else config.use_memory
+    if wanted != (method.memory == "required") and method.memory != "optional":
+        raise ConfigError(
+            f"use_memory={str(wanted).lower()} contradicts the method '{config.method}'.",
+            f"Its memory is {method.memory}; leave use_memory out.",
+        )
+    if wanted and config.model.memory is None:
+        raise ConfigError(f"the method '{config.method}' needs the section model.memory.")
+    if method.meta and config.batch < 2:
+        raise ConfigError(
+            f"the method '{config.method}' needs at least 2 images of each domain, not 1.",
+            "Batch norm in the pooled branch cannot normalise a single value; use '--batch 2'.",
+        )
+    if config.compute.compile and config.compute.recompute:
+        raise ConfigError(
+            "compute.compile contradicts compute.recompute: torch cannot compile recomputed "
+            "activations.",
+            "Set one of them to false.",
+        )
+    _require_recordable(config.compute)
+    if config.model.num_classes != len(CLASSES):
+        raise ConfigError(
+            f"model.num_classes is {config.model.num_classes}, but prepared labels have the "
+            f"{len(CLASSES)} classes of Cityscapes."
+        )
+    if wanted:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"memory": None})})
+
+
+def _require_recordable(compute: ComputeConfig) -> None:
+    """Raise ConfigError for settings that need the host within an iteration: no CUDA graph can."""
+    obstacles = {
+        "compute.precision=fp16": compute.precision == "fp16",
+        "compute.recompute": bool(compute.recompute),
+        "several processes": started_by_torchrun(),
+    }
+    for name in (name for name, there in obstacles.items() if there and compute.graph):
+        raise ConfigError(
+            f"compute.graph contradicts {name}: the host has to act within an iteration.",
+            "Set 'compute.graph' to false.",
+        )
+
+
+def initial_segmenter(
+    config: TrainConfig, *, download: bool = True, on_event: Listener = ignore
+) -> Segmenter:
+    """Return the initial segmenter with a pretrained backbone; it depends on config and seed only.
+
+    The first of several processes reads the weights and sends them to the others.
+
+    Args:
+        config: Configuration of the run.
+        download: Whether to download weights that are not on this machine. Without a download, the
+            backbone keeps its random weights.
+        on_event: Callback for the notice that weights were not downloaded.
+
+    Raises:
+        ConfigError: The backbone or its weights do not exist.
+        DataError: The weights file is damaged or belongs to another network.
+        MachineError: The weights cannot be downloaded.
+    """
+    torch.manual_seed(config.seed)
+    segmenter = Segmenter(config.model)
+    name, source = config.model.backbone, config.init_weights
+    if source:
+        loaded = on_first_rank(
+            lambda: load_backbone_weights(segmenter.backbone, name, source, download=download)
+        )
+        copy_from_first_rank([*segmenter.backbone.state_dict().values()])
+        if not loaded:
+            message = (
+                f"the weights {source} of {name} are not on this machine: training downloads them"
+            )
+            on_event(Notice(message))
+    return segmenter
+
+
+@torch.no_grad()
+def initialize_memory(
+    segmenter: Segmenter,
+    domains: Sequence[Domain],
+    config: TrainConfig,
+    device: torch.device,
+    on_event: Listener,
+) -> None:
+    """Set the memory to the class means of the untrained network's features.
+
+    Source: docs/method.md, section 3, "First memory". The means are those of
+    `memory.init_batches` augmented batches of all domains; with 0 the slots stay random.
+    """
+    memory, settings = segmenter.memory, config.model.memory
+    if memory is None or settings is None or settings.init_batches == 0:
+        return
+    count = settings.init_batches
+    segmenter.eval()
+    loader = DomainLoader.of(
+        domains, config, range(count), device=device, shard=(rank(), world_size())
+    )
+
+    def features_and_labels() -> Iterator[tuple[Tensor, Tensor]]:
+        for done, batch in enumerate(loader, start=1):
+            images, labels = batch.all()
+            yield segmenter.encode(images).feature, labels
+            on_event(Progress("initialising the memory", done, count))
+
+    memory.slots.copy_(class_prototypes(features_and_labels(), config.model.num_classes))
