@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 from pinmem_cli import (
     data,
     eval,
-    eval_compare,
     export,
     let_idle_threads_sleep,
     predict,
@@ -81,7 +80,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("eval", epilog=eval.EXAMPLES)(eval.evaluate)
-app.command("eval compare", epilog=eval_compare.EXAMPLES)(eval_compare.compare)
+app.command("eval compare", epilog=eval.COMPARE_EXAMPLES)(eval.compare)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 

@@ -13,7 +13,7 @@ from pinmem_core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from pinmem_core.export.files import Written
-    from pinmem_core.export.hub import Upload
+    from pinmem_core.export.push import Upload
 
 EXAMPLES = examples(
     "pinmem export RUN --push user/name --dry-run",
@@ -207,7 +207,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
 def _push(
     model: str, repo: str, revision: str | None, private: bool, dry_run: bool, out: Output
 ) -> None:
-    from pinmem_core.export.hub import plan_upload, upload
+    from pinmem_core.export.push import plan_upload, upload
 
     with out.listening() as tell:
         plan = plan_upload(model, repo, revision=revision, private=private, on_event=tell)

@@ -20,7 +20,7 @@ from pinmem_cli.output import Output, say
 from pinmem_core.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
-    from pinmem_core.inference.summary import PredictionSummary
+    from pinmem_core.inference.jobs import PredictionSummary
 
 EXAMPLES = examples(
     "pinmem predict street.jpg -o mask.png",
@@ -95,10 +95,9 @@ def predict(
         starter_summary,
     )
     from pinmem_core.inference import get_protocol, load, protocol_of
-    from pinmem_core.inference.files import predict_bytes, predict_files
-    from pinmem_core.inference.formats import get_formats
-    from pinmem_core.inference.outputs import plan, plan_stream
+    from pinmem_core.inference.jobs import predict_bytes, predict_files
     from pinmem_core.inference.sources import STANDARD, find_sources
+    from pinmem_core.inference.writers import get_formats, plan, plan_stream
 
     output = Output(as_json=json, quiet=quiet)
     streams = out == STANDARD

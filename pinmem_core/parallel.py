@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -44,3 +45,15 @@ def in_parallel(
             yield begun.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def prefetched(items: Iterable[Item], count: int = 3) -> Generator[Item, None, None]:
+    """Yield `items`, of which a thread reads up to `count` ahead.
+
+    Closing the generator stops the thread.
+    """
+    iterator, end = iter(items), object()
+    for item in in_parallel(lambda _: next(iterator, end), repeat(None), 1, waiting=count):
+        if item is end:
+            return
+        yield item  # type: ignore[misc]

@@ -6,7 +6,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
-from pinmem_core.export.compared import pictures
+from pinmem_core.export.check import pictures
 from pinmem_core.models import Segmenter
 
 

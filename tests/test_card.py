@@ -14,7 +14,7 @@ from pinmem_core.checkpoints.checkpoint import write_card
 from pinmem_core.checkpoints.model_card import MARK, DomainFigures, Figures, model_card
 from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.errors import DataError
-from pinmem_core.export.evidence import evidence_of
+from pinmem_core.export.files import evidence_of
 from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.training import train

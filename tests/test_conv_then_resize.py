@@ -57,5 +57,5 @@ def test_a_predictor_on_a_cpu_convolves_early_in_full_precision():
     segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=64)).eval()
     full, half = (Predictor(segmenter, device="cpu", precision=p) for p in ("float32", "bf16"))
     image = torch.randn(1, 3, 40, 56)
-    work = [cost_of(partial(each._network, image)).flops for each in (full, half)]
+    work = [cost_of(partial(each.network, image)).flops for each in (full, half)]
     assert work[0] < work[1] == cost_of(partial(segmenter, image)).flops

@@ -39,10 +39,8 @@ def runtimes(monkeypatch):
         path.write_bytes(b"small")
         return types.SimpleNamespace(compared=(compared,))
 
-    for module, function in (("exporting", export_model), ("quantized", quantize)):
-        fake = types.ModuleType(module)
-        setattr(fake, function.__name__, function)
-        monkeypatch.setitem(sys.modules, f"pinmem_core.export.{module}", fake)
+    monkeypatch.setattr("pinmem_core.export.files.export_model", export_model)
+    monkeypatch.setattr("pinmem_core.export.files.quantize", quantize)
     return calls
 
 
@@ -50,7 +48,7 @@ PLAIN = {"size": None, "half": False, "opset": None, "preprocess": False, "argma
 
 
 def test_a_rehearsal_shows_what_would_be_sent_and_asks_nobody(run, monkeypatch):
-    monkeypatch.setattr("pinmem_core.export.hub.HfApi", None)
+    monkeypatch.setattr("pinmem_core.export.push.HfApi", None)
     done = Result("export", str(run), "--push", "ada/streets", "--private", "--dry-run")
     assert done.code == 0, done.err
     assert "ada/streets, private (nothing was sent)" in done.out

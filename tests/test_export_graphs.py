@@ -14,9 +14,9 @@ from export_networks import network
 from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
 from pinmem_core.export import graph
-from pinmem_core.export.compared import compare, pictures
-from pinmem_core.export.exported_program import write_program
-from pinmem_core.export.exporting import export_model
+from pinmem_core.export.check import compare, pictures
+from pinmem_core.export.files import export_model
+from pinmem_core.export.torch_export import write_program
 from pinmem_core.inference import Predictor
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.decoders import decoders

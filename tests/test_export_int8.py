@@ -11,9 +11,9 @@ from export_networks import network
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Progress
 from pinmem_core.export import quantized
-from pinmem_core.export.compared import pictures
-from pinmem_core.export.exporting import export_model
-from pinmem_core.export.quantized import quantize
+from pinmem_core.export.check import pictures
+from pinmem_core.export.files import export_model
+from pinmem_core.export.int8 import quantize
 
 pytestmark = pytest.mark.slow
 

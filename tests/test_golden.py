@@ -16,7 +16,7 @@ from reference.networks import rule_segmenter, soft_counts
 
 from pinmem_core.config import LossConfig, OptimConfig
 from pinmem_core.data.batches import Batch
-from pinmem_core.inference.protocol import window_counts, windows
+from pinmem_core.inference.sliding_window import window_counts, windows
 from pinmem_core.methods import methods
 from pinmem_core.training.optim import inner_learning_rate, learning_rate
 

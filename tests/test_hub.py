@@ -19,7 +19,7 @@ from pinmem_core.checkpoints.hub import HubName, checkpoint_of, run_folder
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, MachineError
 from pinmem_core.evaluation import TrainedOn
-from pinmem_core.export.hub import plan_upload, upload
+from pinmem_core.export.push import plan_upload, upload
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
 NAME = "ada/streets"
@@ -225,7 +225,7 @@ def test_evaluating_and_sending_the_report(hub, tmp_path, monkeypatch):
     sent = hub.files(NAME)
     assert json.loads(sent["report.json"])["checkpoint"]["path"] == NAME
     assert not any(str(tmp_path).encode() in sent[f] for f in ("report.json", "report.html"))
-    monkeypatch.setattr("pinmem_core.export.hub.shipped_cards", dict)
+    monkeypatch.setattr("pinmem_core.export.push.shipped_cards", dict)
     assert "report.html" not in plan_upload(str(tmp_path / "run"), NAME).files
     assert "toy:blue (unseen)" in sent["README.md"].decode()
     assert "model-index" in sent["README.md"].decode()

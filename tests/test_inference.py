@@ -11,7 +11,7 @@ from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.home import find_run, newest_run, register_run
 from pinmem_core.inference import PROTOCOLS, Prediction, Predictor, Protocol, get_protocol
-from pinmem_core.inference.protocol import windows
+from pinmem_core.inference.sliding_window import windows
 from pinmem_core.models import Segmenter
 
 
@@ -179,7 +179,7 @@ def test_batch_norms_are_folded_and_the_network_given_stays_as_it_is(config, ima
     before = {name: value.clone() for name, value in network.state_dict().items()}
     predictor = Predictor(network, device="cpu")
     seen = normalize(torch.from_numpy(image).permute(2, 0, 1))[None]
-    norms = [m for m in predictor._network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in predictor.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(norms) == (2 if network.memory else 1)  # of the training heads
     expected = network(seen)[0]
     close = 1e-5 * expected.abs().max().item()
@@ -193,7 +193,7 @@ def test_norms_with_an_images_own_statistics_overwrite_what_they_normalise(image
     torch.manual_seed(0)
     network = Segmenter(ModelConfig(backbone="mobilenet_v2", feature_dim=32, test_time_bn=0.3))
     predictor = Predictor(network, device="cpu")
-    overwriting = [m for m in predictor._network.modules() if getattr(m, "inplace", None)]
+    overwriting = [m for m in predictor.network.modules() if getattr(m, "inplace", None)]
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len([m for m in overwriting if isinstance(m, torch.nn.BatchNorm2d)]) == len(norms) - 2
     assert not any(norm.inplace for norm in norms)
@@ -263,7 +263,7 @@ def test_a_lack_of_gpu_memory_is_said(segmenter, image, monkeypatch):
     def fail(images):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(predictor._network, "forward", fail)
+    monkeypatch.setattr(predictor.network, "forward", fail)
     with pytest.raises(MachineError, match="1 window of 56x40 did not fit"):
         predictor.predict(image)
 

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, DataError
-from pinmem_core.export.official import convert_official
-from pinmem_core.export.official_names import MEMORY
-from pinmem_core.export.official_networks import recognised
+from pinmem_core.export.official import MEMORY, convert_official, recognised
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
 CLASSES, DIM = 5, 8

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path, PurePath
 from types import SimpleNamespace
@@ -25,14 +26,13 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.files import whole_file
 from pinmem_core.images import image_size, read_image, read_picture, write_png
-from pinmem_core.inference import formats
-from pinmem_core.inference.files import predict_files
-from pinmem_core.inference.formats import FORMS, get_formats
-from pinmem_core.inference.outputs import plan
-from pinmem_core.inference.overlap import ahead, behind
+from pinmem_core.inference import video, writers
+from pinmem_core.inference.jobs import predict_files
 from pinmem_core.inference.sources import Source, find_sources
+from pinmem_core.inference.writers import FORMS, get_formats, plan
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.models import Segmenter
+from pinmem_core.parallel import in_parallel, prefetched
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 
@@ -296,7 +296,7 @@ def test_what_exists_stays_unless_force_is_given(tmp_path):
 
 @pytest.mark.parametrize("at_once", [2**22, 100])
 def test_every_format_shows_what_it_says(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(formats, "_PIXELS_AT_ONCE", at_once)
+    monkeypatch.setattr(writers, "BAND_PIXELS", at_once)
     (a,) = images(tmp_path, "a.png")
     predictor, out = Fake(), tmp_path / "out"
     outcome = predict_files(predictor, jobs_of(a, out, *FORMS))
@@ -344,7 +344,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
             yield number
 
     results = []
-    for number in ahead(count()):
+    for number in prefetched(count()):
         time.sleep(0.001)
         assert len(drawn) <= number + 5
         results.append(number)
@@ -354,7 +354,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
         time.sleep(0.02 if number < 2 else 0)
         return -number
 
-    assert list(behind(slow_at_first, range(20), 3)) == [-n for n in range(20)]
+    assert list(in_parallel(slow_at_first, range(20), 3)) == [-n for n in range(20)]
 
 
 def test_an_error_in_a_thread_comes_out_and_ends_the_work():
@@ -367,9 +367,9 @@ def test_an_error_in_a_thread_comes_out_and_ends_the_work():
 
     got = []
     with pytest.raises(MachineError, match="disk is full"):
-        got += behind(fail_at_three, range(100))
+        got += in_parallel(fail_at_three, range(100), 1, waiting=3)
     with pytest.raises(MachineError, match="disk is full"):
-        got += ahead(map(fail_at_three, range(100)))
+        got += prefetched(map(fail_at_three, range(100)))
     assert not {*threading.enumerate()} - before
 
 
@@ -729,18 +729,21 @@ def test_a_video_that_refers_to_another_file_gets_nothing_of_it(tmp_path):
 
 
 def test_a_long_video_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
-    from pinmem_core.inference import video_files
-
     source = clip(tmp_path / "long.mp4", count=60)
-    plain, decoded, predictor = video_files._frames, [], Fake()
+    plain, decoded, predictor = video.open_video, [], Fake()
 
-    def counted(*arguments):
-        for frame in plain(*arguments):
+    def counted(frames):
+        for frame in frames:
             decoded.append(frame.time)
             assert len(decoded) - len(predictor.asked) <= 5
             yield frame
 
-    monkeypatch.setattr(video_files, "_frames", counted)
+    @contextmanager
+    def opened(path):
+        with plain(path) as read:
+            yield replace(read, frames=counted(read.frames))
+
+    monkeypatch.setattr(video, "open_video", opened)
     assert predict_files(predictor, jobs_of(source, tmp_path / "out")).images == 60
 
 
@@ -776,7 +779,7 @@ def test_an_interrupted_video_leaves_nothing(tmp_path):
 
 def test_videos_without_pyav_are_told_how_to_get_it(tmp_path, monkeypatch):
     (tmp_path / "drive.mp4").write_bytes(b"")
-    monkeypatch.setattr("pinmem_core.inference.videos.find_spec", lambda name: None)
+    monkeypatch.setattr("pinmem_core.inference.video.find_spec", lambda name: None)
     with pytest.raises(MachineError, match="PyAV") as error:
         predict_files(Fake(), jobs_of(tmp_path / "drive.mp4", tmp_path / "out"))
     assert "pinmem[video]" in error.value.hint

@@ -79,8 +79,9 @@ def test_a_shrunk_photo_has_a_mask_of_its_own_size():
     segmenter = pinmem_core.load("starter", device="cpu").segmenter
     seen = []
     predictor = Predictor(segmenter, device="cpu", protocol=PROTOCOLS["photo"])
-    look = predictor._look
-    predictor._look = lambda images: (seen.append(images.shape[1:3]), look(images))[1]
+    predictor.network.register_forward_pre_hook(
+        lambda _, images: seen.append(tuple(images[0].shape[2:]))
+    )
     assert predictor.predict(np.zeros((*LARGE, 3), np.uint8)).shape == LARGE
     assert seen == [(480, 640)]
 

@@ -10,8 +10,14 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
 from pinmem_core.events import Notice
 from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
-from pinmem_core.inference.protocol import window_counts, windows
-from pinmem_core.inference.tiling import SMALLEST, STEP, MemoryModel, largest_crop
+from pinmem_core.inference.sliding_window import (
+    SMALLEST,
+    STEP,
+    MemoryModel,
+    largest_crop,
+    window_counts,
+    windows,
+)
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import cost_of
 
@@ -63,7 +69,9 @@ def test_a_window_of_the_image_is_the_image(segmenter, size):
 @pytest.mark.parametrize("fuse", ["logits", "probabilities"])
 @pytest.mark.parametrize("crop", [None, 40])
 def test_flips_and_scales_equal_the_plain_formula(segmenter, fuse, crop, monkeypatch):
-    monkeypatch.setattr("pinmem_core.inference.tiling._VALUES", 19 * 77 * 5)  # bands of 5 rows
+    monkeypatch.setattr(
+        "pinmem_core.inference.sliding_window.CHUNK", 19 * 77 * 5
+    )  # bands of 5 rows
     pixels, scales = picture(61, 77), (0.5, 1.0, 1.7)
     protocol = Protocol(crop=crop, flip=True, scales=scales, fuse=fuse)
     scores = Predictor(segmenter, device="cpu", protocol=protocol).scores(pixels)
@@ -105,7 +113,7 @@ def test_how_many_windows_are_seen_at_once_changes_nothing_but_rounding(segmente
     one = Predictor(segmenter, device="cpu", protocol=protocol, memory=1)
     many = Predictor(segmenter, device="cpu", protocol=protocol)
     batches = []
-    many._network.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
+    many.network.register_forward_pre_hook(lambda _, given: batches.append(len(given[0])))
     scores = one.scores(pixels)
     assert (many.scores(pixels) - scores).abs().max() < 1e-5 * scores.abs().max()
     assert np.array_equal(one.predict(pixels), many.predict(pixels))

@@ -1,21 +1,165 @@
 """Write a model as files for other runtimes, or as a checkpoint to share."""
 
-from collections.abc import Sequence
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
+
+import torch
 
 from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS, write_checkpoint
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
-from pinmem_core.checkpoints.model_card import CARD
-from pinmem_core.errors import ConfigError, MachineError
-from pinmem_core.events import Listener, ignore
-from pinmem_core.export.calibration import calibration_images
-from pinmem_core.export.evidence import evidence_of
+from pinmem_core.checkpoints.model_card import CARD, Figures
+from pinmem_core.data.transforms import normalize
+from pinmem_core.documents import read_json_object
+from pinmem_core.errors import ConfigError, DataError, MachineError
+from pinmem_core.evaluation.compare import LARGEST_REPORT
+from pinmem_core.evaluation.report import DATA
+from pinmem_core.events import Listener, Progress, ignore
+from pinmem_core.export.check import Comparison, ExportReport, Pixels, Run, Scores, verify
+from pinmem_core.export.graph import Graph, Signature, file_metadata, trace
+from pinmem_core.export.int8 import calibration_images, quantize
+from pinmem_core.export.onnx import (
+    OPSET,
+    OnnxRunner,
+    check_opset,
+    require_onnx,
+    write_onnx,
+)
+from pinmem_core.export.torch_export import program_runner, write_program
+from pinmem_core.files import whole_file
+from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, load_checkpoint
 
-if TYPE_CHECKING:
-    from pinmem_core.export.compared import Comparison
+
+@dataclass(frozen=True)
+class Evidence:
+    """Scores with their source.
+
+    Attributes:
+        figures: Metrics for the model card.
+        report: Path of the `report.json` with the scores; None for the scores of the run.
+    """
+
+    figures: Figures
+    report: Path | None = None
+
+
+def evidence_of(checkpoint: Path) -> Evidence | None:
+    """Return the newest report on these weights, else the scores of the run, else None."""
+    with (checkpoint / WEIGHTS).open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    run = run_folder(checkpoint)
+    reports = [*run.glob(f"eval/*/{DATA}"), *checkpoint.glob(DATA)]
+    for path in sorted(reports, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if figures := _figures(path, _of_report, digest):
+            return Evidence(figures, path)
+    figures = _figures(run / "scores.json", _of_run)
+    return Evidence(figures) if figures else None
+
+
+def _figures(path: Path, build: Callable[..., Figures | None], *facts: str) -> Figures | None:
+    """Return the figures in a JSON file; None where there is none, or a damaged one."""
+    try:
+        return build(read_json_object(path, LARGEST_REPORT), *facts)
+    except (DataError, KeyError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _of_report(data: Mapping[str, Any], digest: str) -> Figures | None:
+    """Return the figures of a report, None if it is on other weights."""
+    return Figures.of_report(data) if data["checkpoint"]["weights_sha256"] == digest else None
+
+
+def _of_run(data: Mapping[str, Any]) -> Figures:
+    name = data["protocol"]
+    return Figures.of_run(data, f"{name}: {PROTOCOLS[name].describe()}")
+
+
+GraphFormat = Literal["onnx", "torch-export"]
+
+
+def export_model(
+    segmenter: Segmenter,
+    path: Path,
+    form: GraphFormat,
+    *,
+    size: tuple[int, int] | None = None,
+    half: bool = False,
+    opset: int | None = None,
+    preprocess: bool = False,
+    argmax: bool = False,
+    on_event: Listener = ignore,
+) -> ExportReport:
+    """Write the forward pass of a segmenter with its memory to one file.
+
+    The file is written only after it agrees with the network on synthetic scenes. The comparison is
+    written to `path` with `.json` appended.
+
+    Args:
+        segmenter: Segmenter; it is not modified.
+        path: Output file; an existing file is replaced.
+        form: Format: "onnx", or "torch-export" for a program that torch loads (.pt2).
+        size: Fixed (height, width) of a single input image; None for any batch size and image size
+            (with "torch-export", sides of at least the output stride + 1).
+        half: Whether to convolve in float16. The memory is read in float32, and the types of inputs
+            and outputs do not change.
+        opset: ONNX opset version; None for 18.
+        preprocess: Whether the input is uint8 RGB (N, H, W, 3) instead of normalised float32
+            (N, 3, H, W).
+        argmax: Whether the output is uint8 trainIds (N, H, W) instead of float32 logits
+            (N, K, H, W).
+        on_event: Callback for progress events.
+
+    Raises:
+        ConfigError: The opset is not supported, or is given for another format than ONNX.
+        MachineError: A library is missing, or the folder is not writable.
+        PinMemError: The network cannot be traced, or the file disagrees with it. No file is
+            written.
+    """
+    opset = _checked(form, opset)
+    signature = Signature(size, preprocess, argmax)
+    network = copy.deepcopy(segmenter).cpu().eval()
+    network.autocast = None
+    on_event(Progress(f"writing {path.name}", 0, 1))
+    program = trace(Graph(network, signature, half=half))
+    about = file_metadata(network.config, signature, "float16" if half else "float32")
+    with whole_file(path) as partial:
+        if form == "onnx":
+            write_onnx(program, signature, about, partial, opset)
+            run: Run = OnnxRunner(partial)
+        else:
+            write_program(program, about, partial)
+            run = program_runner(partial, signature)
+        on_event(Progress(f"writing {path.name}", 1, 1))
+        return verify(
+            partial, path, run, _eager(network), size=size, facts=about, on_event=on_event
+        )
+
+
+def _checked(form: GraphFormat, opset: int | None) -> int:
+    """Return the opset after checking that the format can be written."""
+    if form == "onnx":
+        require_onnx()
+        check_opset(OPSET if opset is None else opset)
+    elif opset is not None:
+        raise ConfigError("an opset applies to ONNX files only.", "Leave it out.")
+    return OPSET if opset is None else opset
+
+
+def _eager(network: Segmenter) -> Run:
+    """Return a function from RGB images (N, H, W, 3) to the network's own logits."""
+
+    @torch.no_grad()
+    def run(pixels: Pixels) -> Scores:
+        images = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        result: Scores = network(images).numpy()
+        return result
+
+    return run
+
 
 ExportFormat = Literal["onnx", "torch-export", "safetensors"]
 CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD)
@@ -60,10 +204,10 @@ class Written:
 
     path: Path
     bytes: int
-    compared: tuple["Comparison", ...] = ()
+    compared: tuple[Comparison, ...] = ()
 
     @classmethod
-    def of(cls, path: Path, compared: tuple["Comparison", ...] = ()) -> "Written":
+    def of(cls, path: Path, compared: tuple[Comparison, ...] = ()) -> "Written":
         """Return the record of an existing file."""
         return cls(path, path.stat().st_size, compared)
 
@@ -159,8 +303,6 @@ def _write_graph(
     half: bool,
     on_event: Listener,
 ) -> Written:
-    from pinmem_core.export.exporting import export_model
-
     path = folder / _NAMES[form][0]
     report = export_model(
         segmenter,
@@ -179,8 +321,6 @@ def _write_graph(
 def _write_int8(
     folder: Path, calibrate: str | None, sources: Sequence[str], on_event: Listener
 ) -> Written:
-    from pinmem_core.export.quantized import quantize
-
     images = calibration_images(calibrate, sources, on_event)
     plain, path = folder / _NAMES["onnx"][0], folder / _INT8[0]
     report = quantize(plain, path, images, on_event=on_event)

@@ -1,9 +1,7 @@
 """Inference: predict the classes of images and videos."""
 
-from pinmem_core.inference.prediction import Band, Prediction
-from pinmem_core.inference.predictor import Predictor, load
-from pinmem_core.inference.protocol import Protocol
-from pinmem_core.inference.protocols import PROTOCOLS, get_protocol, protocol_of
+from pinmem_core.inference.predictor import Band, Prediction, Predictor, load
+from pinmem_core.inference.protocols import PROTOCOLS, Protocol, get_protocol, protocol_of
 
 __all__ = [
     "PROTOCOLS",

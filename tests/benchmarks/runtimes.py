@@ -16,10 +16,10 @@ import torch
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
-from pinmem_core.export.compared import pictures
-from pinmem_core.export.exporting import export_model
-from pinmem_core.export.onnx_file import OnnxRunner
-from pinmem_core.export.quantized import quantize
+from pinmem_core.export.check import pictures
+from pinmem_core.export.files import export_model
+from pinmem_core.export.int8 import quantize
+from pinmem_core.export.onnx import OnnxRunner
 from pinmem_core.inference import load
 from pinmem_core.inference.optimize import optimize_for_inference
 from pinmem_core.models import Segmenter

@@ -14,8 +14,8 @@ from rows import Row
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.inference import PROTOCOLS, Predictor
-from pinmem_core.inference.protocol import Protocol, windows
-from pinmem_core.inference.protocols import get_protocol
+from pinmem_core.inference.protocols import Protocol, get_protocol
+from pinmem_core.inference.sliding_window import windows
 from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pinmem_core.config import MemoryConfig, ModelConfig
-from pinmem_core.export.official_names import MEMORY as M_ITEMS
-from pinmem_core.export.official_names import official_name
+from pinmem_core.export.official import MEMORY as M_ITEMS
+from pinmem_core.export.official import official_name
 from pinmem_core.models import Segmenter
 
 from .weight_rule import value

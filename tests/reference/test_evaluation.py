@@ -11,7 +11,7 @@ from torch import Tensor
 from pinmem_core.data.transforms import normalize
 from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.inference import PROTOCOLS, Predictor, Protocol
-from pinmem_core.inference.protocol import windows
+from pinmem_core.inference.sliding_window import windows
 
 from .figures import under
 from .fixtures import Fixture, every_file

@@ -1,20 +1,27 @@
-"""Read and write video files frame by frame. This module needs PyAV."""
+"""Predict videos frame by frame, with constant memory; read and write video files by PyAV."""
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
+from PIL import Image
 
-from pinmem_core.errors import DataError
-from pinmem_core.files import whole_file
+from pinmem_core.errors import DataError, MachineError
+from pinmem_core.events import Listener, Notice, Progress
+from pinmem_core.files import staged_folder, whole_file
+from pinmem_core.inference.predictor import Prediction, Predictor
+from pinmem_core.inference.writers import Job, Output, Predicted, needs, painted, write_format
+from pinmem_core.parallel import in_parallel, prefetched
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
 
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read the alpha channel of WebM videos; FFmpeg's native decoders ignore it."""
@@ -60,6 +67,8 @@ def open_video(path: Path) -> Iterator[Video]:
     Raises:
         DataError: The file is missing or no video, or decoding a frame fails.
     """
+    import av
+
     with ExitStack() as stack:
         try:
             # Pass an open file, because FFmpeg reads names such as '12:30:05.mp4' as URLs. The
@@ -81,8 +90,10 @@ def open_video(path: Path) -> Iterator[Video]:
         yield Video(rate, time_base, stream.frames, _frames(path, container, step))
 
 
-def _frames(path: Path, container: InputContainer, step: int) -> Generator[Frame, None, None]:
+def _frames(path: Path, container: "InputContainer", step: int) -> Generator[Frame, None, None]:
     """Yield the frames; a missing or non-increasing time becomes the last time plus `step`."""
+    import av
+
     time, done = -step, 0
     try:
         for frame in _decoded(container):
@@ -97,8 +108,10 @@ def _frames(path: Path, container: InputContainer, step: int) -> Generator[Frame
         raise _unreadable(path, "it holds no frames")
 
 
-def _decoded(container: InputContainer) -> Iterator[av.VideoFrame]:
+def _decoded(container: "InputContainer") -> Iterator["av.VideoFrame"]:
     """Yield the frames of the first video stream, with their alpha channel."""
+    import av
+
     stream = container.streams.video[0]
     decoder = _WITH_ALPHA.get(stream.codec_context.name)
     if stream.metadata.get("alpha_mode") != "1" or decoder not in av.codecs_available:
@@ -111,18 +124,22 @@ def _decoded(container: InputContainer) -> Iterator[av.VideoFrame]:
         yield from context.decode(packet)
 
 
-def _rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
+def _rgb(frame: "av.VideoFrame") -> NDArray[np.uint8]:
     if not any(component.is_alpha for component in frame.format.components):
         return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
     return ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
 
 
-def _upright(frame: av.VideoFrame, pixels: NDArray[np.uint8], time: int, aspect: Fraction) -> Frame:
+def _upright(
+    frame: "av.VideoFrame", pixels: NDArray[np.uint8], time: int, aspect: Fraction
+) -> Frame:
     """Return the frame rotated and mirrored by its display matrix.
 
     The matrix maps a pixel (x, y) to (a·x + c·y, b·x + d·y). Angles are rounded to quarter turns.
     """
+    from av.sidedata.sidedata import SideData
+
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if isinstance(matrix, SideData):
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
@@ -150,6 +167,8 @@ def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
     Raises:
         MachineError: The disk is full, or the folder is not writable.
     """
+    import av
+
     with (
         whole_file(path) as partial,
         partial.open("wb") as file,
@@ -170,3 +189,112 @@ def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
 
         yield add
         container.mux(stream.encode())
+
+
+class _Seen(NamedTuple):
+    number: int
+    frame: Frame
+    prediction: Prediction
+
+
+_Sink = Callable[[_Seen], None]
+
+
+def require_pyav() -> None:
+    """Raise MachineError if PyAV is missing.
+
+    Raises:
+        MachineError: PyAV is not installed.
+    """
+    if find_spec("av") is None:
+        raise MachineError("videos need PyAV, which is missing.", "pip install 'pinmem[video]'")
+
+
+def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[Predicted, ...]:
+    """Predict every frame of a video and write the outputs, without sound.
+
+    Raises:
+        DataError: The video cannot be read to its end; then no output is written.
+        MachineError: An output cannot be written.
+    """
+    source = job.source.path
+    height = width = done = 0
+    with (
+        open_video(source) as video,
+        closing(_written(predictor, job, video, on_event)) as sizes,
+    ):
+        for done, size in enumerate(sizes, start=1):
+            height, width = size
+            on_event(Progress(f"predicting {source.name}", done, video.length))
+    return tuple(
+        Predicted(source, output.path, output.format, width, height, done) for output in job.outputs
+    )
+
+
+def _written(
+    predictor: Predictor, job: Job, video: Video, on_event: Listener
+) -> Generator[tuple[int, int], None, None]:
+    """Yield (height, width) of each frame after its outputs are written."""
+    wanted = needs(output.form for output in job.outputs)
+    with ExitStack() as stack:
+        frames = stack.enter_context(closing(prefetched(video.frames)))
+        sinks = [stack.enter_context(_sink(output, video)) for output in job.outputs]
+        seen = (
+            _Seen(number, frame, predictor.analyze(frame.pixels, **wanted))
+            for number, frame in enumerate(_of_one_size(frames, job.source.path, on_event))
+        )
+
+        def write(item: _Seen) -> tuple[int, int]:
+            for sink in sinks:
+                sink(item)
+            return item.prediction.train_ids.shape
+
+        yield from stack.enter_context(closing(in_parallel(write, seen, 1, waiting=3)))
+
+
+def _of_one_size(frames: Iterable[Frame], source: Path, on_event: Listener) -> Iterator[Frame]:
+    """Yield the frames, resized to the size of the first frame where they differ."""
+    first, announced = None, False
+    for number, frame in enumerate(frames):
+        height, width = frame.pixels.shape[:2]
+        first = first or (width, height)
+        if (width, height) == first:
+            yield frame
+            continue
+        if not announced:
+            announced = True
+            change = f"from {first[0]}x{first[1]} to {width}x{height} at frame {number}"
+            text = f"{source}: the frames change size, {change}; all are scaled to the first size"
+            on_event(Notice(text, warning=True))
+        scaled = Image.fromarray(frame.pixels).resize(first, Image.Resampling.BILINEAR)
+        yield frame._replace(pixels=np.asarray(scaled))
+
+
+def _sink(output: Output, video: Video) -> AbstractContextManager[_Sink]:
+    return _folder_sink(output) if output.is_folder else _video_sink(output, video)
+
+
+@contextmanager
+def _folder_sink(output: Output) -> Iterator[_Sink]:
+    """Yield a function that writes frames to a folder; it appears when the block succeeds."""
+    with staged_folder(output.path) as folder:
+
+        def write(item: _Seen) -> None:
+            path = folder / f"{item.number:06}{output.form.suffix}"
+            with path.open("wb") as file:
+                write_format(output.form, item.frame.pixels, item.prediction, file)
+
+        yield write
+
+
+@contextmanager
+def _video_sink(output: Output, video: Video) -> Iterator[_Sink]:
+    with write_video(output.path, video) as add:
+
+        def write(item: _Seen) -> None:
+            pixels = painted(output.form, item.frame.pixels, item.prediction)
+            if pixels.ndim == 2:
+                pixels = np.repeat(pixels[..., None], 3, axis=2)
+            add(item.frame._replace(pixels=pixels))
+
+        yield write

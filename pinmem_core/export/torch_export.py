@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from pinmem_core.export.compared import Pixels, Run, Scores
-from pinmem_core.export.signature import Signature
+from pinmem_core.export.check import Pixels, Run, Scores
+from pinmem_core.export.graph import Signature
 
 FACTS = "pinmem.json"
 """Name of the extra file in the archive that describes inputs and outputs."""

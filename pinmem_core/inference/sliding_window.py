@@ -1,20 +1,16 @@
-"""Predict an image window by window and yield its scores from top to bottom.
+"""Sliding-window prediction: windows, their summed scores, and resizing to the image."""
 
-Shapes: V views (the image and its mirror image), K classes, image (H, W). Only the rows covered by
-one row of windows are kept in memory.
-"""
-
+import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-
-from pinmem_core.inference.protocol import window_counts
 
 Window = tuple[slice, slice]
 """Rows and columns of a window."""
@@ -26,8 +22,66 @@ STEP = 32
 the corner-aligned coarse feature maps of a window have the same grid as those of the image."""
 SMALLEST = 8 * STEP + 1
 """Smallest window side in pixels; it is used even if the memory does not suffice."""
-_VALUES = 2**20
+CHUNK = 2**20
 """Scores per chunk; a chunk fits into a processor's cache."""
+
+
+def window_stride(crop: int, overlap: float) -> int:
+    """Return the stride between two windows in pixels."""
+    return math.ceil(crop * (1 - overlap))
+
+
+def windows(height: int, width: int, crop: int, overlap: float) -> list[tuple[slice, slice]]:
+    """Return rows and columns of every window; the last windows are shifted inside the image."""
+    stride = window_stride(crop, overlap)
+
+    def starts(length: int) -> list[int]:
+        count = math.ceil(max(length - crop, 0) / stride) + 1
+        return [max(0, min(i * stride, length - crop)) for i in range(count)]
+
+    return [
+        (slice(top, min(top + crop, height)), slice(left, min(left + crop, width)))
+        for left in starts(width)
+        for top in starts(height)
+    ]
+
+
+def window_counts(
+    places: Sequence[tuple[slice, slice]],
+    shape: tuple[int, ...],
+    count: str,
+    band: slice = slice(None),
+) -> Tensor:
+    """Return the divisors that turn a sum of scores over windows into a mean.
+
+    Args:
+        places: Rows and columns of the windows, each row of windows with the same columns.
+        shape: Shape (K, H, W) of the sum.
+        count: "windows" for the number of windows that cover each pixel. "original" for the
+            indexing error of the original implementation: it counts windows by rows along the
+            class axis and by columns along the row axis. The result is the same for all columns,
+            and nearly always for all classes.
+        band: Rows of the image to return.
+
+    Returns:
+        Divisors (K, h, W) for the h rows of `band`, at least 1, as an expanded view.
+    """
+    classes, height, width = shape
+    rows, columns = ([place[axis] for place in places] for axis in (0, 1))
+    if count == "original":
+        by_class, by_row = _covering(rows, classes), _covering(columns, height)[band]
+        times = (by_class[:, None] * by_row)[:, :, None]
+    else:
+        times = (_covering(rows, height)[band, None] * _covering(columns, width))[None]
+    return times.clamp(min=1).expand(classes, -1, width)
+
+
+def _covering(slices: Iterable[slice], length: int) -> Tensor:
+    """Return how many distinct `slices` cover each of `length` positions."""
+    times = torch.zeros(length)
+    for start, stop in {(s.start, s.stop) for s in slices}:
+        times[start:stop] += 1
+    return times
 
 
 @dataclass(frozen=True)
@@ -66,7 +120,7 @@ def largest_crop(height: int, width: int, model: MemoryModel, memory: float) -> 
 
 def chunks(height: int, width: int, classes: int) -> Iterator[slice]:
     """Yield row ranges whose scores fit into a processor's cache."""
-    rows = max(1, _VALUES // (width * classes))
+    rows = max(1, CHUNK // (width * classes))
     for start in range(0, height, rows):
         yield slice(start, min(start + rows, height))
 
@@ -143,3 +197,52 @@ def _move_up(total: Tensor, rows: int) -> None:
         stop = min(start + rows, height - rows)
         total[:, :, start:stop] = total[:, :, start + rows : stop + rows]
     total[:, :, max(0, height - rows) :] = 0
+
+
+class RowResampler:
+    """Resize scores bilinearly while they arrive from top to bottom.
+
+    Args:
+        parts: Bands of scores, (V, K, h, w), with h rows each.
+        height: Total number of rows of all bands.
+        size: Height and width of the image to resize to.
+    """
+
+    def __init__(self, parts: Iterator[Tensor], height: int, size: tuple[int, int]) -> None:
+        self._parts = parts
+        self._height, self._size = height, size
+        self._held: list[Tensor] = []
+        self._start = self._stop = 0
+
+    def take(self, rows: slice) -> Tensor:
+        """Return the scores (V, K, h, W) of `rows`; later calls must not ask for rows above."""
+        if self._height == self._size[0]:
+            return self._widened(self._source(rows))
+        above, below, share = self._neighbours(rows)
+        source = self._widened(self._source(slice(int(above[0]), int(below[-1]) + 1)))
+        pixels = source.permute(0, 2, 3, 1)  # (V, h, W, K), the memory layout of the scores
+        seen = ((places - above[0]).to(source.device) for places in (above, below))
+        upper, lower = (pixels.index_select(1, places) for places in seen)
+        return upper.lerp_(lower, share.to(source)[:, None, None]).permute(0, 3, 1, 2)
+
+    def _neighbours(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the source rows above and below each row, and the weight of the lower one."""
+        centres = torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5
+        places = (centres * (self._height / self._size[0]) - 0.5).clamp(min=0)
+        above = places.long()
+        return above, (above + 1).clamp(max=self._height - 1), places - above
+
+    def _widened(self, scores: Tensor) -> Tensor:
+        size = scores.shape[2], self._size[1]
+        if scores.shape[-2:] == size:
+            return scores
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+    def _source(self, rows: slice) -> Tensor:
+        while self._held and self._start + self._held[0].shape[2] <= rows.start:
+            self._start += self._held.pop(0).shape[2]
+        while self._stop < rows.stop:
+            self._held.append(next(self._parts))
+            self._stop += self._held[-1].shape[2]
+        held = self._held[0] if len(self._held) == 1 else torch.cat(self._held, dim=2)
+        return held[:, :, rows.start - self._start : rows.stop - self._start]

@@ -18,7 +18,7 @@ from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA, PAGE
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.export.evidence import Evidence, evidence_of
+from pinmem_core.export.files import Evidence, evidence_of
 from pinmem_core.models import load_checkpoint
 from pinmem_core.version import __version__
 

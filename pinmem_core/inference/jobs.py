@@ -2,8 +2,10 @@
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
+from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,17 +16,47 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import whole_file
 from pinmem_core.images import Picture, read_picture
-from pinmem_core.inference.formats import OutputFormat, needs, write_format
-from pinmem_core.inference.outputs import Job
-from pinmem_core.inference.overlap import ahead, behind
-from pinmem_core.inference.prediction import Prediction
-from pinmem_core.inference.predictor import Predictor
+from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.sources import Source
-from pinmem_core.inference.summary import Failed, Predicted, PredictionSummary
-from pinmem_core.inference.videos import predict_video, require_pyav
+from pinmem_core.inference.video import predict_video, require_pyav
+from pinmem_core.inference.writers import Job, OutputFormat, Predicted, needs, write_format
+from pinmem_core.parallel import in_parallel, prefetched
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image or video that could not be predicted, with the reason."""
+
+    input: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """Summary of a prediction run.
+
+    Attributes:
+        outputs: Written outputs, in the order of the inputs.
+        failed: Failed inputs, in the order of the inputs.
+        images: Number of predicted images and video frames.
+        seconds: Wall-clock time from the first read to the last write, in seconds.
+    """
+
+    outputs: tuple[Predicted, ...]
+    failed: tuple[Failed, ...]
+    images: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput in images per second."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
 
 _WRITERS = 2
 """Number of threads that render and compress outputs."""
+_WAITING = 4
+"""Number of images that may wait for them, with their predictions."""
 
 _Results = Generator[tuple[Predicted, ...] | Failed, None, None]
 
@@ -104,9 +136,9 @@ def _videos(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _R
 
 
 def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
-    with closing(ahead(map(_read, jobs))) as read:
+    with closing(prefetched(map(_read, jobs))) as read:
         analyzed = (_predict(predictor, item, on_event) for item in read)
-        with closing(behind(_write, analyzed, _WRITERS)) as results:
+        with closing(in_parallel(_write, analyzed, _WRITERS, waiting=_WAITING)) as results:
             yield from results
 
 

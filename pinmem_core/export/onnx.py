@@ -10,9 +10,8 @@ import torch
 from torch.export import ExportedProgram
 
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
-from pinmem_core.export.compared import Pixels, Scores
-from pinmem_core.export.graph import first_line
-from pinmem_core.export.signature import INPUT, Signature
+from pinmem_core.export.check import Pixels, Scores
+from pinmem_core.export.graph import INPUT, Signature, first_line
 
 if TYPE_CHECKING:
     import onnx

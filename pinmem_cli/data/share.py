@@ -1,4 +1,4 @@
-"""`pinmem data pack` and `new-card`: data to another machine, and data of one's own."""
+"""`pinmem data pack` and `new-card`: move data to another machine, and describe your own."""
 
 from pathlib import Path
 from typing import Annotated
