@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from pinmem_core.errors import ConfigError, unknown_name
 from pinmem_core.label_space import CLASSES
@@ -40,16 +40,21 @@ class ModelConfig(_Strict):
     """The architecture: everything that defines a segmenter except its weights."""
 
     backbone: str = "resnet50"
+    backbone_options: dict[str, JsonValue] = {}
+    """Options of the backbone, such as `drop_path_rate` of timm's; see docs/method.md."""
     decoder: str = "deeplabv3plus"
     output_stride: Literal[8, 16, 32] = 16
     """Input pixels per position of the feature that the memory reads."""
     feature_dim: int = Field(256, ge=8, lt=2**31)
-    """Channels of that feature and of a memory slot."""
+    """Channels of that feature and of a memory slot; `linear` takes those of the backbone."""
     num_classes: int = Field(len(CLASSES), ge=2, le=254)
     test_time_bn: float = Field(0.0, ge=0, le=1)
     """Test-time batch norm (alpha-BN): weight of the mean and variance of the test image in
     prediction. 0 uses the running statistics of training only."""
     memory: MemoryConfig | None = MemoryConfig()
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
 
 class LossConfig(_Strict):
@@ -152,7 +157,7 @@ class ComputeConfig(_Strict):
     """Number of steps that an iteration's images are split into; their gradients are averaged."""
     recompute: bool | Literal["finest"] = False
     """Recompute the backbone's activations in the backward pass instead of storing them. "finest"
-    recomputes those of the finest resolution only, which need much memory and little compute."""
+    recomputes the first stage only, which needs much memory and little compute."""
 
 
 class TrainConfig(_Strict):

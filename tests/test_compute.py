@@ -13,7 +13,7 @@ from pinmem_core.data.batches import Batch
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
-from pinmem_core.models.backbones.base import Backbone, BackboneFeatures
+from pinmem_core.models.backbones.base import Backbone
 from pinmem_core.training import resume, train
 from pinmem_core.training.step import LossWatch, TrainStep
 
@@ -74,49 +74,39 @@ class _Block(nn.Module):
         return nn.functional.leaky_relu(self.norm(self.conv(x)), slope)
 
 
-class _Body(nn.Module):
-    """Blocks with a shape of `holder`: a ModuleList of blocks, of stages, or neither."""
+class _Staged(Backbone):
+    """A backbone with blocks in ModuleLists, blocks in Sequentials, or no stages at all."""
 
-    def __init__(self, holder: str) -> None:
+    name = "staged"
+    channels, strides = [8, 12, 16], [4, 8, 16]
+
+    def __init__(self, output_stride: int, *, holder: str) -> None:
         super().__init__()
-        shapes = ((3, 8, 4), (8, 12, 2), (12, 16, 2))
-        blocks = [_Block(*shape) for shape in shapes]
-        if holder == "blocks":
-            self.layers = nn.ModuleList(blocks)
-        elif holder == "stages":
+        blocks = [_Block(*shape) for shape in ((3, 8, 4), (8, 12, 2), (12, 16, 2))]
+        if holder == "sequential":
             self.layers = nn.ModuleList(nn.Sequential(block) for block in blocks)
         else:
-            self.first, self.second, self.third = blocks
-        self.options = {"slope": 0.1} if holder == "blocks" else {}
+            self.layers = nn.ModuleList(nn.ModuleList([block]) for block in blocks)
+        self.holder = holder
+
+    def stages(self) -> list[nn.Module]:
+        return [] if self.holder == "none" else list(self.layers)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         features = []
-        for layer in self.layers if hasattr(self, "layers") else self.children():
-            x = layer(x, **self.options)
+        for layer in self.layers:
+            x = layer(x) if self.holder == "sequential" else layer[0](x, slope=0.1)
             features.append(x)
         return features
 
 
-class _Wrapped(Backbone):
-    """A backbone whose blocks lie inside of a wrapped network, as those of libraries do."""
-
-    low_channels, aux_channels, top_channels = 8, 12, 16
-
-    def __init__(self, output_stride: int, *, holder: str) -> None:
-        super().__init__()
-        self.body = _Body(holder)
-
-    def forward(self, images: torch.Tensor) -> BackboneFeatures:
-        return BackboneFeatures(*self.body(images))
-
-
-@pytest.mark.parametrize("holder", ["blocks", "stages"])
-def test_blocks_inside_of_a_wrapped_network_are_recomputed_bit_equally(holder, monkeypatch):
-    monkeypatch.setattr(backbones, "get", lambda name: partial(_Wrapped, holder=holder))
+@pytest.mark.parametrize("holder", ["list", "sequential"])
+def test_blocks_in_any_container_are_recomputed_bit_equally(holder, monkeypatch):
+    monkeypatch.setattr(backbones, "get", lambda name: partial(_Staged, holder=holder))
     kept, results = {}, {}
     for recompute in (False, "finest", True):
-        kept[recompute] = _kept_bytes("wrapped", recompute)
-        results[recompute] = outcome("pinmem", "wrapped", recompute=recompute)
+        kept[recompute] = _kept_bytes("staged", recompute)
+        results[recompute] = outcome("pinmem", "staged", recompute=recompute)
     assert kept[False] > kept["finest"] >= kept[True]
     for name, value in results[False].items():
         assert torch.equal(value, results["finest"][name]), name
@@ -125,7 +115,7 @@ def test_blocks_inside_of_a_wrapped_network_are_recomputed_bit_equally(holder, m
 
 @pytest.mark.parametrize("recompute", [True, "finest"])
 def test_a_backbone_that_cannot_recompute_is_refused(recompute, monkeypatch, tmp_path):
-    monkeypatch.setattr(backbones, "get", lambda name: partial(_Wrapped, holder="none"))
+    monkeypatch.setattr(backbones, "get", lambda name: partial(_Staged, holder="none"))
     config = small_config(model__backbone="plain", compute__recompute=recompute)
     with pytest.raises(ConfigError, match=r"compute\.recompute cannot be .* backbone 'plain'"):
         train(config, tmp_path / "run")

@@ -16,7 +16,6 @@ from pinmem_core.models.memory import (
     soft_masks,
     write,
 )
-from pinmem_core.models.weights import load_backbone_weights
 
 
 def tiny(**values) -> ModelConfig:
@@ -42,8 +41,8 @@ def test_networks_have_the_originals_parameter_counts(config, parameters):
 @pytest.mark.parametrize("backbone", sorted(backbones.all().keys() - {"tiny", "resnet101"}))
 def test_every_trunk_has_the_output_stride_asked_for(backbone, stride):
     features = backbones.get(backbone)(stride).eval()(torch.zeros(1, 3, 64, 96))
-    assert features.top.shape[-2:] == (64 // stride, 96 // stride)
-    assert features.low.shape[-2:] == (16, 24)
+    assert features[-1].shape[-2:] == (64 // stride, 96 // stride)
+    assert features[0].shape[-2:] == (16, 24)
 
 
 def test_dilation_reaches_the_first_block_too():
@@ -194,10 +193,10 @@ def test_trunk_weights_load_strictly_from_a_file(tmp_path, suffix):
     source, backbone = backbones.get("mobilenet_v2")(32), backbones.get("mobilenet_v2")(16)
     state = source.state_dict() | {"classifier.1.bias": torch.zeros(3)}
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    load_backbone_weights(backbone, "mobilenet_v2", str(path))
+    backbone.load_pretrained(str(path))
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in backbone.state_dict().items())
     with pytest.raises(DataError, match="do not fit resnet18"):
-        load_backbone_weights(backbones.get("resnet18")(32), "resnet18", str(path))
+        backbones.get("resnet18")(32).load_pretrained(str(path))
 
 
 @pytest.mark.parametrize(
@@ -205,14 +204,14 @@ def test_trunk_weights_load_strictly_from_a_file(tmp_path, suffix):
 )
 def test_weights_that_do_not_exist_are_named(weights, said):
     with pytest.raises(ConfigError, match=said):
-        load_backbone_weights(backbones.get("resnet50")(16), "resnet50", weights)
+        backbones.get("resnet50")(16).load_pretrained(weights)
 
 
 def test_a_damaged_weights_file_is_named(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"no tensors")
     with pytest.raises(DataError, match="cannot be read"):
-        load_backbone_weights(backbones.get("resnet18")(32), "resnet18", str(path))
+        backbones.get("resnet18")(32).load_pretrained(str(path))
 
 
 def test_heads_are_initialised_as_stated():
@@ -238,9 +237,7 @@ class _Payload:
 def test_weights_that_would_run_code_are_refused_and_do_not(tmp_path):
     torch.save({"conv1.weight": _Payload(tmp_path / "ran")}, tmp_path / "weights.pth")
     with pytest.raises(DataError, match="could run code"):
-        load_backbone_weights(
-            backbones.get("resnet18")(32), "resnet18", str(tmp_path / "weights.pth")
-        )
+        backbones.get("resnet18")(32).load_pretrained(str(tmp_path / "weights.pth"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -248,6 +245,4 @@ def test_weights_that_would_run_code_are_refused_and_do_not(tmp_path):
 def test_weights_that_are_no_state_dict_are_told(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(DataError, match="does not hold a state dict"):
-        load_backbone_weights(
-            backbones.get("resnet18")(32), "resnet18", str(tmp_path / "weights.pth")
-        )
+        backbones.get("resnet18")(32).load_pretrained(str(tmp_path / "weights.pth"))

@@ -207,7 +207,8 @@ def test_the_picture_marks_the_strong_augmentation(monkeypatch):
 def test_the_plan_tells_the_picture_who_is_strong(monkeypatch, strong):
     seen = []
     monkeypatch.setattr(
-        "pinmem_core.training.dry_run.batch_sheet", lambda batch, names, s: seen.append((batch, s))
+        "pinmem_core.training.dry_run.batch_sheet",
+        lambda batch, names, s, **_: seen.append((batch, s)),
     )
     plan(small_config(augmentation__strong=strong))
     ((batch, marked),) = seen

@@ -15,7 +15,6 @@ import torch
 from pinmem_core.checkpoints.torch_file import read_torch_file
 from pinmem_core.errors import DataError
 from pinmem_core.models.backbones import backbones
-from pinmem_core.models.weights import load_backbone_weights
 
 STATE: dict[str, Any] = {"weight": torch.arange(12.0).reshape(3, 4), "steps": torch.tensor(7)}
 
@@ -248,7 +247,7 @@ def test_names_that_are_no_texts_are_no_weights(tmp_path):
     """Their texts would be asked for what only texts have."""
     path = saved({1: torch.ones(3)}, tmp_path / "a.pth")
     with pytest.raises(DataError, match="does not hold a state dict"):
-        load_backbone_weights(backbones.get("resnet18")(32), "resnet18", str(path))
+        backbones.get("resnet18")(32).load_pretrained(str(path))
 
 
 def test_memory_that_runs_out_is_not_a_damaged_file(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import stat
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from pinmem_core.checkpoints.hub import checkpoint_of
 from pinmem_core.checkpoints.model_card import CARD, Figures, is_ours, model_card
 from pinmem_core.config import ModelConfig
-from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
@@ -44,17 +45,12 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _LARGEST_CONFIG = 1 << 28
 """Bytes of `config.json`, which records eight for each image that was trained on."""
-_PREPROCESSING = {
-    "channels": "RGB",
-    "range": [0, 1],
-    "mean": list(IMAGENET_MEAN),
-    "std": list(IMAGENET_STD),
-}
-"""Preprocessing of an image: it is scaled to the range, then normalised."""
 _SECTIONS = {"training": ("sources", "targets"), "converted": ("assumed",)}
 """Optional sections of `config.json` that other code reads, and their list fields."""
 _AGAIN = "Fetch or copy it again."
-_LATER = frozenset({"test_time_bn", "attention_temperature", "residual"})
+_NEW = frozenset({"backbone_options"})
+"""Settings of the network that older checkpoints may lack."""
+_LATER = _NEW | {"test_time_bn", "attention_temperature", "residual"}
 """Settings of the network that the first checkpoints, which hold no digests, may lack."""
 _DIGESTS = "sha256"
 """Section of `config.json` with the digests of the weights file and of the section `model`."""
@@ -78,6 +74,11 @@ class CheckpointModule(nn.Module, PyTorchModelHubMixin, library_name="pinmem"):
         super().__init__()
         self.config = config
         self.about = {}
+
+    @property
+    @abstractmethod
+    def normalization(self) -> Normalization:
+        """Mean and standard deviation of the images that the network expects."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
@@ -142,7 +143,7 @@ def write_checkpoint(
         ConfigError: Some weights are too large for half precision.
         MachineError: The folder cannot be written to.
     """
-    ours = _described(segmenter.config)
+    ours = _described(segmenter.config, segmenter.normalization)
     config = ours | {key: value for key, value in about.items() if key != _DIGESTS} | ours
     state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
     if half:
@@ -196,7 +197,10 @@ def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[
     model = _architecture(config, folder)
     with memory_for(f"loading the checkpoint {folder}"):
         with torch.device("meta"):  # shapes only: a config may ask for any size
-            expected = _build(network, model, folder).state_dict()
+            empty = _build(network, model, folder)
+        described = _described(model, empty.normalization)
+        _require_described(config, described, folder)
+        expected = empty.state_dict()
         state = current_tensors(_read_weights(folder))
         problem = state_dict_mismatch(state, expected)
         if problem:
@@ -204,7 +208,7 @@ def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[
         _require_unchanged(folder, written)
         segmenter = _build(network, model, folder)
         segmenter.load_state_dict(state)
-    ours = {*_described(model), _DIGESTS}
+    ours = {*described, _DIGESTS}
     segmenter.about = {k: v for k, v in config.items() if k not in ours}
     return segmenter.eval(), config
 
@@ -257,7 +261,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _described(model: ModelConfig) -> dict[str, Any]:
+def _described(model: ModelConfig, normalization: Normalization) -> dict[str, Any]:
     """Return the fields that every checkpoint has in `config.json`."""
     classes = [*CLASSES[: model.num_classes]]
     return {
@@ -265,27 +269,33 @@ def _described(model: ModelConfig) -> dict[str, Any]:
         "pinmem_version": __version__,
         "model": model.model_dump(mode="json"),
         "classes": {"names": [c.name for c in classes], "colors": [list(c.color) for c in classes]},
-        "preprocessing": _PREPROCESSING,
+        "preprocessing": {
+            "channels": "RGB",
+            "range": [0, 1],
+            "mean": list(normalization.mean),
+            "std": list(normalization.std),
+        },
     }
 
 
 def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
-    """Return the architecture, after checking that this pinmem supports everything else."""
+    """Return the architecture, after checking that it is complete."""
     try:
         model = ModelConfig.model_validate(config.get("model"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["model", *map(str, first["loc"])])
         raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
-    ours = _described(model)
-    early = _DIGESTS not in config
-    lacking = _missing_key(config["model"], ours["model"], _LATER if early else frozenset())
-    if lacking:
+    optional = _LATER if _DIGESTS not in config else _NEW
+    if lacking := _missing_key(config["model"], model.model_dump(mode="json"), optional):
         raise _unfit(folder, f"in it, 'model.{lacking}' is missing")
-    for key in ("classes", "preprocessing"):
-        if config.get(key, ours[key] if early else None) != ours[key]:
-            raise _unfit(folder, f"its '{key}' are not those of this pinmem")
     return model
+
+
+def _require_described(config: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
+    for key in ("classes", "preprocessing"):
+        if config.get(key, None if _DIGESTS in config else ours[key]) != ours[key]:
+            raise _unfit(folder, f"its '{key}' are not those of this pinmem")
 
 
 def _missing_key(

@@ -12,7 +12,13 @@ from torch.utils.data import Dataset, get_worker_info
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.data.samples import Sample
-from pinmem_core.data.transforms import Appearance, appear, draw_geometry
+from pinmem_core.data.transforms import (
+    IMAGENET,
+    Appearance,
+    Normalization,
+    appear,
+    draw_geometry,
+)
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.label_space import IGNORE_INDEX
 
@@ -205,11 +211,12 @@ class Drawn(NamedTuple):
     samples: tuple[str, ...]
     redrawn: int
 
-    def finished(self) -> "Drawn":
+    def finished(self, normalization: Normalization) -> "Drawn":
         """Return the crops after photometric augmentation, computed on their device."""
         if not self.appearances:
             return self
-        return self._replace(images=appear(self.images, self.appearances), appearances=())
+        images = appear(self.images, self.appearances, normalization)
+        return self._replace(images=images, appearances=())
 
 
 class _Key(NamedTuple):
@@ -228,15 +235,23 @@ class Crops(Dataset[Drawn | PinMemError]):
         config: Configuration of the run: seed, augmentation, images per domain.
         slots: Range of each domain's images to load; other processes load the others.
         finish: Whether to apply photometric augmentation; otherwise the consumer applies it.
+        normalization: Mean and standard deviation that the network expects.
     """
 
     def __init__(
-        self, domains: Sequence[Domain], config: TrainConfig, slots: range, *, finish: bool
+        self,
+        domains: Sequence[Domain],
+        config: TrainConfig,
+        slots: range,
+        *,
+        finish: bool,
+        normalization: Normalization = IMAGENET,
     ) -> None:
         self.domains = domains
         self.config = config
         self.slots = slots
         self.finish = finish
+        self.normalization = normalization
 
     def __getitem__(self, iteration: int) -> Drawn | PinMemError:
         """Return the crops of an iteration, or the error that prevents loading them.
@@ -270,7 +285,7 @@ class Crops(Dataset[Drawn | PinMemError]):
             tuple(crop.sample for crop in crops),
             sum(crop.redrawn for crop in crops),
         )
-        return drawn.finished() if self.finish else drawn
+        return drawn.finished(self.normalization) if self.finish else drawn
 
     def _keys(self, iteration: int) -> list[_Key]:
         strong, seed, batch = self.strong_domains(iteration), self.config.seed, self.config.batch

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, Crops, Domain, Drawn
+from pinmem_core.data.transforms import IMAGENET, Normalization
 from pinmem_core.devices import keep_freed_memory
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
 
@@ -119,6 +120,7 @@ class DomainLoader:
         iterations: range,
         device: torch.device = _CPU,
         shard: tuple[int, int] = (0, 1),
+        normalization: Normalization = IMAGENET,
     ) -> Self:
         """Return the loader for `iterations` of a run.
 
@@ -130,12 +132,14 @@ class DomainLoader:
                 the photometric augmentation.
             shard: Rank of this process and number of processes. Each process loads an equal part of
                 each domain's images; together they load the batch of a single process.
+            normalization: Mean and standard deviation that the network expects.
 
         Raises:
             ConfigError: The batch cannot be split equally over the processes.
         """
         slots = _slots(config.batch, *shard)
-        crops = Crops(domains, config, slots, finish=device.type != "cuda")
+        finish = device.type != "cuda"
+        crops = Crops(domains, config, slots, finish=finish, normalization=normalization)
         return cls(crops, iterations, workers=config.workers, device=device)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -155,12 +159,13 @@ class DomainLoader:
 
     def _batch(self, iteration: int, drawn: Drawn) -> Batch:
         images = drawn.images.to(self.device, non_blocking=True)
+        images = drawn._replace(images=images).finished(self.crops.normalization).images
         labels = drawn.labels.to(self.device, non_blocking=True).long()
         each = len(self.crops.slots)
         shape = (len(self.crops.domains), each)
         names = drawn.samples
         return Batch(
-            drawn._replace(images=images).finished().images.unflatten(0, shape),
+            images.unflatten(0, shape),
             labels.unflatten(0, shape),
             *self.crops.meta_split(iteration),
             drawn.redrawn,

@@ -124,8 +124,14 @@ def _bicubic(images: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(images, size=(height, width), mode="bicubic", antialias=True)
 
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+class Normalization(NamedTuple):
+    """Mean and standard deviation of each channel, for images in 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _JITTER = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.5)
 _STRONG_JITTER = v2.ColorJitter(0.8, 0.8, 0.8, 0.3)
@@ -144,21 +150,24 @@ class Appearance(NamedTuple):
     strong: bool
 
 
-def appear(images: Tensor, appearances: Sequence[Appearance]) -> Tensor:
+def appear(
+    images: Tensor, appearances: Sequence[Appearance], normalization: Normalization = IMAGENET
+) -> Tensor:
     """Jitter, blur and normalise uint8 RGB crops; return float32 (N, 3, H, W).
 
     Args:
         images: Crops, (N, 3, H, W) uint8, on any device; random numbers are the same on all.
         appearances: Augmentation parameters of the N crops.
+        normalization: Mean and standard deviation that the network expects.
     """
     changed = [_changed(image, how) for image, how in zip(images, appearances, strict=True)]
-    return normalize(torch.stack(changed))
+    return normalize(torch.stack(changed), normalization)
 
 
-def normalize(images: Tensor) -> Tensor:
-    """Normalise uint8 RGB images (..., 3, H, W) to float32 by ImageNet's mean and deviation."""
+def normalize(images: Tensor, by: Normalization = IMAGENET) -> Tensor:
+    """Normalise uint8 RGB images (..., 3, H, W) to float32 by mean and standard deviation."""
     scaled = v2.functional.to_dtype(images, torch.float32, scale=True)
-    return v2.functional.normalize(scaled, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    return v2.functional.normalize(scaled, list(by.mean), list(by.std))
 
 
 def _changed(image: Tensor, appearance: Appearance) -> Tensor:

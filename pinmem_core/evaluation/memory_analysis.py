@@ -112,9 +112,8 @@ def read_memory(
     image = _within_limit(image, Image.Resampling.BICUBIC)
     truth = _within_limit(truth, Image.Resampling.NEAREST)
     seen = torch.tensor(image, device=predictor.device).permute(2, 0, 1)[None]
-    feature = segmenter.encode(normalize(seen)).feature
-    _, scores = memory.read(feature, memory.slots)
-    weights = memory.attention(scores)[0]
+    feature = segmenter.encode(normalize(seen, segmenter.normalization)).feature
+    weights = memory.attention(feature, memory.slots).weights[0]
     written = _written(memory, feature, truth, segmenter.config.output_stride**2)
     return Reading(sample.id, image, truth, prediction, _array(weights), _array(written))
 

@@ -120,7 +120,7 @@ def export_model(
             written.
     """
     opset = _checked(form, opset)
-    signature = Signature(size, preprocess, argmax)
+    signature = Signature(size, preprocess, argmax, segmenter.normalization)
     network = copy.deepcopy(segmenter).cpu().eval()
     network.autocast = None
     on_event(Progress(f"writing {path.name}", 0, 1))
@@ -154,7 +154,7 @@ def _eager(network: Segmenter) -> Run:
 
     @torch.no_grad()
     def run(pixels: Pixels) -> Scores:
-        images = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        images = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), network.normalization)
         result: Scores = network(images).numpy()
         return result
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from pinmem_core.data.transforms import IMAGENET, Normalization, normalize
 from pinmem_core.errors import PinMemError
 from pinmem_core.inference.optimize import folded
 from pinmem_core.label_space import CLASSES
@@ -30,11 +30,13 @@ class Signature:
             (N, 3, H, W).
         argmax: Whether the output is uint8 trainIds (N, H, W) instead of float32 logits
             (N, K, H, W).
+        normalization: Mean and standard deviation of the images' normalisation.
     """
 
     size: tuple[int, int] | None = None
     preprocess: bool = False
     argmax: bool = False
+    normalization: Normalization = IMAGENET
 
     @property
     def output(self) -> str:
@@ -55,7 +57,9 @@ class Signature:
 
     def feed(self, pixels: Tensor) -> Tensor:
         """Convert uint8 RGB images (N, H, W, 3) to the input of the file."""
-        return pixels if self.preprocess else normalize(pixels.permute(0, 3, 1, 2)).contiguous()
+        if self.preprocess:
+            return pixels
+        return normalize(pixels.permute(0, 3, 1, 2), self.normalization).contiguous()
 
 
 def file_metadata(config: ModelConfig, signature: Signature, precision: str) -> Mapping[str, str]:
@@ -70,8 +74,8 @@ def file_metadata(config: ModelConfig, signature: Signature, precision: str) -> 
         "inside": signature.preprocess,
         "channels": "RGB",
         "range": [0, 1],
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "mean": signature.normalization.mean,
+        "std": signature.normalization.std,
     }
     names = {"input": signature.input_axes, "output": signature.output_axes}
     types = {
@@ -120,7 +124,7 @@ class Graph(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits or trainIds of the images, as the signature defines."""
         if self.signature.preprocess:
-            images = normalize(images.permute(0, 3, 1, 2))
+            images = normalize(images.permute(0, 3, 1, 2), self.signature.normalization)
         logits: Tensor = self.network(images)
         return logits.argmax(dim=1).to(torch.uint8) if self.signature.argmax else logits
 

@@ -213,7 +213,7 @@ def _require_permission(path: Path, allowed: bool) -> None:
 def _fresh_auxiliary(segmenter: Segmenter) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = AuxiliaryHead(segmenter.backbone.aux_channels, segmenter.config.num_classes)
+        head = AuxiliaryHead(segmenter.backbone.channels[-2], segmenter.config.num_classes)
     return {official_name(f"auxiliary.{name}"): t for name, t in head.state_dict().items()}
 
 

@@ -1,5 +1,6 @@
 """Write and run ONNX files."""
 
+import json
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.export import ExportedProgram
 
+from pinmem_core.data.transforms import Normalization
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
 from pinmem_core.export.check import Pixels, Scores
 from pinmem_core.export.graph import INPUT, Signature, first_line
@@ -152,16 +154,21 @@ class OnnxRunner:
             raise PinMemError(
                 f"onnxruntime {version} cannot run the ONNX file: {first_line(error)}"
             ) from error
-        self.signature = self._read_signature()
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.facts = {key.removeprefix(PREFIX): fact for key, fact in metadata.items()}
+        self.signature = self._read_signature()
 
     def _read_signature(self) -> Signature:
         taken, given = self._session.get_inputs()[0], self._session.get_outputs()[0]
         preprocess = taken.type == "tensor(uint8)"
         height, width = taken.shape[1:3] if preprocess else taken.shape[2:]
         size = (height, width) if isinstance(height, int) else None
-        return Signature(size, preprocess, argmax=given.type == "tensor(uint8)")
+        argmax = given.type == "tensor(uint8)"
+        if "preprocessing" not in self.facts:
+            return Signature(size, preprocess, argmax)
+        how = json.loads(self.facts["preprocessing"])
+        normalization = Normalization(tuple(how["mean"]), tuple(how["std"]))
+        return Signature(size, preprocess, argmax, normalization)
 
     def __call__(self, pixels: Pixels) -> Scores:
         """Return the output of the file for RGB images (N, H, W, 3)."""

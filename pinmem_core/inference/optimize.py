@@ -10,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import cost_of
 from pinmem_core.models.norm import AlphaBatchNorm
+from pinmem_core.models.speedups import speed_up_fusion
 
 _SIDES = (64, 128)
 """Sides of the two square images that memory is measured with, in pixels."""
@@ -29,7 +30,8 @@ def optimize_for_inference(segmenter: Segmenter) -> Segmenter:
     for _, norm in _followed(quick):
         if isinstance(norm, AlphaBatchNorm):
             norm.inplace = True
-    quick.decoder.early = next(quick.parameters()).device.type == "cpu"
+    if next(quick.parameters()).device.type == "cpu":
+        speed_up_fusion(quick)
     return quick if _are_alike(quick, segmenter) else folded(segmenter)
 
 

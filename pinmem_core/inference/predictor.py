@@ -287,7 +287,8 @@ class Predictor:
 
     def _look(self, images: NDArray[np.uint8]) -> Tensor:
         """Return the scores (N, K, h, w) of RGB windows (N, h, w, 3)."""
-        seen = normalize(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2))
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+        seen = normalize(pixels, self.segmenter.normalization)
         try:
             with compiling_explained(), full_float32():
                 logits = self.network(seen)

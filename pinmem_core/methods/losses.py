@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,10 +131,10 @@ def training_losses(
     # Runs before the decoder, so that its backward pass runs after the decoder's maps are freed.
     auxiliary = segmenter.auxiliary_logits(encoding)
     output = segmenter.segment(encoding, slots)
-    terms = {
-        "seg": balanced_cross_entropy(output.logits, labels, weights.balance),
-        "aux": auxiliary_loss(auxiliary, labels),
-    }
+    pixel_loss = partial(balanced_cross_entropy, balance=weights.balance)
+    terms = segmenter.decoder.loss(output.decoded, labels, pixel_loss)
+    if auxiliary is not None:
+        terms["aux"] = auxiliary_loss(auxiliary, labels)
     written = None
     if output.scores is not None and segmenter.config.memory and segmenter.memory is not None:
         terms["read"] = read_loss(output.scores, labels, segmenter.config.memory.temperature)
@@ -143,13 +144,12 @@ def training_losses(
             terms["div"] = divergence_loss(written)
             terms["cls"] = classification_loss(memory.classifier(written))
     factors = {
-        "seg": 1.0,
         "aux": weights.auxiliary,
         "read": weights.read,
         "div": weights.divergence,
         "cls": weights.classification,
     }
-    total = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+    total = torch.stack([factors.get(name, 1.0) * term for name, term in terms.items()]).sum()
     return Losses(terms, total, written)
 
 

@@ -8,6 +8,7 @@ Shapes: N images, D feature channels, K slots, h x w positions, H x W label pixe
 
 from collections.abc import Iterable
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +93,20 @@ def class_prototypes(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int)
     return F.normalize(sums / counts.where(counts != 0, 1)[:, None], dim=1)
 
 
+class Attention(NamedTuple):
+    """Attention of the positions of a feature to the slots.
+
+    Attributes:
+        query: Feature of unit length, (N, D, h, w).
+        scores: Cosines of query and slots, (N, K, h, w), without noise.
+        weights: Weight of each slot, (N, K, h, w); those of a position sum to 1.
+    """
+
+    query: Tensor
+    scores: Tensor
+    weights: Tensor
+
+
 class CategoricalMemory(nn.Module):
     """The slots, and the learned layers for reading and writing them.
 
@@ -134,13 +149,15 @@ class CategoricalMemory(nn.Module):
         nn.init.normal_(self.classifier.weight, std=1e-4)
         nn.init.zeros_(self.classifier.bias)
 
-    def attention(self, scores: Tensor) -> Tensor:
-        """Return the weight (N, K, h, w) of each slot at each position.
+    def attention(self, feature: Tensor, slots: Tensor) -> Attention:
+        """Return how each position of a feature (N, D, h, w) attends to slots (K, D).
 
-        Args:
-            scores: Cosines, (N, K, h, w), with added noise for a Gumbel read.
+        A Gumbel read adds noise in training; evaluation has none.
         """
-        return (scores / self.temperature).softmax(dim=1)
+        query = F.normalize(feature, dim=1)
+        scores = similarity(query, slots)
+        noisy = scores + gumbel_noise(scores) if self.training and self.gumbel else scores
+        return Attention(query, scores, (noisy / self.temperature).softmax(dim=1))
 
     def read(self, feature: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Return the refined feature F' (N, D, h, w) and the scores (N, K, h, w).
@@ -148,11 +165,8 @@ class CategoricalMemory(nn.Module):
         F' = ReLU(BN(Conv([q ; r]))) for the query q and the value r that is read, without F itself.
         With `residual`, F' = ReLU(F + BN(Conv([q ; r]))).
         """
-        query = F.normalize(feature, dim=1)
-        scores = similarity(query, slots)
-        noisy = scores + gumbel_noise(scores) if self.training and self.gumbel else scores
-        value = read(self.attention(noisy), slots)
-        refined = self.fuse(torch.cat([query, value], dim=1))
+        query, scores, weights = self.attention(feature, slots)
+        refined = self.fuse(torch.cat([query, read(weights, slots)], dim=1))
         return F.relu(refined + feature if self.residual else refined), scores
 
     def write(self, feature: Tensor, labels: Tensor, slots: Tensor) -> Tensor:

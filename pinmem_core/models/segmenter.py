@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pinmem_core.checkpoints import checkpoint
 from pinmem_core.checkpoints.checkpoint import CheckpointModule
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.transforms import Normalization
+from pinmem_core.errors import ConfigError
 from pinmem_core.models.backbones import backbones
-from pinmem_core.models.backbones.base import BackboneFeatures
+from pinmem_core.models.backbones.base import Backbone
 from pinmem_core.models.decoders import decoders
 from pinmem_core.models.decoders.base import AuxiliaryHead, resize
 from pinmem_core.models.memory import CategoricalMemory
@@ -29,11 +32,11 @@ class Encoding(NamedTuple):
     """Features before the memory.
 
     Attributes:
-        backbone: Features of the backbone.
-        feature: Feature F, (N, D, h, w), non-negative, never in half precision.
+        features: Features of the backbone, from the finest to the coarsest.
+        feature: Feature F of the decoder, (N, D, h, w), never in half precision.
     """
 
-    backbone: BackboneFeatures
+    features: list[Tensor]
     feature: Tensor
 
 
@@ -44,11 +47,13 @@ class SegmenterOutput(NamedTuple):
         logits: Logits at the decoder's resolution, (N, K, ·, ·).
         scores: Cosines of feature and slots, (N, K, h, w); None without memory.
         encoding: Features that the logits were decoded from.
+        decoded: Output of the decoder, for its loss.
     """
 
     logits: Tensor
     scores: Tensor | None
     encoding: Encoding
+    decoded: Any
 
 
 class Segmenter(CheckpointModule):
@@ -65,43 +70,53 @@ class Segmenter(CheckpointModule):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.autocast: torch.dtype | None = None
-        self.backbone = backbones.get(config.backbone)(config.output_stride)
+        self.backbone = _backbone(config)
+        channels, strides = self.backbone.channels, self.backbone.strides
         self.decoder = decoders.get(config.decoder)(
-            self.backbone.low_channels,
-            self.backbone.top_channels,
-            config.output_stride,
-            config.feature_dim,
-            config.num_classes,
+            channels, strides, config.feature_dim, config.num_classes
         )
-        self.auxiliary = AuxiliaryHead(self.backbone.aux_channels, config.num_classes)
+        self.auxiliary: AuxiliaryHead | None = None
+        if self.decoder.auxiliary:
+            self.auxiliary = AuxiliaryHead(channels[-2:][0], config.num_classes)
         self.memory: CategoricalMemory | None = None
         if config.memory:
             self.memory = CategoricalMemory(
                 config.num_classes,
-                config.feature_dim,
+                self.decoder.dim,
                 read=config.memory.read,
                 momentum=config.memory.momentum,
                 temperature=config.memory.attention_temperature,
                 residual=config.memory.residual,
             )
         if config.test_time_bn:
+            _require_batch_norm(self.backbone)
             set_alpha(self, config.test_time_bn)
 
+    @property
+    def normalization(self) -> Normalization:
+        """Mean and standard deviation of the images that the backbone expects."""
+        return self.backbone.normalization
+
     def encode(self, images: Tensor) -> Encoding:
-        """Return the features of normalised images (N, 3, H, W) before the memory."""
+        """Return the features of normalised images (N, 3, H, W) before the memory.
+
+        Sides that are no multiple of the backbone's `size_multiple` are resized to the next one.
+        """
         with self._autocasting(images):
-            backbone = self.backbone(images)
-            return Encoding(backbone, _full(self.decoder.project(backbone)))
+            features = self.backbone(_at_multiple(images, self.backbone.size_multiple))
+            return Encoding(features, _full(self.decoder.project(features)))
 
-    def decode(self, refined: Tensor, encoding: Encoding) -> Tensor:
-        """Return logits (N, K, ·, ·) of the refined feature F', at the decoder's resolution."""
+    def decode(self, refined: Tensor, encoding: Encoding) -> Any:
+        """Return the decoder's output, such as logits, for the refined feature F'."""
         with self._autocasting(refined):
-            return _full(self.decoder.decode(refined, encoding.backbone))
+            return tree_map(_full, self.decoder.decode(refined, encoding.features))
 
-    def auxiliary_logits(self, encoding: Encoding) -> Tensor:
-        """Return logits (N, K, ·, ·) of the auxiliary head, at its resolution."""
+    def auxiliary_logits(self, encoding: Encoding) -> Tensor | None:
+        """Return logits (N, K, ·, ·) of the auxiliary head at its resolution, if there is one."""
+        if self.auxiliary is None:
+            return None
         with self._autocasting(encoding.feature):
-            return _full(self.auxiliary(encoding.backbone.aux))
+            return _full(self.auxiliary(encoding.features[-2:][0]))
 
     def run(self, images: Tensor, slots: Tensor | None = None) -> SegmenterOutput:
         """Segment normalised images (N, 3, H, W); read `slots` (K, D), by default the memory's."""
@@ -113,7 +128,8 @@ class Segmenter(CheckpointModule):
         if self.memory is not None:
             slots = self.memory.slots if slots is None else slots
             refined, scores = self.memory.read(encoding.feature, slots)
-        return SegmenterOutput(self.decode(refined, encoding), scores, encoding)
+        decoded = self.decode(refined, encoding)
+        return SegmenterOutput(self.decoder.predict(decoded), scores, encoding, decoded)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K, H, W) of normalised images (N, 3, H, W)."""
@@ -136,3 +152,32 @@ def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
 def _full(values: Tensor) -> Tensor:
     """Return half-precision `values` as float32, and other values unchanged."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def _backbone(config: ModelConfig) -> Backbone:
+    build = backbones.get(config.backbone)
+    try:
+        return build(config.output_stride, **config.backbone_options)
+    except TypeError as error:
+        if not config.backbone_options:
+            raise
+        raise ConfigError(
+            f"model.backbone_options do not fit the backbone '{config.backbone}': {error}."
+        ) from error
+
+
+def _require_batch_norm(backbone: Backbone) -> None:
+    if not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules()):
+        raise ConfigError(
+            f"model.test_time_bn needs batch norm, and the backbone '{backbone.name}' has none.",
+            "Set '--set model.test_time_bn=0'.",
+        )
+
+
+def _at_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Resize images to sides that are multiples of `multiple`; each side grows."""
+    height, width = (-(-side // multiple) * multiple for side in images.shape[-2:])
+    dynamic = type(images.shape[-1]) is not int  # an exported size, which cannot be compared
+    if multiple == 1 or (not dynamic and (height, width) == images.shape[-2:]):
+        return images
+    return resize(images, (height, width))

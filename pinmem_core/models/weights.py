@@ -1,4 +1,4 @@
-"""Pretrained weights for a backbone: from torchvision by name, or from a file."""
+"""Pretrained weights: reading files, downloading torchvision's, and loading strictly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,60 +8,53 @@ import safetensors.torch
 import torch
 import torchvision
 from safetensors import SafetensorError
-from torch import Tensor
-from torchvision.models import WeightsEnum
+from torch import Tensor, nn
 
 from pinmem_core.checkpoints.torch_file import is_state_dict, read_torch_file
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
-from pinmem_core.models.backbones.base import Backbone
-from pinmem_core.paths import expanded
 
 
-def load_backbone_weights(
-    backbone: Backbone, name: str, source: str, *, download: bool = True
-) -> bool:
-    """Load pretrained weights into `backbone`, strictly.
+def load_strictly(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    what: str,
+    name: str,
+    unused: tuple[str, ...] = (),
+) -> None:
+    """Load tensors into a module; only counters of batch norms may be missing.
 
     Args:
-        backbone: Backbone that receives the weights.
-        name: Name of the network in torchvision.
-        source: File (.safetensors, or .pth with a state dict) with torchvision's parameter names,
-            or name of torchvision's weights, e.g. "IMAGENET1K_V1".
-        download: Whether to download torchvision's weights if they are not on this machine.
-
-    Returns:
-        True if the weights are loaded; False if they need a download that is not allowed.
+        module: Module that receives the tensors.
+        state: Tensors by name.
+        what: Source for the message, e.g. "the weights in FILE".
+        name: Name of the network for the message.
+        unused: Name prefixes of tensors to ignore.
 
     Raises:
-        ConfigError: The file or the weights do not exist.
-        DataError: The file is damaged, or its tensors do not fit the backbone.
-        MachineError: torchvision's weights cannot be downloaded.
+        DataError: The tensors do not fit.
     """
-    path = expanded(source)
-    if path.is_file():
-        state = _read_file(path)
-    else:
-        published = _published(name, source)
-        if not download and not _cached_path(published).is_file():
-            return False
-        state = _download(name, published)
-    state = {k: v for k, v in state.items() if not k.startswith(backbone.unused_weights)}
-    wanted = backbone.state_dict()
+    state = {k: v for k, v in state.items() if not k.startswith(unused)}
+    wanted = module.state_dict()
     missing = sorted(k for k in wanted.keys() - state.keys() if "num_batches_tracked" not in k)
     extra = sorted(state.keys() - wanted.keys())
     reshaped = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
     for problem, keys in (("lack", missing), ("have an extra", extra), ("reshape", reshaped)):
         if keys:
             raise DataError(
-                f"the weights in {source} do not fit {name}: they {problem} {keys[0][:100]} "
+                f"{what} do not fit {name}: they {problem} {keys[0][:100]} "
                 f"({len(keys)} such tensors).",
-                "Use weights of this network with torchvision's parameter names.",
+                "Use weights of this network with the parameter names of the library that "
+                "publishes it.",
             )
-    backbone.load_state_dict(state, strict=False)  # batch norm's counters may be missing
-    return True
+    module.load_state_dict(state, strict=False)
 
 
-def _read_file(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a .safetensors file, or of a .pth file with a state dict.
+
+    Raises:
+        DataError: The file is damaged or holds something else.
+    """
     if path.suffix != ".safetensors":
         state = read_torch_file(path)
         if not is_state_dict(state):
@@ -75,36 +68,37 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         raise DataError(f"the weights in {path} cannot be read: {error}.") from error
 
 
-def _published(name: str, weights: str) -> WeightsEnum:
-    """Return the weights of torchvision by name."""
+def torchvision_weights(network: str, name: str, download: bool) -> Mapping[str, Tensor] | None:
+    """Return torchvision's weights by name, e.g. "IMAGENET1K_V1".
+
+    Args:
+        network: Name of the network in torchvision.
+        name: Name of the weights.
+        download: Whether to download them; without, the result is None if they are not cached.
+
+    Raises:
+        ConfigError: There are no such weights.
+        MachineError: They cannot be downloaded.
+    """
     try:
-        known = torchvision.models.get_model_weights(_network(name))
+        known = torchvision.models.get_model_weights(network)
     except ValueError:
         raise ConfigError(
-            f"there is no weights file '{weights}', and torchvision publishes none for '{name}'."
+            f"there is no weights file '{name}', and torchvision publishes none for '{network}'."
         ) from None
-    if weights not in known.__members__:
-        if "/" in weights or "." in weights:
-            raise ConfigError(f"the weights file '{weights}' does not exist.")
-        raise unknown_name(f"weights of {name}", weights, known.__members__)
-    return known[weights]
-
-
-def _network(name: str) -> str:
-    return name.removesuffix("-v2") if name.startswith("resnet") else name
-
-
-def _cached_path(weights: WeightsEnum) -> Path:
-    """Return the path where torchvision caches downloaded weights."""
-    return Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(weights.url).path).name)
-
-
-def _download(name: str, weights: WeightsEnum) -> Mapping[str, Tensor]:
+    if name not in known.__members__:
+        if "/" in name or "." in name:
+            raise ConfigError(f"the weights file '{name}' does not exist.")
+        raise unknown_name(f"weights of {network}", name, known.__members__)
+    weights = known[name]
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(weights.url).path).name)
+    if not download and not cached.is_file():
+        return None
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False)
         return state
     except OSError as error:
         raise MachineError(
-            f"{_network(name)}'s weights {weights.name} cannot be downloaded: {error}.",
+            f"{network}'s weights {name} cannot be downloaded: {error}.",
             "Download them on another machine and pass the file: '--init-weights FILE'.",
         ) from error

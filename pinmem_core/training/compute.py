@@ -20,6 +20,7 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.methods.base import StepResult
 from pinmem_core.methods.losses import Losses
 from pinmem_core.models import PRECISIONS, Segmenter
+from pinmem_core.models.backbones.base import blocks_of
 from pinmem_core.models.norm import synchronize_batch_norm
 from pinmem_core.models.speedups import speed_up_dilation
 
@@ -67,16 +68,18 @@ def _set_up_cuda(config: ComputeConfig) -> None:
 def _blocks_to_recompute(segmenter: Segmenter, config: ComputeConfig) -> list[nn.Module]:
     """Return the blocks of the backbone that `config.recompute` asks for."""
     backbone = segmenter.backbone
-    blocks = backbone.blocks()
-    covered = {p for block in blocks for p in block.parameters()}
-    if 2 * len(covered) < len(list(backbone.parameters())) or not blocks:
+    stages = backbone.stages()
+    if not stages:
         raise ConfigError(
             f"compute.recompute cannot be used with the backbone '{segmenter.config.backbone}': "
-            "most of its parameters are outside of 'Sequential' and 'ModuleList' stages.",
-            "Use '--set compute.recompute=false', or override 'Backbone.blocks' and "
-            "'Backbone.finest'.",
+            "it has no stages.",
+            "Use '--set compute.recompute=false', or override 'Backbone.stages'.",
         )
-    return backbone.finest() if config.recompute == "finest" else blocks
+    if config.recompute != "finest":
+        return backbone.blocks()
+    first = stages[0]
+    runs_whole = first in {*backbone.modules()} and not isinstance(first, nn.ModuleList)
+    return [first] if runs_whole else blocks_of(first)
 
 
 def _recompute(block: nn.Module) -> None:

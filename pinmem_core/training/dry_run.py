@@ -20,7 +20,7 @@ from pinmem_core.data.batches import Batch, Domain, load_domains
 from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.prepare import draw_missing
 from pinmem_core.data.samples import ids_of
-from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.data.transforms import IMAGENET, Normalization
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.evaluation import TrainedOn, load_target, load_validation
@@ -179,7 +179,11 @@ def wait_for(device: torch.device) -> None:
 
 
 def batch_sheet(
-    batch: Batch, names: Sequence[str], strong: Set[int], tile_width: int = 192
+    batch: Batch,
+    names: Sequence[str],
+    strong: Set[int],
+    tile_width: int = 192,
+    normalization: Normalization = IMAGENET,
 ) -> NDArray[np.uint8]:
     """Return a picture of a batch: one row per domain, with each image next to its labels.
 
@@ -191,8 +195,10 @@ def batch_sheet(
         names: Names of the D domains.
         strong: Indices of the domains with strong colour jitter.
         tile_width: Width of each image and label map, in pixels.
+        normalization: Mean and standard deviation of the images' normalisation.
     """
-    pictures, labels = _pictures(batch.images), batch.labels.cpu().numpy().astype(np.uint8)
+    pictures = _pictures(batch.images, normalization)
+    labels = batch.labels.cpu().numpy().astype(np.uint8)
     width = 2 * batch.images.shape[1] * (tile_width + GAP)
     rows = [caption(["image", "labels"] * batch.images.shape[1], tile_width)]
     for domain, name in enumerate(names):
@@ -205,9 +211,9 @@ def batch_sheet(
     return stacked(rows)
 
 
-def _pictures(images: Tensor) -> NDArray[np.uint8]:
+def _pictures(images: Tensor, normalization: Normalization) -> NDArray[np.uint8]:
     """Return normalised images (D, B, 3, H, W) as RGB pictures (D, B, H, W, 3)."""
-    values = images.cpu().movedim(2, -1).numpy() * IMAGENET_STD + IMAGENET_MEAN
+    values = images.cpu().movedim(2, -1).numpy() * normalization.std + normalization.mean
     return (values * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -271,7 +277,7 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
     targets += [load_target(text, trained_on, limit) for text in config.targets]
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())
-    batch, picture, loading_seconds = _first_batch(domains, config, device)
+    batch, picture, loading_seconds = _first_batch(domains, config, device, segmenter.normalization)
     on_event(Notice("estimating memory and time ..."))
     return Plan(
         config,
@@ -287,16 +293,18 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
 
 
 def _first_batch(
-    domains: Sequence[Domain], config: TrainConfig, device: torch.device
+    domains: Sequence[Domain],
+    config: TrainConfig,
+    device: torch.device,
+    normalization: Normalization,
 ) -> tuple[Batch, NDArray[np.uint8], float]:
     """Return a run's first batch, a picture of it, and the loading time of the next one."""
     alone = config.model_copy(update={"workers": 0})
-    loader = DomainLoader.of(domains, alone, range(2), device)
+    loader = DomainLoader.of(domains, alone, range(2), device, normalization=normalization)
     batches = iter(loader)
     first = next(batches)
-    picture = batch_sheet(
-        first, [domain.name for domain in domains], loader.crops.strong_domains(0)
-    )
+    names, strong = [domain.name for domain in domains], loader.crops.strong_domains(0)
+    picture = batch_sheet(first, names, strong, normalization=normalization)
     wait_for(device)
     began = time.perf_counter()
     next(batches)

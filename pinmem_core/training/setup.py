@@ -21,7 +21,6 @@ from pinmem_core.label_space import CLASSES
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import class_prototypes
-from pinmem_core.models.weights import load_backbone_weights
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -103,7 +102,7 @@ def initial_segmenter(
     name, source = config.model.backbone, config.init_weights
     if source:
         loaded = on_first_rank(
-            lambda: load_backbone_weights(segmenter.backbone, name, source, download=download)
+            lambda: segmenter.backbone.load_pretrained(source, download=download)
         )
         copy_from_first_rank([*segmenter.backbone.state_dict().values()])
         if not loaded:
@@ -133,7 +132,12 @@ def initialize_memory(
     count = settings.init_batches
     segmenter.eval()
     loader = DomainLoader.of(
-        domains, config, range(count), device=device, shard=(rank(), world_size())
+        domains,
+        config,
+        range(count),
+        device=device,
+        shard=(rank(), world_size()),
+        normalization=segmenter.normalization,
     )
 
     def features_and_labels() -> Iterator[tuple[Tensor, Tensor]]:

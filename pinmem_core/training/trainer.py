@@ -287,6 +287,7 @@ class _Trainer(ExitStack):
             iterations,
             device=self.device,
             shard=(rank(), world_size()),
+            normalization=self.step.segmenter.normalization,
         )
         for iteration, batch in zip(iterations, loader, strict=True):
             result = self.step.step(iteration, batch)

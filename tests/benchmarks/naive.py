@@ -114,7 +114,7 @@ def forward(
         feature = network.decoder.project(features)
     refined, scores = read(network, feature, memory)
     logits = resized(network.decoder.decode(refined, features), labels.shape[-2:])
-    auxiliary = network.auxiliary(features.aux)
+    auxiliary = network.auxiliary(features[-2])
     losses = {
         "seg": F.cross_entropy(logits, labels, ignore_index=255),
         "aux": F.cross_entropy(auxiliary, shrunk(labels, auxiliary), ignore_index=255),

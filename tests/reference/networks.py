@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pinmem_core.config import ModelConfig
 from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
-from pinmem_core.models.backbones.base import BackboneFeatures
 from pinmem_core.models.memory import soft_masks
 
 from .fixtures import DEVICE
@@ -68,12 +67,12 @@ def features(segmenter: Segmenter) -> Iterator[dict[str, Tensor]]:
         if layer == "bot_aspp":
             seen["aspp"] = inputs[0].detach()
 
-    def project(backbone: BackboneFeatures) -> Tensor:
+    def project(backbone: list[Tensor]) -> Tensor:
         seen["inter_feature"] = type(head).project(head, backbone)
         seen.setdefault("aspp", seen["inter_feature"])  # a head without projection
         return seen["inter_feature"]
 
-    def decode(refined: Tensor, backbone: BackboneFeatures) -> Tensor:
+    def decode(refined: Tensor, backbone: list[Tensor]) -> Tensor:
         seen["memory"] = refined.detach()
         return type(head).decode(head, refined, backbone)
 

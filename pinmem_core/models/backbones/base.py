@@ -1,67 +1,99 @@
 """The interface of a backbone."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-
-class BackboneFeatures(NamedTuple):
-    """Features at three depths.
-
-    Attributes:
-        low: Fine feature for the decoder, (N, low_channels, H/4, W/4).
-        aux: Feature for the auxiliary head, (N, aux_channels, ·, ·).
-        top: Deepest feature for the decoder, (N, top_channels, H/stride, W/stride).
-    """
-
-    low: Tensor
-    aux: Tensor
-    top: Tensor
+from pinmem_core.data.transforms import IMAGENET, Normalization
+from pinmem_core.errors import ConfigError
+from pinmem_core.models.weights import load_strictly, read_weights
+from pinmem_core.paths import expanded
 
 
 class Backbone(nn.Module, ABC):
-    """A backbone with torchvision's parameter names.
+    """A network that maps images to features of several strides.
+
+    Constructors take the output stride, and options of their own by keyword.
 
     Attributes:
-        low_channels: Channels of `BackboneFeatures.low`.
-        aux_channels: Channels of `BackboneFeatures.aux`.
-        top_channels: Channels of `BackboneFeatures.top`.
+        name: Name of the network, for messages.
+        channels: Channels of each feature, from the finest to the coarsest.
+        strides: Image pixels per position of each feature, along a side.
+        size_multiple: `Segmenter` resizes images so that their sides are multiples of this.
+        mean: Mean of the normalisation of each channel, for images in 0..1.
+        std: Standard deviation of the normalisation of each channel.
         unused_weights: Name prefixes of published weights that the backbone does not use.
     """
 
-    low_channels: int
-    aux_channels: int
-    top_channels: int
+    name: str
+    channels: list[int]
+    strides: list[int]
+    size_multiple: int = 1
+    mean: tuple[float, float, float] = IMAGENET.mean
+    std: tuple[float, float, float] = IMAGENET.std
     unused_weights: tuple[str, ...] = ()
 
+    @property
+    def normalization(self) -> Normalization:
+        """Mean and standard deviation."""
+        return Normalization(self.mean, self.std)
+
     @abstractmethod
-    def forward(self, images: Tensor) -> BackboneFeatures:
-        """Return the features of normalised images (N, 3, H, W)."""
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features (N, channels[i], H/strides[i], W/strides[i]) of normalised images.
 
-    def blocks(self) -> list[nn.Module]:
-        """Return the modules whose activations can be recomputed: the children of each stage."""
-        return [block for stage in _stages(self) for block in stage.children()]
+        Args:
+            images: Images, (N, 3, H, W), with sides that are multiples of `size_multiple`.
+        """
 
-    def finest(self) -> list[nn.Module]:
-        """Return the modules with the largest activations: those of the first stage."""
-        for stage in _stages(self):  # a ModuleList has no forward pass
-            return list(stage) if isinstance(stage, nn.ModuleList) else [stage]
+    def stages(self) -> list[nn.Module]:
+        """Return the stages in order, one per feature; [] if the backbone has none.
+
+        Training recomputes their activations, and layer decay counts them. A stage is a module or a
+        container of modules, so a forward hook belongs on a block.
+        """
         return []
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks of all stages in order; each is called once in a forward pass."""
+        return [block for stage in self.stages() for block in blocks_of(stage)]
 
-def _stages(module: nn.Module) -> list[nn.Module]:
-    """Return the outermost containers of blocks, at any depth of the module."""
-    stages: list[nn.Module] = []
-    for child in module.children():
-        holds_blocks = isinstance(child, _CONTAINERS) and not all(
-            isinstance(part, _CONTAINERS) for part in child.children()
+    def load_pretrained(self, source: str, *, download: bool = True) -> bool:
+        """Load pretrained weights strictly.
+
+        Args:
+            source: File (.safetensors, or .pth with a state dict), or name of published weights.
+            download: Whether to download weights that are not on this machine.
+
+        Returns:
+            True if the weights are loaded; False if they need a download that is not allowed.
+
+        Raises:
+            ConfigError: The file or the weights do not exist.
+            DataError: The file is damaged, or its tensors do not fit the backbone.
+            MachineError: The weights cannot be downloaded.
+        """
+        path = expanded(source)
+        state = read_weights(path) if path.is_file() else self.published(source, download)
+        if state is not None:
+            self.load_weights(state, source)
+        return state is not None
+
+    def published(self, name: str, download: bool) -> Mapping[str, Tensor] | None:
+        """Return published weights by name; None if they need a download that is not allowed."""
+        raise ConfigError(
+            f"there is no weights file '{name}', and none are published for '{self.name}'."
         )
-        stages += [child] if holds_blocks else _stages(child)
-    return stages
+
+    def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load the tensors that `source` holds."""
+        load_strictly(self, state, f"the weights in {source}", self.name, self.unused_weights)
 
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList)
+def blocks_of(stage: nn.Module) -> list[nn.Module]:
+    """Return the children of a container, or the stage itself."""
+    return list(stage) if isinstance(stage, nn.Sequential | nn.ModuleList) else [stage]
 
 
 def dilate(layer: nn.Module, dilation: int) -> None:

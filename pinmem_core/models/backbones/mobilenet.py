@@ -1,13 +1,16 @@
 """torchvision's MobileNetV2 up to its last inverted residual (320 channels)."""
 
+from collections.abc import Mapping
+from itertools import pairwise
+
 import torchvision
 from torch import Tensor, nn
 
-from pinmem_core.models.backbones.base import Backbone, BackboneFeatures, dilate
+from pinmem_core.models.backbones.base import Backbone, dilate
+from pinmem_core.models.weights import torchvision_weights
 
-_LOW, _AUX, _TOP = 4, 14, 18  # features[:n] end at stride 4, at the 96-channel stage, at the end
-_STAGES = {16: (7, 14), 32: (14, 18)}
-"""Range of the blocks that first reach a stride of 16 and of 32."""
+_ENDS = (0, 4, 7, 14, 18)
+"""Blocks at which the stages begin and end; those of 96 and 320 channels end the last two."""
 
 
 class MobileNetV2(Backbone):
@@ -17,26 +20,33 @@ class MobileNetV2(Backbone):
         output_stride: Output stride, 8, 16 or 32; below 32 the last stages are dilated.
     """
 
-    low_channels, aux_channels, top_channels = 24, 96, 320
+    name = "mobilenet_v2"
     unused_weights = ("features.18.", "classifier.")
 
     def __init__(self, output_stride: int) -> None:
         super().__init__()
-        self.features = torchvision.models.mobilenet_v2(weights=None).features[:_TOP]
-        for stride, blocks in _STAGES.items():
+        self.channels = [24, 32, 96, 320]
+        self.strides = [min(stride, output_stride) for stride in (4, 8, 16, 32)]
+        self.features = torchvision.models.mobilenet_v2(weights=None).features[: _ENDS[-1]]
+        for stride, stage in zip((16, 32), self.stages()[2:], strict=True):
             if stride > output_stride:
-                for block in self.features[slice(*blocks)]:
+                for block in stage.children():
                     dilate(block, stride // output_stride)
 
-    def forward(self, images: Tensor) -> BackboneFeatures:
-        """Return the features at stride 4, after the 96-channel stage, and after the last block."""
-        low = self.features[:_LOW](images)
-        aux = self.features[_LOW:_AUX](low)
-        return BackboneFeatures(low, aux, self.features[_AUX:](aux))
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features of 24, 32, 96 and 320 channels."""
+        features = [images]
+        for stage in self.stages():
+            features.append(stage(features[-1]))
+        return features[1:]
 
-    def finest(self) -> list[nn.Module]:
-        """Return the blocks up to stride 4."""
-        return list(self.features[:_LOW])
+    def stages(self) -> list[nn.Module]:
+        """Return the blocks of each stride; the third stage ends at 96 channels."""
+        return [self.features[a:b] for a, b in pairwise(_ENDS)]
+
+    def published(self, name: str, download: bool) -> Mapping[str, Tensor] | None:
+        """Return torchvision's weights."""
+        return torchvision_weights(self.name, name, download)
 
 
 BACKBONES = {"mobilenet_v2": MobileNetV2}

@@ -7,7 +7,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from pinmem_core.models.backbones.base import Backbone, BackboneFeatures, dilate
+from pinmem_core.models.backbones.base import Backbone, dilate
+from pinmem_core.models.weights import torchvision_weights
 
 _DILATIONS: Mapping[int, tuple[int, int]] = {32: (1, 1), 16: (1, 2), 8: (2, 4)}
 """Dilation of layer3 and layer4 by output stride."""
@@ -26,28 +27,36 @@ class ResNet(Backbone):
 
     def __init__(self, name: str, output_stride: int, *, early_stride: bool = False) -> None:
         super().__init__()
+        self.name = name
         network = _resnet10() if name == "resnet10" else torchvision.models.get_model(name)
         self.conv1, self.bn1, self.relu = network.conv1, network.bn1, network.relu
         self.maxpool = network.maxpool
         self.layer1, self.layer2 = network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
-        for layer, dilation in zip(
-            (self.layer3, self.layer4), _DILATIONS[output_stride], strict=True
-        ):
+        dilations = _DILATIONS[output_stride]
+        for layer, dilation in zip((self.layer3, self.layer4), dilations, strict=True):
             if dilation > 1:
                 dilate(layer, dilation)
         if early_stride:
             first = self.layer2[0]
             first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-        self.low_channels, self.aux_channels, self.top_channels = (
-            _out_channels(layer) for layer in (self.layer1, self.layer3, self.layer4)
-        )
+        self.channels = [_out_channels(stage) for stage in self.stages()]
+        self.strides = [min(stride, output_stride) for stride in (4, 8, 16, 32)]
 
-    def forward(self, images: Tensor) -> BackboneFeatures:
-        """Return the features after layer1, layer3 and layer4."""
-        low = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
-        aux = self.layer3(self.layer2(low))
-        return BackboneFeatures(low, aux, self.layer4(aux))
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features after layer1 to layer4."""
+        features = [self.maxpool(self.relu(self.bn1(self.conv1(images))))]
+        for stage in self.stages():
+            features.append(stage(features[-1]))
+        return features[1:]
+
+    def stages(self) -> list[nn.Module]:
+        """Return layer1 to layer4."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def published(self, name: str, download: bool) -> Mapping[str, Tensor] | None:
+        """Return torchvision's weights."""
+        return torchvision_weights(self.name, name, download)
 
 
 def _resnet10() -> torchvision.models.ResNet:
@@ -55,11 +64,10 @@ def _resnet10() -> torchvision.models.ResNet:
 
 
 def _out_channels(layer: nn.Module) -> int:
-    last = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)][-1]
-    return last.num_features
+    return [part for part in layer.modules() if isinstance(part, nn.BatchNorm2d)][-1].num_features
 
 
-BACKBONES: dict[str, Callable[[int], Backbone]] = {
+BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{n: partial(ResNet, n) for n in ("resnet10", "resnet18", "resnet50", "resnet101")},
     "resnet101-v2": partial(ResNet, "resnet101", early_stride=True),
 }

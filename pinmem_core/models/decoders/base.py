@@ -1,41 +1,63 @@
 """The interface of a decoder: the feature for the memory, and logits of the refined feature."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinmem_core.models.backbones.base import BackboneFeatures
+PixelLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Decoder(nn.Module, ABC):
-    """Map backbone features to logits, with the memory between `project` and `decode`.
+    """Map features of several strides to logits, with the memory between `project` and `decode`.
 
-    Constructors take `(low_channels, top_channels, output_stride, dim, num_classes)`.
+    Constructors take `(channels, strides, dim, num_classes)`: channels and strides of the features,
+    channels of the feature for the memory, and number of classes.
 
     Attributes:
-        early: Whether maps may be convolved before they are resized, where this is faster. The
-            result is the same up to rounding.
+        dim: Channels of the feature for the memory.
+        auxiliary: Whether training adds an auxiliary head on the second coarsest feature.
     """
 
-    early: bool = False
+    dim: int
+    auxiliary: bool = True
 
     @abstractmethod
-    def project(self, features: BackboneFeatures) -> Tensor:
-        """Return the feature F (N, dim, h, w), non-negative, that the memory reads and writes."""
+    def project(self, features: list[Tensor]) -> Tensor:
+        """Return the feature F (N, dim, h, w) that the memory reads and writes."""
 
     @abstractmethod
-    def decode(self, refined: Tensor, features: BackboneFeatures) -> Tensor:
-        """Return logits (N, K, ·, ·) of the refined feature F' (N, dim, h, w)."""
+    def decode(self, refined: Tensor, features: list[Tensor]) -> Any:
+        """Return the output for the refined feature F' (N, dim, h, w).
+
+        The output is any nest of tensors that `predict` and `loss` understand; here, logits.
+        """
+
+    def predict(self, output: Any) -> Tensor:
+        """Return logits (N, K, ·, ·) of an output of `decode`."""
+        logits: Tensor = output
+        return logits
+
+    def loss(self, output: Any, labels: Tensor, pixel_loss: PixelLoss) -> dict[str, Tensor]:
+        """Return the loss terms of an output of `decode` by name; training sums them.
+
+        Args:
+            output: Output of `decode`.
+            labels: Labels, (N, H, W), in 0..K-1; 255 is ignored.
+            pixel_loss: Loss of logits (N, K, ·, ·) and labels that the configuration asks for.
+        """
+        return {"seg": pixel_loss(self.predict(output), labels)}
 
 
 class AuxiliaryHead(nn.Sequential):
-    """Logits from the backbone's third stage, for the auxiliary loss in training.
+    """Logits from the second coarsest feature, for the auxiliary loss in training.
 
     Args:
-        channels: Channels of `BackboneFeatures.aux`.
+        channels: Channels of the feature.
         num_classes: Number of classes, K.
     """
 
@@ -50,6 +72,18 @@ class AuxiliaryHead(nn.Sequential):
             nn.Conv2d(self.WIDTH, num_classes, 1),
         )
         initialize(self)
+
+
+class Fusion(nn.Sequential):
+    """Layers over a fine map, concatenated with a coarse map that is resized to it."""
+
+    def forward(  # type: ignore[override]
+        self, fine: Tensor, coarse: Tensor
+    ) -> Tensor:
+        """Return the output for a fine map (N, C, H, W) and a coarse one (N, D, h, w)."""
+        coarse = resize(coarse, fine.shape[-2:]).to(fine.dtype)  # half with autocast
+        fused: Tensor = super().forward(torch.cat([fine, coarse], dim=1))
+        return fused
 
 
 def conv_bn_relu(

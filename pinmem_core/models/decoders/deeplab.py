@@ -3,102 +3,79 @@
 import torch
 from torch import Tensor, nn
 
-from pinmem_core.models.backbones.base import BackboneFeatures
-from pinmem_core.models.decoders.base import Decoder, conv_bn_relu, initialize, resize
-from pinmem_core.models.speedups import conv_then_resize
+from pinmem_core.models.decoders.base import Decoder, Fusion, conv_bn_relu, initialize, resize
 
-_RATES = (6, 12, 18)  # at output stride 16
-_LOW_DIM = 48
+_V3_RATES = (6, 12, 18)  # at output stride 16
+_V2_RATES = (6, 12, 18, 24)  # at every output stride
+_FINE_DIM = 48
 
 
 class DeepLabV3Plus(Decoder):
-    """Atrous spatial pyramid pooling, and a decoder that fuses the backbone's fine feature.
+    """Atrous spatial pyramid pooling, and a decoder that fuses the finest feature.
 
     Args:
-        low_channels: Channels of `BackboneFeatures.low`.
-        top_channels: Channels of `BackboneFeatures.top`.
-        output_stride: Stride of `BackboneFeatures.top`; it scales the rates of the pyramid.
+        channels: Channels of the features; the finest and the coarsest are used.
+        strides: Strides of the features; the last scales the rates of the pyramid.
         dim: Channels of the feature for the memory, and of the decoder.
         num_classes: Number of classes, K.
     """
 
-    def __init__(
-        self, low_channels: int, top_channels: int, output_stride: int, dim: int, num_classes: int
-    ) -> None:
+    def __init__(self, channels: list[int], strides: list[int], dim: int, num_classes: int) -> None:
         super().__init__()
-        self.pooled = conv_bn_relu(top_channels, dim)
-        rates = [rate * 16 // output_stride for rate in _RATES]
-        self.pyramid = nn.ModuleList(
-            [
-                conv_bn_relu(top_channels, dim),
-                *(conv_bn_relu(top_channels, dim, kernel=3, dilation=rate) for rate in rates),
-            ]
-        )
+        self.dim = dim
+        top = channels[-1]
+        self.pooled = conv_bn_relu(top, dim)
+        rates = [rate * 16 // strides[-1] for rate in _V3_RATES]
+        dilated = [conv_bn_relu(top, dim, kernel=3, dilation=rate) for rate in rates]
+        self.pyramid = nn.ModuleList([conv_bn_relu(top, dim), *dilated])
         self.projection = conv_bn_relu((len(self.pyramid) + 1) * dim, dim)
-        self.fine = conv_bn_relu(low_channels, _LOW_DIM)
-        self.fusion = nn.Sequential(
-            *conv_bn_relu(_LOW_DIM + dim, dim, kernel=3), *conv_bn_relu(dim, dim, kernel=3)
+        self.fine = conv_bn_relu(channels[0], _FINE_DIM)
+        self.fusion = Fusion(
+            *conv_bn_relu(_FINE_DIM + dim, dim, kernel=3), *conv_bn_relu(dim, dim, kernel=3)
         )
         self.classifier = nn.Conv2d(dim, num_classes, 1)
         initialize(self)
 
-    def project(self, features: BackboneFeatures) -> Tensor:
-        """Return F, the pyramid over the backbone's top feature, projected to `dim` channels."""
-        top = features.top
+    def project(self, features: list[Tensor]) -> Tensor:
+        """Return F, the pyramid over the coarsest feature, projected to `dim` channels."""
+        top = features[-1]
         pooled = self.pooled(top.mean(dim=(2, 3), keepdim=True))
         branches = [branch(top) for branch in self.pyramid]
         branches.insert(0, resize(pooled, top.shape[-2:]).to(branches[0].dtype))
         projected: Tensor = self.projection(torch.cat(branches, dim=1))
         return projected
 
-    def decode(self, refined: Tensor, features: BackboneFeatures) -> Tensor:
-        """Return logits at the resolution of the backbone's low feature."""
-        logits: Tensor = self.classifier(self._fused(self.fine(features.low), refined))
+    def decode(self, refined: Tensor, features: list[Tensor]) -> Tensor:
+        """Return logits at the resolution of the finest feature."""
+        logits: Tensor = self.classifier(self.fusion(self.fine(features[0]), refined))
         return logits
-
-    def _fused(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Fuse both features at the resolution of the fine one."""
-        if self.early and fine.dtype == coarse.dtype:
-            conv = self.fusion[0]
-            assert isinstance(conv, nn.Conv2d)
-            mixed = conv_then_resize(conv, fine, coarse)
-            fused: Tensor = self.fusion[1:](mixed)
-        else:
-            coarse = resize(coarse, fine.shape[-2:]).to(fine.dtype)  # half with autocast
-            fused = self.fusion(torch.cat([fine, coarse], dim=1))
-        return fused
-
-
-_V2_RATES = (6, 12, 18, 24)  # for every output stride
 
 
 class DeepLabV2(Decoder):
-    """The sum of four dilated branches, without a fine path.
+    """The sum of four dilated branches over the coarsest feature.
 
     Args:
-        low_channels: Unused: this decoder has no fine path.
-        top_channels: Channels of `BackboneFeatures.top`.
-        output_stride: Unused: the rates are fixed.
+        channels: Channels of the features.
+        strides: Strides of the features; the rates do not depend on them.
         dim: Channels of the feature for the memory, and of the decoder.
         num_classes: Number of classes, K.
     """
 
-    def __init__(
-        self, low_channels: int, top_channels: int, output_stride: int, dim: int, num_classes: int
-    ) -> None:
+    def __init__(self, channels: list[int], strides: list[int], dim: int, num_classes: int) -> None:
         super().__init__()
+        self.dim = dim
         self.branches = nn.ModuleList(
-            [conv_bn_relu(top_channels, dim, kernel=3, dilation=rate) for rate in _V2_RATES]
+            [conv_bn_relu(channels[-1], dim, kernel=3, dilation=rate) for rate in _V2_RATES]
         )
         self.fusion = conv_bn_relu(dim, dim, kernel=3)
         self.classifier = nn.Conv2d(dim, num_classes, 1)
         initialize(self)
 
-    def project(self, features: BackboneFeatures) -> Tensor:
-        """Return F, the sum of the branches over the backbone's top feature."""
-        return torch.stack([branch(features.top) for branch in self.branches]).sum(dim=0)
+    def project(self, features: list[Tensor]) -> Tensor:
+        """Return F, the sum of the branches."""
+        return torch.stack([branch(features[-1]) for branch in self.branches]).sum(dim=0)
 
-    def decode(self, refined: Tensor, features: BackboneFeatures) -> Tensor:
+    def decode(self, refined: Tensor, features: list[Tensor]) -> Tensor:
         """Return logits at the resolution of `refined`."""
         logits: Tensor = self.classifier(self.fusion(refined))
         return logits

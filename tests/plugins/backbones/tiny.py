@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pinmem_core.models.backbones.base import Backbone, BackboneFeatures
+from pinmem_core.models.backbones.base import Backbone
 
 
 def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
@@ -14,19 +14,24 @@ def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
 
 
 class Tiny(Backbone):
-    low_channels, aux_channels, top_channels = 8, 12, 16
+    name = "tiny"
 
     def __init__(self, output_stride: int) -> None:
         super().__init__()
+        self.channels, self.strides = [8, 12, 16], [4, 8, output_stride]
         self.stem = _stage(3, 8, 2)
         self.stage1 = _stage(8, 8, 2)
         self.stage2 = _stage(8, 12, 2)
         self.stage3 = _stage(12, 16, output_stride // 8)
 
-    def forward(self, images: Tensor) -> BackboneFeatures:
-        low = self.stage1(self.stem(images))
-        aux = self.stage2(low)
-        return BackboneFeatures(low, aux, self.stage3(aux))
+    def stages(self) -> list[nn.Module]:
+        return [nn.Sequential(self.stem, self.stage1), self.stage2, self.stage3]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = [images]
+        for stage in self.stages():
+            features.append(stage(features[-1]))
+        return features[1:]
 
 
 BACKBONES = {"tiny": Tiny}

@@ -6,14 +6,15 @@ from pinmem_core.models.decoders.base import Decoder, conv_bn_relu, initialize
 
 
 class Flat(Decoder):
-    def __init__(self, low_channels, top_channels, output_stride, dim, num_classes):
+    def __init__(self, channels, strides, dim, num_classes):
         super().__init__()
-        self.projection = conv_bn_relu(top_channels, dim)
+        self.dim = dim
+        self.projection = conv_bn_relu(channels[-1], dim)
         self.classifier = nn.Conv2d(dim, num_classes, 1)
         initialize(self)
 
     def project(self, features):
-        return self.projection(features.top)
+        return self.projection(features[-1])
 
     def decode(self, refined, features):
         return self.classifier(refined)
