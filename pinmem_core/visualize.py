@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pinmem_core.label_space import CLASSES, COLOR_TABLE, IGNORE_INDEX
+from pinmem_core.label_space import CLASSES, COLOR_TABLE, IGNORE_INDEX, Color
 
 GAP = 4
 """Gap between the pictures of a sheet in pixels."""
@@ -40,7 +40,7 @@ def overlay(
     return np.where(bare, image, painted.round()).astype(np.uint8)
 
 
-def beside(pictures: Sequence[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:
+def side_by_side(pictures: Sequence[NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:
     """Return RGB `pictures` of equal shape side by side, each in a cell of `width` pixels.
 
     A picture fills the width of its cell, unless its height would exceed 1.5 times the width.
@@ -61,7 +61,7 @@ def _fitted(picture: Image.Image, width: int) -> NDArray[np.uint8]:
 
 
 def caption(names: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """Return a row of names for pictures in cells of `width` pixels, as laid out by `beside`."""
+    """Return a row of names for the pictures of `side_by_side`, in cells of `width` pixels."""
     row = Image.new("RGB", ((width + GAP) * len(names), 20), "white")
     draw = ImageDraw.Draw(row)
     for number, name in enumerate(names):
@@ -96,6 +96,25 @@ def legend(train_ids: Set[int], width: int) -> NDArray[np.uint8]:
         draw.rectangle((x, y, x + _SWATCH, y + _SWATCH), color)
         draw.text((x + _SWATCH + 2 * GAP, y - 1), name, INK, font(_TEXT))
     return np.asarray(picture)
+
+
+def color_ramp(shares: NDArray[np.floating], colors: Sequence[Color]) -> NDArray[np.uint8]:
+    """Map `shares` (...) in 0..1 to RGB (..., 3) between the first and the last colour."""
+    places = np.linspace(0, 1, len(colors))
+    channels = [np.interp(shares, places, channel) for channel in zip(*colors, strict=True)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def color_bar(colors: Sequence[Color], labels: tuple[str, str], width: int) -> NDArray[np.uint8]:
+    """Return a row of `width` pixels with a colour bar between the labels of its two ends."""
+    row = Image.new("RGB", (width, 36), "white")
+    draw = ImageDraw.Draw(row)
+    left = int(font(_TEXT).getlength(labels[0])) + 10
+    bar = np.broadcast_to(color_ramp(np.linspace(0, 1, 160), colors), (12, 160, 3))
+    row.paste(Image.fromarray(bar.copy()), (left, 12))
+    draw.text((0, 10), labels[0], FAINT, font(_TEXT))
+    draw.text((left + 170, 10), labels[1], FAINT, font(_TEXT))
+    return np.asarray(row)
 
 
 def stacked(rows: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

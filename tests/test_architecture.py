@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BASE = """
-    addresses config devices discovery distributed documents drawing errors events files
-    home image_files images label_files label_space locks parallel paths png
-    renamed version visualize yaml_text
+    addresses config devices discovery distributed documents errors events files
+    home image_files images label_files label_space locks parallel paths plots png
+    renamed templates version visualize yaml_text
 """
 LAYERS = [
     BASE.split(),
@@ -71,6 +71,12 @@ def test_the_cli_imports_nothing_heavy_when_it_is_imported(path):
         parts = module.split(".")
         assert parts[0] not in ("torch", "torchvision", "numpy", "PIL", "pydantic")
         assert parts[0] != "pinmem_core" or len(parts) == 1 or parts[1] in light
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_imports_what_few_commands_need_when_it_needs_it(path):
+    parts = {module.split(".")[0] for module in _imports(path, top_level_only=True)}
+    assert not parts & {"jinja2", "matplotlib"}
 
 
 def test_functions_fit_on_a_screen():

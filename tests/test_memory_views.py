@@ -1,36 +1,35 @@
 """The pictures of a memory, and the figures that they show."""
 
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from conftest import small_config
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from pinmem_core.data.transforms import normalize
-from pinmem_core.drawing import Sheet, ramp
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import Target, memory_analysis
 from pinmem_core.evaluation.memory_analysis import (
-    SYMBOLS,
-    Plane,
     Reading,
     commonest_classes,
-    draw_symbol,
-    pictures,
-    place_names,
-    plot_projection,
+    memory_pictures,
     plot_reading,
     plot_weights,
     read_memory,
     rightness,
 )
+from pinmem_core.evaluation.plots import Plane, place_labels, plot_projection
 from pinmem_core.events import Progress
 from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
 from pinmem_core.models import Segmenter
+from pinmem_core.plots import plot_bytes
+from pinmem_core.visualize import color_ramp
 
 STRIDE = 16
 
@@ -170,7 +169,7 @@ def test_a_network_without_memory_cannot_be_read_and_has_no_pictures():
     bare = _predictor(model__memory=None)
     with pytest.raises(ConfigError, match="no memory"):
         read_memory(bare, Street("a"))
-    assert pictures(bare, [Target("street", "val", (Street("a"),))]) == {}
+    assert memory_pictures(bare, [Target("street", "val", (Street("a"),))]) == {}
 
 
 def test_the_slot_that_is_read_most_is_compared_with_the_truth():
@@ -296,28 +295,22 @@ def _unit(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture
-def texts(monkeypatch) -> list[str]:
-    written = []
-    write = Sheet.text
-    monkeypatch.setattr(
-        Sheet, "text", lambda *a, **options: written.append(a[3]) or write(*a, **options)
-    )
-    return written
+def _names(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
-def test_slots_and_domains_are_named_and_classes_nobody_saw_are_not(texts):
+def test_slots_and_domains_are_named_and_classes_never_seen_are_not():
     rng = np.random.default_rng(0)
     slots, features = _unit(rng.random((19, 8))), _unit(rng.random((3, 19, 8)))
     slots[16] = features[:, 16] = 0
     features[:, 5] = 0
-    picture = plot_projection({"day": features[:2], "night": features[2:]}, slots, "a memory")
+    written = {"day": features[:2], "night": features[2:]}
+    figure = plot_projection(written, slots, "a memory")
+    names = _names(figure)
     seen = {*CLASS_NAMES} - {"train"}
-    assert {*texts} > seen | {"day", "night", "a memory"} and "train" not in texts
-    assert all(texts.count(name) == 2 for name in seen)  # beside its slot, and in the legend
-    assert tuple(COLOR_TABLE[16]) not in _colors(picture)
-    again = plot_projection({"day": features[:2], "night": features[2:]}, slots, "a memory")
-    np.testing.assert_array_equal(picture, again)
+    assert {*names} > seen | {"day", "night", "a memory"} and "train" not in names
+    assert all(names.count(name) == 2 for name in seen)  # at its slot, and in the legend
+    assert plot_bytes(figure) == plot_bytes(plot_projection(written, slots, "a memory"))
 
 
 def test_marks_lie_where_the_plane_has_them():
@@ -325,54 +318,33 @@ def test_marks_lie_where_the_plane_has_them():
     slots[2:] = 0  # slots of road and sidewalk, one image with a car between them
     car = np.zeros((1, 19, 8), np.float32)
     car[0, 13, :2] = 0.5
-    picture = plot_projection({"day": car}, slots, "")[68:740, 32:860]
-    centre = {
-        k: np.argwhere((picture == COLOR_TABLE[k]).all(axis=2)).mean(axis=0) for k in (0, 1, 13)
-    }
-    np.testing.assert_allclose(centre[13], (centre[0] + centre[1]) / 2, atol=2)
-    assert abs(centre[0] - centre[1]).max() > 700
-    sizes = {k: (picture == COLOR_TABLE[k]).all(axis=2).sum() for k in (0, 13)}
-    assert sizes[0] > 2 * sizes[13]
+    points, marks = plot_projection({"day": car}, slots, "").axes[0].collections
+    (middle,) = points.get_offsets()
+    road, sidewalk = marks.get_offsets()
+    np.testing.assert_allclose(middle, (road + sidewalk) / 2, atol=1e-3)
+    assert abs(road - sidewalk).max() > 500 and marks.get_sizes() > 2 * points.get_sizes()
+    np.testing.assert_allclose(marks.get_facecolors()[:, :3] * 255, COLOR_TABLE[:2])
+    np.testing.assert_allclose(points.get_facecolors()[0, :3] * 255, COLOR_TABLE[13])
 
 
 @pytest.mark.parametrize("domains", [1, 20])
-def test_any_number_of_domains_fits_on_the_sheet(domains):
+def test_any_number_of_domains_fits_into_the_figure(domains):
     rng = np.random.default_rng(0)
     written = {
         f"a-dataset:of-a-long-name-{n}": _unit(rng.random((1, 19, 8))) for n in range(domains)
     }
-    picture = plot_projection(written, _unit(rng.random((19, 8))), "a title " * 40)
-    assert (
-        picture.shape[1] == 1160 and (picture[-8:] == 255).all() and (picture[:, -8:] == 255).all()
-    )
-    assert tuple(COLOR_TABLE[18]) in _colors(picture[:, 890:])
+    figure = plot_projection(written, _unit(rng.random((19, 8))), "a title " * 40)
+    FigureCanvasAgg(figure).draw()
+    legend = figure.axes[0].get_legend().get_window_extent()
+    width, height = figure.bbox.size
+    assert legend.x0 > 0 and legend.y0 > 0 and legend.x1 < width and legend.y1 < height
+    assert len(figure.axes[0].get_legend().get_texts()) == 1 + domains + 19
 
 
 def test_a_domain_without_labels_adds_no_points():
     slots = _unit(np.random.default_rng(0).random((19, 8)))
-    assert plot_projection({"dark": np.zeros((2, 19, 8), np.float32)}, slots, "").any()
-
-
-# Marks.
-
-
-def test_symbols_differ_and_are_of_about_the_same_size():
-    drawn = []
-    for symbol in SYMBOLS:
-        sheet = Sheet(60, 60)
-        draw_symbol(sheet, symbol, (30, 30), 10, (0, 0, 0), ((0, 0, 0), 0))
-        drawn.append(sheet.finished()[..., 0] < 128)
-    areas = [symbol.sum() for symbol in drawn]
-    assert max(areas) < 1.7 * min(areas)
-    assert all((one ^ other).sum() > 45 for one, other in combinations(drawn, 2))
-
-
-def test_an_edge_lies_around_a_symbol():
-    sheet = Sheet(60, 60)
-    draw_symbol(sheet, SYMBOLS[0], (30, 30), 10, (255, 0, 0), ((0, 0, 0), 4))
-    row = sheet.finished()[30]
-    assert row[30].tolist() == row[37].tolist() == [255, 0, 0]
-    assert row[42].max() < 30 and row[48].tolist() == [255, 255, 255]
+    (points, _) = plot_projection({"dark": np.zeros((2, 19, 8))}, slots, "").axes[0].collections
+    assert len(points.get_offsets()) == 0
 
 
 def _boxes(centres, sizes) -> NDArray[np.float64]:
@@ -385,7 +357,7 @@ def test_names_cover_neither_marks_nor_each_other(spread):
     room = np.array([[0, 0], [900, 700]])
     marks = rng.normal((450, 350), spread / 3, (19, 2)).clip(20, 680)
     sizes = np.stack([rng.uniform(30, 90, 19), np.full(19, 17.0)], axis=1)
-    boxes = _boxes(place_names(marks, 11, sizes, rng.random((300, 2)) * 700, room), sizes)
+    boxes = _boxes(place_labels(marks, 11, sizes, rng.random((300, 2)) * 700, room), sizes)
     others = np.concatenate([boxes, _boxes(marks, np.full((19, 2), 20.0))])
     for number, (low, high) in enumerate(boxes):
         apart = (others[:, 1] <= low).any(axis=1) | (others[:, 0] >= high).any(axis=1)
@@ -396,17 +368,17 @@ def test_names_cover_neither_marks_nor_each_other(spread):
 def test_a_name_lies_beside_its_mark_where_few_points_are():
     mark, size = np.array([[100.0, 100.0]]), np.array([[40.0, 16.0]])
     room, nothing = np.array([[0, 0], [200, 200]]), np.empty((0, 2))
-    free = place_names(mark, 10, size, nothing, room)
+    free = place_labels(mark, 10, size, nothing, room)
     assert abs(free - mark).max() == pytest.approx(34)  # half its width, the radius, and a gap
     crowd = free + np.array([[0.0, 0], [5, 0], [-5, 0]])
-    low, high = _boxes(place_names(mark, 10, size, crowd, room), size)[0]
+    low, high = _boxes(place_labels(mark, 10, size, crowd, room), size)[0]
     assert not ((crowd > low) & (crowd < high)).all(axis=1).any()
-    low, high = _boxes(place_names(mark + 90, 10, size, nothing, room), size)[0]
+    low, high = _boxes(place_labels(mark + 90, 10, size, nothing, room), size)[0]
     assert (high <= 200).all()
 
 
 def test_a_ramp_mixes_neighbouring_colours():
-    colors = ramp(np.array([[0, 0.25], [0.5, 1]]), [(0, 0, 0), (100, 40, 20), (255, 0, 1)])
+    colors = color_ramp(np.array([[0, 0.25], [0.5, 1]]), [(0, 0, 0), (100, 40, 20), (255, 0, 1)])
     assert colors.tolist() == [[[0, 0, 0], [50, 20, 10]], [[100, 40, 20], [255, 0, 1]]]
 
 
@@ -419,7 +391,7 @@ def test_a_memory_has_two_pictures_and_two_more_a_target(predictor):
         Target("night", "val", (Street("n", _halves(13, 255)),)),
     ]
     events = []
-    found = pictures(predictor, targets, samples_per_domain=2, on_event=events.append)
+    found = memory_pictures(predictor, targets, samples_per_domain=2, on_event=events.append)
     assert [caption.split()[0] for caption in found] == [
         "Cosine",
         "Slots",
@@ -428,7 +400,9 @@ def test_a_memory_has_two_pictures_and_two_more_a_target(predictor):
         "night:",
         "night:",
     ]
-    assert all(p.dtype == np.uint8 and p.ndim == 3 and p.shape[2] == 3 for p in found.values())
+    assert [isinstance(picture, Figure) for picture in found.values()] == [True] * 2 + [False] * 4
+    sheets = [*found.values()][2:]
+    assert all(p.dtype == np.uint8 and p.ndim == 3 and p.shape[2] == 3 for p in sheets)
     task = "reading the memory for {}".format
     assert events == [
         Progress(task("day"), 1, 2), Progress(task("day"), 2, 2), Progress(task("night"), 1, 1)
@@ -440,12 +414,12 @@ def test_a_memory_has_two_pictures_and_two_more_a_target(predictor):
 
 def test_a_target_without_labels_has_no_heat_maps(predictor):
     dark = Target("dark", "test", (Street("a", np.full((64, 96), 255, np.uint8)),))
-    captions = [*pictures(predictor, [dark])]
+    captions = [*memory_pictures(predictor, [dark])]
     assert len(captions) == 3 and "No pixel of these images is labelled." in captions[-1]
 
 
 def test_a_memory_that_has_seen_nothing_is_shown_without_a_projection(predictor, monkeypatch):
     memory = predictor.segmenter.memory
     monkeypatch.setitem(memory._buffers, "slots", torch.zeros_like(memory.slots))
-    captions = [*pictures(predictor, [Target("day", "val", (Street("a"),))])]
+    captions = [*memory_pictures(predictor, [Target("day", "val", (Street("a"),))])]
     assert not any("PCA" in caption for caption in captions) and len(captions) == 3

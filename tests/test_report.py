@@ -20,7 +20,8 @@ from pinmem_core.evaluation import evaluate_run
 from pinmem_core.evaluation.compare import SavedReport, compare, find_report
 from pinmem_core.evaluation.evaluate import Example, Examples, Gallery, Labelled
 from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix
-from pinmem_core.evaluation.report import Pictures, as_html, confusion, data_uri, reliability
+from pinmem_core.evaluation.plots import plot_reliability
+from pinmem_core.evaluation.report import Pictures, as_html, embedded
 from pinmem_core.evaluation.results import (
     DomainReport,
     DomainResult,
@@ -32,10 +33,11 @@ from pinmem_core.evaluation.results import (
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.models import Segmenter, save_checkpoint
+from pinmem_core.plots import plot_bytes
 
 HOSTILE = 'town:<b onload="x">&'
 """A name as no target has it: nothing in it may become markup."""
-VOID = {"meta", "link", "img"}
+VOID = {"meta", "link", "img", "source"}
 
 
 def _image(name, seed, spoilt=0.3):
@@ -159,7 +161,8 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(page):
     checked = _Checker(page)
     assert not re.search(r"https?:|//\w|url\(|@import|<script", page)
     images = checked.of("img")
-    assert len(images) == 2 * 2 * 3 + 1
+    assert len(images) == 2 * 2 * 3 + 2 + 1
+    assert all(source["srcset"].startswith("data:image/svg") for source in checked.of("source"))
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in images)
     assert "default-src 'none'" in page
     assert not checked.of("b") and "some &lt;run&gt;" in page
@@ -184,29 +187,45 @@ def test_the_page_says_the_figures_and_what_made_them(page, report):
     assert report.origin.words in page and "d-town:night" in page
 
 
-def test_a_confusion_matrix_tells_shares_of_the_true_class():
+def test_the_page_has_landmarks(page):
+    tags = [tag for tag, _ in _Checker(page).tags]
+    assert [tags.count(tag) for tag in ("header", "nav", "main")] == [1, 1, 1]
+    assert tags.index("header") < tags.index("nav") < tags.index("main") < tags.index("section")
+
+
+def test_a_confusion_matrix_shows_shares_of_the_true_class(report):
     matrix = ConfusionMatrix()
     matrix.add(np.array([[0, 0, 0, 10]], np.uint8), np.array([[0, 0, 13, 10]], np.uint8))
-    shown = confusion(matrix)
-    assert 'title="road predicted as car: 33.33%, 1 pixels">33<' in shown
-    assert 'title="sky predicted as sky: 100.00%, 1 pixels">100<' in shown
+    domain = report.domains["town:night"]
+    result = replace(domain.result, images=(ImageResult("x", matrix.counts, matrix.missed),))
+    page = as_html(Report(report.origin, {"town:night": replace(domain, result=result)}))
+    assert 'title="road predicted as car: 33.33%, 1 pixels">33<' in page
+    assert 'title="sky predicted as sky: 100.00%, 1 pixels">100<' in page
+    shown = page[page.index('<div class="confusion">') :].partition("</table>")[0]
     assert shown.count("<tr>") == 3 and shown.count("<td") == 2 * 3
 
 
 def test_a_reliability_diagram_is_as_high_as_the_accuracy():
     confidence = np.full((1, 8), 0.95, np.float32)
     truth = np.array([[0, 0, 0, 1, 1, 1, 1, 1]], np.uint8)
-    chart = reliability(Calibration.of(confidence, truth, np.zeros_like(truth)))
-    (height,) = re.findall(r'class="bar".*?height="([\d.]+)"', chart)
-    assert float(height) == pytest.approx(240 * 3 / 8, abs=0.1)
-    assert "confidence 95.0%: 37.5% right" in chart and "100.0% of the pixels" in chart
+    counted = Calibration.of(confidence, truth, np.zeros_like(truth))
+    of = counted.mean_confidence, counted.accuracy, counted.counts
+    light, dark = plot_reliability(*of), plot_reliability(*of, dark=True)
+    upper, lower = light.axes
+    (bar,), (share,) = upper.patches, lower.patches
+    assert bar.get_height() == pytest.approx(3 / 8) and share.get_height() == 1
+    assert bar.get_x() > 14 / 15 and bar.get_x() + bar.get_width() < 1
+    ((start, end),) = upper.collections[0].get_segments()
+    assert start[1] == end[1] == pytest.approx(0.95) and start[0] == pytest.approx(14 / 15)
+    assert light.patch.get_alpha() == 0 and plot_bytes(light, "svg") != plot_bytes(dark, "svg")
 
 
 def test_photos_become_jpeg_and_drawings_png():
-    flat = np.zeros((64, 64, 3), np.uint8)
+    flat = np.zeros((64, 60, 3), np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert data_uri(flat).startswith("data:image/png;base64,")
-    assert data_uri(noise).startswith("data:image/jpeg;base64,")
+    assert embedded(flat).uri.startswith("data:image/png;base64,")
+    assert embedded(flat)[1:] == (60, 64)
+    assert embedded(noise).uri.startswith("data:image/jpeg;base64,")
 
 
 def _shown(rights, count, named=()):
@@ -261,13 +280,14 @@ def test_a_report_predicts_no_image_twice(run, tmp_path, monkeypatch, shown):
     evaluate_run(str(run), ["toy:blue@all"], device="cpu", output=out, pictures=shown)
     assert len(predicted) == 10
     page = (out / "report.html").read_text()
-    assert _Checker(page) and ("<img" in page) == ("Worst images" in page) == shown
+    assert _Checker(page) and ('class="trio"' in page) == ("Worst images" in page) == shown
     assert ('id="memory"' in page) == shown
 
 
 def test_a_report_without_pictures_is_asked_for_by_an_option(run, tmp_path):
     done = Result("eval", str(run), "--no-pictures", "-o", str(tmp_path / "out"))
-    assert done.code == 0 and "<img" not in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert done.code == 0 and 'class="trio"' not in page and 'id="memory"' not in page
 
 
 def test_reports_are_compared_with_the_first(tmp_path, report):
@@ -408,7 +428,7 @@ def test_a_browser_without_network_shows_every_picture(page, tmp_path):
                     "Promise.all([...document.images].map(i => i.decode()))"
                     ".then(() => [...document.images].map(i => i.naturalWidth))"
                 )
-                assert len(shown) == 13 and min(shown) > 0
+                assert len(shown) == 15 and min(shown) > 0
                 assert tab.value("document.documentElement.scrollWidth") <= width
                 paper = tab.value("getComputedStyle(document.body).backgroundColor")
                 assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")

@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import camvid_folder
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import RECORDS, PreparedDataset
-from pinmem_core.data.preview import contact_sheet, plot
-from pinmem_core.data.samples import Sample, spread
+from pinmem_core.data.preview import contact_sheet, plot_statistics
+from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.data.statistics import Statistics, statistics
 from pinmem_core.errors import DataError
 from pinmem_core.images import read_image, read_label, write_png
 from pinmem_core.label_space import CLASS_NAMES, CLASSES, TRAIN_ID
-from pinmem_core.visualize import GAP, beside, shortened
+from pinmem_core.plots import plot_bytes
+from pinmem_core.visualize import GAP, shortened, side_by_side
 
 CAMVID = get_card("camvid")
 
@@ -73,8 +76,8 @@ def test_a_few_images_stand_for_all(dataset):
     ends = [read_image(dataset.samples[n].image).reshape(-1, 3) for n in (0, -1)]
     assert figures.mean == pytest.approx(np.concatenate(ends).mean(axis=0) / 255, abs=1e-12)
     assert figures.looked_at == 2
-    assert [s.id[-1] for s in spread(dataset.samples[:5], 3)] == ["0", "2", "4"]
-    assert spread(dataset.samples, 99) == list(dataset.samples)
+    assert [s.id[-1] for s in evenly_spaced(dataset.samples[:5], 3)] == ["0", "2", "4"]
+    assert evenly_spaced(dataset.samples, 99) == list(dataset.samples)
 
 
 def test_a_sample_without_a_record_or_an_image_is_named(dataset):
@@ -87,7 +90,7 @@ def test_a_sample_without_a_record_or_an_image_is_named(dataset):
         statistics(dataset.samples[1:], "camvid")
 
 
-def _figures(pixels: dict[str, int]) -> Statistics:
+def _statistics(pixels: dict[str, int]) -> Statistics:
     return Statistics(
         samples=4,
         sizes=((200, 100, 4),),
@@ -99,30 +102,35 @@ def _figures(pixels: dict[str, int]) -> Statistics:
     )
 
 
-def _length(picture: NDArray[np.uint8], name: str) -> int:
-    """Return the length of the longest line in the colour of a class."""
-    return int((picture == CLASSES[TRAIN_ID[name]].color).all(axis=2).sum(axis=1).max())
+def _bar(figure: Figure, name: str) -> float:
+    """Return the length of the bar of a class in pixels."""
+    axes = figure.axes[0]
+    bar = axes.patches[CLASS_NAMES.index(name)]
+    start, end = axes.transData.transform([(0, 0), (bar.get_width(), 0)])[:, 0]
+    return end - start
 
 
 def test_bars_are_as_long_as_the_root_of_the_share():
-    picture = plot(_figures({"road": 40_000, "car": 10_000, "rider": 400}), "toy")
-    assert picture.dtype == np.uint8 and picture.shape[1] >= 900 and picture.shape[2] == 3
-    road = _length(picture, "road")
+    figure = plot_statistics(_statistics({"road": 40_000, "car": 10_000, "rider": 400}), "toy")
+    road = _bar(figure, "road")
     assert road > 400
-    assert _length(picture, "car") == pytest.approx(road / 2, abs=3)
-    assert _length(picture, "rider") == pytest.approx(road / 10, abs=3)
-    assert _length(picture, "bus") == 0
-    grey = plot(_figures({"building": 1}), "toy")
-    assert np.ptp(grey.astype(int), axis=2).max() < 30  # not a trace of the coloured classes
+    assert _bar(figure, "car") == pytest.approx(road / 2)
+    assert _bar(figure, "rider") == pytest.approx(road / 10)
+    assert _bar(figure, "bus") == 0
+    colors = [np.array(bar.get_facecolor()[:3]) * 255 for bar in figure.axes[0].patches]
+    np.testing.assert_allclose(colors, [c.color for c in CLASSES])
 
 
-def test_a_plot_shows_its_title_and_survives_odd_figures():
-    figures = _figures({"sky": 1})
-    assert not np.array_equal(plot(figures, "one"), plot(figures, "other"))
-    assert np.array_equal(plot(figures, "one"), plot(figures, "one"))
-    plot(_figures({}), "nothing labelled")
-    odd = replace(figures, sizes=((2000, 1000, 1), (1, 1, 2), (3, 4, 1)), samples=12_000)
-    assert plot(odd, "é漢" * 100).shape == plot(figures, "").shape
+def test_a_plot_shows_its_title_and_survives_odd_numbers():
+    def texts(figure):
+        return [text.get_text() for text in figure.findobj(Text)]
+
+    metrics = _statistics({"sky": 1})
+    assert {"one", "100%", "1  (25.0%)"} <= {*texts(plot_statistics(metrics, "one"))}
+    assert plot_bytes(plot_statistics(_statistics({}), "nothing labelled"))
+    odd = replace(metrics, sizes=((2000, 1000, 1), (1, 1, 2), (3, 4, 1)), samples=12_000)
+    (head,) = [text for text in texts(plot_statistics(odd, "é漢" * 100)) if "samples" in text]
+    assert head.startswith("12,000 samples · 2000x1000 and 2 other sizes")
 
 
 def _sample(folder: Path, name: str, train_ids: NDArray[np.uint8]) -> Sample:
@@ -175,11 +183,11 @@ def test_pictures_of_any_shape_fit_on_a_sheet(tmp_path, shape):
 
 
 def test_tall_pictures_are_centred_in_their_place_and_small_ones_keep_their_pixels():
-    (tall,) = (beside([np.zeros((300, 100, 3), np.uint8)], 100),)
+    (tall,) = (side_by_side([np.zeros((300, 100, 3), np.uint8)], 100),)
     assert tall.shape == (150, 100 + GAP, 3)
     assert (tall[0, :, 0] == 0).nonzero()[0].tolist() == list(range(25, 75))
     two = np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8)
-    assert np.unique(beside([two], 100)[:, :100].reshape(-1, 3), axis=0).shape == (2, 3)
+    assert np.unique(side_by_side([two], 100)[:, :100].reshape(-1, 3), axis=0).shape == (2, 3)
 
 
 def test_a_sample_that_cannot_be_read_ends_the_sheet(tmp_path):

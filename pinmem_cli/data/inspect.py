@@ -150,7 +150,8 @@ def verify(
 def stats(
     selection: ChosenSamples,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the classes' shares into this PNG.")
+        Path | None,
+        typer.Option("--plot", help="Plot the classes' shares into this PNG, SVG or PDF."),
     ] = None,
     images: Annotated[
         int, typer.Option(min=0, help="Images opened for mean and std; 0 opens all.")
@@ -160,10 +161,12 @@ def stats(
 ) -> None:
     """Count classes, sizes and colours."""
     from pinmem_core.data.prepared import Selection, select
-    from pinmem_core.data.preview import plot as draw
+    from pinmem_core.data.preview import plot_statistics
     from pinmem_core.data.statistics import statistics
-    from pinmem_core.images import write_png
+    from pinmem_core.plots import plot_format, write_plot
 
+    if plot:
+        plot_format(plot)  # fail before counting
     chosen = Selection.parse(selection)
     output = Output(as_json=json, quiet=quiet)
     with output.listening() as listener:
@@ -174,7 +177,7 @@ def stats(
     for name, pixels in result.class_pixels.items():
         rows.add_row(name, f"{pixels:,}", f"{pixels / total:.3%}", str(result.class_images[name]))
     if plot:
-        write_png(plot, draw(result, str(chosen)))
+        write_plot(plot, plot_statistics(result, str(chosen)))
     sizes = ", ".join(f"{w}x{h} ({count})" for w, h, count in result.sizes[:5])
     mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (result.mean, result.std))
     output.result(

@@ -14,7 +14,7 @@ from pinmem_core.data.archives import MARKER
 from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.data.encodings import ENCODINGS
 from pinmem_core.data.label_maps import STANDARD_MAPS, build_label_map
-from pinmem_core.data.samples import spread
+from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
@@ -133,7 +133,7 @@ def hold_train_ids(labels: Sequence[Path]) -> bool:
     A few evenly spread files are read; those that cannot be read count for nothing.
     """
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
-    for path in spread(labels, _LABELS_SAMPLED):
+    for path in evenly_spaced(labels, _LABELS_SAMPLED):
         try:
             pixels = ENCODINGS.get("ids")(path, _IDS)
         except (DataError, ValueError):
@@ -209,7 +209,7 @@ def largest_id(card: DatasetCard, layout: Layout, labels: Sequence[Path]) -> int
     """Return the largest raw id in a few evenly spread label files."""
     decode = ENCODINGS.get(layout.encoding)
     largest = 0
-    for path in spread(labels, _FILES_SAMPLED):
+    for path in evenly_spaced(labels, _FILES_SAMPLED):
         try:
             largest = max(largest, int(decode(path, card.label_map(layout.label_maps[0])).max()))
         except DataError:

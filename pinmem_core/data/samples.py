@@ -23,7 +23,7 @@ from pinmem_core.images import read_image, read_train_ids
 Item = TypeVar("Item")
 
 
-def spread(samples: Sequence[Item], count: int) -> list[Item]:
+def evenly_spaced(samples: Sequence[Item], count: int) -> list[Item]:
     """Return `count` evenly spread `samples`, the first and the last among them; at most all."""
     indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
     return [samples[index] for index in indices]

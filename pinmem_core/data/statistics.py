@@ -11,7 +11,7 @@ from PIL import Image
 
 from pinmem_core.data.convert import read_records
 from pinmem_core.data.prepared import RECORDS
-from pinmem_core.data.samples import Sample, spread
+from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.home import dataset_root
@@ -69,7 +69,7 @@ def statistics(
         DataError: An image cannot be read, or the dataset's records do not cover the samples.
     """
     pixels = _class_pixels(samples, name)
-    chosen = spread(samples, images or len(samples))
+    chosen = evenly_spaced(samples, images or len(samples))
     mean, std = _mean_and_std(_histograms(chosen, jobs, on_event))
     sizes = Counter((sample.width, sample.height) for sample in samples)
     return Statistics(

@@ -15,8 +15,8 @@ from pinmem_core.evaluation.metrics import (
     Scores,
     mean_over_domains,
 )
-from pinmem_core.evaluation.report import Report, evaluate_run
-from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
+from pinmem_core.evaluation.report import evaluate_run
+from pinmem_core.evaluation.results import DomainResult, ImageResult, Report, TrainedOn
 
 __all__ = [
     "CLASS_SET_NAMES",

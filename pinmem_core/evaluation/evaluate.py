@@ -22,7 +22,7 @@ from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix, Scores
 from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.inference import Predictor, Protocol
-from pinmem_core.visualize import beside, caption, colorize, overlay, stacked
+from pinmem_core.visualize import caption, colorize, overlay, side_by_side, stacked
 
 T = TypeVar("T")
 
@@ -388,5 +388,5 @@ def comparison_sheet(
     for sample in samples:
         image, truth = sample.read()
         predicted = [colorize(predictor.predict(image)) for predictor in predictors.values()]
-        rows.append(beside([image, colorize(truth), *predicted], tile_width))
+        rows.append(side_by_side([image, colorize(truth), *predicted], tile_width))
     return stacked(rows)

@@ -30,7 +30,7 @@ from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.training.setup import initial_segmenter, resolve
 from pinmem_core.training.step import LossWatch, TrainStep
-from pinmem_core.visualize import GAP, beside, caption, colorize, heading, legend, stacked
+from pinmem_core.visualize import GAP, caption, colorize, heading, legend, side_by_side, stacked
 
 _ROUNDS = 2
 _CROPS = (64, 128)
@@ -206,7 +206,7 @@ def batch_sheet(
         kind = "strong" if domain in strong else "standard"
         rows.append(heading(name, f"{part} · {kind} augmentation", width))
         pairs = zip(pictures[domain], map(colorize, labels[domain]), strict=True)
-        rows.append(beside([picture for pair in pairs for picture in pair], tile_width))
+        rows.append(side_by_side([picture for pair in pairs for picture in pair], tile_width))
     rows.append(legend(set(np.unique(labels).tolist()), width))
     return stacked(rows)
 

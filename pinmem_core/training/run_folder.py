@@ -17,6 +17,7 @@ from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError, quoted
 from pinmem_core.evaluation import Scores
+from pinmem_core.evaluation.plots import plot_cosines
 from pinmem_core.evaluation.results import RECORD
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import (
@@ -27,12 +28,11 @@ from pinmem_core.files import (
     restore_folder,
     write_whole,
 )
-from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, save_checkpoint
+from pinmem_core.plots import plot_losses, write_plot
 from pinmem_core.renamed import current_settings
 from pinmem_core.training import snapshots
-from pinmem_core.training.plots import plot_losses, plot_memory
 from pinmem_core.training.step import TrainStep
 
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
@@ -208,10 +208,10 @@ class RunFolder:
         if not self.writes:
             return
         if lines := self.metrics():
-            write_png(self.path / "losses.png", plot_losses(lines, self.path.name))
+            write_plot(self.path / "losses.png", plot_losses(lines, self.path.name))
         if segmenter.memory is not None:
             slots = segmenter.memory.slots.detach().float().cpu().numpy()
-            write_png(self.path / "memory.png", plot_memory(slots, self.path.name))
+            write_plot(self.path / "memory.png", plot_cosines(slots, self.path.name))
 
     def is_saved(self) -> bool:
         """Return whether the folder holds a snapshot or a checkpoint."""

@@ -1,0 +1,295 @@
+"""Plots of an evaluation: calibration, and the slots of the memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
+from pinmem_core.plots import FAINT, GRID, INK, MARGIN, add_axes, new_figure, plot_style, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""Markers of domains in a scatter plot."""
+_READABLE_SLOTS = 24
+"""Maximum number of slots whose cosines are printed."""
+_LIGHT = "#57606a", "#6aa9ef", "#b3400e", "#d0d7de"
+_DARK = "#9aa6b2", "#1f62b5", "#ffa657", "#333b45"
+"""Colours of text, bars, marks and lines; those of the report's style sheet."""
+
+
+def slot_name(number: int) -> str:
+    """Return the class name of a slot by its trainId."""
+    return CLASS_NAMES[number] if number < len(CLASS_NAMES) else f"class {number}"
+
+
+def plot_cosines(slots: NDArray[np.float32], title: str) -> "Figure":
+    """Plot the cosine similarities between memory slots.
+
+    Args:
+        slots: Slots by trainId, (K, D); a row of zeros is a class that was never seen.
+        title: Title of the plot.
+    """
+    from matplotlib import colormaps
+
+    lengths = np.linalg.norm(slots.astype(np.float64), axis=1)
+    seen = lengths > 0
+    unit = slots / np.where(seen, lengths, 1)[:, None]
+    cosines = np.where(np.outer(seen, seen), unit @ unit.T, np.nan)
+    count = len(slots)
+    side = max(2.0, min(0.44 * count, 14.0))
+    font = min(9.0, 60 * side / count)
+    with plot_style():
+        figure = new_figure(max(7.2, side + 3.3), side + 2.3, title)
+        axes = add_axes(figure, 2.0, 0.5, side, side)
+        colors = colormaps["RdBu_r"].with_extremes(bad=GRID)
+        image = axes.imshow(cosines, colors, vmin=-1, vmax=1)
+        names = [slot_name(number) for number in range(count)]
+        axes.xaxis.tick_top()
+        axes.set_xticks(range(count), names, rotation=45, ha="left", rotation_mode="anchor")
+        rows = [n if s else f"{n} (never seen)" for n, s in zip(names, seen, strict=True)]
+        axes.set_yticks(range(count), rows)
+        axes.tick_params(length=0, labelsize=font)
+        for label, is_seen in zip(axes.get_yticklabels(), seen, strict=True):
+            label.set_color(INK if is_seen else FAINT)
+        axes.spines[:].set_visible(False)
+        if count <= _READABLE_SLOTS:
+            for (row, column), cosine in np.ndenumerate(cosines):
+                if isfinite(cosine):
+                    color = "white" if abs(cosine) > 0.75 else INK
+                    style: dict[str, Any] = {
+                        "ha": "center",
+                        "va": "center",
+                        "size": 8,
+                        "color": color,
+                    }
+                    axes.text(column, row, _two_digits(cosine), **style)
+        bar = figure.colorbar(image, cax=add_axes(figure, 2.25 + side, 0.5, 0.15, side))
+        bar.outline.set_visible(False)
+        bar.set_ticks([-1, -0.5, 0, 0.5, 1])
+        figure.text(
+            MARGIN / figure.get_figwidth(), 0.15 / figure.get_figheight(), _summary(cosines)
+        )
+    return figure
+
+
+def plot_projection(
+    written: Mapping[str, NDArray[np.float32]], slots: NDArray[np.float32], title: str
+) -> "Figure":
+    """Plot memory slots and class features of images, projected by PCA.
+
+    A point is the feature of a class in an image. Its colour shows the class, its marker shows the
+    domain (markers repeat after eight domains). Slots are large and labelled.
+
+    Args:
+        written: `Reading.written` of the images of each domain, (images, K, D), by domain; at least
+            one domain.
+        slots: Memory slots, (K, D); at least two rows must be nonzero. Rows of zeros, here and in
+            `written`, are classes that were not seen.
+        title: Title of the plot.
+    """
+    features = np.concatenate([*written.values()])
+    domains = np.repeat(np.arange(len(written)), [len(images) for images in written.values()])
+    images, classes = np.nonzero(features.any(axis=2))
+    (seen,) = np.nonzero(slots.any(axis=1))
+    shown = np.concatenate([features[images, classes], slots[seen]])
+    plane = Plane.of(shown)
+    across, up = plane.shares
+    listed = sorted({*classes.tolist(), *seen.tolist()})
+    width, height = 8.4, max(6.8, 0.21 * (len(written) + len(listed) + 2))
+    note = f"across: {across:.0%} of the variance, up: {up:.0%}; both at the same scale"
+    with plot_style():
+        figure = new_figure(width + 3, height + 1.1, title, note)
+        axes = add_axes(figure, MARGIN, 0.2, width, height)
+        # One unit is a point of 1/72 inch, so that the labels are placed in the same coordinates.
+        room = np.array([[0, 0], [72 * width, 72 * height]])
+        places = _fitted(plane.project(shown), room, edge=30)
+        axes.set(xlim=room[:, 0], ylim=room[:, 1], xticks=[], yticks=[])
+        axes.spines[:].set_visible(True)
+        points, centers = places[: len(images)], places[len(images) :]
+        for number in range(len(written)):
+            mine = domains[images] == number
+            colors = COLOR_TABLE[classes[mine]] / 255
+            x, y = points[mine].T
+            marker = MARKERS[number % len(MARKERS)]
+            axes.scatter(x, y, 45, colors, marker=marker, edgecolors="white", linewidths=0.7)
+        _draw_slots(axes, centers, seen, points, room)
+        handles = [_marker("o", "white", INK, 10)]
+        handles += [_marker(MARKERS[n % len(MARKERS)], FAINT) for n in range(len(written))]
+        handles += [_marker("s", COLOR_TABLE[train_id] / 255) for train_id in listed]
+        names = ["slot of the memory", *(shortened(name, 28) for name in written)]
+        names += [slot_name(train_id) for train_id in listed]
+        axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def plot_reliability(
+    confidence: NDArray[np.float64],
+    accuracy: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    *,
+    dark: bool = False,
+) -> "Figure":
+    """Plot the reliability diagram: accuracy by confidence, above the bins' pixel shares.
+
+    Args:
+        confidence: Mean confidence of each of B equal bins in 0..1, (B,); NaN for an empty bin.
+        accuracy: Accuracy of each bin in 0..1, (B,); NaN for an empty bin.
+        counts: Pixels in each bin, (B,); at least one bin has pixels.
+        dark: Whether the plot is for a dark background. The background is transparent.
+    """
+    text, bars, marks, grid = _DARK if dark else _LIGHT
+    used = np.flatnonzero(counts)
+    width = 1 / len(counts)
+    centers = (used + 0.5) * width
+    with plot_style():
+        figure = new_figure(3.2, 3.9)
+        figure.patch.set_alpha(0)
+        axes = add_axes(figure, 0.55, 1.1, 2.5, 2.7)
+        axes.bar(centers, accuracy[used], 0.86 * width, color=bars)
+        axes.hlines(confidence[used], centers - width / 2, centers + width / 2, color=marks)
+        below = add_axes(figure, 0.55, 0.55, 2.5, 0.45)
+        below.bar(centers, counts[used] / counts.sum(), 0.86 * width, color=text)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[0, 0.5, 1])
+        axes.set_yticks([0, 0.5, 1], ["0", "50", "100"])
+        axes.set_ylabel("accuracy %", color=text)
+        axes.grid(color=grid)
+        below.set(xlim=(0, 1), yticks=[])
+        below.set_xticks([0, 0.5, 1], ["0", "50", "100"])
+        below.set_xlabel("confidence %", color=text)
+        for part in (axes, below):
+            part.patch.set_alpha(0)
+            part.tick_params(length=0, labelcolor=text)
+            part.spines[:].set_color(grid)
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The plane of the first two principal components.
+
+    Attributes:
+        mean: Mean of the points, (D,).
+        axes: Orthonormal axes, (2, D); the component of largest magnitude of each is positive.
+        shares: Fraction of the variance along each axis, (2,).
+    """
+
+    mean: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, points: NDArray[Any]) -> "Plane":
+        """Fit the plane to `points`, (N, D), with N and D at least 2."""
+        mean = points.mean(axis=0, dtype=np.float64)
+        _, lengths, directions = np.linalg.svd(points - mean, full_matrices=False)
+        axes = directions[:2]
+        largest = np.take_along_axis(axes, abs(axes).argmax(axis=1, keepdims=True), axis=1)
+        total = max((lengths**2).sum(), np.finfo(np.float64).tiny)
+        return cls(mean, axes * np.sign(largest), lengths[:2] ** 2 / total)
+
+    def project(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the coordinates (N, 2) of `points` (N, D) in the plane."""
+        return (points - self.mean) @ self.axes.T
+
+
+def place_labels(
+    marks: NDArray[np.float64],
+    radius: float,
+    sizes: NDArray[np.float64],
+    points: NDArray[np.float64],
+    room: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return centres (N, 2) for the labels of N marks.
+
+    Labels do not cover each other or a mark, if possible. Among the remaining positions, those that
+    hide few points and lie close to the mark are preferred.
+
+    Args:
+        marks: Centres of the marks, (N, 2).
+        radius: Radius of the marks.
+        sizes: Width and height of each label, (N, 2).
+        points: Points to keep visible, (M, 2).
+        room: Lowest and highest corner of the label area, (2, 2).
+    """
+    angles = np.arange(16) * np.pi / 8 + np.pi / 2
+    directions = np.stack([np.sin(angles), -np.cos(angles)], axis=1)
+    distances = np.array([4.0, 12.0, 24.0, 40.0, 60.0, 84.0])
+    taken = np.stack([marks - radius, marks + radius], axis=1)
+    centers = np.empty_like(marks)
+    for number, (mark, half) in enumerate(zip(marks, sizes / 2, strict=True)):
+        reach = distances[:, None, None] + radius + half
+        candidates = (mark + directions * reach).reshape(-1, 2)
+        boxes = np.stack([candidates - half, candidates + half], axis=1)
+        outside = ((boxes[:, 0] < room[0]) | (boxes[:, 1] > room[1])).any(axis=1)
+        hidden = _overlaps(boxes, np.stack([points, points], axis=1)).sum(axis=1)
+        clashes = _overlaps(boxes, taken).sum(axis=1)
+        costs = 1e6 * (clashes + outside) + hidden + np.repeat(distances, len(angles)) / 20
+        best = costs.argmin()
+        centers[number] = candidates[best]
+        taken = np.concatenate([taken, boxes[best : best + 1]])
+    return centers
+
+
+def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which of N boxes (N, 2, 2) overlap which of M others, (N, M)."""
+    low = np.maximum(boxes[:, None, 0], others[None, :, 0])
+    high = np.minimum(boxes[:, None, 1], others[None, :, 1])
+    return np.all(low <= high, axis=2)
+
+
+def _fitted(
+    places: NDArray[np.float64], room: NDArray[np.float64], edge: float
+) -> NDArray[np.float64]:
+    """Scale `places` (N, 2) to the largest size that fits, with equal scale on both axes."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    scale = ((room[1] - 2 * edge) / np.maximum(high - low, 1e-9)).min()
+    return room[1] / 2 + (places - (low + high) / 2) * scale
+
+
+def _draw_slots(
+    axes: "Axes",
+    centers: NDArray[np.float64],
+    train_ids: NDArray[np.intp],
+    points: NDArray[np.float64],
+    room: NDArray[np.float64],
+) -> None:
+    names = [slot_name(train_id) for train_id in train_ids.tolist()]
+    sizes = np.array([(5.6 * len(name) + 8, 13) for name in names])  # in points
+    labels = place_labels(centers, 8, sizes, points, room)
+    for (x, y), (across, up) in zip(centers, labels, strict=True):
+        axes.plot((x, across), (y, up), color=INK, linewidth=0.6, zorder=2)
+    colors = COLOR_TABLE[train_ids] / 255
+    x, y = centers.T
+    axes.scatter(x, y, 150, colors, edgecolors=INK, linewidths=1.6, zorder=3)
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+    for name, (x, y) in zip(names, labels, strict=True):
+        axes.text(x, y, name, ha="center", va="center", size=9, bbox=box, zorder=4)
+
+
+def _marker(marker: str, color: Any, edge: str = "none", size: float = 7) -> "Line2D":
+    from matplotlib.lines import Line2D
+
+    style = {"markerfacecolor": color, "markeredgecolor": edge, "markersize": size}
+    return Line2D([], [], linestyle="", marker=marker, **style)
+
+
+def _two_digits(cosine: float) -> str:
+    return f"{round(cosine, 2) + 0:.2f}"  # adding 0 turns -0 into 0
+
+
+def _summary(cosines: NDArray[np.float64]) -> str:
+    """Return a sentence on the cosines (K, K) between different slots; NaN entries are ignored."""
+    count = len(cosines)
+    seen = int(np.isfinite(cosines.diagonal()).sum())
+    if seen < 2:
+        return "Fewer than two classes have been seen: there is nothing to compare."
+    mean = _two_digits(float(np.nanmean(cosines[~np.eye(count, dtype=bool)])))
+    return f"{seen} of {count} classes were seen; the mean cosine of two of their slots is {mean}."
