@@ -8,7 +8,9 @@ SIGNATURE_4 = b"Rar!\x1a\x07\x00"
 SIGNATURE_5 = b"Rar!\x1a\x07\x01\x00"
 VOLUME, HIDDEN_NAMES = 0x1, 0x80  # flags of format 4's main header
 LOCKED, SOLID = 0x4, 0x10  # flags of its file headers
-LOCK_RECORD = b"\x02\x01\x00"  # of format 5: two bytes long, kind 1
+LOCK_RECORD = b"\x24\x01\x00\x00\x0f" + bytes(
+    32
+)  # of format 5: its length, kind 1, AES, rounds, salt, IV
 NO_CRC = -1
 
 
@@ -74,7 +76,8 @@ def _file_5(entry: Entry) -> bytes:
     has_crc = entry.crc != NO_CRC
     body = number(len(entry.extra)) if entry.extra else b""
     packed = len(entry.data) if entry.packed is None else entry.packed
-    body += number(packed) + number(0x4 if has_crc else 0) + number(size)
+    is_folder = entry.mode & 0o170000 == 0o040000
+    body += number(packed) + number(4 * has_crc + is_folder) + number(size)
     body += number(entry.mode) + (struct.pack("<I", _crc(entry)) if has_crc else b"")
     body += number(0) + number(1) + number(len(name)) + name + entry.extra  # stored, on Unix
     return _block_5(2, 0x3 if entry.extra else 0x2, body) + entry.data
