@@ -167,7 +167,7 @@ class _HeaderFile:
 
 
 def _member(header: Any) -> RarMember:
-    redirection = (header.file_redir or (None,))[0]
+    redirection = (header.file_redir or (0,))[0]
     is_unix = header.host_os == rarfile.RAR_OS_UNIX
     special = _LINKS.get(redirection) or (special_kind(header.mode) if is_unix else None)
     if header.needs_password():
