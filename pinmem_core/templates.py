@@ -1,15 +1,14 @@
 """Render jinja2 templates with everything escaped."""
 
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def percent(value: float | None) -> str:
-    """Format a share in 0..1 as a percentage without the sign; "-" for None or NaN."""
-    return "-" if value is None or np.isnan(value) else f"{100 * value:.1f}"
+    """Format a share in 0..1 as a percentage without the sign; "-" for None, NaN and infinity."""
+    return "-" if value is None or not isfinite(value) else f"{100 * value:.1f}"
 
 
 def render(template: Path, escape: Callable[[object], str] | None = None, **values: Any) -> str:

@@ -11,7 +11,7 @@ from conftest import small_config
 from markdown_it import MarkdownIt
 
 from pinmem_core.checkpoints.checkpoint import write_card
-from pinmem_core.checkpoints.model_card import MARK, DomainFigures, Figures, model_card
+from pinmem_core.checkpoints.model_card import MARK, DomainMetrics, ModelMetrics, model_card
 from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.errors import DataError
 from pinmem_core.export.files import evidence_of
@@ -34,14 +34,14 @@ CONFIG = {
     "pinmem_version": "0.1.0",
 }
 IOU = {"road": 0.5, "train": None}
-FIGURES = Figures(
+METRICS = ModelMetrics(
     "paper-eval: sliding, float32",
     (
-        DomainFigures("cityscapes", False, "val", 500, 0.40921, IOU, (0.39, 0.42)),
-        DomainFigures("bdd100k:day", False, "val", 300, 0.3, IOU, (0.2, 0.4)),
-        DomainFigures("gtav@val", True, "val", 9, 0.7, IOU, (0.6, 0.8)),
-        DomainFigures("camvid", False, "val", 9, float("nan"), IOU, (0.1, 0.2)),
-        DomainFigures("idd", None, "val", 9, 0.5, IOU, (0.4, 0.6)),
+        DomainMetrics("cityscapes", False, "val", 500, 0.40921, IOU, (0.39, 0.42)),
+        DomainMetrics("bdd100k:day", False, "val", 300, 0.3, IOU, (0.2, 0.4)),
+        DomainMetrics("gtav@val", True, "val", 9, 0.7, IOU, (0.6, 0.8)),
+        DomainMetrics("camvid", False, "val", 9, float("nan"), IOU, (0.1, 0.2)),
+        DomainMetrics("idd", None, "val", 9, 0.5, IOU, (0.4, 0.6)),
     ),
 )
 
@@ -52,7 +52,7 @@ def parts(card: str) -> tuple[dict, str]:
 
 
 def test_the_head_is_what_the_hub_reads():
-    head, _ = parts(model_card(CONFIG, FIGURES, "ada/streets"))
+    head, _ = parts(model_card(CONFIG, METRICS, "ada/streets"))
     assert head["library_name"] == "pinmem" and head["pipeline_tag"] == "image-segmentation"
     assert head["datasets"] == ["gtav", "synthia"] and head["license"] == "other"
     results = head["model-index"][0]["results"]
@@ -68,7 +68,7 @@ def test_the_head_is_what_the_hub_reads():
 
 
 def test_the_text_tells_what_was_done_and_found():
-    _, text = parts(model_card(CONFIG, FIGURES, "ada/streets"))
+    _, text = parts(model_card(CONFIG, METRICS, "ada/streets"))
     assert 'pinmem_core.load("ada/streets")' in text and "--model ada/streets" in text
     assert "| method | pinmem |" in text and "| memory | 19 slots of 256 |" in text
     assert "| **mIoU** | 40.9 | 30.0 | 70.0 | - | 50.0 |" in text
@@ -119,7 +119,7 @@ def test_a_run_ends_with_a_card_of_its_scores(run):
     assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == round(miou, 4)
     assert "toy:blue (unseen)" in text and "paper-train: whole image" in text
     assert all(f"| {name} |" in text for name in CLASS_NAMES)
-    assert evidence_of(run / "checkpoint").figures.domains[0].miou == miou
+    assert evidence_of(run / "checkpoint").metrics.domains[0].miou == miou
 
 
 def test_a_card_of_ones_own_is_left_alone(tmp_path, small):
@@ -127,7 +127,7 @@ def test_a_card_of_ones_own_is_left_alone(tmp_path, small):
     card = tmp_path / "c" / "README.md"
     mine = card.read_text().replace(MARK, "")
     card.write_text(mine)
-    write_card(tmp_path / "c", FIGURES)
+    write_card(tmp_path / "c", METRICS)
     assert card.read_text() == mine
 
 
@@ -185,7 +185,7 @@ def test_an_odd_report_is_no_evidence_and_no_traceback(tmp_path, small, keys, va
     path = tmp_path / "run" / "eval" / "x" / "report.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(report))
-    assert evidence_of(checkpoint).figures.domains[0].miou == 0.5
+    assert evidence_of(checkpoint).metrics.domains[0].miou == 0.5
     path.write_text(json.dumps(_changed(report, *keys, value=value)))
     assert evidence_of(checkpoint) is None
 
@@ -251,8 +251,8 @@ def test_text_of_a_foreign_checkpoint_is_shown_and_does_nothing():
     hostile += " www.evil.example **bold** `code` | cell |\n# Heading\n<!-- hidden"
     training = {"method": hostile, "sources": [hostile], "init_weights": hostile}
     config = {**CONFIG, "training": training, "stored": hostile, "pinmem_version": hostile}
-    domain = DomainFigures(hostile, False, "val", 9, 0.5, {hostile: 0.5}, None)
-    card = model_card(config, Figures(hostile, (domain,)))
+    domain = DomainMetrics(hostile, False, "val", 9, 0.5, {hostile: 0.5}, None)
+    card = model_card(config, ModelMetrics(hostile, (domain,)))
     _, text = parts(card)
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     inline = [child for token in tokens for child in token.children or ()]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import Result, small_config
 
-from pinmem_core.checkpoints.model_card import Figures
+from pinmem_core.checkpoints.model_card import ModelMetrics
 from pinmem_core.data.prepare import draw_missing
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.events import Notice
@@ -232,11 +232,11 @@ def test_reports_are_averaged_over_targets_that_are_alike_in_all(run, tmp_path):
     assert "mean of the unseen targets" in shown and "mean of the seen targets" in shown
 
 
-def test_figures_that_do_not_say_it_are_unknown(run):
+def test_metrics_that_do_not_say_it_are_unknown(run):
     scores = json.loads((run / "scores.json").read_text())
     for phase in ("source", "target"):
         for of in scores[phase].values():
             del of["seen"]
-    figures = Figures.of_run(scores, "paper-train: whole")
-    assert [domain.seen for domain in figures.domains] == [None, None, None, True]
-    assert replace(figures.domains[0], seen=False).seen is False
+    metrics = ModelMetrics.of_run(scores, "paper-train: whole")
+    assert [domain.seen for domain in metrics.domains] == [None, None, None, True]
+    assert replace(metrics.domains[0], seen=False).seen is False

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pinmem_core.checkpoints.hub import checkpoint_of
-from pinmem_core.checkpoints.model_card import CARD, Figures, is_ours, model_card
+from pinmem_core.checkpoints.model_card import CARD, ModelMetrics, is_ours, model_card
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
@@ -125,7 +125,7 @@ def write_checkpoint(
     about: dict[str, Any],
     *,
     half: bool = False,
-    figures: Figures | None = None,
+    metrics: ModelMetrics | None = None,
 ) -> None:
     """Write the files of a checkpoint into an existing folder.
 
@@ -137,7 +137,7 @@ def write_checkpoint(
         about: Further content of `config.json`, e.g. the training settings.
         half: Whether to store the weights of convolutions and linear maps in half precision.
             Loading converts them to float32. The memory, biases and statistics stay in float32.
-        figures: Scores of the checkpoint for its card; None where they are not known.
+        metrics: Metrics of the checkpoint for its card; None where they are not known.
 
     Raises:
         ConfigError: Some weights are too large for half precision.
@@ -161,22 +161,22 @@ def write_checkpoint(
     partial.replace(folder / WEIGHTS)
     write_whole(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
-    write_card(folder, figures)
+    write_card(folder, metrics)
 
 
-def write_card(folder: Path, figures: Figures | None = None) -> None:
+def write_card(folder: Path, metrics: ModelMetrics | None = None) -> None:
     """Write the card of a checkpoint, unless the user wrote one.
 
     Args:
         folder: Folder of the checkpoint.
-        figures: Scores of the checkpoint; None where they are not known.
+        metrics: Metrics of the checkpoint; None where they are not known.
 
     Raises:
         CheckpointError: `config.json` is missing or damaged.
         MachineError: The folder cannot be written to.
     """
     if is_ours(folder / CARD):
-        write_whole(folder / CARD, model_card(read_config(folder), figures).encode())
+        write_whole(folder / CARD, model_card(read_config(folder), metrics).encode())
 
 
 def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[N, dict[str, Any]]:

@@ -28,7 +28,7 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from pinmem_core.checkpoints.model_card import Figures, seen_in_words
+from pinmem_core.checkpoints.model_card import ModelMetrics, seen_in_words
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError, MachineError, PinMemError
 from pinmem_core.events import Listener, Notice, ignore
@@ -214,7 +214,7 @@ def run_summary(run: Path) -> str:
     """Return one line with the mIoU of a finished run, from its `scores.json`."""
     try:
         saved = read_json_object(run / "scores.json")
-        domains = Figures.of_run(saved, str(saved["protocol"])).domains
+        domains = ModelMetrics.of_run(saved, str(saved["protocol"])).domains
         scores = [
             f"{100 * domain.miou:.1f} % on {domain.name} ({seen_in_words(domain.seen)})"
             for domain in domains

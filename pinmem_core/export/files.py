@@ -11,7 +11,7 @@ import torch
 
 from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS, write_checkpoint
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
-from pinmem_core.checkpoints.model_card import CARD, Figures
+from pinmem_core.checkpoints.model_card import CARD, ModelMetrics
 from pinmem_core.data.transforms import normalize
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError
@@ -39,11 +39,11 @@ class Evidence:
     """Scores with their source.
 
     Attributes:
-        figures: Metrics for the model card.
+        metrics: Metrics for the model card.
         report: Path of the `report.json` with the scores; None for the scores of the run.
     """
 
-    figures: Figures
+    metrics: ModelMetrics
     report: Path | None = None
 
 
@@ -54,28 +54,30 @@ def evidence_of(checkpoint: Path) -> Evidence | None:
     run = run_folder(checkpoint)
     reports = [*run.glob(f"eval/*/{DATA}"), *checkpoint.glob(DATA)]
     for path in sorted(reports, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if figures := _figures(path, _of_report, digest):
-            return Evidence(figures, path)
-    figures = _figures(run / "scores.json", _of_run)
-    return Evidence(figures) if figures else None
+        if metrics := _metrics(path, _of_report, digest):
+            return Evidence(metrics, path)
+    metrics = _metrics(run / "scores.json", _of_run)
+    return Evidence(metrics) if metrics else None
 
 
-def _figures(path: Path, build: Callable[..., Figures | None], *facts: str) -> Figures | None:
-    """Return the figures in a JSON file; None where there is none, or a damaged one."""
+def _metrics(
+    path: Path, build: Callable[..., ModelMetrics | None], *facts: str
+) -> ModelMetrics | None:
+    """Return the metrics in a JSON file; None where there is none, or a damaged one."""
     try:
         return build(read_json_object(path, LARGEST_REPORT), *facts)
     except (DataError, KeyError, TypeError, AttributeError, ValueError):
         return None
 
 
-def _of_report(data: Mapping[str, Any], digest: str) -> Figures | None:
-    """Return the figures of a report, None if it is on other weights."""
-    return Figures.of_report(data) if data["checkpoint"]["weights_sha256"] == digest else None
+def _of_report(data: Mapping[str, Any], digest: str) -> ModelMetrics | None:
+    """Return the metrics of a report, None if it is on other weights."""
+    return ModelMetrics.of_report(data) if data["checkpoint"]["weights_sha256"] == digest else None
 
 
-def _of_run(data: Mapping[str, Any]) -> Figures:
+def _of_run(data: Mapping[str, Any]) -> ModelMetrics:
     name = data["protocol"]
-    return Figures.of_run(data, f"{name}: {PROTOCOLS[name].describe()}")
+    return ModelMetrics.of_run(data, f"{name}: {PROTOCOLS[name].describe()}")
 
 
 GraphFormat = Literal["onnx", "torch-export"]
@@ -290,8 +292,8 @@ def _write_weights(
 ) -> list[Written]:
     stored = {"stored": "float16; loaded and scored in float32"} if half else {}
     evidence = evidence_of(checkpoint)
-    figures = evidence.figures if evidence else None
-    write_checkpoint(segmenter, folder, segmenter.about | stored, half=half, figures=figures)
+    metrics = evidence.metrics if evidence else None
+    write_checkpoint(segmenter, folder, segmenter.about | stored, half=half, metrics=metrics)
     return [Written.of(folder / name) for name in _NAMES["safetensors"]]
 
 

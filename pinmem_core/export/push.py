@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS
 from pinmem_core.checkpoints.hub import HubName, asking_hub, checkpoint_of
-from pinmem_core.checkpoints.model_card import CARD, is_ours, model_card, tells_scores
+from pinmem_core.checkpoints.model_card import CARD, has_scores, is_ours, model_card
 from pinmem_core.data.catalog import shipped_cards
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
@@ -146,9 +146,9 @@ def _card(
     old: Path, config: Mapping[str, Any], evidence: Evidence | None, name: HubName
 ) -> Path | bytes:
     """Return a new model card, or the old one if it is written by hand or has the only scores."""
-    if not is_ours(old) or (evidence is None and tells_scores(old)):
+    if not is_ours(old) or (evidence is None and has_scores(old)):
         return old
-    return model_card(config, evidence.figures if evidence else None, name.repo).encode()
+    return model_card(config, evidence.metrics if evidence else None, name.repo).encode()
 
 
 def _report(
@@ -160,7 +160,7 @@ def _report(
     page = report.with_name(PAGE)
     if not page.exists():
         return files
-    if _are_synthetic(domain.name for domain in evidence.figures.domains):
+    if _are_synthetic(domain.name for domain in evidence.metrics.domains):
         files[PAGE] = _replaced(page, escape(place), escape(name.repo))
     else:
         on_event(Notice(f"{PAGE} is left out; the terms of its images may forbid sharing them"))

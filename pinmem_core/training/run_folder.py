@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pinmem_core.checkpoints.checkpoint import write_card
 from pinmem_core.checkpoints.hub import CHECKPOINT
-from pinmem_core.checkpoints.model_card import Figures
+from pinmem_core.checkpoints.model_card import ModelMetrics
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
@@ -200,7 +200,7 @@ class RunFolder:
         }
         if self.writes:
             how = f"{protocol}: {PROTOCOLS[protocol].describe()}"
-            write_card(self.checkpoint, Figures.of_run(text, how))
+            write_card(self.checkpoint, ModelMetrics.of_run(text, how))
         self._write_json(_SCORES, {"protocol": protocol, **text})
 
     def draw(self, segmenter: Segmenter) -> None:
@@ -232,5 +232,5 @@ def _metrics_line(line: dict[str, Any]) -> dict[str, float]:
     if type(line["iteration"]) is not int or not all(
         value is None or isinstance(value, int | float) for value in line.values()
     ):
-        raise TypeError("this is not a line of figures")
+        raise TypeError("this is not a line of metrics")
     return {name: value for name, value in line.items() if value is not None}
