@@ -26,13 +26,13 @@ IMAGES_PER_TARGET = 2
 def run_demo(output: Output) -> None:
     """Train both methods, then print their scores and draw their predictions."""
     from pinmem_core.config import load_recipe, validate
-    from pinmem_core.data.prepare import draw_missing
+    from pinmem_core.data.prepare import prepare_synthetic
     from pinmem_core.home import register_run, runs_root
 
     targets = validate(load_recipe("demo")).targets
     output.note("drawing streets ...")
     with output.listening() as listener:
-        draw_missing(targets, listener)
+        prepare_synthetic(targets, listener)
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}-demo"
     runs = {method: runs_root() / f"{stamp}-{method}" for method in METHODS}
     for run in runs.values():

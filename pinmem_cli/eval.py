@@ -148,7 +148,7 @@ def _percent(share: float | None) -> str:
 
 
 if TYPE_CHECKING:
-    from pinmem_core.evaluation.compare import Comparison, Contest
+    from pinmem_core.evaluation.compare import Comparison, TargetScores
 
 COMPARE_EXAMPLES = examples(
     "pinmem eval compare RUN OTHER-RUN",
@@ -176,8 +176,8 @@ def compare(
 def _shown(comparison: "Comparison") -> Iterator[str | Table]:
     reports, protocol = comparison.reports, comparison.reports[0].protocol
     heads = [f"{number}: {report.model}" for number, report in enumerate(reports, start=1)]
-    for target, contests in comparison.targets.items():
-        yield _contests(target, heads, contests)
+    for target, scores in comparison.targets.items():
+        yield _compared_scores(target, heads, scores)
         yield ""
     for seen, average in comparison.averages.items():
         yield _averages(f"mean of the {seen} targets", heads, average)
@@ -187,14 +187,12 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
         yield f"{head}, {report.precision}, {report.path}"
 
 
-def _contests(target: str, heads: list[str], contests: Sequence["Contest"]) -> Table:
+def _compared_scores(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> Table:
     """Return the table of one target; behind each IoU, what it is more than the first's."""
     from pinmem_core.checkpoints.model_card import seen_in_words
 
-    first, others = contests[0], contests[1:]
-    marked = (
-        f"{head} ({seen_in_words(of.seen)})" for head, of in zip(heads, contests, strict=True)
-    )
+    first, others = scores[0], scores[1:]
+    marked = (f"{head} ({seen_in_words(of.seen)})" for head, of in zip(heads, scores, strict=True))
     rows = table(f"{target}, IoU %", *marked)
     for name, iou in first.iou.items():
         changed = (

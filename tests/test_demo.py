@@ -24,7 +24,7 @@ def test_a_signal_ends_the_trainings_too(tmp_path, monkeypatch, sent, code):
     stub.chmod(0o755)
     begun = tmp_path / "begun"
     monkeypatch.setattr(sys, "executable", str(stub))
-    monkeypatch.setattr("pinmem_core.data.prepare.draw_missing", lambda *_: None)
+    monkeypatch.setattr("pinmem_core.data.prepare.prepare_synthetic", lambda *_: None)
 
     def run() -> None:
         signal.signal(sent, signal.default_int_handler if code == 130 else signal.SIG_DFL)

@@ -15,7 +15,7 @@ from conftest import PLUGINS, small_config
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.distributed import (
     all_gather,
@@ -317,7 +317,7 @@ def _opened(rank: int, run: Path) -> list[str]:
 
 
 def test_the_first_rank_alone_reads_the_manifests(tmp_path):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     first, second = in_ranks(_opened, tmp_path / "run", folder=tmp_path)
     assert {"toy", "ids"} == set(first) and not second
     assert (tmp_path / "run" / "scores.json").exists()
@@ -390,7 +390,7 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path):
 
 @pytest.mark.slow
 def test_what_one_process_cannot_read_ends_all(tmp_path):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     done = torchrun(*SETTINGS, "--set", "batch=3", "--output", str(tmp_path / "run"))
     assert done.returncode != 0
     assert "3 images" in done.stderr or "divide" in done.stderr

@@ -8,7 +8,7 @@ import pytest
 from conftest import small_config
 from test_distributed import in_ranks
 
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import (
     Calibration,
@@ -181,7 +181,7 @@ def test_images_without_labels_among_others_change_nothing():
 
 
 def test_a_seen_domain_is_scored_on_its_validation_split_only(tmp_path):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     trained_on = TrainedOn(("toy:red",))
     assert load_target("toy:red", trained_on).split == "val"
     assert load_target("toy:red@all", trained_on).split == "all"
@@ -189,7 +189,7 @@ def test_a_seen_domain_is_scored_on_its_validation_split_only(tmp_path):
 
 
 def test_a_source_that_trains_on_its_validation_images_is_told(tmp_path):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     events = []
     (target,) = load_validation(["toy:red@all"], None, events.append)
     assert target.name == "toy:red@val" and {s.split for s in target.samples} == {"val"}

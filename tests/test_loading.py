@@ -28,7 +28,7 @@ from pinmem_core.data.batches import (
     load_domains,
 )
 from pinmem_core.data.loader import DomainLoader
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.samples import Sample
 from pinmem_core.data.transforms import Appearance, Axis, Geometry, appear, draw_geometry
 from pinmem_core.errors import ConfigError, DataError, MachineError
@@ -37,7 +37,7 @@ from pinmem_core.images import write_png
 
 @pytest.fixture
 def domains() -> list[Domain]:
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     return load_domains(["toy:red", "toy:blue"], pseudo_domains=2, seed=0)
 
 
@@ -458,7 +458,7 @@ def test_samples_are_drawn_uniformly_and_independently_by_domain():
 
 
 def test_a_single_source_is_split_into_pseudo_domains():
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     parts = load_domains(["toy:red"], pseudo_domains=2, seed=0)
     ids = [{s.id for s in part.samples} for part in parts]
     assert [len(part) for part in ids] == [4, 4] and not ids[0] & ids[1]

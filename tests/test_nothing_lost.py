@@ -8,7 +8,7 @@ import shutil
 import pytest
 from conftest import small_config
 
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import BusyError, ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice
@@ -74,7 +74,7 @@ def test_a_run_that_died_while_it_wrote_its_first_file_can_be_begun_again(tmp_pa
         monkeypatch.setattr("pathlib.Path.replace", die)
         train(config(iterations=1), run)
 
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     child = fork.Process(target=begin)
     child.start()
     child.join()
@@ -223,7 +223,7 @@ def without_exchange(*_):
 
 def test_without_an_exchange_a_folder_comes_back_on_the_next_access(tmp_path, monkeypatch):
     monkeypatch.setattr("pinmem_core.files.ctypes.CDLL", without_exchange)
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     root = dataset_root("toy")
     child = fork.Process(target=_die_between_two_renames, args=(root,))
     child.start()

@@ -14,7 +14,7 @@ import torch
 from conftest import Result
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import evaluate_run
 from pinmem_core.evaluation.compare import SavedReport, compare, find_report
@@ -86,7 +86,7 @@ def page(report):
 def run(tmp_path):
     """A run that was never trained."""
     torch.manual_seed(0)
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     about = {"training": {"targets": ["toy:blue@all"], "sources": ["toy:red"]}}
     segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=16))
     save_checkpoint(segmenter, tmp_path / "run" / "checkpoint", about)

@@ -10,7 +10,7 @@ import torch
 from conftest import Result, small_config
 
 from pinmem_core.data.batches import Batch
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import DataError, MachineError, PinMemError
 from pinmem_core.events import Metrics
@@ -46,7 +46,7 @@ def one_sentence(error: PinMemError) -> bool:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_file_deleted_in_mid_run(tmp_path, workers):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
 
     def delete() -> None:
         for sample in PreparedDataset.open("toy").samples:

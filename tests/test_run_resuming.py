@@ -14,7 +14,7 @@ from conftest import PLUGINS, Result, small_config
 
 from pinmem_cli.output import Output
 from pinmem_cli.signals import stopping
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice, Progress
@@ -300,7 +300,7 @@ def test_what_cannot_be_resumed_is_told(tmp_path):
 
 
 def test_stopping_before_the_first_iteration_leaves_nothing(tmp_path):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     with pytest.raises(StoppedRunError, match="nothing is saved"):
         train(config(), tmp_path / "run", stop=lambda: True)
     assert not (tmp_path / "run").exists()

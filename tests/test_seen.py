@@ -8,7 +8,7 @@ import pytest
 from conftest import Result, small_config
 
 from pinmem_core.checkpoints.model_card import ModelMetrics
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 
 
 def _toy():
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
 
 
 def _checkpoint(run, folder, **changes):

@@ -10,7 +10,7 @@ import pinmem_core
 from pinmem_core.checkpoints.checkpoint import read_config
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder, starter_summary
 from pinmem_core.data.catalog import get_card
-from pinmem_core.data.prepare import draw_missing, prepare
+from pinmem_core.data.prepare import prepare, prepare_synthetic
 from pinmem_core.errors import CheckpointError
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.images import read_image, write_png
@@ -57,7 +57,7 @@ def test_the_starter_says_which_drives_it_has_seen(tmp_path):
     prepare(get_card("camvid"), [camvid_folder(tmp_path, drives)])
     trained_on = TrainedOn.of_checkpoint(read_config(checkpoint_of("starter")))
     assert sum(map(len, trained_on.digests.values())) == 462
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     targets = "camvid:0001TP", "camvid:0006R0", "toy:red"
     assert [load_target(text, trained_on).seen for text in targets] == [False, True, False]
 
@@ -88,7 +88,7 @@ def test_a_shrunk_photo_has_a_mask_of_its_own_size():
 
 @pytest.mark.slow
 def test_predict_and_eval_show_images_to_the_starter_by_one_protocol():
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     assert pinmem_core.load("starter", device="cpu").protocol == PROTOCOLS["photo"]
     assert evaluate_run("starter", ["toy:red@val"], device="cpu").origin.name == "photo"
     done = Result("eval", "starter", "--targets", "toy:red@val", "--no-pictures", "--json")

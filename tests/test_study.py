@@ -16,7 +16,7 @@ from pinmem_core.locks import locked
 from pinmem_core.models import load_checkpoint
 from pinmem_core.study import make_table, read_sweep, run_study
 from pinmem_core.study.sweep import lock_path, report_path, run_path
-from pinmem_core.study.table import Spread, StudyTable
+from pinmem_core.study.table import SeedScores, StudyTable
 
 NAMES = "plain", "halfway"
 STUDY = """
@@ -51,7 +51,7 @@ settings = { "model.test_time_bn" = 0.5 }
 
 [variants.softer]
 about = "read by softmax"
-beside = "paper"
+reference = "paper"
 settings = { "model.memory.read" = "softmax" }
 """
 
@@ -80,7 +80,7 @@ def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
     ("old", "new", "told"),
     [
         ('baseline = "plain"', 'baseline = "plane"', "there is no variant 'plane'"),
-        ('beside = "paper"', 'beside = "papers"', "there is no variant 'papers'"),
+        ('reference = "paper"', 'reference = "papers"', "there is no variant 'papers'"),
         ('of = "plain"', 'of = "halfway"', "needs a trained variant"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "a seed occurs twice"),
         ('"model.backbone"', '"model.trnk"', "model.trnk"),
@@ -177,7 +177,7 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     assert of_paper.targets["toy:red@all"].values == expected
     assert set(reports[0]["targets"]) == {"toy:red@val", "toy:blue@val", "toy:red@all"}
     difference = table.rows["softer"].differences["toy:red@all"]
-    assert difference.beside == "paper"
+    assert difference.reference == "paper"
     soft = table.rows["softer"].targets["toy:red@all"].values
     assert difference.points.values == tuple(np.subtract(soft, expected))
     assert "| `softer`: read by softmax | 2 |" in table.as_markdown()
@@ -213,9 +213,9 @@ def test_the_interval_over_seeds_is_that_of_one_pair_where_all_are_alike():
 
 
 def test_a_spread_says_mean_and_sample_deviation():
-    spread = Spread((0.30, 0.32, 0.34))
-    assert spread.as_text() == "32.0 ± 2.0"
-    assert Spread((0.015,)).as_text("+") == "+1.5"
+    scores = SeedScores((0.30, 0.32, 0.34))
+    assert scores.as_text() == "32.0 ± 2.0"
+    assert SeedScores((0.015,)).as_text("+") == "+1.5"
 
 
 STUDIES = Path(__file__).parents[1] / "docs/study"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.data.catalog import get_card
-from pinmem_core.data.prepare import draw_missing, prepare
+from pinmem_core.data.prepare import prepare, prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Metrics, Notice, Progress
@@ -227,7 +227,7 @@ def test_a_single_source_is_meta_learned_from_pseudo_domains(tmp_path):
 
 
 def test_a_target_without_labels_is_said_and_not_scored(tmp_path):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     for sample in PreparedDataset.open("toy").samples:
         if sample.domain == "blue":
             write_png(sample.label, np.full((sample.height, sample.width), 255, np.uint8))
@@ -308,7 +308,7 @@ def _missing(sample):
     [(_corrupt_image, "cannot be read"), (_other_size, "96x32"), (_missing, "does not exist")],
 )
 def test_damaged_data_stops_the_run_in_a_sentence_and_leaves_nothing(tmp_path, spoil, said):
-    draw_missing(["toy"])
+    prepare_synthetic(["toy"])
     for sample in PreparedDataset.open("toy").samples:
         spoil(sample)
     with pytest.raises(DataError, match=said):

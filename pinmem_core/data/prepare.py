@@ -179,11 +179,11 @@ def survey(card: DatasetCard, folders: Sequence[Path], label_map: str | None = N
     return Survey(found.layout.name, name, dict(sorted(counts.items())), defects)
 
 
-def draw_missing(selections: Iterable[str], on_event: Listener = ignore) -> None:
-    """Prepare those datasets of `selections` that pinmem draws itself and that are not there yet.
+def prepare_synthetic(selections: Iterable[str], on_event: Listener = ignore) -> None:
+    """Prepare the synthetic datasets of `selections` that are not prepared yet.
 
     Raises:
-        ConfigError: A selection is not understood.
+        ConfigError: A selection is not valid.
     """
     for name in {Selection.parse(text).dataset: None for text in selections}:
         card = get_card(name)

@@ -175,7 +175,7 @@ def find_report(text: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Contest:
+class TargetScores:
     """Scores of one report on a target, compared with the first report.
 
     Attributes:
@@ -202,13 +202,13 @@ class Comparison:
 
     Attributes:
         reports: Compared reports; the first is the baseline.
-        targets: One contest per report, by the target's name.
+        targets: Scores of each report, by the target's name.
         averages: Mean mIoU per report over the targets that are unseen in all reports, and over
             those that are seen in all. Groups of fewer than two targets are left out.
     """
 
     reports: tuple[SavedReport, ...]
-    targets: dict[str, tuple[Contest, ...]]
+    targets: dict[str, tuple[TargetScores, ...]]
     averages: dict[str, tuple[float, ...]]
 
     def as_json(self) -> dict[str, Any]:
@@ -239,11 +239,11 @@ def compare(reports: Sequence[SavedReport]) -> Comparison:
     for other in reports[1:]:
         _require_comparable(first, other)
     targets = {
-        name: tuple(_contest(ours, report.targets[name]) for report in reports)
+        name: tuple(_compared(ours, report.targets[name]) for report in reports)
         for name, ours in first.targets.items()
     }
     averages = {
-        seen_in_words(seen): tuple(mean(contest.miou for contest in group) for group in columns)
+        seen_in_words(seen): tuple(mean(scores.miou for scores in group) for group in columns)
         for seen in (False, True)
         if len(rows := [r for r in targets.values() if all(c.seen is seen for c in r)]) > 1
         for columns in [zip(*rows, strict=True)]
@@ -270,8 +270,8 @@ def _require_comparable(first: SavedReport, other: SavedReport) -> None:
             )
 
 
-def _contest(first: SavedTarget, other: SavedTarget) -> Contest:
-    return Contest(
+def _compared(first: SavedTarget, other: SavedTarget) -> TargetScores:
+    return TargetScores(
         other.miou,
         other.iou,
         other.miou - first.miou,

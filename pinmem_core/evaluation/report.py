@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset, Selection
 from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.documents import LARGEST, read_json_object
@@ -118,7 +118,7 @@ def _targets(
         raise ConfigError(
             "no target is given, and the run has none.", "Name targets with --targets."
         )
-    draw_missing(names, on_event)
+    prepare_synthetic(names, on_event)
     try:
         samples = read_json_object(run_folder(checkpoint) / "samples.json", 16 * LARGEST)
     except DataError:

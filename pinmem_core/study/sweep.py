@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -57,7 +58,7 @@ class Variant(_Strict):
 
     about: str
     """Short description."""
-    beside: str | None = None
+    reference: str | None = Field(None, validation_alias=AliasChoices("reference", "beside"))
     """Variant to compare with; None for the baseline of the study."""
     of: str | None = None
     """Variant whose trained networks are reused; the settings then change prediction only."""
@@ -82,7 +83,7 @@ class Sweep(_Strict):
 
     @model_validator(mode="after")
     def _comparisons_exist(self) -> Self:
-        for name in (self.baseline, *(v.beside for v in self.variants.values() if v.beside)):
+        for name in (self.baseline, *(v.reference for v in self.variants.values() if v.reference)):
             if name not in self.variants:
                 raise ValueError(f"there is no variant '{name}' to compare with")
         for name, variant in self.variants.items():

@@ -16,8 +16,8 @@ from pinmem_core.study.sweep import Sweep, report_path
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A metric over seeds.
+class SeedScores:
+    """mIoU, or its difference, over seeds.
 
     Attributes:
         values: One value per seed, in the order of the study; mIoU in 0..1, differences in -1..1.
@@ -55,24 +55,24 @@ class Difference:
     """Paired difference between a variant and a reference variant on a target.
 
     Attributes:
-        beside: Name of the reference variant.
+        reference: Name of the reference variant.
         points: Differences of mIoU by seed, in -1..1.
         interval: Interval (low, high) of their mean, by bootstrap over seeds and images.
     """
 
-    beside: str
-    points: Spread
+    reference: str
+    points: SeedScores
     interval: tuple[float, float]
 
     def as_json(self) -> dict[str, Any]:
         """Return the values as JSON data."""
-        return {"beside": self.beside, **self.points.as_json(), "interval": list(self.interval)}
+        return {"beside": self.reference, **self.points.as_json(), "interval": list(self.interval)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Build the object from the result of `as_json`."""
         low, high = data["interval"]
-        return cls(data["beside"], Spread.from_json(data), (low, high))
+        return cls(data["beside"], SeedScores.from_json(data), (low, high))
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Row:
 
     about: str
     seeds: tuple[int, ...]
-    source: Spread
-    targets: dict[str, Spread]
+    source: SeedScores
+    targets: dict[str, SeedScores]
     iou: dict[str, dict[str, float | None]]
     differences: dict[str, Difference]
 
@@ -102,7 +102,7 @@ class Row:
             "about": self.about,
             "seeds": list(self.seeds),
             "source": self.source.as_json(),
-            "targets": {target: spread.as_json() for target, spread in self.targets.items()},
+            "targets": {target: scores.as_json() for target, scores in self.targets.items()},
             "iou": self.iou,
             "differences": {target: d.as_json() for target, d in self.differences.items()},
         }
@@ -113,8 +113,8 @@ class Row:
         return cls(
             data["about"],
             tuple(data["seeds"]),
-            Spread.from_json(data["source"]),
-            {target: Spread.from_json(spread) for target, spread in data["targets"].items()},
+            SeedScores.from_json(data["source"]),
+            {target: SeedScores.from_json(scores) for target, scores in data["targets"].items()},
             data["iou"],
             {target: Difference.from_json(d) for target, d in data["differences"].items()},
         )
@@ -202,18 +202,18 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
 
 def _row(sweep: Sweep, name: str, reports: Mapping[str, Mapping[int, SavedReport]]) -> Row:
     variant, ours = sweep.variants[name], reports[name]
-    beside = variant.beside or sweep.baseline
-    theirs = {} if name == beside else reports[beside]
+    reference = variant.reference or sweep.baseline
+    theirs = {} if name == reference else reports[reference]
     shared = [seed for seed in ours if seed in theirs]
     sources = [target for target in sweep.scored() if target not in sweep.targets]
     return Row(
         variant.about,
         tuple(ours),
-        Spread(tuple(mean(r.targets[s].miou for s in sources) for r in ours.values())),
-        {t: Spread(tuple(r.targets[t].miou for r in ours.values())) for t in sweep.targets},
+        SeedScores(tuple(mean(r.targets[s].miou for s in sources) for r in ours.values())),
+        {t: SeedScores(tuple(r.targets[t].miou for r in ours.values())) for t in sweep.targets},
         {t: _mean_iou([r.targets[t].iou for r in ours.values()]) for t in sweep.targets},
         {
-            target: _difference(beside, target, [(theirs[s], ours[s]) for s in shared])
+            target: _difference(reference, target, [(theirs[s], ours[s]) for s in shared])
             for target in sweep.targets
             if shared
         },
@@ -221,12 +221,12 @@ def _row(sweep: Sweep, name: str, reports: Mapping[str, Mapping[int, SavedReport
 
 
 def _difference(
-    beside: str, target: str, pairs: Sequence[tuple[SavedReport, SavedReport]]
+    reference: str, target: str, pairs: Sequence[tuple[SavedReport, SavedReport]]
 ) -> Difference:
     scored = [(first.targets[target], second.targets[target]) for first, second in pairs]
-    points = Spread(tuple(second.miou - first.miou for first, second in scored))
+    points = SeedScores(tuple(second.miou - first.miou for first, second in scored))
     images = [(first.images, second.images) for first, second in scored]
-    return Difference(beside, points, mean_paired_interval(images, level=LEVEL))
+    return Difference(reference, points, mean_paired_interval(images, level=LEVEL))
 
 
 def _mean_iou(of_seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -239,14 +239,14 @@ def _mean_iou(of_seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float
 
 def _cells(name: str, row: Row) -> list[str]:
     cells = [f"`{name}`: {row.about}", str(len(row.seeds)), row.source.as_text()]
-    for target, spread in row.targets.items():
-        cells.append(spread.as_text())
+    for target, scores in row.targets.items():
+        cells.append(scores.as_text())
         difference = row.differences.get(target)
         if difference is None:
             cells += ["", ""]
             continue
         low, high = difference.interval
-        cells.append(f"{difference.points.as_text('+')} (`{difference.beside}`)")
+        cells.append(f"{difference.points.as_text('+')} (`{difference.reference}`)")
         cells.append(f"{100 * low:+.1f} to {100 * high:+.1f}")
     return cells
 

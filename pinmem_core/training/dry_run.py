@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, Domain, load_domains
 from pinmem_core.data.loader import DomainLoader
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.samples import ids_of
 from pinmem_core.data.transforms import IMAGENET, Normalization
 from pinmem_core.devices import pick_device
@@ -270,7 +270,7 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     config = resolve(config)
     device = pick_device(config.device)
     segmenter = initial_segmenter(config, download=False, on_event=on_event)
-    draw_missing([*config.sources, *config.targets], on_event)
+    prepare_synthetic([*config.sources, *config.targets], on_event)
     domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
     limit = config.evaluation.max_images
     targets = load_validation(config.sources, limit, on_event)

@@ -13,7 +13,7 @@ import torch
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, Domain, load_domains
 from pinmem_core.data.loader import DomainLoader
-from pinmem_core.data.prepare import draw_missing
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset, Selection
 from pinmem_core.data.samples import ids_of
 from pinmem_core.devices import compiling_explained, pick_device
@@ -108,7 +108,7 @@ def train(
         on_event = on_event if rank() == 0 else ignore
         folder = RunFolder(on_first_rank(lambda: run))
         on_first_rank(folder.require_unused)
-        on_first_rank(lambda: draw_missing([*config.sources, *config.targets], on_event))
+        on_first_rank(lambda: prepare_synthetic([*config.sources, *config.targets], on_event))
         with _alone_in(folder, on_event):
             on_first_rank(folder.require_unused)  # another process may have created it
             try:
