@@ -19,8 +19,8 @@ from pinmem_core.data.samples import ids_of
 from pinmem_core.devices import compiling_explained, pick_device
 from pinmem_core.distributed import (
     all_gather,
+    all_reduce_mean,
     any_rank,
-    average_over_ranks,
     local_rank,
     on_first_rank,
     process_group,
@@ -394,7 +394,7 @@ def _step_metrics(batch: Batch, result: StepResult) -> dict[str, float]:
         for name, term in {**losses.terms, "total": losses.total}.items()
     }
     means = torch.stack([*terms.values()])
-    average_over_ranks([means])
+    all_reduce_mean([means])
     redrawn = sum(all_gather(batch.redrawn))
     return {"redrawn": redrawn, **dict(zip(terms, means.tolist(), strict=True))}
 
