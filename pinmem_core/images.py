@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.errors import DataError
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.image_files import (
     FORMATS,
     MAX_MEGAPIXELS,
@@ -133,4 +133,4 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """
     data = BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")
-    write_whole(path, data.getvalue())
+    write_atomic(path, data.getvalue())

@@ -13,11 +13,11 @@ from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import BusyError, ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice
 from pinmem_core.files import (
+    atomic_file,
     remove_leftovers,
     resumable_folder,
     staged_folder,
-    whole_file,
-    write_whole,
+    write_atomic,
 )
 from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
 from pinmem_core.locks import lock_of, locked
@@ -108,7 +108,7 @@ def relabel() -> None:
     toy = PreparedDataset.open("toy")
     summary = toy.root / "dataset.json"
     said = json.loads(summary.read_text())
-    write_whole(summary, json.dumps(said | {"digest": "0" * 64}).encode())
+    write_atomic(summary, json.dumps(said | {"digest": "0" * 64}).encode())
 
 
 def test_a_run_is_not_resumed_on_other_labels(stopped):
@@ -262,7 +262,10 @@ def test_processes_with_equal_numbers_use_other_temporary_names(tmp_path, monkey
     names = fork.SimpleQueue()  # a Queue would ask for the process number
 
     def name() -> None:
-        with whole_file(tmp_path / "mask.png") as partial, staged_folder(tmp_path / "x") as staging:
+        with (
+            atomic_file(tmp_path / "mask.png") as partial,
+            staged_folder(tmp_path / "x") as staging,
+        ):
             partial.touch()
             names.put((partial.name, staging.name))
 

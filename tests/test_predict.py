@@ -24,7 +24,7 @@ from pinmem_cli.app import app
 from pinmem_core.checkpoints.checkpoint import save_checkpoint
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
-from pinmem_core.files import whole_file
+from pinmem_core.files import atomic_file
 from pinmem_core.images import image_size, read_image, read_picture, write_png
 from pinmem_core.inference import video, writers
 from pinmem_core.inference.jobs import predict_files
@@ -403,7 +403,7 @@ def test_an_output_that_cannot_be_written_ends_the_work_with_a_sentence(tmp_path
 
 
 def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
-    with pytest.raises(MachineError, match="No space left"), whole_file(tmp_path / "a") as partial:
+    with pytest.raises(MachineError, match="No space left"), atomic_file(tmp_path / "a") as partial:
         partial.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert written(tmp_path) == []

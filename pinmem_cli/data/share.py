@@ -77,13 +77,13 @@ def new_card(
 ) -> None:
     """Write a card for data of your own, as far as looking at the folder tells."""
     from pinmem_core.data.new_card import new_card as draft
-    from pinmem_core.files import write_whole
+    from pinmem_core.files import write_atomic
 
     chosen = name or folder.resolve().name.lower().replace(" ", "-")
     path = out or Path(f"{chosen}.yaml")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists.", "Name another file with -o, or add --force.")
-    write_whole(path, draft(folder, chosen).encode())
+    write_atomic(path, draft(folder, chosen).encode())
     output = Output(as_json=json, quiet=quiet)
     output.result({"card": str(path), "dataset": chosen}, str(path))
     output.note(f"read {path}, and correct what it has wrong")

@@ -23,7 +23,7 @@ from pinmem_core.data.http_range import (
 )
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.home import home
 
 
@@ -35,7 +35,7 @@ def accepted(card: DatasetCard) -> bool:
 def accept(card: DatasetCard) -> None:
     """Remember that the user accepts the terms of `card`."""
     terms = _accepted_terms() | {card.name: _fingerprint(card)}
-    write_whole(_file(), (json.dumps(terms, indent=2, sort_keys=True) + "\n").encode())
+    write_atomic(_file(), (json.dumps(terms, indent=2, sort_keys=True) + "\n").encode())
 
 
 def require_accepted(card: DatasetCard) -> None:

@@ -25,7 +25,7 @@ from pinmem_core.data.thread_pool import Meter, Stop
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Listener
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.version import __version__
 
 CERTIFICATE_HINT = (
@@ -220,7 +220,7 @@ class Partial:
     def belongs_to(self, origin: Origin) -> None:
         """Remember where the bytes come from."""
         with self._writing():
-            write_whole(self._record, json.dumps(asdict(origin)).encode())
+            write_atomic(self._record, json.dumps(asdict(origin)).encode())
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[bytes], None]]:

@@ -24,7 +24,7 @@ from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.home import dataset_root, raw_root
 from pinmem_core.locks import lock_of, locked
-from pinmem_core.paths import bytes_below, expanded
+from pinmem_core.paths import expanded, folder_size
 
 _SHOWN = 5
 """Archives that a message names."""
@@ -164,7 +164,7 @@ def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
             break
         with changing(folder):
             for path in inner:
-                left -= bytes_below(extract(path, path.parent, limit=left, on_event=on_event))
+                left -= folder_size(extract(path, path.parent, limit=left, on_event=on_event))
                 path.unlink()  # the outer archive still holds it
     return folder
 

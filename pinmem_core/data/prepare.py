@@ -37,7 +37,7 @@ from pinmem_core.data.prepared import (
 from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
+from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
 from pinmem_core.locks import lock_of, locked
 from pinmem_core.parallel import in_parallel
@@ -372,4 +372,4 @@ def _write(
     write_lines(conversion.folder / MANIFEST, (r.sample.to_json() for r in records))
     if card.name not in shipped_cards():
         write_card(card, conversion.folder / card_of_user(card.name).name)
-    write_whole(conversion.folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
+    write_atomic(conversion.folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())

@@ -39,12 +39,12 @@ from pinmem_core.data.samples import Sample, own_path
 from pinmem_core.documents import json_text, parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import staged_folder, write_lines, write_whole
+from pinmem_core.files import staged_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
 from pinmem_core.images import check_picture, image_size, read_image, read_train_ids
 from pinmem_core.locks import lock_of, locked
 from pinmem_core.parallel import in_parallel
-from pinmem_core.paths import as_portable_name, bytes_below, expanded
+from pinmem_core.paths import as_portable_name, expanded, folder_size
 from pinmem_core.png import label_png
 
 FORMAT_VERSION = 1
@@ -517,8 +517,8 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
 def _note_bytes(folder: Path) -> None:
     """Note in an unpacked `dataset.json` how many bytes its pictures have."""
     summary = read_json_object(folder / SUMMARY, LARGEST_SUMMARY)
-    summary["bytes"] = sum(bytes_below(folder / kind) for kind in ("labels", "images"))
-    write_whole(folder / SUMMARY, as_json(summary))
+    summary["bytes"] = sum(folder_size(folder / kind) for kind in ("labels", "images"))
+    write_atomic(folder / SUMMARY, as_json(summary))
 
 
 def _image_digests(path: Path, folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
 from pinmem_core.events import Listener, Progress
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.synthetic import draw_scene
 
 Pixels = NDArray[np.uint8]
@@ -197,4 +197,4 @@ def _write_sidecar(report: ExportReport, facts: Mapping[str, str]) -> None:
         "facts": dict(facts),
         "compared": [asdict(comparison) for comparison in report.compared],
     }
-    write_whole(report.sidecar, (json_text(content, indent=2) + "\n").encode())
+    write_atomic(report.sidecar, (json_text(content, indent=2) + "\n").encode())

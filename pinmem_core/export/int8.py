@@ -20,7 +20,7 @@ from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.export.check import ExportReport, Pixels, verify
 from pinmem_core.export.graph import INPUT, Signature
 from pinmem_core.export.onnx import OnnxRunner, require_onnx, save_onnx
-from pinmem_core.files import whole_file
+from pinmem_core.files import atomic_file
 from pinmem_core.images import read_image
 from pinmem_core.inference.sources import find_sources
 from pinmem_core.synthetic import DOMAINS, draw_scene
@@ -116,7 +116,7 @@ def quantize(
         rest = held_out = list(images or ())
     shown = _synthetic() if images is None else rest
     feed = _Feed(shown, plain.signature, path.name, on_event)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         model = _in_integers(onnx_path, feed)
         calibration = f"{feed.count} {'synthetic scenes' if images is None else 'images'}"
         facts = {**plain.facts, "precision": "int8", "calibration": calibration}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import whole_file
+from pinmem_core.files import atomic_file
 from pinmem_core.images import Picture, read_picture
 from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.sources import Source
@@ -176,7 +176,7 @@ def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
         return item
     job, pixels, prediction = item
     for output in job.outputs:
-        with whole_file(output.path) as partial, partial.open("wb") as file:
+        with atomic_file(output.path) as partial, partial.open("wb") as file:
             write_format(output.form, pixels, prediction, file)
     height, width = pixels.shape[:2]
     return tuple(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress
-from pinmem_core.files import staged_folder, whole_file
+from pinmem_core.files import atomic_file, staged_folder
 from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.writers import Job, Output, Predicted, needs, painted, write_format
 from pinmem_core.parallel import in_parallel, prefetched
@@ -170,7 +170,7 @@ def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
     import av
 
     with (
-        whole_file(path) as partial,
+        atomic_file(path) as partial,
         partial.open("wb") as file,
         av.open(file, "w", format="mp4") as container,
     ):

@@ -26,7 +26,7 @@ from pinmem_core.files import (
     remove_leftovers,
     remove_partial_files,
     restore_folder,
-    write_whole,
+    write_atomic,
 )
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, save_checkpoint
@@ -224,7 +224,7 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         if self.writes:
-            write_whole(self.path / name, (json_text(content, indent=2) + "\n").encode())
+            write_atomic(self.path / name, (json_text(content, indent=2) + "\n").encode())
 
 
 def _metrics_line(line: dict[str, Any]) -> dict[str, float]:
