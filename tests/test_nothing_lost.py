@@ -20,7 +20,7 @@ from pinmem_core.files import (
     write_atomic,
 )
 from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.training import resume, train
 
 fork = multiprocessing.get_context("fork")
@@ -278,7 +278,7 @@ def test_processes_with_equal_numbers_use_other_temporary_names(tmp_path, monkey
 
 
 def test_two_homes_do_not_resume_one_run_together(stopped, tmp_path, monkeypatch):
-    with locked(stopped / ".lock", "the run"):
+    with hold_lock(stopped / ".lock", "the run"):
         for home in ("one", "two"):
             monkeypatch.setenv("PINMEM_HOME", str(tmp_path / home))
             with pytest.raises(BusyError, match="another pinmem process is using the run"):
@@ -293,7 +293,7 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeyp
 
     monkeypatch.setattr("fcntl.flock", without)
     events = []
-    with locked(lock_of(tmp_path / "data"), "the dataset data", events.append):
+    with hold_lock(lock_file(tmp_path / "data"), "the dataset data", events.append):
         pass
     assert "offers no locks (no locks)" in warnings(events)[0]
 
@@ -302,7 +302,7 @@ def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path):
     lock = tmp_path / "made" / ".lock"
 
     def take() -> None:
-        with locked(lock, "it"):
+        with hold_lock(lock, "it"):
             ready.send(fork.Process(target=sleep.wait, daemon=False).start())
             os._exit(0)
 
@@ -312,14 +312,14 @@ def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path):
     child.start()
     assert heard.recv() is None
     child.join()
-    with locked(lock, "it"):
+    with hold_lock(lock, "it"):
         pass
     sleep.set()
     assert lock.parent.exists() and not lock.exists()
 
 
 def test_a_lock_leaves_nothing(tmp_path):
-    with locked(tmp_path / "made" / ".lock", "it"):
+    with hold_lock(tmp_path / "made" / ".lock", "it"):
         assert (tmp_path / "made" / ".lock").exists()
     assert not (tmp_path / "made").exists()
 

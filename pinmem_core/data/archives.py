@@ -37,7 +37,7 @@ from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, ignore
 from pinmem_core.files import remove_leftovers, restore_folder, staged_folder, write_atomic
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.paths import folder_size
 
 MARKER = ".archive.json"
@@ -338,7 +338,7 @@ def extract(
             size = unpack(reader, staging, on_event, limit)
             _write_mark(staging, {**mark, _SIZE: size})
 
-    with locked(lock_of(folder), str(folder), on_event):
+    with hold_lock(lock_file(folder), str(folder), on_event):
         remove_leftovers(folder)
         _read(archive, kind, work)
     return folder

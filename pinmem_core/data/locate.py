@@ -23,7 +23,7 @@ from pinmem_core.errors import ConfigError, DataError, quoted
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.home import dataset_root, raw_root
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.paths import expanded, folder_size
 
 _SHOWN = 5
@@ -61,8 +61,8 @@ def obtain(
         DataError: A source does not exist, or an archive is damaged or hostile.
         MachineError: The disk is too small, or nothing here unpacks the format.
     """
-    raw = lock_of(raw_root(card.name))
-    with locked(raw, f"the raw files of {card.name}", on_event):
+    raw = lock_file(raw_root(card.name))
+    with hold_lock(raw, f"the raw files of {card.name}", on_event):
         if sources:
             return _from_sources(card, sources, on_event)
         if card.draw:

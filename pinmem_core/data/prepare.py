@@ -39,7 +39,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.parallel import in_parallel
 from pinmem_core.paths import as_id, expanded
 from pinmem_core.version import __version__
@@ -124,7 +124,7 @@ def prepare(
     """
     root = dataset_root(card.name)
     folders = [expanded(folder).absolute() for folder in folders]
-    with locked(lock_of(root), f"the dataset {card.name}", on_event):
+    with hold_lock(lock_file(root), f"the dataset {card.name}", on_event):
         found = find_samples(card, folders, label_map)
         refuse_disguised(card, found)
         _announce_layouts(found, on_event)

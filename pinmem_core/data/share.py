@@ -42,7 +42,7 @@ from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
 from pinmem_core.images import check_picture, image_size, read_image, read_train_ids
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.parallel import in_parallel
 from pinmem_core.paths import as_portable_name, expanded, folder_size
 from pinmem_core.png import label_png
@@ -288,7 +288,7 @@ def pack(
     out = expanded(out).absolute()
     _refuse_place(out, overwrite=overwrite)
     card = get_card(name)
-    with locked(lock_of(dataset_root(name)), f"the dataset {name}", on_event):
+    with hold_lock(lock_file(dataset_root(name)), f"the dataset {name}", on_event):
         dataset = PreparedDataset.open(name)
         chosen = [count for split, count in dataset.counts.items() if split in (splits or {split})]
         _refuse_too_many(card, sum(chosen))
@@ -347,7 +347,7 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
         raise ConfigError(f"{path} holds the dataset '{card.name}', not '{name}'.")
     root = dataset_root(card.name)
     news = _news_of_card(path, card)
-    lock = locked(lock_of(root), f"the dataset {card.name}", on_event)
+    lock = hold_lock(lock_file(root), f"the dataset {card.name}", on_event)
     with lock, _workplace(root) as parent:
         folder = extract(path, parent, on_event=on_event)
         _check(path, folder, header, on_event)

@@ -25,7 +25,7 @@ from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import write_atomic
 from pinmem_core.home import register_run
 from pinmem_core.inference import get_protocol
-from pinmem_core.locks import locked
+from pinmem_core.locks import hold_lock
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.training import resume, train
 from pinmem_core.training.setup import resolve
@@ -254,7 +254,7 @@ def run_study(
         if report_path(folder, variant, seed).exists():
             continue
         try:
-            with locked(lock_path(folder, variant, seed), f"run {variant}-{seed}", on_event):
+            with hold_lock(lock_path(folder, variant, seed), f"run {variant}-{seed}", on_event):
                 if report_path(folder, variant, seed).exists():
                     continue  # another process has just finished it
                 on_event(Notice(f"run {number} of {len(runs)}: {variant}, seed {seed}"))

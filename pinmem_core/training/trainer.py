@@ -40,7 +40,7 @@ from pinmem_core.evaluation.evaluate import comparison_sheet
 from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, Speed, ignore
 from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
-from pinmem_core.locks import locked
+from pinmem_core.locks import hold_lock
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
 from pinmem_core.training.optim import learning_rate
@@ -149,7 +149,7 @@ def _alone_in(folder: RunFolder, on_event: Listener) -> AbstractContextManager[N
     """Lock the folder of a run; the first of several processes holds the lock for all."""
     if not folder.writes:
         return nullcontext()
-    return locked(folder.lock, f"the run {folder.path}", on_event)
+    return hold_lock(folder.lock, f"the run {folder.path}", on_event)
 
 
 def _complete(trainer: "_Trainer") -> RunResult:
