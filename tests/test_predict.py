@@ -25,7 +25,7 @@ from pinmem_core.checkpoints.checkpoint import save_checkpoint
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.files import atomic_file
-from pinmem_core.images import image_size, read_image, read_picture, write_png
+from pinmem_core.images import decode_image, image_size, read_image, write_png
 from pinmem_core.inference import video, writers
 from pinmem_core.inference.jobs import predict_files
 from pinmem_core.inference.sources import Source, find_sources
@@ -104,10 +104,10 @@ def test_every_odd_image_is_read_rightly_or_refused_in_a_sentence(tmp_path, name
     path.write_bytes(odd.content)
     if odd.pixels is None:
         with pytest.raises(DataError) as error:
-            read_picture(path)
+            decode_image(path)
         assert odd.reason in error.value.message and name in error.value.message
         return
-    pixels, frames = read_picture(path)
+    pixels, frames = decode_image(path)
     assert frames == odd.frames and pixels.shape == odd.pixels.shape
     assert np.abs(pixels.astype(int) - odd.pixels).max() <= odd.tolerance
     assert image_size(path) == (pixels.shape[1], pixels.shape[0])
@@ -150,7 +150,7 @@ def test_whatever_a_damaged_file_holds_it_is_an_error_in_a_sentence():
         places = rng.integers(0, min(len(damaged), 400), 6)
         damaged[places] = rng.integers(0, 256, 6)
         try:
-            read_picture(Path("x"), damaged[: rng.integers(1, 2 * len(damaged))].tobytes())
+            decode_image(Path("x"), damaged[: rng.integers(1, 2 * len(damaged))].tobytes())
         except DataError:
             refused += 1
     assert 100 < refused < 600
@@ -162,7 +162,7 @@ def test_a_reader_that_stumbles_over_a_file_is_an_error_in_a_sentence(monkeypatc
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", stumble)
     with pytest.raises(DataError, match="x cannot be read: bad state"):
-        read_picture(Path("x"), ODD["grey.png"].content)
+        decode_image(Path("x"), ODD["grey.png"].content)
 
 
 @pytest.mark.slow

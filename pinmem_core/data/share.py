@@ -41,7 +41,7 @@ from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_nam
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
-from pinmem_core.images import check_picture, image_size, read_image, read_train_ids
+from pinmem_core.images import check_image, image_size, read_image, read_train_ids
 from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.parallel import in_parallel
 from pinmem_core.paths import as_portable_name, expanded, folder_size
@@ -198,7 +198,7 @@ def _image(sample: Sample, reencoding: Reencoding | None) -> Content:
         raise _changed(sample.image)
     if reencoding:
         return reencoding.image(read_image(sample.image))
-    check_picture(sample.image)
+    check_image(sample.image)
     return sample.image
 
 
@@ -550,7 +550,7 @@ def _fault(folder: Path, record: Record) -> str | None:
     if own_files(sample) != paths or any(".." in path.parts for path in paths):
         return f"the files of '{sample.id}' would lie outside of the dataset"
     try:
-        check_picture(folder / sample.image)
+        check_image(folder / sample.image)
         if record.image_sha256 not in (None, file_digest(folder / sample.image)):
             return f"{sample.image} is not the image that was packed"
         size = image_size(folder / sample.image)

@@ -29,7 +29,7 @@ from pinmem_core.data.samples import Sample
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.home import dataset_root
-from pinmem_core.images import check_picture, image_size, read_train_ids
+from pinmem_core.images import check_image, image_size, read_train_ids
 from pinmem_core.parallel import in_parallel
 
 
@@ -69,7 +69,7 @@ def check_files(
     sha256 = None
     with _noting(findings, sample.image):
         if not headers_only:
-            check_picture(sample.image)
+            check_image(sample.image)
         if deep and record and file_digest(sample.image) != record.image_sha256:
             raise DataError("is another file than 'prepare' saw: its SHA-256 differs")
         _check_size(sample, sample.image)

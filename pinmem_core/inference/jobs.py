@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import atomic_file
-from pinmem_core.images import Picture, read_picture
+from pinmem_core.images import DecodedImage, decode_image
 from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.sources import Source
 from pinmem_core.inference.video import predict_video, require_pyav
@@ -63,7 +63,7 @@ _Results = Generator[tuple[Predicted, ...] | Failed, None, None]
 
 class _Read(NamedTuple):
     job: Job
-    picture: Picture
+    picture: DecodedImage
 
 
 class _Analyzed(NamedTuple):
@@ -114,7 +114,7 @@ def predict_bytes(
     Raises:
         DataError: The image cannot be read.
     """
-    picture = read_picture(source.path, source.content)
+    picture = decode_image(source.path, source.content)
     prediction = _analyze(predictor, source, picture, [form], on_event)
     file = BytesIO()
     write_format(form, picture.pixels, prediction, file)
@@ -144,7 +144,7 @@ def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _R
 
 def _read(job: Job) -> _Read | Failed:
     try:
-        return _Read(job, read_picture(job.source.path, job.source.content))
+        return _Read(job, decode_image(job.source.path, job.source.content))
     except DataError as error:
         return Failed(job.source.path, error.message)
 
@@ -161,7 +161,7 @@ def _predict(predictor: Predictor, item: _Read | Failed, on_event: Listener) -> 
 def _analyze(
     predictor: Predictor,
     source: Source,
-    picture: Picture,
+    picture: DecodedImage,
     forms: Iterable[OutputFormat],
     on_event: Listener,
 ) -> Prediction:
