@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples, names, quoted
+from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples, names, shell_join
 from pinmem_cli.output import Output, table
 from pinmem_core.errors import ConfigError
 
@@ -109,7 +109,7 @@ def evaluate(
         f"checkpoint: {report.checkpoint}",
         f"report: {folder / PAGE}",
     )
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(run)}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {shell_join(run)}")
 
 
 def _scores(report: "Report") -> Table:

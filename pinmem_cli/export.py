@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.options import Json, Quiet, examples, given_options, names, quoted
+from pinmem_cli.options import Json, Quiet, examples, given_options, names, shell_join
 from pinmem_cli.output import Output, fields, size
 from pinmem_core.errors import ConfigError, unknown_name
 
@@ -226,7 +226,7 @@ def _push(
         data, f"{_where(plan)}{' (nothing was sent)' if dry_run else ''}", fields(rows), *head
     )
     if dry_run:
-        out.next_step(f"pinmem export {quoted(model)} --push {repo}{_repeated(plan, repo)}")
+        out.next_step(f"pinmem export {shell_join(model)} --push {repo}{_repeated(plan, repo)}")
     else:
         out.note(f"commit: {url}")
         out.next_step(f"pinmem predict IMAGE -o mask.png --model {plan.name}")
@@ -273,7 +273,7 @@ def _write(
         if done.agreement:
             out.note(f"{done.path.name}: {done.agreement}")
     name = written[0].path.parent if forms == ["safetensors"] else model
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(name)}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {shell_join(name)}")
 
 
 def _as_json(done: "Written") -> dict[str, Any]:
@@ -310,4 +310,4 @@ def _take_over(
         f"{'with' if network.memory else 'no'} memory",
         *(f"assumed: {what}" for what in about["converted"]["assumed"]),
     )
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(output)}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {shell_join(output)}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pinmem_core.errors import ConfigError
-from pinmem_core.errors import quoted as quoted
+from pinmem_core.errors import shell_join as shell_join
 
 Json = Annotated[
     bool,
@@ -88,4 +88,4 @@ def refuse_others(context: typer.Context, mode: str, why: str, allowed: Sequence
 
 def without(flag: str) -> str:
     """Return the command that is running, but without `flag`."""
-    return quoted("pinmem", *(word for word in sys.argv[1:] if word != flag))
+    return shell_join("pinmem", *(word for word in sys.argv[1:] if word != flag))

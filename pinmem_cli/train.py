@@ -14,8 +14,8 @@ from pinmem_cli.options import (
     examples,
     given_options,
     names,
-    quoted,
     refuse_others,
+    shell_join,
     without,
 )
 from pinmem_cli.output import Output, is_first_process, say, size, table
@@ -338,7 +338,7 @@ def _show_result(out: Output, result: "RunResult") -> None:
         rows,
         f"run: {result.run}",
     )
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {quoted(result.run)}")
+    out.next_step(f"pinmem predict IMAGE -o mask.png --model {shell_join(result.run)}")
 
 
 def _percent(share: float | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pinmem_cli.data.prepare import Height, Quality, Reencode, reencoding_of
-from pinmem_cli.options import Json, Quiet, examples, names, quoted
+from pinmem_cli.options import Json, Quiet, examples, names, shell_join
 from pinmem_cli.output import Output, size
 from pinmem_core.errors import ConfigError
 
@@ -60,7 +60,7 @@ def pack(
         f"digest {summary.digest}",
     )
     output.note("on the other machine:")
-    output.next_step(f"pinmem data prepare {quoted(name, '--from', path)}")
+    output.next_step(f"pinmem data prepare {shell_join(name, '--from', path)}")
 
 
 def new_card(
@@ -87,4 +87,4 @@ def new_card(
     output = Output(as_json=json, quiet=quiet)
     output.result({"card": str(path), "dataset": chosen}, str(path))
     output.note(f"read {path}, and correct what it has wrong")
-    output.next_step(f"pinmem data prepare {quoted(chosen, '--card', path, '--from', folder)}")
+    output.next_step(f"pinmem data prepare {shell_join(chosen, '--card', path, '--from', folder)}")

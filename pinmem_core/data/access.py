@@ -10,7 +10,7 @@ from typing import Any
 import platformdirs
 import requests
 
-from pinmem_core.addresses import masked
+from pinmem_core.addresses import redact_url
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.http_range import (
@@ -148,13 +148,13 @@ def log_in(
         raise _failed(url, f"answered {status}")
     if status != 302:
         raise ConfigError(
-            f"{masked(url)} does not accept the password of '{credentials.username}'.",
+            f"{redact_url(url)} does not accept the password of '{credentials.username}'.",
             "Try the same user name and password in a browser.",
         )
 
 
 def _failed(url: str, reason: str, hint: str | None = None) -> DataError:
-    return DataError(f"cannot log in: {masked(url)} {reason}.", hint or "Try again later.")
+    return DataError(f"cannot log in: {redact_url(url)} {reason}.", hint or "Try again later.")
 
 
 def _official_file() -> Path:

@@ -19,7 +19,7 @@ import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
-from pinmem_core.addresses import HIDDEN, masked
+from pinmem_core.addresses import HIDDEN, redact_url
 from pinmem_core.data.card import Archive
 from pinmem_core.data.thread_pool import Meter, Stop
 from pinmem_core.documents import read_json_object
@@ -155,7 +155,7 @@ def retry_after(header: str | None) -> float | None:
 
 def address_of(url: str) -> str:
     """Return what stands for `url` in a record: no secret, but as distinct as the address."""
-    shown = masked(url)
+    shown = redact_url(url)
     if HIDDEN not in shown:
         return shown
     return f"{shown}#{hashlib.sha256(url.encode()).hexdigest()[:16]}"

@@ -19,7 +19,7 @@ from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.download import download
 from pinmem_core.data.layouts import find_samples
 from pinmem_core.data.prepared import read_summary
-from pinmem_core.errors import ConfigError, DataError, quoted
+from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.home import dataset_root, raw_root
@@ -109,7 +109,7 @@ def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener
         on_event(Notice(f"not unpacked, as the card does not name it: {names}", warning=True))
     else:
         known = [path for path in left[:_SHOWN] if is_archive(Path(original_name(path.name)))]
-        command = quoted(*(word for path in known for word in ("--from", path)))
+        command = shell_join(*(word for path in known for word in ("--from", path)))
         raise DataError(
             f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
             f"card does not name: {names}.",

@@ -27,7 +27,7 @@ from pinmem_core.distributed import (
     rank,
     world_size,
 )
-from pinmem_core.errors import DataError, StoppedRunError, quoted
+from pinmem_core.errors import DataError, StoppedRunError, shell_join
 from pinmem_core.evaluation import (
     Scores,
     Target,
@@ -160,7 +160,9 @@ def _complete(trainer: "_Trainer") -> RunResult:
             scores = trainer.run()
     except BaseException as error:
         if folder.is_saved() and not isinstance(error, StoppedRunError):
-            hint = f"'pinmem train --resume {quoted(folder.path)}' goes on from the last snapshot"
+            hint = (
+                f"'pinmem train --resume {shell_join(folder.path)}' goes on from the last snapshot"
+            )
             on_event(Notice(hint, warning=True))
         raise
     if folder.writes:
@@ -373,7 +375,7 @@ class _Trainer(ExitStack):
     def _stopped(self, done: int) -> StoppedRunError:
         return StoppedRunError(
             f"stopped at iteration {done}/{self.config.iterations}; the checkpoint is saved.",
-            f"Resume with: pinmem train --resume {quoted(self.folder.path)}",
+            f"Resume with: pinmem train --resume {shell_join(self.folder.path)}",
         )
 
     def _forward_unless_stopped(self, event: Event) -> None:
