@@ -32,7 +32,7 @@ from pinmem_core.inference.sources import Source, find_sources
 from pinmem_core.inference.writers import FORMS, get_formats, plan
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.models import Segmenter
-from pinmem_core.parallel import in_parallel, prefetched
+from pinmem_core.parallel import parallel_map, prefetch
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 
@@ -344,7 +344,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
             yield number
 
     results = []
-    for number in prefetched(count()):
+    for number in prefetch(count()):
         time.sleep(0.001)
         assert len(drawn) <= number + 5
         results.append(number)
@@ -354,7 +354,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
         time.sleep(0.02 if number < 2 else 0)
         return -number
 
-    assert list(in_parallel(slow_at_first, range(20), 3)) == [-n for n in range(20)]
+    assert list(parallel_map(slow_at_first, range(20), 3)) == [-n for n in range(20)]
 
 
 def test_an_error_in_a_thread_comes_out_and_ends_the_work():
@@ -367,9 +367,9 @@ def test_an_error_in_a_thread_comes_out_and_ends_the_work():
 
     got = []
     with pytest.raises(MachineError, match="disk is full"):
-        got += in_parallel(fail_at_three, range(100), 1, waiting=3)
+        got += parallel_map(fail_at_three, range(100), 1, waiting=3)
     with pytest.raises(MachineError, match="disk is full"):
-        got += prefetched(map(fail_at_three, range(100)))
+        got += prefetch(map(fail_at_three, range(100)))
     assert not {*threading.enumerate()} - before
 
 

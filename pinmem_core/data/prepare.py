@@ -40,7 +40,7 @@ from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
 from pinmem_core.locks import hold_lock, lock_file
-from pinmem_core.parallel import in_parallel
+from pinmem_core.parallel import parallel_map
 from pinmem_core.paths import as_id, expanded
 from pinmem_core.version import __version__
 
@@ -260,7 +260,7 @@ def _convert_all(
 
     with (
         (conversion.folder / RECORDS).open("a", encoding="utf-8") as journal,
-        closing(in_parallel(convert, planned, jobs)) as results,
+        closing(parallel_map(convert, planned, jobs)) as results,
     ):
         journal.write("\n")  # after what may be half a line
         for done, result in enumerate(results, start=1):

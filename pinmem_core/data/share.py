@@ -43,7 +43,7 @@ from pinmem_core.files import staged_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
 from pinmem_core.images import check_image, image_size, read_image, read_train_ids
 from pinmem_core.locks import hold_lock, lock_file
-from pinmem_core.parallel import in_parallel
+from pinmem_core.parallel import parallel_map
 from pinmem_core.paths import as_portable_name, expanded, folder_size
 from pinmem_core.png import label_png
 
@@ -104,7 +104,7 @@ def packed_samples(
         return PackedSample(sample, _record(sample, digests.get(sample.id), reencoding))
 
     packed = []
-    with closing(in_parallel(pack, samples, jobs)) as results:
+    with closing(parallel_map(pack, samples, jobs)) as results:
         for item in results:
             packed.append(item)
             on_event(Progress("checking labels", len(packed), len(samples)))
@@ -148,7 +148,7 @@ def pictures(
             with source.mendable():
                 return name, content(source, reencoding)
 
-        yield from in_parallel(made, sorted(sources.items()), jobs)
+        yield from parallel_map(made, sorted(sources.items()), jobs)
 
 
 def packed_summary(
@@ -536,7 +536,7 @@ def _check_pictures(
     def fault(record: Record) -> str | None:
         return _fault(folder, record)
 
-    with closing(in_parallel(fault, records)) as faults:
+    with closing(parallel_map(fault, records)) as faults:
         for done, found in enumerate(faults, start=1):
             if found:
                 raise _damaged(path, found)

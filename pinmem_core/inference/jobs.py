@@ -20,7 +20,7 @@ from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.sources import Source
 from pinmem_core.inference.video import predict_video, require_pyav
 from pinmem_core.inference.writers import Job, OutputFormat, Predicted, needs, write_format
-from pinmem_core.parallel import in_parallel, prefetched
+from pinmem_core.parallel import parallel_map, prefetch
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ def _videos(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _R
 
 
 def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
-    with closing(prefetched(map(_read, jobs))) as read:
+    with closing(prefetch(map(_read, jobs))) as read:
         analyzed = (_predict(predictor, item, on_event) for item in read)
-        with closing(in_parallel(_write, analyzed, _WRITERS, waiting=_WAITING)) as results:
+        with closing(parallel_map(_write, analyzed, _WRITERS, waiting=_WAITING)) as results:
             yield from results
 
 
