@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from pinmem_cli import (
     data,
@@ -16,6 +15,7 @@ from pinmem_cli import (
     predict,
     train,
 )
+from pinmem_cli.options import Group, add
 from pinmem_cli.output import exit_code, show_error, unforeseen
 from pinmem_cli.streams import mend_streams, printable
 from pinmem_core.errors import PinMemError
@@ -23,7 +23,7 @@ from pinmem_core.version import __version__
 
 _INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__mro__[1]
-"""The base of Typer's errors of usage, which it exports no name of."""
+"""Base class of Typer's usage errors, which Typer does not export."""
 
 
 @contextmanager
@@ -36,11 +36,11 @@ def _printable_usage_errors() -> Iterator[None]:
         raise
 
 
-class _ErrorBoundary(TyperGroup):
-    """Turns the core's errors into one sentence and an exit code; tracebacks need --debug."""
+class _ErrorBoundary(Group):
+    """Turn the core's errors into one sentence and an exit code; tracebacks need --debug."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Let a command's name be two words, though its first is a command that takes arguments."""
+        """Find commands of two words, such as `eval compare`, where `eval` takes arguments."""
         words = " ".join(args[:2])
         return super().resolve_command(ctx, [words, *args[2:]] if words in self.commands else args)
 
@@ -50,7 +50,7 @@ class _ErrorBoundary(TyperGroup):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; what it raises becomes a sentence."""
+        """Run the command and report its errors."""
         try:
             with _printable_usage_errors():
                 return super().invoke(ctx)
@@ -72,17 +72,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Domain-generalized semantic segmentation: train on some domains, segment unseen ones.",
     epilog=(
-        "Begin with: pinmem train --recipe demo   (draws its own data; minutes on a CPU)\n\n"
+        "Start with: pinmem train --recipe demo   (synthetic data; minutes on a CPU)\n\n"
         "Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 data missing or invalid, "
         "4 verification failed, 5 environment, 130 interrupted, 143 terminated"
     ),
 )
 app.add_typer(data.app, name="data")
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("eval", epilog=eval.EXAMPLES)(eval.evaluate)
-app.command("eval compare", epilog=eval.COMPARE_EXAMPLES)(eval.compare)
-app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
-app.command("export", epilog=export.EXAMPLES)(export.export)
+add(app, "train", train.train, *train.EXAMPLES)
+add(app, "eval", eval.evaluate, *eval.EXAMPLES)
+add(app, "eval compare", eval.compare, *eval.COMPARE_EXAMPLES)
+add(app, "predict", predict.predict, *predict.EXAMPLES)
+app.add_typer(export.app, name="export")
 
 
 def _print_version(wanted: bool) -> None:
@@ -103,7 +103,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; what nobody foresaw is told in a sentence, too."""
+    """Run the command line; an unexpected error is reported in one sentence, too."""
     mend_streams()
     let_idle_threads_sleep()
     try:

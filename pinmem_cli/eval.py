@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, examples, names, shell_join
-from pinmem_cli.output import Output, table
+from pinmem_cli.names import complete, datasets, models, protocols, runs
+from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, names, quoted
+from pinmem_cli.output import Output, percent, table
 from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pinmem_core.evaluation import Report
+    from pinmem_core.evaluation.compare import Comparison, TargetScores
 
-EXAMPLES = examples(
+EXAMPLES = (
     "pinmem eval RUN --targets camvid:0001TP,demo:dusk",
     "pinmem eval RUN --protocol paper-eval --json",
     "pinmem eval compare RUN OTHER-RUN",
@@ -25,21 +27,25 @@ def evaluate(
     run: Annotated[
         str,
         typer.Argument(
-            help="A run's folder or name, a checkpoint folder, last, starter or user/name@revision."
+            help="Run (folder or name), checkpoint folder, starter, last, or user/name@revision.",
+            autocompletion=complete(models),
         ),
     ],
     targets: Annotated[
         list[str] | None,
         typer.Option(
-            help="Domains to score on; by comma, or repeated; default: the run's targets."
+            metavar="DOMAINS",
+            help="Domains to score on, DATASET, DATASET:DOMAIN or ...@SPLIT; repeat, or separate "
+            "by commas. By default, the run's targets.",
+            autocompletion=complete(datasets),
         ),
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="paper-train, paper-mapillary, paper-eval, paper-pool, fast or photo, or one with "
-            "changes: paper-train+flip+scales=0.5,1; default: the model's own (photo for the "
-            "starter model), else paper-train."
+            help="Inference protocol: {protocols}; or one with changes, as in "
+            "paper-train+flip+scales=0.5,1. By default, the model's own, else paper-train.",
+            autocompletion=complete(protocols),
         ),
     ] = None,
     precision: Precision = "float32",
@@ -50,7 +56,7 @@ def evaluate(
         typer.Option(
             "--output",
             "-o",
-            help="Folder to make for the report; default: RUN/eval/<protocol>-<time>.",
+            help="Folder to create for the report; default: RUN/eval/PROTOCOL-TIME.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -58,7 +64,7 @@ def evaluate(
         bool,
         typer.Option(
             "--no-pictures",
-            help="Leave images and the memory's pictures out of the report, which takes less time.",
+            help="Leave images and pictures of the memory out of the report, which is faster.",
             rich_help_panel="Output",
         ),
     ] = False,
@@ -67,7 +73,7 @@ def evaluate(
 ) -> None:
     """Score a trained model on domains, and write a report.
 
-    'pinmem eval compare' sets reports side by side.
+    'pinmem eval compare' compares reports.
     """
     from pinmem_core.checkpoints.checkpoint import read_config
     from pinmem_core.checkpoints.hub import checkpoint_of
@@ -109,7 +115,15 @@ def evaluate(
         f"checkpoint: {report.checkpoint}",
         f"report: {folder / PAGE}",
     )
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {shell_join(run)}")
+    image = _an_image(next(iter(report.scores)))
+    out.next_step(f"pinmem predict {quoted(image)} -o mask.png --model {quoted(run)}")
+
+
+def _an_image(domain: str) -> Path:
+    """Return the path of an image of a domain."""
+    from pinmem_core.data.prepared import Selection, select
+
+    return select(Selection.parse(domain), default_split="val")[0].image
 
 
 def _scores(report: "Report") -> Table:
@@ -122,35 +136,28 @@ def _scores(report: "Report") -> Table:
     means = {word: of for word, of in report.averages.items() if words.count(word) > 1}
     rows = table("IoU %", *heads, *(f"mean\n({word})" for word in means))
     for name in next(iter(scores.values())).iou:
-        rows.add_row(name, *(_percent(of.iou[name]) for of in scores.values()))
+        rows.add_row(name, *(percent(of.iou[name]) for of in scores.values()))
     rows.add_section()
     domains = report.domains.values()
     for class_set in next(iter(scores.values())).miou_by_set:
         mious = [of.miou_by_set[class_set] for of in scores.values()]
         headline = class_set == "occurring"
         name = "mIoU" if headline else f"mIoU-{class_set}"
-        rows.add_row(name, *map(_percent, [*mious, *(of[class_set] for of in means.values())]))
+        rows.add_row(name, *map(percent, [*mious, *(of[class_set] for of in means.values())]))
         if headline:
             rows.add_row("  95 % interval", *(_interval(domain.interval) for domain in domains))
-    rows.add_row("pixel accuracy", *(_percent(of.pixel_accuracy) for of in scores.values()))
-    rows.add_row("ECE", *(_percent(domain.result.calibration.ece) for domain in domains))
+    rows.add_row("pixel accuracy", *(percent(of.pixel_accuracy) for of in scores.values()))
+    rows.add_row("ECE", *(percent(domain.result.calibration.ece) for domain in domains))
     rows.add_row("images", *(f"{of.images:,}" for of in scores.values()))
     rows.add_row("split", *report.splits.values())
     return rows
 
 
 def _interval(ends: tuple[float, float]) -> str:
-    return f"{_percent(ends[0])}..{_percent(ends[1])}"
+    return f"{percent(ends[0])}..{percent(ends[1])}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-if TYPE_CHECKING:
-    from pinmem_core.evaluation.compare import Comparison, TargetScores
-
-COMPARE_EXAMPLES = examples(
+COMPARE_EXAMPLES = (
     "pinmem eval compare RUN OTHER-RUN",
     "pinmem eval compare first/report.json second/report.json --json",
 )
@@ -159,16 +166,20 @@ COMPARE_EXAMPLES = examples(
 def compare(
     reports: Annotated[
         list[str],
-        typer.Argument(help="Two or more: a report's file or folder, or a run (its newest)."),
+        typer.Argument(
+            help="Two or more: report files or folders, or runs, which stand for their newest "
+            "report.",
+            autocompletion=complete(runs),
+        ),
     ],
     json: Json = False,
 ) -> None:
-    """Set reports side by side, each beside the first, with intervals of the differences."""
+    """Compare reports with the first one, with intervals of the differences."""
     from pinmem_core.evaluation.compare import SavedReport, find_report
     from pinmem_core.evaluation.compare import compare as compare_reports
 
     if len(reports) < 2:
-        raise ConfigError("one report cannot be compared.", "Name two or more.")
+        raise ConfigError("comparing needs two reports.", "Name two or more.")
     comparison = compare_reports([SavedReport.read(find_report(name)) for name in reports])
     Output(as_json=json).result(comparison.as_json(), *_shown(comparison))
 
@@ -177,7 +188,7 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
     reports, protocol = comparison.reports, comparison.reports[0].protocol
     heads = [f"{number}: {report.model}" for number, report in enumerate(reports, start=1)]
     for target, scores in comparison.targets.items():
-        yield _compared_scores(target, heads, scores)
+        yield _target(target, heads, scores)
         yield ""
     for seen, average in comparison.averages.items():
         yield _averages(f"mean of the {seen} targets", heads, average)
@@ -187,8 +198,8 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
         yield f"{head}, {report.precision}, {report.path}"
 
 
-def _compared_scores(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> Table:
-    """Return the table of one target; behind each IoU, what it is more than the first's."""
+def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> Table:
+    """Return the table of one target, with differences to the first report."""
     from pinmem_core.checkpoints.model_card import seen_in_words
 
     first, others = scores[0], scores[1:]
@@ -196,12 +207,12 @@ def _compared_scores(target: str, heads: list[str], scores: Sequence["TargetScor
     rows = table(f"{target}, IoU %", *marked)
     for name, iou in first.iou.items():
         changed = (
-            f"{_percent(of.iou[name])} {_signed(of.class_differences[name]):>6}" for of in others
+            f"{percent(of.iou[name])} {_signed(of.class_differences[name]):>6}" for of in others
         )
-        rows.add_row(name, _percent(iou), *changed)
+        rows.add_row(name, percent(iou), *changed)
     rows.add_section()
-    mious = (f"{_percent(of.miou)} {_signed(of.difference):>6}" for of in others)
-    rows.add_row("mIoU", _percent(first.miou), *mious)
+    mious = (f"{percent(of.miou)} {_signed(of.difference):>6}" for of in others)
+    rows.add_row("mIoU", percent(first.miou), *mious)
     intervals = (f"{_signed(low)}..{_signed(high)}" for low, high in (c.interval for c in others))
     rows.add_row("  95 % interval", "", *intervals)
     return rows
@@ -209,8 +220,8 @@ def _compared_scores(target: str, heads: list[str], scores: Sequence["TargetScor
 
 def _averages(title: str, heads: list[str], average: Sequence[float]) -> Table:
     rows = table(title, *heads)
-    changed = (f"{_percent(miou)} {_signed(miou - average[0]):>6}" for miou in average[1:])
-    rows.add_row("mIoU", _percent(average[0]), *changed)
+    changed = (f"{percent(miou)} {_signed(miou - average[0]):>6}" for miou in average[1:])
+    rows.add_row("mIoU", percent(average[0]), *changed)
     return rows
 
 

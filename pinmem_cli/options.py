@@ -1,49 +1,105 @@
 """Options that several commands share, and the rules for all of them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+from pinmem_cli import names as known
 from pinmem_core.errors import ConfigError
-from pinmem_core.errors import shell_join as shell_join
+from pinmem_core.errors import quoted as quoted
 
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Give one JSON object on stdout.", rich_help_panel="Output"),
+    typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel="Output"),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Only results and errors.", rich_help_panel="Output"),
+    typer.Option("--quiet", "-q", help="Print only results and errors.", rich_help_panel="Output"),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, mps, cuda or cuda:N.")]
 Precision = Annotated[
-    Literal["float32", "bf16", "fp16"], typer.Option(help="Of the network's convolutions.")
+    Literal["float32", "bf16", "fp16"], typer.Option(help="Precision of the convolutions.")
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Have torch compile the network: slow at first, then faster."),
+    typer.Option(
+        "--compile", help="Compile the network with torch: a slow start, faster afterwards."
+    ),
 ]
 OutputFolder = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Folder to make.", rich_help_panel="Output"),
+    typer.Option("--output", "-o", help="Folder to create.", rich_help_panel="Output"),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Overwrite existing files.", rich_help_panel="Output"),
 ]
 
 
-def examples(*commands: str) -> str:
-    """Return the block of examples at the end of a command's help."""
-    return "\n\n".join(["Examples:", *commands])  # the help joins lines without a blank between
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        help="Dataset: {datasets}, or your own.", autocompletion=known.complete(known.datasets)
+    ),
+]
+Prepared = Annotated[
+    str,
+    typer.Argument(help="Prepared dataset.", autocompletion=known.complete(known.datasets)),
+]
+
+
+class _Help:
+    """Show flags without a type, and fill in names such as `{datasets}`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters; flags have no metavar."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command
+        for param in params:
+            if getattr(param, "is_bool_flag", False):
+                param.metavar = ""
+        return params
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help with the known names."""
+        for param in self.get_params(ctx):
+            for names in known.KINDS:
+                place = f"{{{names.__name__}}}"
+                if place in (param.help or ""):
+                    param.help = param.help.replace(place, ", ".join(names()))
+        super().format_help(ctx, formatter)  # type: ignore[misc]  # of the command
+
+
+class Command(_Help, TyperCommand):
+    """A command with pinmem's help."""
+
+
+class Group(_Help, TyperGroup):
+    """A group of commands with pinmem's help."""
+
+
+def group(help: str, cls: type[Group] = Group) -> typer.Typer:
+    """Return an empty group of commands."""
+    context = {"help_option_names": ["-h", "--help"]}
+    return typer.Typer(cls=cls, no_args_is_help=True, help=help, context_settings=context)
+
+
+def add(app: typer.Typer, name: str, function: Callable[..., None], *examples: str) -> None:
+    """Add a command to a group, with examples at the end of its help."""
+    lines = "\n\n".join(["Examples:", *examples]) if examples else None  # a blank line each
+    app.command(name, cls=Command, epilog=lines)(function)
 
 
 def names(texts: Sequence[str] | None) -> list[str]:
-    """Return the names of an option that may be repeated and takes names joined by commas."""
+    """Return the entries of a list option, which repeats and takes commas."""
     return [name.strip() for text in texts or () for name in text.split(",") if name.strip()]
 
 
 def paths(given: Sequence[Path] | None) -> list[Path]:
-    """Return the paths of an option, as `names` does; a comma in a path that exists is its own."""
+    """Return the paths of a list option like `names`; a path that exists may contain commas."""
     from pinmem_core.paths import expanded
 
     return [
@@ -71,10 +127,10 @@ def refuse_others(context: typer.Context, mode: str, why: str, allowed: Sequence
     """Refuse the options that would do nothing.
 
     Args:
-        context: Of the command.
-        mode: What decides that they do nothing, an option for instance.
-        why: What it does instead of listening to them.
-        allowed: The options that it listens to.
+        context: Context of the command.
+        mode: Option or input that makes the others ineffective.
+        why: What the mode does, for the message.
+        allowed: Options that have an effect.
 
     Raises:
         ConfigError: Another option is given.
@@ -82,10 +138,11 @@ def refuse_others(context: typer.Context, mode: str, why: str, allowed: Sequence
     idle = [o for o in given_options(context) if o not in (mode, *allowed, "--json", "--quiet")]
     if idle:
         raise ConfigError(
-            f"{mode} {why}: {', '.join(idle)} would do nothing.", f"Leave out {', '.join(idle)}."
+            f"{mode} {why}: {', '.join(idle)} would do nothing.",
+            f"Leave out {', '.join(idle)}.",
         )
 
 
 def without(flag: str) -> str:
-    """Return the command that is running, but without `flag`."""
-    return shell_join("pinmem", *(word for word in sys.argv[1:] if word != flag))
+    """Return the current command line without `flag`."""
+    return quoted("pinmem", *(word for word in sys.argv[1:] if word != flag))

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pinmem_cli.streams import printable
-from pinmem_core.addresses import redact_text
+from pinmem_core.addresses import masked_text
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.events import Listener
 
@@ -191,7 +191,7 @@ def _presentable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_presentable(entry) for entry in value]
     if isinstance(value, str):
-        return redact_text(value)
+        return masked_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -203,3 +203,8 @@ def counted(counts: Mapping[str, int]) -> str:
 def size(count: int | None) -> str:
     """Return a number of bytes for people, in decimal units as sites publish them."""
     return decimal(count) if count is not None else "unknown"
+
+
+def percent(share: float | None) -> str:
+    """Return a fraction in percent, or "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f}"

@@ -6,23 +6,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pinmem_cli.names import complete, models, protocols
+from pinmem_cli.names import formats as known_formats
 from pinmem_cli.options import (
     Compile,
     Device,
+    Force,
     Json,
     Precision,
     Quiet,
-    examples,
     names,
+    quoted,
     refuse_others,
 )
 from pinmem_cli.output import Output, say
 from pinmem_core.errors import ConfigError, MachineError
+from pinmem_core.events import Listener
 
 if TYPE_CHECKING:
     from pinmem_core.inference.jobs import PredictionSummary
 
-EXAMPLES = examples(
+EXAMPLES = (
     "pinmem predict street.jpg -o mask.png",
     "pinmem predict photos/ 'drives/**/*.png' -o masks/ --format overlay --format trainid",
     "pinmem predict drive.mp4 -o overlay.mp4 --format overlay",
@@ -49,34 +53,38 @@ def predict(
     out: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="A file for one input; else a folder; - for standard output."
+            "--output",
+            "-o",
+            help="File for one input, folder for several, or - for standard output.",
         ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            help="A run, a checkpoint, user/name@revision, last for the newest finished run, or "
-            "starter for the model that comes with pinmem, which is the default."
+            help="Run (folder or name), checkpoint folder, user/name@revision, last for the newest "
+            "finished run, or starter (the default) for the model that comes with pinmem.",
+            autocompletion=complete(models),
         ),
     ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format",
-            help="color (the default), trainid, labelid, overlay, beside, confidence, entropy or "
-            "probabilities; by comma, or repeated.",
+            metavar="FORMATS",
+            help="{formats}; repeat, or separate by commas. Default: color.",
+            autocompletion=complete(known_formats),
         ),
     ] = None,
     frames: Annotated[
-        bool, typer.Option("--frames", help="Make of a video a folder of pictures, not a video.")
+        bool, typer.Option("--frames", help="Write a video as a folder of frames.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    force: Force = False,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="fast, photo, paper-train, paper-eval or paper-pool, or one with changes: "
-            "fast+flip+scales=0.5,1; default: the model's own (photo for the starter model), else "
-            "fast."
+            help="Inference protocol: {protocols}; or one with changes, as in "
+            "fast+flip+scales=0.5,1. By default, the model's own, else fast.",
+            autocompletion=complete(protocols),
         ),
     ] = None,
     precision: Precision = "float32",
@@ -87,17 +95,11 @@ def predict(
 ) -> None:
     """Segment images and videos with a trained model."""
     from pinmem_core.checkpoints.checkpoint import read_config
-    from pinmem_core.checkpoints.hub import (
-        LAST,
-        STARTER,
-        STARTER_FOLDER,
-        checkpoint_of,
-        starter_summary,
-    )
+    from pinmem_core.checkpoints.hub import LAST, STARTER
     from pinmem_core.inference import get_protocol, load, protocol_of
     from pinmem_core.inference.jobs import predict_bytes, predict_files
     from pinmem_core.inference.sources import STANDARD, find_sources
-    from pinmem_core.inference.writers import get_formats, plan, plan_stream
+    from pinmem_core.inference.writers import check_formats, plan, plan_stream
 
     output = Output(as_json=json, quiet=quiet)
     streams = out == STANDARD
@@ -106,22 +108,18 @@ def predict(
     if protocol is not None and get_protocol(protocol).view != "native":
         message = f"'{protocol}' says which part of an image is scored: it is for 'pinmem eval'."
         raise ConfigError(message, "Choose another, such as paper-train.")
-    forms = get_formats(names(formats) or ["color"])
-    with output.listening() as tell:
+    chosen = check_formats(names(formats) or ["color"])
+    with output.listening() as listener:
         sources = find_sources(
-            inputs, out=None if streams else out, stdin=sys.stdin.buffer, on_event=tell
+            inputs, out=None if streams else out, stdin=sys.stdin.buffer, on_event=listener
         )
         if frames and not any(source.is_video for source in sources):
             raise ConfigError("--frames is for videos; none is named.", "Leave out --frames.")
         if streams:
-            source, form = plan_stream(sources, forms)
+            source, format = plan_stream(sources, chosen)
         else:
-            jobs = plan(sources, out, forms, frames=frames, force=force)
-        if model is None:
-            output.note(f"model: {STARTER}, {starter_summary()}")
-            checkpoint = STARTER_FOLDER
-        else:
-            checkpoint = checkpoint_of(model, on_event=tell)
+            jobs = plan(sources, out, chosen, frames=frames, force=force)
+        checkpoint = _checkpoint(model, output, listener)
         if protocol is None:
             protocol = protocol_of(read_config(checkpoint), "fast")
         predictor = load(
@@ -130,14 +128,25 @@ def predict(
             protocol=get_protocol(protocol),
             precision=precision,
             compile=compile,
-            on_event=tell,
+            on_event=listener,
         )
         if streams:
-            sys.stdout.buffer.write(predict_bytes(predictor, source, form, on_event=tell))
+            sys.stdout.buffer.write(predict_bytes(predictor, source, format, on_event=listener))
             return
-        outcome = predict_files(predictor, jobs, on_event=tell)
+        summary = predict_files(predictor, jobs, on_event=listener)
     name = str(checkpoint) if model == LAST else model or STARTER
-    _tell(outcome, {"model": name, "protocol": protocol, "precision": precision}, output)
+    _show(summary, {"model": name, "protocol": protocol, "precision": precision}, output)
+    own = model not in (None, STARTER)
+    output.next_step(f"pinmem eval {quoted(model)}" if own else "pinmem train --recipe demo")
+
+
+def _checkpoint(model: str | None, output: Output, listener: Listener) -> Path:
+    from pinmem_core.checkpoints.hub import STARTER, STARTER_FOLDER, checkpoint_of, starter_summary
+
+    if model is not None:
+        return checkpoint_of(model, on_event=listener)
+    output.note(f"model: {STARTER}, {starter_summary()}")
+    return STARTER_FOLDER
 
 
 def _check_stream(context: typer.Context, json: bool) -> None:
@@ -149,29 +158,29 @@ def _check_stream(context: typer.Context, json: bool) -> None:
     refuse_others(context, "'-o -'", "writes one mask to standard output", _OF_STREAMS)
 
 
-def _tell(outcome: "PredictionSummary", setting: dict[str, Any], output: Output) -> None:
-    for failure in outcome.failed:
+def _show(summary: "PredictionSummary", setting: dict[str, Any], output: Output) -> None:
+    for failure in summary.failed:
         say(f"failed: {failure.reason}")
     output.result(
         {
             "outputs": [
                 {**vars(done), "input": str(done.input), "output": str(done.output)}
-                for done in outcome.outputs
+                for done in summary.outputs
             ],
-            "failed": [{"input": str(f.input), "reason": f.reason} for f in outcome.failed],
-            "images": outcome.images,
-            "seconds": round(outcome.seconds, 3),
-            "images_per_second": round(outcome.images_per_second, 6),
+            "failed": [{"input": str(f.input), "reason": f.reason} for f in summary.failed],
+            "images": summary.images,
+            "seconds": round(summary.seconds, 3),
+            "images_per_second": round(summary.images_per_second, 6),
             **setting,
         },
-        *(f"{done.output}  {done.width}x{done.height}" for done in outcome.outputs),
+        *(f"{done.output}  {done.width}x{done.height}" for done in summary.outputs),
     )
-    speed = outcome.images_per_second
+    speed = summary.images_per_second
     digits = ".1f" if speed >= 1 else ".2g"  # a panorama takes minutes
-    what = "image" if outcome.images == 1 else "images"
-    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+    what = "image" if summary.images == 1 else "images"
+    failed = f", {len(summary.failed)} failed" if summary.failed else ""
     output.note(
-        f"{outcome.images} {what} in {outcome.seconds:.1f} s ({speed:{digits}} images/s){failed}"
+        f"{summary.images} {what} in {summary.seconds:.1f} s ({speed:{digits}} images/s){failed}"
     )
-    if outcome.failed:
-        raise typer.Exit(1 if outcome.outputs else 3)
+    if summary.failed:
+        raise typer.Exit(1 if summary.outputs else 3)

@@ -7,49 +7,58 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from pinmem_cli.options import shell_join, without
+from pinmem_cli.options import quoted, without
 from pinmem_cli.output import Output, say, table
 from pinmem_cli.signals import stopping
 from pinmem_core.errors import StoppedRunError
 
 if TYPE_CHECKING:
-    from pinmem_core.study import StudyTable
+    from pinmem_core.study import StudyTable, Sweep
 
 
-def run_sweep(
-    out: Output, file: Path, folder: Path, sources: Sequence[str], targets: Sequence[str]
+def run_or_plan_sweep(
+    out: Output,
+    file: Path,
+    output: Path | None,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    dry_run: bool,
 ) -> None:
-    """Train what the study still lacks, and print the table of all its reports."""
-    from pinmem_core.study import make_table, read_sweep, run_study
+    """Train what a study still lacks and print its table, or show the state of its runs."""
+    from pinmem_core.home import runs_root
+    from pinmem_core.study import read_sweep
 
     sweep = read_sweep(file, sources=sources, targets=targets)
+    (_plan if dry_run else _run)(out, sweep, output or runs_root() / file.stem)
+
+
+def _run(out: Output, sweep: "Sweep", folder: Path) -> None:
+    from pinmem_core.study import make_table, run_study
+
     with out.listening() as listener, stopping(out) as stop:
         try:
             elsewhere = run_study(sweep, folder, on_event=listener, stop=stop)
         except StoppedRunError as error:
-            say(f"{error.message.partition(';')[0]}; the same command goes on.")
+            say(f"{error.message.partition(';')[0]}. Resume with the same command.")
             raise typer.Exit(stop.exit_code) from None
     if elsewhere:
-        out.note(f"{elsewhere} runs are being trained by other processes; the table lacks them")
-    found = make_table(sweep, folder)
+        out.note(f"{elsewhere} runs are trained by other processes and missing in the table")
+    result = make_table(sweep, folder)
     out.result(
-        found.as_json() | {"folder": str(folder)},
-        _shown(found),
-        f"protocol: {found.protocol}",
+        result.as_json() | {"folder": str(folder)},
+        _table(result),
+        f"protocol: {result.protocol}",
         f"table: {folder / 'study.md'} and study.json",
     )
     reports = [folder / "runs" / f"{name}-{sweep.seeds[0]}" / "study" for name in sweep.variants]
     if len(reports) > 1 and not elsewhere:
-        out.next_step(f"pinmem eval compare {shell_join(*reports[:2])}")
+        out.next_step(f"pinmem eval compare {quoted(*reports[:2])}")
 
 
-def plan_sweep(
-    out: Output, file: Path, folder: Path, sources: Sequence[str], targets: Sequence[str]
-) -> None:
-    """Show which runs of the study there are and in what state; train nothing."""
-    from pinmem_core.study import read_sweep, states_of
+def _plan(out: Output, sweep: "Sweep", folder: Path) -> None:
+    from pinmem_core.study import states_of
 
-    sweep = read_sweep(file, sources=sources, targets=targets)
     states = states_of(sweep, folder)
     rows = table("variant", "seed", "state", text=["state"])
     for (variant, seed), state in states.items():
@@ -61,16 +70,16 @@ def plan_sweep(
         {"title": sweep.title, "folder": str(folder), "runs": runs, "scored": scored},
         rows,
         f"trained on: {', '.join(sweep.sources)}; scored on: {', '.join(scored)}",
-        f"folder: {folder}; {missing} of {len(runs)} runs to train or to end",
+        f"folder: {folder}; {missing} of {len(runs)} runs to train or to finish",
     )
     out.next_step(without("--dry-run"))
 
 
-def _shown(found: "StudyTable") -> Table:
-    targets = list(next(iter(found.rows.values())).targets)
+def _table(result: "StudyTable") -> Table:
+    targets = list(next(iter(result.rows.values())).targets)
     heads = [head for target in targets for head in (target, "difference", "interval")]
-    rows = table(f"{found.title}, mIoU %", "seeds", "sources, val", *heads)
-    for name, row in found.rows.items():
+    rows = table(f"{result.title}, mIoU %", "seeds", "sources, val", *heads)
+    for name, row in result.rows.items():
         cells = [str(len(row.seeds)), row.source.as_text()]
         for target in targets:
             difference = row.differences.get(target)

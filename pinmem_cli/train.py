@@ -7,29 +7,284 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pinmem_cli.names import complete, datasets, methods, recipes, runs
 from pinmem_cli.options import (
     Json,
     OutputFolder,
     Quiet,
-    examples,
     given_options,
     names,
+    quoted,
     refuse_others,
-    shell_join,
     without,
 )
-from pinmem_cli.output import Output, is_first_process, say, size, table
+from pinmem_cli.output import Output, is_first_process, percent, say, size, table
 from pinmem_cli.signals import stopping
-from pinmem_cli.sweep import plan_sweep, run_sweep
+from pinmem_cli.sweep import run_or_plan_sweep
 from pinmem_core.errors import StoppedRunError
 
 if TYPE_CHECKING:
     from pinmem_core.config import TrainConfig
+    from pinmem_core.training import RunResult
     from pinmem_core.training.dry_run import Plan
 
 
-def show_recipes(out: Output) -> None:
-    """Show what recipes there are."""
+EXAMPLES = (
+    "pinmem train --recipe demo",
+    "pinmem train --list",
+    "pinmem train --recipe paper-resnet50 --dry-run",
+    "pinmem train --resume auto",
+    "pinmem train --sweep study.toml -o study",
+    "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
+    "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
+)
+_DATA, _HOW, _OUTPUT = "Data", "Training", "Output"
+_MODES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "--list": ("lists all recipes", ()),
+    "--show": ("shows a recipe as it is", ()),
+    "--resume": ("takes every setting from the run", ()),
+    "--sweep": (
+        "takes every setting but sources and targets from its file",
+        ("--sources", "--targets", "--output", "--dry-run"),
+    ),
+}
+"""Options that replace training by something else: what they do, and the options that they use."""
+
+
+def train(
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DOMAINS",
+            help="Domains to train on, DATASET or DATASET:DOMAIN; repeat, or separate by commas. "
+            "Datasets: {datasets}.",
+            rich_help_panel=_DATA,
+            autocompletion=complete(datasets),
+        ),
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DOMAINS",
+            help="Unseen domains to score on at the end; repeat, or separate by commas.",
+            rich_help_panel=_DATA,
+            autocompletion=complete(datasets),
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Named settings: {recipes}. By default, the recipe of the first source.",
+            rich_help_panel=_HOW,
+            autocompletion=complete(recipes),
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Training method: {methods}.",
+            rich_help_panel=_HOW,
+            autocompletion=complete(methods),
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Number of iterations.", rich_help_panel=_HOW)
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per domain and iteration.", rich_help_panel=_HOW),
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the training crops in pixels.", rich_help_panel=_HOW)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of all randomness.", rich_help_panel=_HOW)
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device: auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW),
+    ] = None,
+    init_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Backbone weights: a file, or a name of torchvision.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other setting, e.g. optim.lr=0.02; repeat for several.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Resume a run: its folder, its name, or auto for the newest unfinished one.",
+            rich_help_panel="Instead",
+            autocompletion=complete(runs),
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train and score the variants and seeds of a study, and print its table.",
+            rich_help_panel="Instead",
+        ),
+    ] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="List the recipes.", rich_help_panel="Instead")
+    ] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Show a recipe.",
+            rich_help_panel="Instead",
+            autocompletion=complete(recipes),
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show the settings and the cost, draw a batch, and train nothing.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    output: OutputFolder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on the source domains; score on their validation splits and on the targets."""
+    for mode, (why, allowed) in _MODES.items():
+        if mode in given_options(context):
+            refuse_others(context, mode, why, allowed)
+    if (dry_run or list_recipes or show) and not is_first_process():
+        return  # one process shows it
+    out = Output(as_json=json, quiet=quiet)
+    if list_recipes:
+        _show_recipes(out)
+    elif show:
+        _show_recipe(out, show)
+    elif resume:
+        _resume(out, resume)
+    elif sweep:
+        run_or_plan_sweep(out, sweep, output, names(sources), names(targets), dry_run=dry_run)
+    else:
+        options = {
+            "sources": names(sources) if sources else None,
+            "targets": names(targets) if targets or sources else None,  # else the recipe's
+            "method": method,
+            "iterations": iterations,
+            "batch": batch,
+            "augmentation.crop": crop,
+            "seed": seed,
+            "device": device,
+            "init_weights": init_weights,
+        }
+        _train(out, _resolve(out, recipe, options, settings or []), output, dry_run=dry_run)
+
+
+def _train(out: Output, config: "TrainConfig", output: Path | None, *, dry_run: bool) -> None:
+    from pinmem_core.home import runs_root
+
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{'dry-run' if dry_run else config.method}"
+    folder = output or runs_root() / name
+    if dry_run:
+        _show_plan(out, config, folder.with_name(f"{folder.name}.png"))
+        return
+
+    from pinmem_core.training import train as train_run
+
+    _run(out, lambda **options: train_run(config, folder, **options))
+
+
+def _resume(out: Output, name: str) -> None:
+    from pinmem_core.home import find_run, newest_unfinished_run
+    from pinmem_core.training import resume
+
+    folder = newest_unfinished_run() if name == "auto" else find_run(name)
+    out.note(f"run: {folder}")
+    _run(out, lambda **options: resume(folder, **options))
+
+
+def _run(out: Output, work: "Callable[..., RunResult]") -> None:
+    """Train to the end, or until a signal."""
+    with out.listening() as listener, stopping(out) as stop:
+        try:
+            result = work(on_event=listener, stop=stop)
+        except StoppedRunError as error:
+            if is_first_process():
+                say(f"{error.message} {error.hint or ''}".rstrip())
+            raise typer.Exit(stop.exit_code) from None
+    if is_first_process():
+        _show_result(out, result)
+
+
+def _resolve(
+    out: Output, recipe: str | None, options: dict[str, Any], overrides: list[str]
+) -> "TrainConfig":
+    """Merge recipe, options and --set; later ones override earlier ones."""
+    from pinmem_core.config import load_recipe, nested, validate, with_overrides
+    from pinmem_core.data.catalog import get_card
+    from pinmem_core.data.prepared import Selection
+
+    if recipe is None:
+        first = options["sources"][0] if options["sources"] else "demo"
+        recipe = get_card(Selection.parse(first).dataset).recipe
+        out.note(f"recipe: {recipe}")
+    given = {key: value for key, value in options.items() if value is not None}
+    return validate(with_overrides(nested(load_recipe(recipe), given), overrides))
+
+
+def _show_result(out: Output, result: "RunResult") -> None:
+    from pinmem_core.checkpoints.model_card import seen_in_words
+
+    columns = {
+        f"{name}\n({phase}, {seen_in_words(result.seen[name])})": score
+        for phase, scores in result.scores.items()
+        for name, score in scores.items()
+    }
+    rows = table("IoU %", *columns)
+    for street_class in next(iter(columns.values())).iou if columns else ():
+        rows.add_row(street_class, *(percent(s.iou[street_class]) for s in columns.values()))
+    rows.add_section()
+    rows.add_row("mIoU", *(percent(score.miou) for score in columns.values()))
+    rows.add_row("images", *(str(score.images) for score in columns.values()))
+    out.result(
+        {
+            "run": str(result.run),
+            "checkpoint": str(result.checkpoint),
+            "iterations": result.iterations,
+            "scores": {
+                phase: {
+                    name: {
+                        "miou": score.miou,
+                        "iou": score.iou,
+                        "pixels": score.pixels,
+                        "images": score.images,
+                        "seen": result.seen[name],
+                    }
+                    for name, score in scores.items()
+                }
+                for phase, scores in result.scores.items()
+            },
+        },
+        rows,
+        f"run: {result.run}",
+    )
+    scored = "" if result.scores.get("target") else f" --targets {quoted(*list(result.seen)[:1])}"
+    out.next_step(f"pinmem eval {quoted(result.run)}{scored}")
+
+
+def _show_recipes(out: Output) -> None:
+    """List the recipes."""
     from pinmem_core.config import load_recipe, recipe_names, recipe_title, validate
 
     text = "what it is", "network"
@@ -47,8 +302,8 @@ def show_recipes(out: Output) -> None:
     out.next_step(f"pinmem train --show {recipe_names()[0]}")
 
 
-def show_recipe(out: Output, name: str) -> None:
-    """Show a recipe's file; as JSON, every setting of a run by it."""
+def _show_recipe(out: Output, name: str) -> None:
+    """Show a recipe's file, or every setting as JSON."""
     from pinmem_core.config import load_recipe, recipe_text, recipe_title, validate
 
     config = validate(load_recipe(name)).model_dump(mode="json")
@@ -57,8 +312,8 @@ def show_recipe(out: Output, name: str) -> None:
     out.next_step(f"pinmem train --recipe {name} --dry-run")
 
 
-def show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
-    """Show what would be trained and what it would take; draw the first batch into `picture`."""
+def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
+    """Show the settings and the cost of a run, and draw its first batch into `picture`."""
     from pinmem_core.images import write_png
     from pinmem_core.training.dry_run import plan
 
@@ -103,253 +358,8 @@ def _costs(planned: "Plan") -> list[str]:
         f"scored afterwards: {scored or 'nothing'}",
         f"network: {planned.parameters:,} parameters; a batch is {planned.batch_shape}",
         f"one iteration: {estimate.flops / 1e9:,.1f} GFLOPs",
-        f"memory: about {size(estimate.memory_bytes)} on {planned.device}, beside the program",
+        f"memory: about {size(estimate.memory_bytes)} on {planned.device}, plus the program's own",
         f"time: about {planned.seconds_per_iteration:.2f} s an iteration ({computing}, {loading})",
         f"training: about {training} for {planned.config.iterations} iterations, without the "
         "first memory and the scoring",
     ]
-
-
-if TYPE_CHECKING:
-    from pinmem_core.config import TrainConfig
-    from pinmem_core.evaluation import Scores
-    from pinmem_core.training import RunResult
-
-EXAMPLES = examples(
-    "pinmem train --recipe demo",
-    "pinmem train --list",
-    "pinmem train --recipe paper-resnet50 --dry-run",
-    "pinmem train --resume auto",
-    "pinmem train --sweep study.toml -o study",
-    "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
-    "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
-)
-_WHAT, _HOW, _OUTPUT = "What to learn from", "How to learn", "Output"
-_MODES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "--list": ("lists all recipes", ()),
-    "--show": ("shows a recipe as it is", ()),
-    "--resume": ("takes everything from the run", ()),
-    "--sweep": (
-        "takes every setting but sources and targets from its file",
-        ("--sources", "--targets", "--output", "--dry-run"),
-    ),
-}
-"""Options that change what the command does: what they do, and which others they listen to."""
-
-
-def train(
-    context: typer.Context,
-    sources: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Domains to train on: dataset or dataset:domain; by comma, or repeated.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Unseen domains to score on at the end; by comma, or repeated.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Named settings; by default what suits the first source.", rich_help_panel=_HOW
-        ),
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="pinmem, mldg or aggregate.", rich_help_panel=_HOW)
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps.", rich_help_panel=_HOW)
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per domain and step.", rich_help_panel=_HOW)
-    ] = None,
-    crop: Annotated[
-        int | None, typer.Option(help="Side of the training crops, pixels.", rich_help_panel=_HOW)
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="All randomness follows from it.", rich_help_panel=_HOW),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW)
-    ] = None,
-    init_weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Backbone weights: a file, or torchvision's name for them.", rich_help_panel=_HOW
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other setting, e.g. optim.lr=0.02.", rich_help_panel=_HOW),
-    ] = None,
-    output: OutputFolder = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            help="Go on with a run: its folder, its name, or auto for the newest unfinished one.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Show what would be trained and what it would take, draw a batch, and stop.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False,
-    list_recipes: Annotated[
-        bool, typer.Option("--list", help="List the recipes, and stop.", rich_help_panel=_OUTPUT)
-    ] = False,
-    show: Annotated[
-        str | None,
-        typer.Option(
-            "--show", metavar="RECIPE", help="Show a recipe, and stop.", rich_help_panel=_OUTPUT
-        ),
-    ] = None,
-    sweep: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Train and score all variants and seeds of a study, and print its table.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train on the source domains; score on their validation splits and on the targets."""
-    from pinmem_core.home import runs_root
-
-    options = {
-        "sources": names(sources) if sources else None,
-        "targets": names(targets) if targets or sources else None,  # a recipe's suit its sources
-        "method": method,
-        "iterations": iterations,
-        "batch": batch,
-        "augmentation.crop": crop,
-        "seed": seed,
-        "device": device,
-        "init_weights": init_weights,
-    }
-    for mode, (why, allowed) in _MODES.items():
-        if mode in given_options(context):
-            refuse_others(context, mode, why, allowed)
-    if (dry_run or list_recipes or show) and not is_first_process():
-        return  # what one process finds out and shows
-    out = Output(as_json=json, quiet=quiet)
-    if sweep:
-        folder = output or runs_root() / sweep.stem
-        act = plan_sweep if dry_run else run_sweep
-        act(out, sweep, folder, names(sources), names(targets))
-        return
-    if list_recipes:
-        show_recipes(out)
-        return
-    if show:
-        show_recipe(out, show)
-        return
-    if resume:
-        _go_on(out, resume)
-        return
-    config = _resolve(out, recipe, options, settings or [])
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{'dry-run' if dry_run else config.method}"
-    folder = output or runs_root() / name
-    if dry_run:
-        show_plan(out, config, folder.with_name(f"{folder.name}.png"))
-        return
-
-    from pinmem_core.training import train as train_run
-
-    _run(out, lambda **how: train_run(config, folder, **how))
-
-
-def _go_on(out: Output, name: str) -> None:
-    from pinmem_core.home import find_run, newest_unfinished_run
-    from pinmem_core.training import resume
-
-    folder = newest_unfinished_run() if name == "auto" else find_run(name)
-    out.note(f"run: {folder}")
-    _run(out, lambda **how: resume(folder, **how))
-
-
-def _run(out: Output, work: "Callable[..., RunResult]") -> None:
-    """Train until the end, or until a signal says so."""
-    with out.listening() as listener, stopping(out) as stop:
-        try:
-            result = work(on_event=listener, stop=stop)
-        except StoppedRunError as error:
-            if is_first_process():
-                say(f"{error.message} {error.hint or ''}".rstrip())
-            raise typer.Exit(stop.exit_code) from None
-    if is_first_process():
-        _show_result(out, result)
-
-
-def _resolve(
-    out: Output, recipe: str | None, options: dict[str, Any], overrides: list[str]
-) -> "TrainConfig":
-    """Join recipe, options and --set, the later over the earlier."""
-    from pinmem_core.config import load_recipe, nested, validate, with_overrides
-    from pinmem_core.data.catalog import get_card
-    from pinmem_core.data.prepared import Selection
-
-    if recipe is None:
-        first = options["sources"][0] if options["sources"] else "demo"
-        recipe = get_card(Selection.parse(first).dataset).recipe
-        out.note(f"recipe: {recipe}")
-    given = {key: value for key, value in options.items() if value is not None}
-    return validate(with_overrides(nested(load_recipe(recipe), given), overrides))
-
-
-def _show_result(out: Output, result: "RunResult") -> None:
-    from pinmem_core.checkpoints.model_card import seen_in_words
-
-    columns = {
-        f"{name}\n({phase}, {seen_in_words(result.seen[name])})": score
-        for phase, scores in result.scores.items()
-        for name, score in scores.items()
-    }
-    rows = table("IoU %", *columns)
-    for street_class in next(iter(columns.values())).iou if columns else ():
-        rows.add_row(street_class, *(_percent(s.iou[street_class]) for s in columns.values()))
-    rows.add_section()
-    rows.add_row("mIoU", *(_percent(score.miou) for score in columns.values()))
-    rows.add_row("images", *(str(score.images) for score in columns.values()))
-    out.result(
-        {
-            "run": str(result.run),
-            "checkpoint": str(result.checkpoint),
-            "iterations": result.iterations,
-            "scores": {
-                phase: {
-                    name: {**score_json(score), "seen": result.seen[name]}
-                    for name, score in scores.items()
-                }
-                for phase, scores in result.scores.items()
-            },
-        },
-        rows,
-        f"run: {result.run}",
-    )
-    out.next_step(f"pinmem predict IMAGE -o mask.png --model {shell_join(result.run)}")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def score_json(score: "Scores") -> dict[str, Any]:
-    """Return the JSON form of one domain's scores, the same for every command."""
-    return {
-        "miou": score.miou,
-        "iou": score.iou,
-        "pixels": score.pixels,
-        "images": score.images,
-    }

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from pinmem_core.checkpoints.checkpoint import state_dict_mismatch, write_checkpoint
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, MachineError
-from pinmem_core.export.files import write_files
+from pinmem_core.export.files import export_weights
 from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
@@ -261,7 +261,7 @@ def test_what_stands_in_place_of_a_file_is_told(folder, name):
 
 def test_half_precision_comes_back_close_with_the_memory_untouched(folder):
     whole, _ = load_checkpoint(folder)
-    written = write_files(str(folder), ["safetensors"], folder.parent / "half", half=True)
+    written = export_weights(str(folder), folder.parent / "half", half=True)
     state = load_file(folder.parent / "half" / "model.safetensors")
     kinds = {name: tensor.dtype for name, tensor in state.items()}
     assert kinds["memory.slots"] == kinds["memory.classifier.bias"] == torch.float32

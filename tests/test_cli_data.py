@@ -119,7 +119,7 @@ def test_from_a_server_to_another_machine(city, site, tmp_path, home, monkeypatc
 
 def test_parts_can_be_fetched_alone(city, site, tmp_path):
     options = ["--card", str(city), "--accept-terms"]
-    done = Result("data", "download", "mycity", "--parts", "2", "--to", str(tmp_path), *options)
+    done = Result("data", "download", "mycity", "--parts", "2", "-o", str(tmp_path), *options)
     assert done.code == 0, done.err
     assert [path.name for path in tmp_path.glob("*.zip")] == ["south.zip"]
     assert f"--from {tmp_path}" in done.err

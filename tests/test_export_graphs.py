@@ -87,7 +87,7 @@ def test_the_comparison_stands_beside_the_file(exported):
     content = json.loads(exported.sidecar.read_text())
     assert exported.sidecar.name == "model.onnx.json"
     assert content["bytes"] == exported.bytes == exported.path.stat().st_size
-    assert content["facts"]["precision"] == "float32"
+    assert content["metadata"]["precision"] == "float32"
     assert [case["shape"] for case in content["compared"]] == [
         [1, 128, 256],
         [3, 97, 131],

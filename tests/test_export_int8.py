@@ -10,10 +10,9 @@ from export_networks import network
 
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Progress
-from pinmem_core.export import quantized
 from pinmem_core.export.check import pictures
 from pinmem_core.export.files import export_model
-from pinmem_core.export.int8 import quantize
+from pinmem_core.export.int8 import kept_in_float, quantize
 
 pytestmark = pytest.mark.slow
 
@@ -56,9 +55,9 @@ def test_integers_stay_near_the_float_file(plain, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_drawn_streets_serve_where_there_are_no_images(plain, tmp_path):
+def test_synthetic_scenes_serve_where_there_are_no_images(plain, tmp_path):
     report = quantize(plain, tmp_path / "int8.onnx")
-    facts = json.loads(report.sidecar.read_text())["facts"]
+    facts = json.loads(report.sidecar.read_text())["metadata"]
     assert facts["calibration"] == "10 synthetic scenes"
     with pytest.raises(DataError, match="no images to calibrate"):
         quantize(plain, tmp_path / "other.onnx", [])
@@ -77,7 +76,7 @@ def test_every_fourth_image_is_held_out_to_compare_on(plain, tmp_path):
     images = pictures((9, 64, 96))
     report = quantize(plain, tmp_path / "int8.onnx", images)
     assert [case.shape for case in report.compared] == [(1, 64, 96)] * 2
-    facts = json.loads(report.sidecar.read_text())["facts"]
+    facts = json.loads(report.sidecar.read_text())["metadata"]
     assert facts["calibration"] == "7 images"
 
 
@@ -107,9 +106,7 @@ def test_the_first_convolutions_stay_in_float_where_there_are_depthwise_ones():
 
     def kept(groups):
         nodes = [convolution(number, group) for number, group in enumerate(groups)]
-        return quantized._kept_in_float(
-            onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
-        )
+        return kept_in_float(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [])))
 
     assert kept([1] * 9) == []
     assert kept([1, 32] + [1] * 7) == [f"conv{number}" for number in range(6)]

@@ -254,7 +254,7 @@ main()
         env = settings | {"PYTHONPATH": f"{here}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         return subprocess.run(call, env=env | more, capture_output=True, text=True, cwd=tmp_path)
 
-    pushed = pinmem("export", str(run), "--push", NAME, "--private")
+    pushed = pinmem("export", "push", str(run), NAME, "--private")
     assert pushed.returncode == 0, pushed.stderr
     assert f"--model {NAME}" in pushed.stderr and "%|" not in pushed.stderr
     (tmp_path / "photo.ppm").write_bytes(b"P6 40 32 255\n" + bytes(40 * 32 * 3))
@@ -264,6 +264,6 @@ main()
     asked = len(hub.log)
     offline = pinmem(*predict, "--force", HF_HUB_OFFLINE="1")
     assert offline.returncode == 0 and len(hub.log) == asked, offline.stderr
-    refused = pinmem("export", str(run), "--push", NAME, HF_TOKEN="hf_wrong-secret")
+    refused = pinmem("export", "push", str(run), NAME, HF_TOKEN="hf_wrong-secret")
     assert refused.returncode == 5 and "hf auth login" in refused.stderr
     assert not any("secret" in text for text in (pushed.stderr, pushed.stdout, refused.stderr))

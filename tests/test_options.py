@@ -5,7 +5,7 @@ import shlex
 import pytest
 from conftest import Result, camvid_folder
 
-from pinmem_cli.options import names, paths, shell_join
+from pinmem_cli.options import names, paths, quoted
 
 TINY = """
     --device cpu --iterations 2 --batch 2 --crop 64 --set model.backbone=tiny
@@ -74,7 +74,9 @@ def test_a_rehearsed_sweep_lists_its_runs_and_trains_nothing(tmp_path, home):
         ("data prepare camvid --from . --parts 1", "--parts"),
         ("data prepare demo --remove-archives", "--remove-archives"),
         ("data pack camvid --quality 50", "--quality"),
-        ("export starter --to onnx --opset 18 --private", "--private"),
+        ("export onnx starter --calibrate x", "--calibrate"),
+        ("export weights starter --opset 18", "--opset"),
+        ("export torch starter --opset 18", "--opset"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(command, option):
@@ -126,4 +128,4 @@ def test_a_dataset_that_came_in_a_pack_is_mended_from_it(tmp_path, monkeypatch):
 
 
 def test_words_of_a_hint_are_quoted_for_a_shell():
-    assert shlex.split(shell_join("a b", "c'd", "e")) == ["a b", "c'd", "e"]
+    assert shlex.split(quoted("a b", "c'd", "e")) == ["a b", "c'd", "e"]

@@ -24,15 +24,15 @@ from pinmem_cli.app import app
 from pinmem_core.checkpoints.checkpoint import save_checkpoint
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
-from pinmem_core.files import atomic_file
-from pinmem_core.images import decode_image, image_size, read_image, write_png
+from pinmem_core.files import whole_file
+from pinmem_core.images import image_size, read_image, read_picture, write_png
 from pinmem_core.inference import video, writers
 from pinmem_core.inference.jobs import predict_files
 from pinmem_core.inference.sources import Source, find_sources
-from pinmem_core.inference.writers import FORMS, get_formats, plan
+from pinmem_core.inference.writers import FORMATS, check_formats, plan
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.models import Segmenter
-from pinmem_core.parallel import parallel_map, prefetch
+from pinmem_core.parallel import in_parallel, prefetched
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 
@@ -92,7 +92,7 @@ def written(folder):
 
 
 def jobs_of(folder, out, *formats, **options):
-    return plan(sources(folder, out=out), out, get_formats(formats or ["trainid"]), **options)
+    return plan(sources(folder, out=out), out, check_formats(formats or ["trainid"]), **options)
 
 
 # Reading
@@ -104,10 +104,10 @@ def test_every_odd_image_is_read_rightly_or_refused_in_a_sentence(tmp_path, name
     path.write_bytes(odd.content)
     if odd.pixels is None:
         with pytest.raises(DataError) as error:
-            decode_image(path)
+            read_picture(path)
         assert odd.reason in error.value.message and name in error.value.message
         return
-    pixels, frames = decode_image(path)
+    pixels, frames = read_picture(path)
     assert frames == odd.frames and pixels.shape == odd.pixels.shape
     assert np.abs(pixels.astype(int) - odd.pixels).max() <= odd.tolerance
     assert image_size(path) == (pixels.shape[1], pixels.shape[0])
@@ -150,7 +150,7 @@ def test_whatever_a_damaged_file_holds_it_is_an_error_in_a_sentence():
         places = rng.integers(0, min(len(damaged), 400), 6)
         damaged[places] = rng.integers(0, 256, 6)
         try:
-            decode_image(Path("x"), damaged[: rng.integers(1, 2 * len(damaged))].tobytes())
+            read_picture(Path("x"), damaged[: rng.integers(1, 2 * len(damaged))].tobytes())
         except DataError:
             refused += 1
     assert 100 < refused < 600
@@ -162,7 +162,7 @@ def test_a_reader_that_stumbles_over_a_file_is_an_error_in_a_sentence(monkeypatc
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", stumble)
     with pytest.raises(DataError, match="x cannot be read: bad state"):
-        decode_image(Path("x"), ODD["grey.png"].content)
+        read_picture(Path("x"), ODD["grey.png"].content)
 
 
 @pytest.mark.slow
@@ -236,15 +236,15 @@ def test_inputs_that_differ_in_their_suffix_are_told_apart(tmp_path):
 
 def test_a_file_keeps_the_case_of_the_suffix_that_was_asked_for(tmp_path):
     source = Source(tmp_path / "a.PNG", PurePath("a.PNG"))
-    (job,) = plan([source], tmp_path / "mask.PNG", get_formats(["color"]))
+    (job,) = plan([source], tmp_path / "mask.PNG", check_formats(["color"]))
     assert job.outputs[0].path == tmp_path / "mask.PNG"
     with pytest.raises(ConfigError, match="would replace an input"):
-        plan([source], source.path, get_formats(["color"]), force=True)
+        plan([source], source.path, check_formats(["color"]), force=True)
 
 
 def test_masks_never_replace_an_input_or_each_other(tmp_path):
     a, b = images(tmp_path, "x/a.png", "y/a.png")
-    forms = get_formats(["color"])
+    forms = check_formats(["color"])
     with pytest.raises(ConfigError, match="replace an input"):
         plan(sources(a), tmp_path / "x", forms, force=True)
     with pytest.raises(ConfigError, match="replace an input"):
@@ -271,13 +271,13 @@ def test_masks_never_replace_an_input_or_each_other(tmp_path):
 def test_an_output_of_another_kind_is_refused(tmp_path, formats, out, hint):
     (a,) = images(tmp_path, "a.png")
     with pytest.raises(ConfigError, match="cannot be written to") as error:
-        plan(sources(a), tmp_path / out, get_formats(formats))
+        plan(sources(a), tmp_path / out, check_formats(formats))
     assert hint in error.value.hint
 
 
 def test_one_file_cannot_take_two_images(tmp_path):
     with pytest.raises(ConfigError, match="one file, but there are 2 inputs"):
-        plan(sources(*images(tmp_path, "a.png", "b.png")), tmp_path / "m.png", FORMS)
+        plan(sources(*images(tmp_path, "a.png", "b.png")), tmp_path / "m.png", FORMATS)
 
 
 def test_what_exists_stays_unless_force_is_given(tmp_path):
@@ -299,14 +299,14 @@ def test_every_format_shows_what_it_says(tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(writers, "BAND_PIXELS", at_once)
     (a,) = images(tmp_path, "a.png")
     predictor, out = Fake(), tmp_path / "out"
-    outcome = predict_files(predictor, jobs_of(a, out, *FORMS))
-    assert [done.format for done in outcome.outputs] == list(FORMS)
+    outcome = predict_files(predictor, jobs_of(a, out, *FORMATS))
+    assert [done.format for done in outcome.outputs] == list(FORMATS)
     seen = {p.stem.removeprefix("a_"): np.asarray(Image.open(p)) for p in out.glob("*.png")}
     train_ids = picture()[..., 0] % 19
     assert np.array_equal(seen["trainid"], train_ids)
     assert np.array_equal(seen["labelid"], LABEL_ID_TABLE[train_ids])
     assert np.array_equal(seen["color"], COLOR_TABLE[train_ids])
-    assert np.array_equal(seen["beside"], np.hstack([picture(), COLOR_TABLE[train_ids]]))
+    assert np.array_equal(seen["side-by-side"], np.hstack([picture(), COLOR_TABLE[train_ids]]))
     assert np.array_equal(seen["confidence"], picture()[..., 0])
     assert np.array_equal(seen["entropy"], 255 - picture()[..., 0])
     mixed = 0.4 * picture() + 0.6 * COLOR_TABLE[train_ids]
@@ -344,7 +344,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
             yield number
 
     results = []
-    for number in prefetch(count()):
+    for number in prefetched(count()):
         time.sleep(0.001)
         assert len(drawn) <= number + 5
         results.append(number)
@@ -354,7 +354,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
         time.sleep(0.02 if number < 2 else 0)
         return -number
 
-    assert list(parallel_map(slow_at_first, range(20), 3)) == [-n for n in range(20)]
+    assert list(in_parallel(slow_at_first, range(20), 3)) == [-n for n in range(20)]
 
 
 def test_an_error_in_a_thread_comes_out_and_ends_the_work():
@@ -367,9 +367,9 @@ def test_an_error_in_a_thread_comes_out_and_ends_the_work():
 
     got = []
     with pytest.raises(MachineError, match="disk is full"):
-        got += parallel_map(fail_at_three, range(100), 1, waiting=3)
+        got += in_parallel(fail_at_three, range(100), 1, waiting=3)
     with pytest.raises(MachineError, match="disk is full"):
-        got += prefetch(map(fail_at_three, range(100)))
+        got += prefetched(map(fail_at_three, range(100)))
     assert not {*threading.enumerate()} - before
 
 
@@ -403,7 +403,7 @@ def test_an_output_that_cannot_be_written_ends_the_work_with_a_sentence(tmp_path
 
 
 def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
-    with pytest.raises(MachineError, match="No space left"), atomic_file(tmp_path / "a") as partial:
+    with pytest.raises(MachineError, match="No space left"), whole_file(tmp_path / "a") as partial:
         partial.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert written(tmp_path) == []
@@ -413,7 +413,7 @@ def test_results_keep_the_order_of_the_inputs_with_the_failed_among_them(tmp_pat
     order = ["c.png", "a.png", "x.png", "b.png"]
     paths = images(tmp_path, *order)
     paths[2].write_bytes(b"no picture")
-    jobs = plan(sources(*paths), tmp_path / "out", get_formats(["trainid"]))
+    jobs = plan(sources(*paths), tmp_path / "out", check_formats(["trainid"]))
     told = []
     outcome = predict_files(Fake(), jobs, on_event=told.append)
     assert [done.input.name for done in outcome.outputs] == ["c.png", "a.png", "b.png"]
@@ -434,7 +434,15 @@ def test_a_folder_of_odd_images_is_predicted_or_named_one_by_one(tmp_path, model
     for name, odd in ODD.items():
         (folder / name).write_bytes(odd.content)
     done = Result(
-        "predict", str(folder), "-o", str(out), "--model", model, "--format", "beside", "--json"
+        "predict",
+        str(folder),
+        "-o",
+        str(out),
+        "--model",
+        model,
+        "--format",
+        "side-by-side",
+        "--json",
     )
     assert done.code == 1
     refused = {name for name, odd in ODD.items() if odd.pixels is None}
@@ -476,7 +484,7 @@ def test_the_command_sums_up_and_keeps_its_keys(tmp_path, model):
 
 def test_streams_carry_one_image_and_nothing_else(tmp_path, model):
     content = ODD["turned 6.png"].content
-    arguments = ["predict", "-", "--model", model, "--format", "beside"]
+    arguments = ["predict", "-", "--model", model, "--format", "side-by-side"]
     piped = CliRunner().invoke(app, [*arguments, "-o", "-"], input=content)
     assert piped.exit_code == 0, piped.stderr
     CliRunner().invoke(app, [*arguments, "-o", str(tmp_path)], input=content)

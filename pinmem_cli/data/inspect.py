@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pinmem_cli.options import Json, Quiet, examples, shell_join
+from pinmem_cli.names import complete, datasets
+from pinmem_cli.options import Dataset, Json, Prepared, Quiet, quoted
 from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, fields, size, table
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from pinmem_core.data.prepared import State
 
 TEXT = ("state", "how to get it", "samples")
-INFO_EXAMPLES = examples("pinmem data info gtav", "pinmem data info mapillary --json")
+INFO_EXAMPLES = (
+    "pinmem data info gtav",
+    "pinmem data info mapillary --json",
+)
 
 
 def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
@@ -45,18 +49,18 @@ def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="The dataset; 'pinmem data list' shows all.")],
+    name: Dataset,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show all that is known about a dataset: terms, files, labels, splits, traps, its state."""
+    """Show a dataset's terms, files, labels, splits, known issues and state."""
     from pinmem_core.data.catalog import get_card
     from pinmem_core.data.prepared import state_of
 
     card = get_card(name)
     state = state_of(card)
     output = Output(as_json=json, quiet=quiet)
-    output.result(_entry(card, state), card.title, fields(_facts(card, state)))
+    output.result(_entry(card, state), card.title, fields(_rows(card, state)))
     output.next_step(f"pinmem data prepare {name}")
 
 
@@ -80,12 +84,12 @@ def _entry(card: "DatasetCard", state: "State") -> dict[str, object]:
     return {**described, **known, **asdict(state), "prepared": state.digest is not None}
 
 
-def _facts(card: "DatasetCard", state: "State") -> list[tuple[str, str | Sequence[str]]]:
+def _rows(card: "DatasetCard", state: "State") -> list[tuple[str, str | Sequence[str]]]:
     disk = (
         f"archives {size(state.bytes_archives)}, raw {size(state.bytes_raw)}, "
         f"prepared {size(state.bytes_prepared)}"
     )
-    facts: list[tuple[str, str | Sequence[str]]] = [
+    rows: list[tuple[str, str | Sequence[str]]] = [
         ("state", state.state + (f": {state.problem}" if state.problem else "")),
         ("samples", counted(state.counts)),
         ("left out", str(state.excluded) if state.excluded else ""),
@@ -103,31 +107,42 @@ def _facts(card: "DatasetCard", state: "State") -> list[tuple[str, str | Sequenc
         ("defects", [defect.reason for defect in card.known_defects]),
         ("notes", card.notes),
     ]
-    return [(key, text) for key, text in facts if text]
+    return [(key, text) for key, text in rows if text]
 
 
-VERIFY_EXAMPLES = examples("pinmem data verify gtav", "pinmem data verify gtav --headers-only")
-STATS_EXAMPLES = examples("pinmem data stats synthia --plot classes.png")
-PREVIEW_EXAMPLES = examples(
-    "pinmem data preview camvid:0001TP -o dusk.png", "pinmem data preview gtav@val --count 12"
+VERIFY_EXAMPLES = (
+    "pinmem data verify gtav",
+    "pinmem data verify gtav --headers-only",
+)
+STATS_EXAMPLES = ("pinmem data stats synthia --plot classes.png",)
+PREVIEW_EXAMPLES = (
+    "pinmem data preview camvid:0001TP -o dusk.png",
+    "pinmem data preview gtav@val --count 12",
 )
 
-ChosenSamples = Annotated[str, typer.Argument(help="dataset, dataset:domain or ...@split.")]
+ChosenSamples = Annotated[
+    str,
+    typer.Argument(
+        metavar="SELECTION",
+        help="DATASET, DATASET:DOMAIN or ...@SPLIT.",
+        autocompletion=complete(datasets),
+    ),
+]
 
 
 def verify(
-    name: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    name: Prepared,
     headers_only: Annotated[
-        bool, typer.Option("--headers-only", help="Look at the files' headers, not every pixel.")
+        bool, typer.Option("--headers-only", help="Check the files' headers only, not every pixel.")
     ] = False,
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="Compare images with the SHA-256 of 'prepare --hash-images'."),
+        typer.Option("--deep", help="Compare images with the digests of 'prepare --hash-images'."),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check every file of a prepared dataset against what was recorded (exit code 4: findings)."""
+    """Check every file of a prepared dataset; exit with code 4 if one is wrong."""
     from pinmem_core.data.prepared import PreparedDataset
     from pinmem_core.data.verify import verify as check
 
@@ -151,15 +166,15 @@ def stats(
     selection: ChosenSamples,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="Plot the classes' shares into this PNG, SVG or PDF."),
+        typer.Option("--plot", help="Plot class shares to this PNG, SVG or PDF."),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=0, help="Images opened for mean and std; 0 opens all.")
+        int, typer.Option(min=0, help="Images read for mean and std; 0 for all.")
     ] = 500,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Count classes, sizes and colours."""
+    """Show how often classes and sizes occur, and the mean colors."""
     from pinmem_core.data.prepared import Selection, select
     from pinmem_core.data.preview import plot_statistics
     from pinmem_core.data.statistics import statistics
@@ -186,17 +201,20 @@ def stats(
         f"samples {result.samples}; sizes {sizes}",
         f"RGB mean {mean}; std {std} (of {result.looked_at} images, in 0..1)",
     )
-    output.next_step(f"pinmem data preview {shell_join(selection)}")
+    output.next_step(f"pinmem data preview {quoted(selection)}")
 
 
 def preview(
     selection: ChosenSamples,
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="The PNG to write.")] = None,
-    count: Annotated[int, typer.Option(min=1, max=50, help="Samples to show.")] = 6,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="PNG to write; default: NAME-preview.png."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=50, help="Number of samples.")] = 6,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a sheet of samples: image, unified labels, both."""
+    """Draw samples: image, labels, and both."""
     from pinmem_core.data.prepared import Selection, select
     from pinmem_core.data.preview import contact_sheet
     from pinmem_core.images import write_png
@@ -207,5 +225,5 @@ def preview(
     write_png(path, contact_sheet(samples, count))
     output = Output(as_json=json, quiet=quiet)
     output.result({"output": str(path), "samples": len(samples)}, str(path))
-    source = shell_join(selection.partition("@")[0])
+    source = quoted(selection.partition("@")[0])
     output.next_step(f"pinmem train --sources {source} --dry-run")

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pinmem_cli.options import (
+    Dataset,
     Json,
     Quiet,
-    examples,
     given_options,
     names,
     paths,
+    quoted,
     refuse_others,
-    shell_join,
 )
 from pinmem_cli.output import Output, counted, fields, size, table
 from pinmem_cli.streams import printable
-from pinmem_core.addresses import redact_url
+from pinmem_core.addresses import masked
 from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
     from pinmem_core.data.convert import Reencoding
     from pinmem_core.data.prepared import PreparedDataset
 
-DOWNLOAD_EXAMPLES = examples(
+DOWNLOAD_EXAMPLES = (
     "pinmem data download gtav --parts 1,2 --dry-run",
     "pinmem data download cityscapes --accept-terms",
 )
-EXTRACT_EXAMPLES = examples(
-    "pinmem data extract gtav", "pinmem data extract mapillary --from ~/Downloads"
+EXTRACT_EXAMPLES = (
+    "pinmem data extract gtav",
+    "pinmem data extract mapillary --from ~/Downloads",
 )
 
-FETCHING = "Fetching"
+FETCHING = "Download"
 AcceptTerms = Annotated[
     bool,
     typer.Option(
@@ -50,19 +51,24 @@ Parts = Annotated[
     list[str] | None,
     typer.Option(
         "--parts",
-        help="Parts to fetch, e.g. 1,3 (GTAV has ten); by comma, or repeated.",
+        metavar="PARTS",
+        help="Parts to fetch, e.g. 1,3 (GTAV has ten); repeat, or separate by commas.",
         rich_help_panel=FETCHING,
     ),
 ]
-CardFile = Annotated[Path | None, typer.Option("--card", help="The YAML card of your own dataset.")]
+CardFile = Annotated[Path | None, typer.Option("--card", help="YAML card of your own dataset.")]
 Sources = Annotated[
     list[Path] | None,
-    typer.Option("--from", help="Folder or archive where you have it; by comma, or repeated."),
+    typer.Option(
+        "--from",
+        metavar="PATHS",
+        help="Folders or archives that hold it; repeat, or separate by commas.",
+    ),
 ]
 
 
 def card_of(name: str, file: Path | None) -> "DatasetCard":
-    """Return the card that a command is about: the user's file, or a known dataset's."""
+    """Return the card in the user's file, or of a known dataset."""
     from pinmem_core.data.catalog import get_card, read_card, shipped_cards
 
     if file is None:
@@ -76,7 +82,7 @@ def card_of(name: str, file: Path | None) -> "DatasetCard":
 
 
 def settle_terms(card: "DatasetCard", output: Output, *, accept: bool) -> None:
-    """Have a dataset's terms accepted, once: by option, or by a question on a terminal."""
+    """Accept a dataset's terms once: by the option, or by a question on a terminal."""
     from pinmem_core.data import access as terms
 
     if not card.must_accept or terms.accepted(card):
@@ -88,7 +94,7 @@ def settle_terms(card: "DatasetCard", output: Output, *, accept: bool) -> None:
 
 
 def credentials_for(card: "DatasetCard") -> "Credentials | None":
-    """Return what a dataset's login needs: found on this machine, or asked for on a terminal."""
+    """Return the credentials of a dataset: saved on this machine, or asked for on a terminal."""
     from pinmem_core.data.access import Credentials, find_credentials
 
     if not card.login:
@@ -96,27 +102,28 @@ def credentials_for(card: "DatasetCard") -> "Credentials | None":
     found = find_credentials(card.login)
     if found or not sys.stdin.isatty():
         return found
-    site = redact_url(card.login)
+    site = masked(card.login)
     username = typer.prompt(printable(f"User name at {site}"), err=True)
     return Credentials(username, typer.prompt("Password", hide_input=True, err=True))
 
 
 def download(
-    name: Annotated[str, typer.Argument(help="The dataset; 'pinmem data list' shows all.")],
+    name: Dataset,
     parts: Parts = None,
     folder: Annotated[
-        Path | None, typer.Option("--to", help="Folder for the archives (default: PINMEM_HOME).")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the archives; default: in PINMEM_HOME."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=16, help="Files fetched at once.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Files fetched at once.")] = 4,
     accept_terms: AcceptTerms = False,
     card_file: CardFile = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the files and their sizes, and fetch nothing.")
+        bool, typer.Option("--dry-run", help="List the files and their sizes; fetch nothing.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a dataset's archives: resumed where they were cut, checked before they count."""
+    """Download a dataset's archives, resuming partial ones, and check them."""
     from pinmem_core.data.download import download as fetch
 
     card = card_of(name, card_file)
@@ -131,7 +138,7 @@ def download(
             card,
             folder,
             parts=names(parts),
-            jobs=jobs,
+            jobs=workers,
             credentials=credentials,
             on_event=listener,
         )
@@ -139,17 +146,17 @@ def download(
     output.result({"dataset": name, "files": files}, *map(str, paths))
     chosen = [word for part in names(parts) for word in ("--parts", part)]
     source = ["--from", folder] if folder else chosen
-    output.next_step(f"pinmem data prepare {shell_join(name, *_card(card_file), *source)}")
+    output.next_step(f"pinmem data prepare {quoted(name, *_card(card_file), *source)}")
 
 
 def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, output: Output) -> None:
-    """Show which files a download would fetch."""
+    """List the files that a download would fetch."""
     from pinmem_core.data.download import wanted
 
     plan = wanted(card, folder, parts)
     rows = table("file", "size", "here", "from", text=["here", "from"])
     for item in plan:
-        url = redact_url(item.archive.url[0]) if item.archive.url else "a person"
+        url = masked(item.archive.url[0]) if item.archive.url else "by hand"
         here = item.state if item.state != "partial" else size(item.done)
         rows.add_row(item.archive.file, size(item.archive.expected_bytes), here, url)
     missing = [item for item in plan if item.state != "present"]
@@ -158,7 +165,7 @@ def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, outp
         {
             "file": item.archive.file,
             "path": str(item.path),
-            "url": list(map(redact_url, item.archive.url)),
+            "url": list(map(masked, item.archive.url)),
             "bytes": item.archive.expected_bytes,
             "done": item.done,
             "state": item.state,
@@ -172,13 +179,13 @@ def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, outp
 
 
 def extract(
-    name: Annotated[str, typer.Argument(help="The dataset; 'pinmem data list' shows all.")],
+    name: Dataset,
     sources: Sources = None,
     card_file: CardFile = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Unpack archives safely; 'prepare' does this by itself."""
+    """Unpack archives; 'prepare' does this itself."""
     from pinmem_core.data.locate import obtain
     from pinmem_core.home import archives_root
 
@@ -188,14 +195,14 @@ def extract(
         folders = obtain(card, paths(sources) or [archives_root(name)], on_event=listener)
     output.result({"dataset": name, "folders": [str(f) for f in folders]}, *map(str, folders))
     source = [word for folder in folders for word in ("--from", folder)]
-    output.next_step(f"pinmem data prepare {shell_join(name, *_card(card_file), *source)}")
+    output.next_step(f"pinmem data prepare {quoted(name, *_card(card_file), *source)}")
 
 
 def _card(file: Path | None) -> list[object]:
     return ["--card", file] if file else []
 
 
-EXAMPLES = examples(
+EXAMPLES = (
     "pinmem data prepare camvid --from ~/CamVid",
     "pinmem data prepare gtav --accept-terms --reencode jpeg --height 720",
     "pinmem data prepare gtav --label-map pinmem",
@@ -207,29 +214,29 @@ SHOWN = 3
 _SMALL = "Smaller images"
 Reencode = Annotated[
     str | None,
-    typer.Option(
-        "--reencode", help="Write images anew: jpeg, webp or png.", rich_help_panel=_SMALL
-    ),
+    typer.Option("--reencode", help="Re-encode images: jpeg, webp or png.", rich_help_panel=_SMALL),
 ]
 Quality = Annotated[
     int | None,
     typer.Option(
         min=1,
         max=100,
-        help="Of jpeg and webp; default: 95.",
+        help="Quality of jpeg and webp; default: 95.",
         rich_help_panel=_SMALL,
     ),
 ]
 Height = Annotated[
     int | None,
     typer.Option(
-        min=1, help="With --reencode: shrink taller images and labels.", rich_help_panel=_SMALL
+        min=1,
+        help="With --reencode: largest height of images and labels.",
+        rich_help_panel=_SMALL,
     ),
 ]
 
 
 def reencoding_of(form: str | None, quality: int | None, height: int | None) -> "Reencoding | None":
-    """Return what the options on re-encoding mean."""
+    """Return the re-encoding that the options ask for, None for none."""
     from pinmem_core.data.convert import Reencoding
 
     if form is None:
@@ -245,11 +252,11 @@ def reencoding_of(form: str | None, quality: int | None, height: int | None) -> 
 
 def prepare(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The dataset; 'pinmem data list' shows all.")],
+    name: Dataset,
     sources: Sources = None,
     card_file: CardFile = None,
     label_map: Annotated[
-        str | None, typer.Option("--label-map", help="How raw labels become the 19 classes.")
+        str | None, typer.Option("--label-map", help="Mapping from raw labels to classes.")
     ] = None,
     reencode: Reencode = None,
     quality: Quality = None,
@@ -260,27 +267,27 @@ def prepare(
         bool,
         typer.Option(
             "--remove-archives",
-            help="Delete downloads once they are unpacked.",
+            help="Delete downloaded archives after unpacking.",
             rich_help_panel=FETCHING,
         ),
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse the dataset when any sample is defective.")
+        bool, typer.Option("--strict", help="Fail if any sample is defective.")
     ] = False,
     hash_images: Annotated[
         bool,
         typer.Option("--hash-images", help="Record the SHA-256 of images, for 'verify --deep'."),
     ] = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Samples at once (default: one a core).")
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Samples processed at once; default: one per core.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a dataset's files and unify its labels, fetching and unpacking what is missing.
+    """Check a dataset's files and unify its labels; download and unpack what is missing.
 
     Images stay where they are unless --reencode is given. A second run does only what is missing.
     """
@@ -298,7 +305,7 @@ def prepare(
     remembered = [] if sources or card.draw else sources_of_last_time(card)
     _refuse_fetching(context, card, sources, remembered)
     if dry_run:
-        _rehearse(card, sources or remembered, label_map, names(parts), output)
+        _show_plan(card, sources or remembered, label_map, names(parts), output)
         return
     credentials = None
     if not sources and not card.draw and not remembered:
@@ -320,7 +327,7 @@ def prepare(
             reencoding=reencoding,
             strict=strict,
             hash_images=hash_images,
-            jobs=jobs,
+            jobs=workers,
             on_event=listener,
         )
     _report(dataset, output)
@@ -332,11 +339,11 @@ def _refuse_fetching(
     sources: Sequence[Path],
     remembered: Sequence[Path],
 ) -> None:
-    """Refuse options of fetching where nothing will be fetched."""
+    """Refuse options of downloading if nothing will be downloaded."""
     options = {"--parts", "--remove-archives"}
     if sources or card.draw:
-        what = "--from" if sources else f"the drawn dataset {card.name}"
-        options.add("--accept-terms")  # which else says nothing wrong of files that are here
+        what = "--from" if sources else f"the synthetic dataset {card.name}"
+        options.add("--accept-terms")  # otherwise harmless
     elif remembered:
         what = f"{remembered[0]}, taken as the last time,"
     else:
@@ -351,7 +358,7 @@ def _refuse_fetching(
 def _take_pack(
     context: typer.Context, sources: Sequence[Path], name: str, output: Output, *, dry_run: bool
 ) -> None:
-    """Unpack a pack, which is a whole dataset."""
+    """Unpack a pack, which holds a whole dataset."""
     from pinmem_core.data.share import packed_card, unpack
 
     refuse_others(context, "a pack", "is taken as it is", ("--from", "--dry-run"))
@@ -365,7 +372,7 @@ def _take_pack(
         _report(unpack(sources[0], name, on_event=listener), output)
 
 
-def _rehearse(
+def _show_plan(
     card: "DatasetCard",
     sources: Sequence[Path],
     label_map: str | None,
@@ -393,7 +400,7 @@ def _rehearse(
                 ("layout", result.layout),
                 ("label map", result.label_map),
                 ("pairs", counted(result.counts)),
-                ("left out", counted(rules) or "none, as far as names tell"),
+                ("left out", counted(rules) or "none by their names"),
             ]
         ),
     )
@@ -402,7 +409,7 @@ def _rehearse(
 def _report(dataset: "PreparedDataset", output: Output) -> None:
     summary = dataset.summary
     excluded: list[dict[str, Any]] = summary["excluded"]
-    _tell_excluded(excluded, output)
+    _show_excluded(excluded, output)
     rules = Counter(defect["rule"] for defect in excluded)
     left_out = f"; left out {len(excluded)}" + (f" ({counted(rules)})" if rules else "")
     output.result(
@@ -428,7 +435,7 @@ def _report(dataset: "PreparedDataset", output: Output) -> None:
     output.next_step(f"pinmem data preview {dataset.name}")
 
 
-def _tell_excluded(excluded: Sequence[Mapping[str, str]], output: Output) -> None:
+def _show_excluded(excluded: Sequence[Mapping[str, str]], output: Output) -> None:
     """Name the first files that each rule left out."""
     for rule in dict.fromkeys(defect["rule"] for defect in excluded):
         matching = [defect for defect in excluded if defect["rule"] == rule]

@@ -6,27 +6,29 @@ from typing import Annotated
 import typer
 
 from pinmem_cli.data.prepare import Height, Quality, Reencode, reencoding_of
-from pinmem_cli.options import Json, Quiet, examples, names, shell_join
+from pinmem_cli.options import Force, Json, Prepared, Quiet, names, quoted
 from pinmem_cli.output import Output, size
 from pinmem_core.errors import ConfigError
 
-PACK_EXAMPLES = examples(
+PACK_EXAMPLES = (
     "pinmem data pack gtav -o gtav.tar --reencode jpeg --height 720",
     "pinmem data prepare gtav --from gtav.tar   # on the other machine",
 )
-CARD_EXAMPLES = examples("pinmem data new-card ~/mycity --name mycity -o mycity.yaml")
-
-Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
+CARD_EXAMPLES = ("pinmem data new-card ~/mycity --name mycity -o mycity.yaml",)
 
 
 def pack(
-    name: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    name: Prepared,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The archive (default: NAME.tar).")
+        Path | None, typer.Option("--output", "-o", help="Archive to write; default: NAME.tar.")
     ] = None,
     splits: Annotated[
         list[str] | None,
-        typer.Option("--splits", help="Only these, e.g. train,val; by comma, or repeated."),
+        typer.Option(
+            "--splits",
+            metavar="SPLITS",
+            help="Only these splits, e.g. train,val; repeat, or separate by commas.",
+        ),
     ] = None,
     reencode: Reencode = None,
     quality: Quality = None,
@@ -35,7 +37,7 @@ def pack(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a prepared dataset, images included, into one archive for another machine."""
+    """Write a prepared dataset with its images into one archive for another machine."""
     from pinmem_core.data.share import pack as write_pack
 
     path = out or Path(f"{name}.tar")
@@ -60,31 +62,31 @@ def pack(
         f"digest {summary.digest}",
     )
     output.note("on the other machine:")
-    output.next_step(f"pinmem data prepare {shell_join(name, '--from', path)}")
+    output.next_step(f"pinmem data prepare {quoted(name, '--from', path)}")
 
 
 def new_card(
-    folder: Annotated[Path, typer.Argument(help="Where your images and labels are.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of your images and labels.")],
     name: Annotated[
-        str | None, typer.Option("--name", help="What to call the dataset (default: the folder).")
+        str | None, typer.Option("--name", help="Name of the dataset; default: the folder's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The card (default: NAME.yaml).")
+        Path | None, typer.Option("--output", "-o", help="Card to write; default: NAME.yaml.")
     ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a card for data of your own, as far as looking at the folder tells."""
+    """Draft a card for your own data from the names and contents of a folder."""
     from pinmem_core.data.new_card import new_card as draft
-    from pinmem_core.files import write_atomic
+    from pinmem_core.files import write_whole
 
     chosen = name or folder.resolve().name.lower().replace(" ", "-")
     path = out or Path(f"{chosen}.yaml")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists.", "Name another file with -o, or add --force.")
-    write_atomic(path, draft(folder, chosen).encode())
+    write_whole(path, draft(folder, chosen).encode())
     output = Output(as_json=json, quiet=quiet)
     output.result({"card": str(path), "dataset": chosen}, str(path))
-    output.note(f"read {path}, and correct what it has wrong")
-    output.next_step(f"pinmem data prepare {shell_join(chosen, '--card', path, '--from', folder)}")
+    output.note(f"Check {path} and correct it.")
+    output.next_step(f"pinmem data prepare {quoted(chosen, '--card', path, '--from', folder)}")

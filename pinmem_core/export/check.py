@@ -12,7 +12,7 @@ from PIL import Image
 from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
 from pinmem_core.events import Listener, Progress
-from pinmem_core.files import write_atomic
+from pinmem_core.files import write_whole
 from pinmem_core.synthetic import draw_scene
 
 Pixels = NDArray[np.uint8]
@@ -20,8 +20,17 @@ Scores = NDArray[Any]
 Run = Callable[[Pixels], Scores]
 """Function from RGB images (N, H, W, 3) to logits (N, K, H, W) or uint8 trainIds (N, H, W)."""
 
+SHAPES = ((1, 128, 256), (3, 97, 131), (2, 161, 65))
+"""Batch sizes, heights and widths for comparing files of dynamic size. They differ from the traced
+shape."""
 LEAST_TOLERANCE = 1e-3
 """Absolute difference of logits that is always accepted."""
+_TOLERANCES: Mapping[str, tuple[float, str]] = {
+    "float32": (0.001, "Try another version of torch, or the other format."),
+    "float16": (0.05, "This network needs float32: export it without half precision."),
+    "int8": (0.2, "Calibrate with images similar to those to predict, or use float32."),
+}
+"""Accepted difference as a fraction of the largest logit, and a hint, by precision."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,36 @@ class Comparison:
         return None
 
 
+@dataclass(frozen=True)
+class ExportedFile:
+    """An exported file.
+
+    Attributes:
+        path: Path of the file.
+        bytes: Size in bytes.
+        compared: Comparisons with the network; empty for files of a checkpoint.
+    """
+
+    path: Path
+    bytes: int
+    compared: tuple[Comparison, ...] = ()
+
+    @property
+    def sidecar(self) -> Path:
+        """Path of the JSON file with the metadata and the comparisons."""
+        return self.path.with_name(f"{self.path.name}.json")
+
+    @property
+    def agreement(self) -> str:
+        """Description of the comparisons; empty if there are none."""
+        if not self.compared:
+            return ""
+        same = min(one.equal for one in self.compared)
+        gaps = [one.largest_difference for one in self.compared]
+        logits = f", logits differ by at most {max(filter(None, gaps)):.1e}" if any(gaps) else ""
+        return f"{100 * same:.2f} % of the pixels agree with the network{logits}"
+
+
 def compare(run: Run, network: Run, images: Pixels, share: float) -> Comparison:
     """Compare an exported file with its network on the same images.
 
@@ -100,49 +139,6 @@ def pictures(shape: tuple[int, int, int]) -> Pixels:
     return np.stack([np.asarray(scene.resize((width, height))) for scene in scenes])
 
 
-SHAPES = ((1, 128, 256), (3, 97, 131), (2, 161, 65))
-"""Batch sizes, heights and widths for comparing files of dynamic size. They differ from the traced
-shape."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Tolerance of a precision.
-
-    Attributes:
-        share: Accepted difference of logits as a fraction of the largest logit; a difference up to
-            1e-3 is always accepted.
-        hint: Hint for the error message.
-    """
-
-    share: float
-    hint: str
-
-
-BOUNDS: Mapping[str, Bounds] = {
-    "float32": Bounds(0.001, "Try another version of torch, or the other format."),
-    "float16": Bounds(0.05, "This network needs float32: export it without half precision."),
-    "int8": Bounds(0.2, "Calibrate with images similar to those to predict, or use float32."),
-}
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """An exported file with its comparisons.
-
-    Attributes:
-        path: Path of the file.
-        sidecar: Path of the JSON file with the metadata and the comparisons.
-        bytes: Size of the file in bytes.
-        compared: Comparisons with the network, one per shape.
-    """
-
-    path: Path
-    sidecar: Path
-    bytes: int
-    compared: tuple[Comparison, ...]
-
-
 def verify(
     written: Path,
     path: Path,
@@ -150,10 +146,10 @@ def verify(
     network: Run,
     *,
     size: tuple[int, int] | None,
-    facts: Mapping[str, str],
+    metadata: Mapping[str, str],
     on_event: Listener,
     images: Sequence[Pixels] = (),
-) -> ExportReport:
+) -> ExportedFile:
     """Compare a file with its network and write the comparisons to its sidecar.
 
     Args:
@@ -162,7 +158,7 @@ def verify(
         run: Function that runs the file.
         network: Function that returns the network's logits.
         size: Fixed (height, width) of the input image; None for any size.
-        facts: Metadata of the file; its precision sets the tolerance.
+        metadata: Metadata of the file; its precision sets the tolerance.
         on_event: Callback for progress events.
         images: RGB images, (H, W, 3), to compare on; synthetic scenes by default.
 
@@ -170,31 +166,22 @@ def verify(
         MachineError: The folder is not writable.
         PinMemError: The file disagrees with the network.
     """
-    bounds = BOUNDS[facts["precision"]]
+    share, hint = _TOLERANCES[metadata["precision"]]
     shapes = ((1, *size),) if size else SHAPES
-    shown = [image[None] for image in images] or [pictures(shape) for shape in shapes]
-    compared = []
-    for done, batch in enumerate(shown):
-        on_event(Progress(f"comparing {path.name}", done, len(shown)))
-        compared.append(compare(run, network, batch, bounds.share))
+    batches = [image[None] for image in images] or [pictures(shape) for shape in shapes]
+    compared: list[Comparison] = []
+    for batch in batches:
+        on_event(Progress(f"comparing {path.name}", len(compared), len(batches)))
+        compared.append(compare(run, network, batch, share))
         if problem := compared[-1].problem():
-            raise PinMemError(f"{path} was removed: {problem}.", bounds.hint)
-    on_event(Progress(f"comparing {path.name}", len(shown), len(shown)))
-    report = ExportReport(path, sidecar(path), written.stat().st_size, tuple(compared))
-    _write_sidecar(report, facts)
-    return report
-
-
-def sidecar(path: Path) -> Path:
-    """Return the path of the JSON file with a file's comparisons."""
-    return path.with_name(f"{path.name}.json")
-
-
-def _write_sidecar(report: ExportReport, facts: Mapping[str, str]) -> None:
+            raise PinMemError(f"{path} was removed: {problem}.", hint)
+    on_event(Progress(f"comparing {path.name}", len(batches), len(batches)))
+    exported = ExportedFile(path, written.stat().st_size, tuple(compared))
     content = {
-        "file": report.path.name,
-        "bytes": report.bytes,
-        "facts": dict(facts),
-        "compared": [asdict(comparison) for comparison in report.compared],
+        "file": path.name,
+        "bytes": exported.bytes,
+        "metadata": dict(metadata),
+        "compared": [asdict(comparison) for comparison in compared],
     }
-    write_atomic(report.sidecar, (json_text(content, indent=2) + "\n").encode())
+    write_whole(exported.sidecar, (json_text(content, indent=2) + "\n").encode())
+    return exported

@@ -1,4 +1,4 @@
-"""Write a model as files for other runtimes, or as a checkpoint to share."""
+"""Export a model: to a graph for other runtimes, or as a checkpoint to share."""
 
 import copy
 import hashlib
@@ -18,69 +18,19 @@ from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.export.check import Comparison, ExportReport, Pixels, Run, Scores, verify
+from pinmem_core.export.check import ExportedFile, Pixels, Run, Scores, verify
 from pinmem_core.export.graph import Graph, Signature, file_metadata, trace
 from pinmem_core.export.int8 import calibration_images, quantize
-from pinmem_core.export.onnx import (
-    OPSET,
-    OnnxRunner,
-    check_opset,
-    require_onnx,
-    write_onnx,
-)
+from pinmem_core.export.onnx import OPSET, OnnxRunner, check_opset, require_onnx, write_onnx
 from pinmem_core.export.torch_export import program_runner, write_program
-from pinmem_core.files import atomic_file
+from pinmem_core.files import whole_file
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, load_checkpoint
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """Scores with their source.
-
-    Attributes:
-        metrics: Metrics for the model card.
-        report: Path of the `report.json` with the scores; None for the scores of the run.
-    """
-
-    metrics: ModelMetrics
-    report: Path | None = None
-
-
-def evidence_of(checkpoint: Path) -> Evidence | None:
-    """Return the newest report on these weights, else the scores of the run, else None."""
-    with (checkpoint / WEIGHTS).open("rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
-    run = run_folder(checkpoint)
-    reports = [*run.glob(f"eval/*/{DATA}"), *checkpoint.glob(DATA)]
-    for path in sorted(reports, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if metrics := _metrics(path, _of_report, digest):
-            return Evidence(metrics, path)
-    metrics = _metrics(run / "scores.json", _of_run)
-    return Evidence(metrics) if metrics else None
-
-
-def _metrics(
-    path: Path, build: Callable[..., ModelMetrics | None], *facts: str
-) -> ModelMetrics | None:
-    """Return the metrics in a JSON file; None where there is none, or a damaged one."""
-    try:
-        return build(read_json_object(path, LARGEST_REPORT), *facts)
-    except (DataError, KeyError, TypeError, AttributeError, ValueError):
-        return None
-
-
-def _of_report(data: Mapping[str, Any], digest: str) -> ModelMetrics | None:
-    """Return the metrics of a report, None if it is on other weights."""
-    return ModelMetrics.of_report(data) if data["checkpoint"]["weights_sha256"] == digest else None
-
-
-def _of_run(data: Mapping[str, Any]) -> ModelMetrics:
-    name = data["protocol"]
-    return ModelMetrics.of_run(data, f"{name}: {PROTOCOLS[name].describe()}")
-
-
 GraphFormat = Literal["onnx", "torch-export"]
+CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD)
+_GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
+_INT8 = "model-int8.onnx"
 
 
 def export_model(
@@ -94,7 +44,7 @@ def export_model(
     preprocess: bool = False,
     argmax: bool = False,
     on_event: Listener = ignore,
-) -> ExportReport:
+) -> ExportedFile:
     """Write the forward pass of a segmenter with its memory to one file.
 
     The file is written only after it agrees with the network on synthetic scenes. The comparison is
@@ -121,34 +71,28 @@ def export_model(
         PinMemError: The network cannot be traced, or the file disagrees with it. No file is
             written.
     """
-    opset = _checked(form, opset)
+    if form == "onnx":
+        require_onnx()
+        check_opset(opset or OPSET)
+    elif opset is not None:
+        raise ConfigError("an opset applies to ONNX files only.", "Leave it out.")
     signature = Signature(size, preprocess, argmax, segmenter.normalization)
     network = copy.deepcopy(segmenter).cpu().eval()
     network.autocast = None
     on_event(Progress(f"writing {path.name}", 0, 1))
     program = trace(Graph(network, signature, half=half))
-    about = file_metadata(network.config, signature, "float16" if half else "float32")
-    with atomic_file(path) as partial:
+    metadata = file_metadata(network.config, signature, "float16" if half else "float32")
+    with whole_file(path) as partial:
         if form == "onnx":
-            write_onnx(program, signature, about, partial, opset)
+            write_onnx(program, signature, metadata, partial, opset or OPSET)
             run: Run = OnnxRunner(partial)
         else:
-            write_program(program, about, partial)
+            write_program(program, metadata, partial)
             run = program_runner(partial, signature)
         on_event(Progress(f"writing {path.name}", 1, 1))
         return verify(
-            partial, path, run, _eager(network), size=size, facts=about, on_event=on_event
+            partial, path, run, _eager(network), size=size, metadata=metadata, on_event=on_event
         )
-
-
-def _checked(form: GraphFormat, opset: int | None) -> int:
-    """Return the opset after checking that the format can be written."""
-    if form == "onnx":
-        require_onnx()
-        check_opset(OPSET if opset is None else opset)
-    elif opset is not None:
-        raise ConfigError("an opset applies to ONNX files only.", "Leave it out.")
-    return OPSET if opset is None else opset
 
 
 def _eager(network: Segmenter) -> Run:
@@ -163,112 +107,85 @@ def _eager(network: Segmenter) -> Run:
     return run
 
 
-ExportFormat = Literal["onnx", "torch-export", "safetensors"]
-CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD)
-_NAMES: dict[ExportFormat, tuple[str, ...]] = {
-    "onnx": ("model.onnx", "model.onnx.json"),
-    "torch-export": ("model.pt2", "model.pt2.json"),
-    "safetensors": CHECKPOINT_FILES,
-}
-_INT8 = ("model-int8.onnx", "model-int8.onnx.json")
-
-
-@dataclass(frozen=True)
-class GraphWishes:
-    """Options of exported graphs.
-
-    Attributes:
-        size: Fixed (height, width) of the input images; None for any size.
-        preprocess: Whether the input is uint8 RGB.
-        argmax: Whether the output is trainIds.
-        opset: ONNX opset version; None for the default.
-        int8: Whether to write a quantized ONNX file as well.
-        calibrate: Images for calibration; None for the validation images of the model's sources.
-    """
-
-    size: tuple[int, int] | None = None
-    preprocess: bool = False
-    argmax: bool = False
-    opset: int | None = None
-    int8: bool = False
-    calibrate: str | None = None
-
-
-@dataclass(frozen=True)
-class Written:
-    """A written file.
-
-    Attributes:
-        path: Path of the file.
-        bytes: Size in bytes.
-        compared: Comparisons with the network, one per image size; empty for checkpoint files.
-    """
-
-    path: Path
-    bytes: int
-    compared: tuple[Comparison, ...] = ()
-
-    @classmethod
-    def of(cls, path: Path, compared: tuple[Comparison, ...] = ()) -> "Written":
-        """Return the record of an existing file."""
-        return cls(path, path.stat().st_size, compared)
-
-    @property
-    def agreement(self) -> str:
-        """Description of the comparisons; empty if there are none."""
-        if not self.compared:
-            return ""
-        same = min(one.equal for one in self.compared)
-        gaps = [one.largest_difference for one in self.compared]
-        logits = f", logits differ by at most {max(filter(None, gaps)):.1e}" if any(gaps) else ""
-        return f"{100 * same:.2f} % of the pixels agree with the network{logits}"
-
-
-def write_files(
+def export_graph(
     name: str,
-    forms: Sequence[ExportFormat],
+    form: GraphFormat,
     output: Path | None = None,
     *,
-    wishes: GraphWishes | None = None,
-    half: bool = False,
+    precision: Literal["float32", "fp16", "int8"] = "float32",
+    calibrate: Sequence[str] = (),
     force: bool = False,
     on_event: Listener = ignore,
-) -> list[Written]:
-    """Write a model in each of `forms` to one folder.
+    **options: Any,
+) -> list[ExportedFile]:
+    """Write the graph of a model by name to a folder.
 
     Args:
         name: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
-        forms: Formats: "safetensors" for the checkpoint itself, the others for graphs.
+        form: Format, as for `export_model`.
         output: Output folder; None for `export` in the run.
-        wishes: Options of the graphs.
-        half: Whether to use half precision.
+        precision: Precision; "int8", for ONNX only, writes a quantized file next to the float32
+            file.
+        calibrate: Images, folders or glob patterns for calibration of int8; empty for the
+            validation images of the model's sources.
         force: Whether to replace existing files.
         on_event: Callback for progress events.
+        options: `size`, `opset`, `preprocess` and `argmax`, as for `export_model`.
 
     Raises:
         ConfigError: A file exists, or an option is not supported.
-        DataError: The model does not exist or is damaged.
+        DataError: The model does not exist or is damaged, or `calibrate` matches no image.
         MachineError: A library is missing, or the folder is not writable.
         PinMemError: A file disagrees with the network; it is removed.
     """
-    wishes = wishes or GraphWishes()
-    if half and wishes.int8:
-        raise ConfigError("half precision and int8 exclude each other.", "Choose one of them.")
     checkpoint = checkpoint_of(name, on_event=on_event)
     segmenter, config = load_checkpoint(checkpoint)
     folder = output or run_folder(checkpoint) / "export"
-    names = [file for form in forms for file in _NAMES[form]] + [*_INT8] * wishes.int8
-    prepare_folder(folder, names, force=force)
-    written: list[Written] = []
-    for form in forms:
-        if form == "safetensors":
-            written += _write_weights(segmenter, checkpoint, folder, half)
-        else:
-            written.append(_write_graph(segmenter, folder, form, wishes, half, on_event))
-    if wishes.int8:
+    int8 = precision == "int8"
+    names = [_GRAPHS[form], *[_INT8] * int8]
+    prepare_folder(folder, [n for name in names for n in (name, f"{name}.json")], force=force)
+    path, half = folder / names[0], precision == "fp16"
+    files = [export_model(segmenter, path, form, half=half, on_event=on_event, **options)]
+    if int8:
         sources = config.get("training", {}).get("sources", ())
-        written.append(_write_int8(folder, wishes.calibrate, sources, on_event))
-    return written
+        images = calibration_images(calibrate, sources, on_event)
+        files.append(quantize(path, folder / _INT8, images, on_event=on_event))
+    return files
+
+
+def export_weights(
+    name: str,
+    output: Path | None = None,
+    *,
+    half: bool = False,
+    force: bool = False,
+    on_event: Listener = ignore,
+) -> list[ExportedFile]:
+    """Write a model as a checkpoint with its card to a folder.
+
+    Args:
+        name: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
+        output: Output folder; None for `export` in the run.
+        half: Whether to store the convolutions in float16.
+        force: Whether to replace existing files.
+        on_event: Callback for notices.
+
+    Raises:
+        ConfigError: A file exists.
+        DataError: The model does not exist or is damaged.
+        MachineError: The folder is not writable.
+    """
+    checkpoint = checkpoint_of(name, on_event=on_event)
+    segmenter, _ = load_checkpoint(checkpoint)
+    folder = output or run_folder(checkpoint) / "export"
+    prepare_folder(folder, CHECKPOINT_FILES, force=force)
+    stored = {"stored": "float16; loaded and scored in float32"} if half else {}
+    evidence = evidence_of(checkpoint)
+    metrics = evidence.metrics if evidence else None
+    write_checkpoint(segmenter, folder, segmenter.about | stored, half=half, metrics=metrics)
+    return [
+        ExportedFile(path, path.stat().st_size) for path in map(folder.joinpath, CHECKPOINT_FILES)
+    ]
 
 
 def prepare_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
@@ -287,43 +204,45 @@ def prepare_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
         raise MachineError(f"cannot create the folder {folder}: {error.strerror}.") from error
 
 
-def _write_weights(
-    segmenter: Segmenter, checkpoint: Path, folder: Path, half: bool
-) -> list[Written]:
-    stored = {"stored": "float16; loaded and scored in float32"} if half else {}
-    evidence = evidence_of(checkpoint)
-    metrics = evidence.metrics if evidence else None
-    write_checkpoint(segmenter, folder, segmenter.about | stored, half=half, metrics=metrics)
-    return [Written.of(folder / name) for name in _NAMES["safetensors"]]
+@dataclass(frozen=True)
+class Evidence:
+    """Scores with their source.
+
+    Attributes:
+        metrics: Metrics for the model card.
+        report: Path of the `report.json` with the scores; None for the scores of the run.
+    """
+
+    metrics: ModelMetrics
+    report: Path | None = None
 
 
-def _write_graph(
-    segmenter: Segmenter,
-    folder: Path,
-    form: Literal["onnx", "torch-export"],
-    wishes: GraphWishes,
-    half: bool,
-    on_event: Listener,
-) -> Written:
-    path = folder / _NAMES[form][0]
-    report = export_model(
-        segmenter,
-        path,
-        form,
-        size=wishes.size,
-        half=half,
-        opset=wishes.opset if form == "onnx" else None,
-        preprocess=wishes.preprocess,
-        argmax=wishes.argmax,
-        on_event=on_event,
-    )
-    return Written.of(path, report.compared)
+def evidence_of(checkpoint: Path) -> Evidence | None:
+    """Return the newest report on these weights, else the scores of the run, else None."""
+    with (checkpoint / WEIGHTS).open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+
+    def of_report(data: Mapping[str, Any]) -> ModelMetrics | None:
+        is_on_these = data["checkpoint"]["weights_sha256"] == digest
+        return ModelMetrics.of_report(data) if is_on_these else None
+
+    run = run_folder(checkpoint)
+    reports = [*run.glob(f"eval/*/{DATA}"), *checkpoint.glob(DATA)]
+    for path in sorted(reports, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if metrics := _metrics(path, of_report):
+            return Evidence(metrics, path)
+    metrics = _metrics(run / "scores.json", _of_run)
+    return Evidence(metrics) if metrics else None
 
 
-def _write_int8(
-    folder: Path, calibrate: str | None, sources: Sequence[str], on_event: Listener
-) -> Written:
-    images = calibration_images(calibrate, sources, on_event)
-    plain, path = folder / _NAMES["onnx"][0], folder / _INT8[0]
-    report = quantize(plain, path, images, on_event=on_event)
-    return Written.of(path, report.compared)
+def _metrics(path: Path, build: Callable[[Any], ModelMetrics | None]) -> ModelMetrics | None:
+    """Return the metrics in a JSON file; None if it is missing or damaged."""
+    try:
+        return build(read_json_object(path, LARGEST_REPORT))
+    except (DataError, KeyError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _of_run(data: Mapping[str, Any]) -> ModelMetrics:
+    name = data["protocol"]
+    return ModelMetrics.of_run(data, f"{name}: {PROTOCOLS[name].describe()}")

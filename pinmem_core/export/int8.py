@@ -17,63 +17,62 @@ from PIL import Image
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.evaluation import load_validation
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.export.check import ExportReport, Pixels, verify
+from pinmem_core.export.check import ExportedFile, Pixels, verify
 from pinmem_core.export.graph import INPUT, Signature
 from pinmem_core.export.onnx import OnnxRunner, require_onnx, save_onnx
-from pinmem_core.files import atomic_file
+from pinmem_core.files import whole_file
 from pinmem_core.images import read_image
 from pinmem_core.inference.sources import find_sources
 from pinmem_core.synthetic import DOMAINS, draw_scene
+
+if TYPE_CHECKING:
+    import onnx
 
 T = TypeVar("T")
 
 _MOST = 32
 """Maximum number of calibration images."""
+_OPERATORS = ("Conv", "Add", "Relu", "Clip", "Concat", "MaxPool")
+"""Quantized operators. The others (memory read, resizing, preprocessing) are cheap in float."""
+_FIRST_IN_FLOAT = 6
+"""Number of leading convolutions kept in float in networks with depthwise convolutions. There,
+channels differ so much in magnitude that they should not share a scale."""
+_SCENES = range(100, 102)
+"""Synthetic scenes of each domain for calibration; the comparison uses others."""
+_EACH_HELD_OUT = 4
+"""Every fourth image is held out of calibration and used for the comparison."""
 
 
 def calibration_images(
-    text: str | None, sources: Sequence[str], on_event: Listener
-) -> Iterator[NDArray[np.uint8]] | None:
+    inputs: Sequence[str], sources: Sequence[str], on_event: Listener
+) -> Iterator[Pixels] | None:
     """Return calibration images (H, W, 3) in RGB, or None to calibrate with synthetic scenes.
 
     Args:
-        text: Image, folder or glob pattern; None for the validation images of `sources`.
+        inputs: Images, folders or glob patterns; empty for the validation images of `sources`.
         sources: Sources that the network was trained on.
         on_event: Callback for the notice that the validation images cannot be loaded.
 
     Raises:
-        DataError: `text` matches no image.
+        DataError: `inputs` match no image.
     """
-    if text is not None:
-        paths = [s.path for s in find_sources([text], on_event=on_event) if not s.is_video]
+    if inputs:
+        paths = [s.path for s in find_sources(inputs, on_event=on_event) if not s.is_video]
         if not paths:
-            raise DataError(f"{text} matches no image.", "Name images, a folder or a pattern.")
-        return (read_image(path) for path in _evenly(paths))
+            named = ", ".join(inputs)
+            raise DataError(f"{named} matches no image.", "Name images, a folder or a pattern.")
+        return (read_image(path) for path in _evenly_spaced(paths))
     try:
         targets = load_validation(sources, _MOST, ignore)
     except PinMemError as error:
         on_event(Notice(f"calibrating with synthetic scenes: {error.message}", warning=True))
         return None
     samples = [sample for target in targets for sample in target.samples]
-    return (sample.read()[0] for sample in _evenly(samples)) if samples else None
+    return (sample.read()[0] for sample in _evenly_spaced(samples)) if samples else None
 
 
-def _evenly(items: Sequence[T]) -> list[T]:
-    step = max(1, -(-len(items) // _MOST))
-    return list(items[::step])
-
-
-if TYPE_CHECKING:
-    import onnx
-
-_IN_INTEGERS = ("Conv", "Add", "Relu", "Clip", "Concat", "MaxPool")
-"""Quantized operators. The others (memory read, resizing, preprocessing) are cheap in float."""
-_FIRST_IN_FLOAT = 6
-"""Number of leading convolutions kept in float in networks with depthwise convolutions. There,
-channels differ so much in magnitude that they should not share a scale."""
-_SCENES_PER_DOMAIN = 2
-_EACH_HELD_OUT = 4
-"""Every fourth image is held out of calibration and used for the comparison."""
+def _evenly_spaced(items: Sequence[T]) -> Sequence[T]:
+    return items[:: max(1, -(-len(items) // _MOST))]
 
 
 def quantize(
@@ -82,7 +81,7 @@ def quantize(
     images: Iterable[Pixels] | None = None,
     *,
     on_event: Listener = ignore,
-) -> ExportReport:
+) -> ExportedFile:
     """Write an int8 version of an ONNX file, with the same inputs and outputs.
 
     The file is written only after it agrees with the float file. They are compared on every fourth
@@ -106,31 +105,23 @@ def quantize(
     import onnx
 
     plain = _open(onnx_path)
-    held_out: list[Pixels] = []
-    if images is not None:
-        images = list(images)
-        held_out = images[_EACH_HELD_OUT - 1 :: _EACH_HELD_OUT]
-    if held_out:
-        rest = [i for n, i in enumerate(images or (), start=1) if n % _EACH_HELD_OUT]
-    else:
-        rest = held_out = list(images or ())
-    shown = _synthetic() if images is None else rest
-    feed = _Feed(shown, plain.signature, path.name, on_event)
-    with atomic_file(path) as partial:
-        model = _in_integers(onnx_path, feed)
-        calibration = f"{feed.count} {'synthetic scenes' if images is None else 'images'}"
-        facts = {**plain.facts, "precision": "int8", "calibration": calibration}
-        save_onnx(model, facts, partial)
-        network = OnnxRunner(_giving_logits(onnx.load(onnx_path)))
-        run = OnnxRunner(partial)
-        size = plain.signature.size
+    given = [] if images is None else list(images)
+    held_out = given[_EACH_HELD_OUT - 1 :: _EACH_HELD_OUT] or given
+    rest = [image for n, image in enumerate(given, 1) if n % _EACH_HELD_OUT or held_out is given]
+    used = (draw_scene(domain, n).image for domain in DOMAINS for n in _SCENES)
+    reader = _Reader(used if images is None else rest, plain.signature, path.name, on_event)
+    with whole_file(path) as partial:
+        model = _quantized(onnx_path, reader)
+        calibration = f"{reader.count} {'synthetic scenes' if images is None else 'images'}"
+        metadata = {**plain.metadata, "precision": "int8", "calibration": calibration}
+        save_onnx(model, metadata, partial)
         return verify(
             partial,
             path,
-            run,
-            network,
-            size=size,
-            facts=facts,
+            OnnxRunner(partial),
+            OnnxRunner(_giving_logits(onnx.load(onnx_path))),
+            size=plain.signature.size,
+            metadata=metadata,
             on_event=on_event,
             images=[_of_size(image, plain.signature) for image in held_out],
         )
@@ -140,9 +131,11 @@ def _open(path: Path) -> OnnxRunner:
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
     runner = OnnxRunner(path)
-    precision = runner.facts.get("precision")
+    precision = runner.metadata.get("precision")
     if precision is None:
-        raise DataError(f"{path} is no ONNX file of pinmem.", "Export a run with '--to onnx'.")
+        raise DataError(
+            f"{path} is no ONNX file of pinmem.", "Export a run: 'pinmem export onnx RUN'."
+        )
     if precision != "float32":
         raise ConfigError(
             f"{path} is {precision}; only float32 files can be quantized.",
@@ -151,17 +144,8 @@ def _open(path: Path) -> OnnxRunner:
     return runner
 
 
-def _synthetic() -> Iterable[Pixels]:
-    numbers = range(100, 100 + _SCENES_PER_DOMAIN)  # scenes that the comparison does not use
-    return (draw_scene(domain, number).image for domain in DOMAINS for number in numbers)
-
-
-class _Feed:
-    """Calibration data reader for onnxruntime.
-
-    Attributes:
-        count: Number of images read.
-    """
+class _Reader:
+    """Calibration data reader for onnxruntime; `count` images were read."""
 
     def __init__(
         self, images: Iterable[Pixels], signature: Signature, name: str, on_event: Listener
@@ -191,7 +175,7 @@ def _of_size(image: Pixels, signature: Signature) -> Pixels:
     return np.array(image)
 
 
-def _in_integers(onnx_path: Path, feed: _Feed) -> "onnx.ModelProto":
+def _quantized(onnx_path: Path, reader: _Reader) -> "onnx.ModelProto":
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -199,13 +183,14 @@ def _in_integers(onnx_path: Path, feed: _Feed) -> "onnx.ModelProto":
     with tempfile.TemporaryDirectory() as folder:
         plain, integer = Path(folder, "plain.onnx"), Path(folder, "integer.onnx")
         quant_pre_process(onnx_path, plain, skip_symbolic_shape=True)
+        model = onnx.load(plain)
         quantize_static(
             plain,
             integer,
-            feed,
+            reader,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_in_integers_of(onnx.load(plain)),
-            nodes_to_exclude=_kept_in_float(onnx.load(plain)),
+            op_types_to_quantize=_operators(model),
+            nodes_to_exclude=kept_in_float(model),
             per_channel=True,
             activation_type=QuantType.QUInt8,  # fastest on x86 with int8 weights
             weight_type=QuantType.QInt8,
@@ -214,14 +199,14 @@ def _in_integers(onnx_path: Path, feed: _Feed) -> "onnx.ModelProto":
         return onnx.load(integer)
 
 
-def _in_integers_of(model: "onnx.ModelProto") -> list[str]:
+def _operators(model: "onnx.ModelProto") -> list[str]:
     """Return the operators to quantize; Add stays in float if norms compute image statistics."""
-    means = sum(node.op_type == "ReduceMean" for node in model.graph.node)
-    norms_of_image = means > len([node for node in model.graph.node if node.op_type == "Conv"])
-    return [kind for kind in _IN_INTEGERS if not (norms_of_image and kind == "Add")]
+    types = [node.op_type for node in model.graph.node]
+    norms_of_image = types.count("ReduceMean") > types.count("Conv")
+    return [kind for kind in _OPERATORS if not (norms_of_image and kind == "Add")]
 
 
-def _kept_in_float(model: "onnx.ModelProto") -> list[str]:
+def kept_in_float(model: "onnx.ModelProto") -> list[str]:
     """Return the names of the convolutions that lose too much accuracy in int8."""
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     depthwise = any(a.name == "group" and a.i > 1 for c in convolutions for a in c.attribute)

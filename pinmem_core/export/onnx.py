@@ -57,7 +57,7 @@ def check_opset(opset: int) -> None:
 def write_onnx(
     program: ExportedProgram,
     signature: Signature,
-    facts: Mapping[str, str],
+    metadata: Mapping[str, str],
     path: Path,
     opset: int,
 ) -> None:
@@ -66,7 +66,7 @@ def write_onnx(
     Args:
         program: Program returned by `trace`.
         signature: Signature that the program was traced with.
-        facts: Metadata for users of the file.
+        metadata: Metadata for users of the file.
         path: Path of the file.
         opset: Opset version accepted by `check_opset`.
 
@@ -77,10 +77,10 @@ def write_onnx(
     model = _converted(program, signature, opset)
     for value in (*model.graph.input, *model.graph.output):
         _name_axes(value, signature)
-    save_onnx(model, facts, path)
+    save_onnx(model, metadata, path)
 
 
-def save_onnx(model: "onnx.ModelProto", facts: Mapping[str, str], path: Path) -> None:
+def save_onnx(model: "onnx.ModelProto", metadata: Mapping[str, str], path: Path) -> None:
     """Check an ONNX model and write it with its metadata.
 
     Raises:
@@ -88,7 +88,7 @@ def save_onnx(model: "onnx.ModelProto", facts: Mapping[str, str], path: Path) ->
     """
     import onnx
 
-    onnx.helper.set_model_props(model, {f"{PREFIX}{key}": fact for key, fact in facts.items()})
+    onnx.helper.set_model_props(model, {f"{PREFIX}{key}": value for key, value in metadata.items()})
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -133,7 +133,7 @@ class OnnxRunner:
 
     Attributes:
         signature: Signature of the file.
-        facts: Metadata of the file.
+        metadata: Metadata of the file.
 
     Raises:
         PinMemError: The installed onnxruntime cannot run the file.
@@ -155,7 +155,7 @@ class OnnxRunner:
                 f"onnxruntime {version} cannot run the ONNX file: {first_line(error)}"
             ) from error
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.facts = {key.removeprefix(PREFIX): fact for key, fact in metadata.items()}
+        self.metadata = {key.removeprefix(PREFIX): value for key, value in metadata.items()}
         self.signature = self._read_signature()
 
     def _read_signature(self) -> Signature:
@@ -164,9 +164,9 @@ class OnnxRunner:
         height, width = taken.shape[1:3] if preprocess else taken.shape[2:]
         size = (height, width) if isinstance(height, int) else None
         argmax = given.type == "tensor(uint8)"
-        if "preprocessing" not in self.facts:
+        if "preprocessing" not in self.metadata:
             return Signature(size, preprocess, argmax)
-        how = json.loads(self.facts["preprocessing"])
+        how = json.loads(self.metadata["preprocessing"])
         normalization = Normalization(tuple(how["mean"]), tuple(how["std"]))
         return Signature(size, preprocess, argmax, normalization)
 

@@ -11,20 +11,20 @@ from torch.export import ExportedProgram
 from pinmem_core.export.check import Pixels, Run, Scores
 from pinmem_core.export.graph import Signature
 
-FACTS = "pinmem.json"
+METADATA = "pinmem.json"
 """Name of the extra file in the archive that describes inputs and outputs."""
 
 
-def write_program(program: ExportedProgram, facts: Mapping[str, str], path: Path) -> None:
+def write_program(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
     """Write a program with its metadata as an extra file.
 
     Args:
         program: Program returned by `trace`.
-        facts: Metadata for users of the file.
+        metadata: Metadata for users of the file.
         path: Path of the file.
     """
     data = BytesIO()  # torch's own writer aborts the process if the disk is full
-    torch.export.save(program, data, extra_files={FACTS: json.dumps(dict(facts))})
+    torch.export.save(program, data, extra_files={METADATA: json.dumps(dict(metadata))})
     path.write_bytes(data.getbuffer())
 
 

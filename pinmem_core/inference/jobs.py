@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import atomic_file
-from pinmem_core.images import DecodedImage, decode_image
+from pinmem_core.files import whole_file
+from pinmem_core.images import Picture, read_picture
 from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.sources import Source
 from pinmem_core.inference.video import predict_video, require_pyav
-from pinmem_core.inference.writers import Job, OutputFormat, Predicted, needs, write_format
-from pinmem_core.parallel import parallel_map, prefetch
+from pinmem_core.inference.writers import Job, Predicted, analyze_options, write_prediction
+from pinmem_core.parallel import in_parallel, prefetched
+
+_WRITERS = 2
+"""Number of threads that render and compress outputs."""
+_WAITING = 4
+"""Number of images that may wait for them, with their predictions."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,12 @@ class PredictionSummary:
         return self.images / self.seconds if self.seconds > 0 else 0.0
 
 
-_WRITERS = 2
-"""Number of threads that render and compress outputs."""
-_WAITING = 4
-"""Number of images that may wait for them, with their predictions."""
-
 _Results = Generator[tuple[Predicted, ...] | Failed, None, None]
 
 
 class _Read(NamedTuple):
     job: Job
-    picture: DecodedImage
+    picture: Picture
 
 
 class _Analyzed(NamedTuple):
@@ -107,18 +107,30 @@ def predict_files(
 
 
 def predict_bytes(
-    predictor: Predictor, source: Source, form: OutputFormat, *, on_event: Listener = ignore
+    predictor: Predictor, source: Source, format: str, *, on_event: Listener = ignore
 ) -> bytes:
     """Return the prediction for one image as the bytes of a PNG or NPZ file.
 
     Raises:
         DataError: The image cannot be read.
     """
-    picture = decode_image(source.path, source.content)
-    prediction = _analyze(predictor, source, picture, [form], on_event)
+    picture = read_picture(source.path, source.content)
+    prediction = _analyze(predictor, source, picture, [format], on_event)
     file = BytesIO()
-    write_format(form, picture.pixels, prediction, file)
+    write_prediction(format, picture.pixels, prediction, file)
     return file.getvalue()
+
+
+def _analyze(
+    predictor: Predictor,
+    source: Source,
+    picture: Picture,
+    formats: Iterable[str],
+    on_event: Listener,
+) -> Prediction:
+    if (count := picture.frames) > 1:
+        on_event(Notice(f"{source.path} has {count} frames or pages; only the first is predicted"))
+    return predictor.analyze(picture.pixels, **analyze_options(formats))
 
 
 def _results(predictor: Predictor, jobs: Sequence[Job], on_event: Listener) -> _Results:
@@ -136,39 +148,25 @@ def _videos(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _R
 
 
 def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
-    with closing(prefetch(map(_read, jobs))) as read:
-        analyzed = (_predict(predictor, item, on_event) for item in read)
-        with closing(parallel_map(_write, analyzed, _WRITERS, waiting=_WAITING)) as results:
+    def predict(item: _Read | Failed) -> _Analyzed | Failed:
+        if isinstance(item, Failed):
+            return item
+        job, picture = item
+        formats = [output.format for output in job.outputs]
+        prediction = _analyze(predictor, job.source, picture, formats, on_event)
+        return _Analyzed(job, picture.pixels, prediction)
+
+    with closing(prefetched(map(_read, jobs))) as read:
+        analyzed = map(predict, read)
+        with closing(in_parallel(_write, analyzed, _WRITERS, waiting=_WAITING)) as results:
             yield from results
 
 
 def _read(job: Job) -> _Read | Failed:
     try:
-        return _Read(job, decode_image(job.source.path, job.source.content))
+        return _Read(job, read_picture(job.source.path, job.source.content))
     except DataError as error:
         return Failed(job.source.path, error.message)
-
-
-def _predict(predictor: Predictor, item: _Read | Failed, on_event: Listener) -> _Analyzed | Failed:
-    if isinstance(item, Failed):
-        return item
-    job, picture = item
-    forms = [output.form for output in job.outputs]
-    prediction = _analyze(predictor, job.source, picture, forms, on_event)
-    return _Analyzed(job, picture.pixels, prediction)
-
-
-def _analyze(
-    predictor: Predictor,
-    source: Source,
-    picture: DecodedImage,
-    forms: Iterable[OutputFormat],
-    on_event: Listener,
-) -> Prediction:
-    if picture.frames > 1:
-        count = picture.frames
-        on_event(Notice(f"{source.path} has {count} frames or pages; only the first is predicted"))
-    return predictor.analyze(picture.pixels, **needs(forms))
 
 
 def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
@@ -176,10 +174,7 @@ def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
         return item
     job, pixels, prediction = item
     for output in job.outputs:
-        with atomic_file(output.path) as partial, partial.open("wb") as file:
-            write_format(output.form, pixels, prediction, file)
+        with whole_file(output.path) as partial, partial.open("wb") as file:
+            write_prediction(output.format, pixels, prediction, file)
     height, width = pixels.shape[:2]
-    return tuple(
-        Predicted(job.source.path, output.path, output.format, width, height, frames=1)
-        for output in job.outputs
-    )
+    return job.predicted(width, height)

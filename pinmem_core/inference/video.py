@@ -14,10 +14,18 @@ from PIL import Image
 
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress
-from pinmem_core.files import atomic_file, staged_folder
+from pinmem_core.files import staged_folder, whole_file
 from pinmem_core.inference.predictor import Prediction, Predictor
-from pinmem_core.inference.writers import Job, Output, Predicted, needs, painted, write_format
-from pinmem_core.parallel import parallel_map, prefetch
+from pinmem_core.inference.writers import (
+    FORMATS,
+    Job,
+    Output,
+    Predicted,
+    analyze_options,
+    render,
+    write_prediction,
+)
+from pinmem_core.parallel import in_parallel, prefetched
 
 if TYPE_CHECKING:
     import av
@@ -170,7 +178,7 @@ def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
     import av
 
     with (
-        atomic_file(path) as partial,
+        whole_file(path) as partial,
         partial.open("wb") as file,
         av.open(file, "w", format="mp4") as container,
     ):
@@ -226,18 +234,16 @@ def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[P
         for done, size in enumerate(sizes, start=1):
             height, width = size
             on_event(Progress(f"predicting {source.name}", done, video.length))
-    return tuple(
-        Predicted(source, output.path, output.format, width, height, done) for output in job.outputs
-    )
+    return job.predicted(width, height, done)
 
 
 def _written(
     predictor: Predictor, job: Job, video: Video, on_event: Listener
 ) -> Generator[tuple[int, int], None, None]:
     """Yield (height, width) of each frame after its outputs are written."""
-    wanted = needs(output.form for output in job.outputs)
+    wanted = analyze_options(output.format for output in job.outputs)
     with ExitStack() as stack:
-        frames = stack.enter_context(closing(prefetch(video.frames)))
+        frames = stack.enter_context(closing(prefetched(video.frames)))
         sinks = [stack.enter_context(_sink(output, video)) for output in job.outputs]
         seen = (
             _Seen(number, frame, predictor.analyze(frame.pixels, **wanted))
@@ -249,7 +255,7 @@ def _written(
                 sink(item)
             return item.prediction.train_ids.shape
 
-        yield from stack.enter_context(closing(parallel_map(write, seen, 1, waiting=3)))
+        yield from stack.enter_context(closing(in_parallel(write, seen, 1, waiting=3)))
 
 
 def _of_one_size(frames: Iterable[Frame], source: Path, on_event: Listener) -> Iterator[Frame]:
@@ -280,9 +286,9 @@ def _folder_sink(output: Output) -> Iterator[_Sink]:
     with staged_folder(output.path) as folder:
 
         def write(item: _Seen) -> None:
-            path = folder / f"{item.number:06}{output.form.suffix}"
+            path = folder / f"{item.number:06}{FORMATS[output.format].suffix}"
             with path.open("wb") as file:
-                write_format(output.form, item.frame.pixels, item.prediction, file)
+                write_prediction(output.format, item.frame.pixels, item.prediction, file)
 
         yield write
 
@@ -292,7 +298,7 @@ def _video_sink(output: Output, video: Video) -> Iterator[_Sink]:
     with write_video(output.path, video) as add:
 
         def write(item: _Seen) -> None:
-            pixels = painted(output.form, item.frame.pixels, item.prediction)
+            pixels = render(output.format, item.frame.pixels, item.prediction)
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
             add(item.frame._replace(pixels=pixels))

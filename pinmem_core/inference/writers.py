@@ -1,7 +1,7 @@
 """Output formats of predictions, and the paths that they are written to."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,130 +17,12 @@ from pinmem_core.inference.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source
 from pinmem_core.label_space import CLASS_NAMES, LABEL_ID_TABLE
 from pinmem_core.visualize import colorize, overlay
 
-Painter = Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.uint8]]
-"""Function from image rows (h, W, 3) and a part of their prediction (h, W) to the output rows,
-(h, W') or (h, W', 3)."""
-
 BAND_PIXELS = 2**20
 """Pixels rendered at once. Large images are rendered in bands of rows, because rendering takes many
 bytes per pixel."""
 _COMPRESSION = 1
 """PNG compression level. Compared with Pillow's default, an overlay is a sixth larger and takes a
 quarter of the time."""
-
-
-@dataclass(frozen=True)
-class OutputFormat:
-    """An output format of predictions.
-
-    Attributes:
-        shows: Field of `Prediction` that the format needs.
-        paint: Function that renders the pixels of a PNG; None for NPZ, which stores the numbers.
-        is_for_eyes: Whether the format is only for viewing. Such frames can be written as a video,
-            whose compression is lossy.
-    """
-
-    shows: Literal["train_ids", "confidence", "entropy", "probabilities"]
-    paint: Painter | None
-    is_for_eyes: bool = False
-
-    @property
-    def suffix(self) -> str:
-        """File name suffix of one image in this format."""
-        return ".npz" if self.paint is None else ".png"
-
-
-def _grey(image: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Convert values from 0..1 to uint8 grey values, 0..255."""
-    return (255 * share).round().clip(0, 255).astype(np.uint8)
-
-
-def _beside(image: NDArray[np.uint8], train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.concatenate([image, colorize(train_ids)], axis=1)
-
-
-FORMS: dict[str, OutputFormat] = {
-    "color": OutputFormat(
-        "train_ids", lambda image, train_ids: colorize(train_ids), is_for_eyes=True
-    ),
-    "trainid": OutputFormat("train_ids", lambda image, train_ids: train_ids),
-    "labelid": OutputFormat("train_ids", lambda image, train_ids: LABEL_ID_TABLE[train_ids]),
-    "overlay": OutputFormat("train_ids", overlay, is_for_eyes=True),
-    "beside": OutputFormat("train_ids", _beside, is_for_eyes=True),
-    "confidence": OutputFormat("confidence", _grey, is_for_eyes=True),
-    "entropy": OutputFormat("entropy", _grey, is_for_eyes=True),
-    "probabilities": OutputFormat("probabilities", None),
-}
-
-
-def get_formats(names: Iterable[str]) -> dict[str, OutputFormat]:
-    """Return the formats by name, without duplicates.
-
-    Raises:
-        ConfigError: A format does not exist; the message suggests the closest one.
-    """
-    for name in names:
-        if name not in FORMS:
-            raise unknown_name("format", name, FORMS)
-    return {name: FORMS[name] for name in names}
-
-
-def needs(forms: Iterable[OutputFormat]) -> Mapping[str, bool]:
-    """Return the arguments of `Predictor.analyze` that `forms` need."""
-    shown = {form.shows for form in forms}
-    return {part: part in shown for part in ("confidence", "entropy", "probabilities")}
-
-
-def painted(
-    form: OutputFormat, image: NDArray[np.uint8], prediction: Prediction
-) -> NDArray[np.uint8]:
-    """Render a prediction; return pixels (H, W') or (H, W', 3).
-
-    Args:
-        form: Format with a `paint` function.
-        image: RGB image, (H, W, 3).
-        prediction: Prediction of the image.
-    """
-    return np.concatenate(list(_painted_bands(form, image, prediction)))
-
-
-def _painted_bands(
-    form: OutputFormat, image: NDArray[np.uint8], prediction: Prediction
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the result of `painted` in bands of rows, from top to bottom."""
-    assert form.paint is not None
-    shown = getattr(prediction, form.shows)
-    height = max(1, BAND_PIXELS // image.shape[1])
-    for top in range(0, len(image), height):
-        band = slice(top, top + height)
-        yield form.paint(image[band], shown[band])
-
-
-def _picture(form: OutputFormat, image: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
-    """Return the result of `painted` as an image, without a second copy of its pixels."""
-    bands = map(Image.fromarray, _painted_bands(form, image, prediction))
-    first = next(bands)
-    picture = Image.new(first.mode, (first.width, len(image)))
-    top = 0
-    for band in chain([first], bands):
-        picture.paste(band, (0, top))
-        top += band.height
-    return picture
-
-
-def write_format(
-    form: OutputFormat, image: NDArray[np.uint8], prediction: Prediction, file: BinaryIO
-) -> None:
-    """Write a PNG, or an NPZ of `probabilities` (K, H, W) and `classes` (K,), to `file`."""
-    if form.paint is None:
-        assert prediction.probabilities is not None
-        classes = np.array(CLASS_NAMES[: len(prediction.probabilities)])
-        np.savez(file, probabilities=prediction.probabilities, classes=classes)
-    else:
-        picture = _picture(form, image, prediction)
-        picture.save(file, "PNG", compress_level=_COMPRESSION)
-
-
 _KINDS = {
     ".png": "as PNG",
     ".npz": "as NPZ",
@@ -151,19 +33,125 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
+class OutputFormat:
+    """An output format of predictions.
+
+    Attributes:
+        field: Field of `Prediction` that the format needs.
+        render: Function from image rows (h, W, 3) and rows of the field (h, W) to PNG rows, (h, W')
+            or (h, W', 3); None for NPZ, which stores the numbers.
+        visual: Whether the format is only for viewing. Such frames can be written as a video, whose
+            compression is lossy.
+    """
+
+    field: Literal["train_ids", "confidence", "entropy", "probabilities"]
+    render: Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.uint8]] | None
+    visual: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """File name suffix of one image in this format."""
+        return ".npz" if self.render is None else ".png"
+
+
+def _gray(image: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Convert values from 0..1 to uint8 gray values, 0..255."""
+    return (255 * share).round().clip(0, 255).astype(np.uint8)
+
+
+def _side_by_side(image: NDArray[np.uint8], train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.concatenate([image, colorize(train_ids)], axis=1)
+
+
+FORMATS: dict[str, OutputFormat] = {
+    "color": OutputFormat("train_ids", lambda image, train_ids: colorize(train_ids), visual=True),
+    "trainid": OutputFormat("train_ids", lambda image, train_ids: train_ids),
+    "labelid": OutputFormat("train_ids", lambda image, train_ids: LABEL_ID_TABLE[train_ids]),
+    "overlay": OutputFormat("train_ids", overlay, visual=True),
+    "side-by-side": OutputFormat("train_ids", _side_by_side, visual=True),
+    "confidence": OutputFormat("confidence", _gray, visual=True),
+    "entropy": OutputFormat("entropy", _gray, visual=True),
+    "probabilities": OutputFormat("probabilities", None),
+}
+
+
+def check_formats(names: Iterable[str]) -> list[str]:
+    """Return the names of formats without duplicates.
+
+    Raises:
+        ConfigError: A format does not exist; the message suggests the closest one.
+    """
+    formats = list(dict.fromkeys(names))
+    for name in formats:
+        if name == "beside":
+            message = "the format 'beside' is called 'side-by-side' now."
+            raise ConfigError(message, "Use '--format side-by-side'.")
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+    return formats
+
+
+def analyze_options(formats: Iterable[str]) -> dict[str, bool]:
+    """Return the arguments of `Predictor.analyze` that the formats need."""
+    needed = {FORMATS[name].field for name in formats}
+    return {field: field in needed for field in ("confidence", "entropy", "probabilities")}
+
+
+def render(format: str, image: NDArray[np.uint8], prediction: Prediction) -> NDArray[np.uint8]:
+    """Render a prediction; return pixels (H, W') or (H, W', 3).
+
+    Args:
+        format: Name of a format that is not NPZ.
+        image: RGB image, (H, W, 3).
+        prediction: Prediction of the image.
+    """
+    return np.concatenate(list(_bands(format, image, prediction)))
+
+
+def _bands(
+    format: str, image: NDArray[np.uint8], prediction: Prediction
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the result of `render` in bands of rows, from top to bottom."""
+    paint = FORMATS[format].render
+    assert paint is not None
+    values = getattr(prediction, FORMATS[format].field)
+    height = max(1, BAND_PIXELS // image.shape[1])
+    for top in range(0, len(image), height):
+        band = slice(top, top + height)
+        yield paint(image[band], values[band])
+
+
+def write_prediction(
+    format: str, image: NDArray[np.uint8], prediction: Prediction, file: BinaryIO
+) -> None:
+    """Write a PNG, or an NPZ of `probabilities` (K, H, W) and `classes` (K,), to `file`."""
+    if FORMATS[format].render is None:
+        assert prediction.probabilities is not None
+        classes = np.array(CLASS_NAMES[: len(prediction.probabilities)])
+        np.savez(file, probabilities=prediction.probabilities, classes=classes)
+        return
+    bands = map(Image.fromarray, _bands(format, image, prediction))
+    first = next(bands)
+    picture = Image.new(first.mode, (first.width, len(image)))  # no second copy of all pixels
+    top = 0
+    for band in chain([first], bands):
+        picture.paste(band, (0, top))
+        top += band.height
+    picture.save(file, "PNG", compress_level=_COMPRESSION)
+
+
+@dataclass(frozen=True)
 class Output:
     """An output file, or an output folder for the frames of a video.
 
     Attributes:
         path: Path of the file or folder.
         format: Name of the format.
-        form: Output format.
         is_folder: Whether each frame becomes a file in a folder.
     """
 
     path: Path
     format: str
-    form: OutputFormat
     is_folder: bool = False
 
 
@@ -195,11 +183,18 @@ class Job:
     source: Source
     outputs: tuple[Output, ...]
 
+    def predicted(self, width: int, height: int, frames: int = 1) -> tuple[Predicted, ...]:
+        """Return the records of the written outputs."""
+        path = self.source.path
+        return tuple(
+            Predicted(path, out.path, out.format, width, height, frames) for out in self.outputs
+        )
+
 
 def plan(
     sources: Sequence[Source],
     out: Path,
-    forms: Mapping[str, OutputFormat],
+    formats: Sequence[str],
     *,
     frames: bool = False,
     force: bool = False,
@@ -209,7 +204,7 @@ def plan(
     Args:
         sources: Inputs to predict.
         out: File for one source, or folder for any number of sources.
-        forms: Output formats by name. With several, the format's name is appended to file names.
+        formats: Names of the formats. With several, they are appended to file names.
         frames: Whether to write videos as folders of frames in every format.
         force: Whether existing files may be replaced.
 
@@ -217,8 +212,9 @@ def plan(
         ConfigError: `out` does not suit the sources or formats, two outputs have the same path, or
             an output would replace an input or, without `force`, an existing file.
     """
+    several = len(formats) > 1
     jobs = [
-        Job(source, tuple(_output(source, stem, name, forms, frames, out) for name in forms))
+        Job(source, tuple(_output(source, stem, name, several, frames, out) for name in formats))
         for source, stem in zip(sources, _stems(sources, out), strict=True)
     ]
     if _is_file(out):
@@ -228,19 +224,17 @@ def plan(
     return jobs
 
 
-def plan_stream(
-    sources: Sequence[Source], forms: Mapping[str, OutputFormat]
-) -> tuple[Source, OutputFormat]:
+def plan_stream(sources: Sequence[Source], formats: Sequence[str]) -> tuple[Source, str]:
     """Return the single image and the single format for standard output.
 
     Raises:
         ConfigError: There are several sources or formats, or the source is a video.
     """
-    if len(sources) != 1 or len(forms) != 1 or sources[0].is_video:
+    if len(sources) != 1 or len(formats) != 1 or sources[0].is_video:
         raise ConfigError(
             "standard output takes one image in one format.", "Name a folder with -o."
         )
-    return sources[0], next(iter(forms.values()))
+    return sources[0], formats[0]
 
 
 def _is_file(out: Path) -> bool:
@@ -265,20 +259,14 @@ def _stems(sources: Sequence[Source], out: Path) -> list[Path]:
 
 
 def _output(
-    source: Source,
-    stem: Path,
-    name: str,
-    forms: Mapping[str, OutputFormat],
-    frames: bool,
-    out: Path,
+    source: Source, stem: Path, format: str, several: bool, frames: bool, out: Path
 ) -> Output:
-    form = forms[name]
-    suffix = form.suffix
+    suffix = FORMATS[format].suffix
     if source.is_video:
-        suffix = ".mp4" if form.is_for_eyes and not frames else ""
-    ending = f"_{name}" if len(forms) > 1 else ""
+        suffix = ".mp4" if FORMATS[format].visual and not frames else ""
+    ending = f"_{format}" if several else ""
     written = out.suffix if suffix == out.suffix.lower() and _is_file(out) else suffix
-    return Output(stem.with_name(f"{stem.name}{ending}{written}"), name, form, not suffix)
+    return Output(stem.with_name(f"{stem.name}{ending}{written}"), format, not suffix)
 
 
 def _check_suffix(out: Path, job: Job) -> None:
@@ -295,20 +283,18 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
     """Raise ConfigError if an output equals an input or another output, or lies inside of one."""
     inputs = {job.source.path.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
-    for job in jobs:
-        for output in job.outputs:
-            place = output.path.resolve()
-            if place in inputs:
-                raise ConfigError(
-                    f"the mask {output.path} would replace an input image.", "Name another -o."
-                )
-            if place in taken:
-                raise ConfigError(
-                    f"{taken[place]} and {job.source.path} would both be written to {output.path}.",
-                    "Predict them in two calls, into two folders, or name the folder that both "
-                    "lie in.",
-                )
-            taken[place] = job.source.path
+    for source, output in ((job.source.path, output) for job in jobs for output in job.outputs):
+        place = output.path.resolve()
+        if place in inputs:
+            raise ConfigError(
+                f"the mask {output.path} would replace an input image.", "Name another -o."
+            )
+        if place in taken:
+            raise ConfigError(
+                f"{taken[place]} and {source} would both be written to {output.path}.",
+                "Predict them in two calls, into two folders, or name the folder that both lie in.",
+            )
+        taken[place] = source
     for place, source in taken.items():
         if inside := next((parent for parent in place.parents if parent in taken), None):
             raise ConfigError(
@@ -318,16 +304,15 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
 
 
 def _check_existing(jobs: Sequence[Job], force: bool) -> None:
-    outputs = [output for job in jobs for output in job.outputs]
-    for output in outputs:
-        if output.path.is_dir() and any(output.path.iterdir()):
+    paths = [output.path for job in jobs for output in job.outputs]
+    for path in paths:
+        if path.is_dir() and any(path.iterdir()):
             raise ConfigError(
-                f"the folder {output.path} exists and is not empty.",
-                "Remove it, or name another -o.",
+                f"the folder {path} exists and is not empty.", "Remove it, or name another -o."
             )
-    existing = [output.path for output in outputs if output.path.is_file()]
+    existing = [path for path in paths if path.is_file()]
     if existing and not force:
         what = f"{existing[0]} exists"
         if len(existing) > 1:
-            what = f"{len(existing)} of {len(outputs)} outputs exist, {existing[0]} for one"
+            what = f"{len(existing)} of {len(paths)} outputs exist, {existing[0]} for one"
         raise ConfigError(f"{what}.", "Replace them with --force, or name another -o.")

@@ -277,7 +277,7 @@ _MASKS = ("--model", "model", "--format", "trainid", "-q")
 PREDICT = ("predict", "raw/images/*", "-o", "masks", *_MASKS, "--protocol", "photo", "--force")
 PACK = ("data", "pack", "camvid", "-o", "camvid.tar", "--force", "-q")
 PACK_APART = (*PACK[:4], "packs/camvid.tar", *PACK[5:])
-_EXPORT = ("export", "run", "--to", "safetensors", "--fp16", "-o", "files", "--force", "-q")
+_EXPORT = ("export", "weights", "run", "--precision", "fp16", "-o", "files", "--force", "-q")
 
 
 def make_model(place: Place) -> None:

@@ -1,0 +1,74 @@
+"""Help and completion: names, flags, speed, and what is never imported."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import Result
+
+from pinmem_cli import names
+from pinmem_core.config import recipe_names
+from pinmem_core.data.catalog import shipped_cards
+from pinmem_core.home import runs_root
+from pinmem_core.inference import PROTOCOLS
+from pinmem_core.inference.writers import FORMATS
+from pinmem_core.methods import methods
+
+COMMANDS = """
+    train|eval|eval compare|predict|data list|data info|data download|data extract|data prepare
+    |data verify|data stats|data preview|data pack|data new-card|export onnx|export torch
+    |export weights|export push|export convert
+""".replace("\n", "").split("|")
+
+
+def test_names_are_those_of_the_core():
+    plugins = {"drawn", "toy"}
+    assert {*names.datasets()} == {*shipped_cards()} - plugins
+    assert names.recipes() == recipe_names()
+    shipped = {n for n, c in methods.all().items() if c.__module__.startswith("pinmem_core")}
+    assert {*names.methods()} <= {*methods.all()} and "pinmem" in shipped
+    assert names.formats() == [*FORMATS] and names.protocols() == [*PROTOCOLS]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_names_and_flags_without_a_type(command):
+    shown = Result(*command.split(), "--help")
+    assert shown.code == 0 and "<bool>" not in shown.out and "{datasets}" not in shown.out
+    assert "by comma, or repeated" not in shown.out
+
+
+@pytest.mark.parametrize(
+    ("command", "known"),
+    [
+        ("train", [*names.methods(), *names.recipes(), *names.datasets()]),
+        ("predict", [*FORMATS, *PROTOCOLS]),
+        ("eval", [*PROTOCOLS]),
+        ("data prepare", names.datasets()),
+    ],
+)
+def test_help_knows_the_names(command, known):
+    words = Result(*command.split(), "--help").out.replace("│", " ")
+    assert set(known) <= set(words.replace(",", " ").replace(".", " ").replace(";", " ").split())
+
+
+def test_completion_offers_names_and_continues_lists():
+    (runs_root() / "first").mkdir(parents=True)
+    (runs_root() / "first" / "config.json").write_text("{}")
+    assert names.complete(names.models)("") == ["starter", "last", "first"]
+    assert names.complete(names.formats)("color,ov") == ["color,overlay"]
+    assert names.complete(names.datasets)("gt") == ["gtav"]
+    assert names.complete(names.methods)("pin") == ["pinmem"]
+
+
+def test_a_shell_is_answered_without_torch():
+    code = "import sys; from pinmem_cli.app import main\ntry: main()\nfinally: " + (
+        "assert 'torch' not in sys.modules"
+    )
+    env = {"_PINMEM_COMPLETE": "complete_bash", "COMP_WORDS": "pinmem train --method m"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv = ['pinmem']\n{code}"],
+        env={**env, "COMP_CWORD": "3", "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["mldg"], done.stderr
