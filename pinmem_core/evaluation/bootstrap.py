@@ -1,7 +1,6 @@
 """Bootstrap intervals of the mIoU over images."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,28 +8,6 @@ from numpy.typing import NDArray
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import OCCURRING, mean_iou
 from pinmem_core.evaluation.results import ImageResult
-
-
-class _Counts(NamedTuple):
-    """Counts of N images, (N, 19) each: integers in float64, whose products are fast and exact."""
-
-    hits: NDArray[np.float64]
-    truth: NDArray[np.float64]
-    predicted: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, results: Sequence[ImageResult]) -> "_Counts":
-        matrices = [result.matrix for result in results]
-        return cls(
-            np.array([matrix.hits for matrix in matrices], np.float64),
-            np.array([matrix.truth for matrix in matrices], np.float64),
-            np.array([matrix.predicted for matrix in matrices], np.float64),
-        )
-
-    def mious(self, weights: NDArray[np.float64], class_set: str) -> NDArray[np.float64]:
-        """Return the mIoU of each draw, (draws,), for the image counts `weights`, (draws, N)."""
-        hits, truth, predicted = (weights @ counts for counts in self)
-        return mean_iou(hits, truth, predicted, class_set)
 
 
 def bootstrap_interval(
@@ -51,7 +28,7 @@ def bootstrap_interval(
         class_set: Name of the class set to average.
     """
     weights = _weights(len(results), draws, seed)
-    return _middle(_Counts.of(results).mious(weights, class_set), level)
+    return _middle(_mious(_counts(results), weights, class_set), level)
 
 
 def paired_interval(
@@ -112,39 +89,45 @@ def mean_paired_interval(
     weights = _weights(len(pairs[0][0]), draws, seed)
     differences = []
     for first, second in pairs:
-        counts, others = _same_images(first, second)
-        differences.append(others.mious(weights, class_set) - counts.mious(weights, class_set))
+        _require_same_images(first, second)
+        by_id = {result.id: result for result in second}
+        counts, others = _counts(first), _counts([by_id[result.id] for result in first])
+        if not np.array_equal(counts[1], others[1]):
+            raise DataError(
+                "the two models were evaluated on the same images with other labels.",
+                "Evaluate both with the same protocol on the same prepared data.",
+            )
+        differences.append(_mious(others, weights, class_set) - _mious(counts, weights, class_set))
     chosen = _weights(len(pairs), draws, seed + 1) / len(pairs)
     return _middle((chosen.T * differences).sum(axis=0), level)
 
 
-def _same_images(
-    first: Sequence[ImageResult], second: Sequence[ImageResult]
-) -> tuple[_Counts, _Counts]:
-    """Return the counts of both models, in the image order of the first."""
-    counts = _Counts.of(first)
-    others = _Counts.of(_in_order_of(first, second))
-    if not np.array_equal(counts.truth, others.truth):
-        raise DataError(
-            "the two models were evaluated on the same images with other labels.",
-            "Evaluate both with the same protocol on the same prepared data.",
-        )
-    return counts, others
+def _counts(results: Sequence[ImageResult]) -> NDArray[np.float64]:
+    """Return hits, truth and predicted pixels of N images, (3, N, 19).
+
+    They are integers in float64, whose products are fast and exact.
+    """
+    matrices = [result.matrix for result in results]
+    parts = [(matrix.hits, matrix.truth, matrix.predicted) for matrix in matrices]
+    return np.array(parts, np.float64).swapaxes(0, 1)
 
 
-def _in_order_of(
-    results: Sequence[ImageResult], others: Sequence[ImageResult]
-) -> list[ImageResult]:
-    by_id = {other.id: other for other in others}
-    ids = [result.id for result in results]
-    if by_id.keys() != set(ids):
-        only = sorted(by_id.keys() ^ set(ids))
+def _mious(
+    counts: NDArray[np.float64], weights: NDArray[np.float64], class_set: str
+) -> NDArray[np.float64]:
+    """Return the mIoU of each draw, (draws,), for the image counts `weights`, (draws, N)."""
+    hits, truth, predicted = (weights @ part for part in counts)
+    return mean_iou(hits, truth, predicted, class_set)
+
+
+def _require_same_images(first: Sequence[ImageResult], second: Sequence[ImageResult]) -> None:
+    only = sorted({result.id for result in first} ^ {result.id for result in second})
+    if only:
         raise DataError(
             f"the two models were not evaluated on the same images: {len(only)} images belong to "
             f"only one of them, such as '{only[0]}'.",
             "Evaluate both on the same target.",
         )
-    return [by_id[image] for image in ids]
 
 
 def _weights(count: int, draws: int, seed: int) -> NDArray[np.float64]:

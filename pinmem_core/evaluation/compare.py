@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any, Self
@@ -19,50 +20,66 @@ from pinmem_core.label_space import CLASS_NAMES
 
 _READABLE = (1, SCHEMA_VERSION)
 LARGEST_REPORT = 1 << 28
-"""Bytes that a report may have: one of a million images has fewer."""
-"""Bytes of a report; it holds the counts of every image."""
+"""Maximum size of a `report.json` in bytes; one of a million images is smaller."""
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Cell = Annotated[int, Field(ge=0, lt=len(CLASS_NAMES) * (len(CLASS_NAMES) + 1))]
 
 
-@dataclass(frozen=True)
-class SavedTarget:
-    """One target in a `report.json`.
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
 
-    Attributes:
-        split: Evaluated split.
-        dataset_digest: Digest of the prepared dataset.
-        miou: Mean IoU over the classes that occur, in 0..1.
-        iou: IoU by class name, in 0..1; None for a class that does not occur.
-        images: Pixel counts of each image.
-        seen: Whether the network was trained on the domain; None if unknown.
-    """
+
+class _SavedImage(_Strict):
+    id: str
+    cells: list[_Cell]
+    pixels: list[Annotated[int, Field(ge=0, lt=1 << 40)]]
+
+    @model_validator(mode="after")
+    def _each_cell_has_one_count(self) -> Self:
+        if not len(set(self.cells)) == len(self.cells) == len(self.pixels):
+            raise ValueError("a cell has no count, or several")
+        return self
+
+
+class SavedTarget(_Strict):
+    """One target in a `report.json`."""
 
     split: str
     dataset_digest: str
-    miou: float
-    iou: dict[str, float | None]
-    images: tuple[ImageResult, ...]
+    miou: _Share
+    """Mean IoU over the classes that occur."""
+    iou: dict[str, _Share | None]
+    """IoU by class name; None for a class that does not occur."""
+    per_image: list[_SavedImage]
     seen: bool | None = None
+    """Whether the network was trained on the domain; None if unknown, as in reports of version 1."""
+
+    @cached_property
+    def images(self) -> tuple[ImageResult, ...]:
+        """Pixel counts of each image."""
+        return tuple(image_counts(image.model_dump()) for image in self.per_image)
 
 
-@dataclass(frozen=True)
-class SavedReport:
-    """Content of a `report.json`.
-
-    Attributes:
-        path: Path of the file.
-        model: Name of the run.
-        protocol: Protocol as a dict with name, description and fields.
-        precision: Floating-point type of the network's convolutions.
-        classes: Names of the evaluated classes.
-        targets: Targets by name.
-    """
+class SavedReport(_Strict):
+    """Content of a `report.json`."""
 
     path: Path
     model: str
+    """Name of the run."""
     protocol: dict[str, Any]
+    """Name, description and fields of the protocol."""
     precision: str
-    classes: tuple[str, ...]
+    classes: list[str]
     targets: dict[str, SavedTarget]
+
+    @model_validator(mode="after")
+    def _has_what_tables_show(self) -> Self:
+        if not all(isinstance(self.protocol.get(key), str) for key in ("name", "description")):
+            raise ValueError("the protocol has no name or description")
+        if any(target.iou.keys() != set(CLASS_NAMES) for target in self.targets.values()):
+            raise ValueError("a target has other classes than this pinmem")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> "SavedReport":
@@ -83,72 +100,13 @@ class SavedReport:
                 f"{path} was written by another version of pinmem.", "Evaluate the run again."
             )
         try:
-            return cls._of(path, _Report.model_validate(data))
+            return cls.model_validate({**data, "path": path})
         except ValidationError as error:
             first = error.errors()[0]
             what = ": ".join((*map(str, first["loc"]), first["msg"]))
             raise DataError(
                 f"the report {path} is damaged: {what}.", "Evaluate the run again."
             ) from error
-
-    @classmethod
-    def _of(cls, path: Path, data: "_Report") -> "SavedReport":
-        targets = {
-            name: SavedTarget(
-                saved.split,
-                saved.dataset_digest,
-                saved.miou,
-                saved.iou,
-                tuple(image_counts(image.model_dump()) for image in saved.per_image),
-                saved.seen,
-            )
-            for name, saved in data.targets.items()
-        }
-        return cls(path, data.model, data.protocol, data.precision, tuple(data.classes), targets)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-_Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Image(_Strict):
-    id: str
-    cells: list[Annotated[int, Field(ge=0, lt=len(CLASS_NAMES) * (len(CLASS_NAMES) + 1))]]
-    pixels: list[Annotated[int, Field(ge=0, lt=1 << 40)]]
-
-    @model_validator(mode="after")
-    def _each_cell_has_one_count(self) -> Self:
-        if not len(set(self.cells)) == len(self.cells) == len(self.pixels):
-            raise ValueError("a cell has no count, or several")
-        return self
-
-
-class _Target(_Strict):
-    split: str
-    dataset_digest: str
-    miou: _Share
-    iou: dict[str, _Share | None]
-    per_image: list[_Image]
-    seen: bool | None = None  # missing in reports of version 1
-
-
-class _Report(_Strict):
-    model: str
-    protocol: dict[str, Any]
-    precision: str
-    classes: list[str]
-    targets: dict[str, _Target]
-
-    @model_validator(mode="after")
-    def _has_what_tables_show(self) -> Self:
-        if not all(isinstance(self.protocol.get(key), str) for key in ("name", "description")):
-            raise ValueError("the protocol has no name or description")
-        if any(target.iou.keys() != set(CLASS_NAMES) for target in self.targets.values()):
-            raise ValueError("a target has other classes than this pinmem")
-        return self
 
 
 def find_report(text: str) -> Path:
@@ -253,17 +211,15 @@ def compare(reports: Sequence[SavedReport]) -> Comparison:
 
 def _require_comparable(first: SavedReport, other: SavedReport) -> None:
     """Raise ConfigError with the difference that makes two reports incomparable."""
-    facts = {
-        "protocol": lambda report: report.protocol,
-        "set of classes": lambda report: report.classes,
-        "set of targets": lambda report: set(report.targets),
-    } | {
-        f"{what} of {name}": lambda report, name=name, key=key: getattr(report.targets[name], key)
-        for name in first.targets
-        for what, key in (("split", "split"), ("data", "dataset_digest"))
-    }
-    for what, of in facts.items():
-        if of(first) != of(other):
+    fields = [("protocol", first.protocol, other.protocol)]
+    fields += [("set of classes", first.classes, other.classes)]
+    fields += [("set of targets", {*first.targets}, {*other.targets})]
+    for name in first.targets.keys() & other.targets.keys():
+        ours, theirs = first.targets[name], other.targets[name]
+        fields += [(f"split of {name}", ours.split, theirs.split)]
+        fields += [(f"data of {name}", ours.dataset_digest, theirs.dataset_digest)]
+    for what, ours, theirs in fields:
+        if ours != theirs:
             raise ConfigError(
                 f"{first.path} and {other.path} cannot be compared: the {what} differs.",
                 "Evaluate both runs with the same --protocol and --targets, on the same data.",
