@@ -142,9 +142,8 @@ def test_looking_changes_nothing(predictor):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_large_images_are_reduced_after_they_are_predicted(predictor, monkeypatch):
-    monkeypatch.setattr(memory_analysis, "_LARGEST", 32 * 48)
-    reading = read_memory(predictor, Street("a"))
+def test_large_images_are_reduced_after_they_are_predicted(predictor):
+    reading = read_memory(predictor, Street("a"), max_pixels=32 * 48)
     assert reading.image.shape == (32, 48, 3) and reading.weights.shape == (19, 2, 3)
     assert reading.truth.shape == reading.prediction.shape == (32, 48)
     assert {*np.unique(reading.truth)} == {0, 10}

@@ -53,7 +53,7 @@ class SavedTarget(_Strict):
     """IoU by class name; None for a class that does not occur."""
     per_image: list[_SavedImage]
     seen: bool | None = None
-    """Whether the network was trained on the domain; None if unknown, as in reports of version 1."""
+    """Whether the network was trained on the domain; None if unknown (reports of version 1)."""
 
     @cached_property
     def images(self) -> tuple[ImageResult, ...]:

@@ -1,6 +1,5 @@
 """Evaluate a predictor on target domains."""
 
-import itertools
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,8 @@ T = TypeVar("T")
 
 _AHEAD = 4
 """Number of prefetched images: enough for a fast GPU, few enough for large photos."""
+_EXAMPLE_WIDTH = 400
+"""Maximum width of an example image in pixels."""
 
 
 class Labelled(NamedTuple):
@@ -58,13 +59,17 @@ def my_share(
     Raises:
         DataError: A file cannot be read, or the sizes of a label and its image differ.
     """
+
+    def read(sample: Sample) -> Labelled:
+        return Labelled(sample.id, *protocol.view_of(*sample.read()))
+
     mine = samples[rank() :: world_size()]
     pool = ThreadPoolExecutor(_AHEAD)
-    coming = deque(pool.submit(_read, sample, protocol) for sample in mine[:_AHEAD])
+    coming = deque(pool.submit(read, sample) for sample in mine[:_AHEAD])
     try:
         for done in range(1, len(mine) + 1):
             yield coming.popleft().result()
-            coming.extend(pool.submit(_read, s, protocol) for s in mine[done + _AHEAD - 1 :][:1])
+            coming.extend(pool.submit(read, s) for s in mine[done + _AHEAD - 1 :][:1])
             on_event(Progress(task, done, len(mine)))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -75,14 +80,6 @@ def in_order(results: Sequence[T]) -> list[T]:
     shares = all_gather(results)
     total = sum(len(share) for share in shares)
     return [shares[number % len(shares)][number // len(shares)] for number in range(total)]
-
-
-def _read(sample: Sample, protocol: Protocol) -> Labelled:
-    return Labelled(sample.id, *protocol.view_of(*sample.read()))
-
-
-_WIDTH = 400
-"""Maximum width of an example in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,62 +130,48 @@ class Gallery:
 
     def __init__(self, count: int, named: Collection[str] = ()) -> None:
         self.predictions: dict[str, NDArray[np.uint8]] = {}
-        self._count = count
-        self._named = frozenset(named)
-        self._order = itertools.count()
-        self._worst: list[tuple[float, int, Example]] = []
-        self._best: list[tuple[float, int, Example]] = []
+        self._count, self._named, self._added = count, frozenset(named), 0
+        self._worst: dict[tuple[float, int], Example] = {}
+        self._best: dict[tuple[float, int], Example] = {}
 
-    def add(self, seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> None:
+    def add(self, labelled: Labelled, prediction: NDArray[np.uint8], miou: float) -> None:
         """Add an image; an image without labelled pixels is never an example.
 
         Args:
-            seen: Image with its label.
+            labelled: Image with its label.
             prediction: Predicted trainIds, (H, W).
             miou: mIoU of the image in 0..1; NaN without labelled pixels.
         """
-        if seen.id in self._named:
-            self.predictions[seen.id] = prediction
+        if labelled.id in self._named:
+            self.predictions[labelled.id] = prediction
         if np.isnan(miou):
             return
-        order = next(self._order)
-        worst, best = (miou, order), (-miou, -order)
-        is_worst, is_best = self._enters(self._worst, worst), self._enters(self._best, best)
-        if not (is_worst or is_best):
-            return
-        example = _example(seen, prediction, miou)
-        if is_worst:
-            self._worst = sorted([*self._worst, (*worst, example)], key=_rank)[: self._count]
-        if is_best:
-            self._best = sorted([*self._best, (*best, example)], key=_rank)[: self._count]
+        self._added += 1
+        example = None
+        ranks = (miou, self._added), (-miou, -self._added)
+        for kept, key in zip((self._worst, self._best), ranks, strict=True):
+            if len(kept) < self._count or key < max(kept):
+                example = kept[key] = example or _example(labelled, prediction, miou)
+                if len(kept) > self._count:
+                    del kept[max(kept)]
 
     def examples(self) -> Examples:
         """Return the examples among all added images."""
-        worst = tuple(example for *_, example in self._worst)
-        best = tuple(example for *_, example in self._best)
+        worst, best = (tuple(kept[r] for r in sorted(kept)) for kept in (self._worst, self._best))
         shown = {example.id for example in worst}
         return Examples(worst, tuple(example for example in best if example.id not in shown))
 
-    def _enters(self, kept: Sequence[tuple[float, int, Example]], rank: tuple[float, int]) -> bool:
-        return len(kept) < self._count or rank < _rank(kept[-1])
 
-
-def _rank(kept: tuple[float, int, Example]) -> tuple[float, int]:
-    return kept[:2]
-
-
-def _example(seen: Labelled, prediction: NDArray[np.uint8], miou: float) -> Example:
-    small = _reduced(seen.image, Image.Resampling.BICUBIC)
-    classes = (_reduced(ids, Image.Resampling.NEAREST) for ids in (seen.truth, prediction))
-    return Example(seen.id, miou, small, *(overlay(small, ids) for ids in classes))
-
-
-def _reduced(pixels: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
-    """Resize a picture to a width of at most `_WIDTH` pixels, keeping its aspect ratio."""
-    height, width = pixels.shape[:2]
-    scale = min(1, _WIDTH / width)
+def _example(labelled: Labelled, prediction: NDArray[np.uint8], miou: float) -> Example:
+    height, width = labelled.truth.shape
+    scale = min(1, _EXAMPLE_WIDTH / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(pixels).resize(size, how))
+    small = np.asarray(Image.fromarray(labelled.image).resize(size, Image.Resampling.BICUBIC))
+    truth, predicted = (
+        np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+        for ids in (labelled.truth, prediction)
+    )
+    return Example(labelled.id, miou, small, overlay(small, truth), overlay(small, predicted))
 
 
 @dataclass(frozen=True)
@@ -362,16 +345,12 @@ def evaluate_domain(
         target.trained_images,
     )
     if not result.matrix.pixels:
-        raise _unlabelled(target)
+        raise DataError(
+            f"no pixel is labelled in the {len(target.samples)} images of {target.name} (split "
+            f"'{target.split}').",
+            "Labels of test sets are often not published; evaluate another split, such as '@val'.",
+        )
     return result
-
-
-def _unlabelled(target: Target) -> DataError:
-    return DataError(
-        f"no pixel is labelled in the {len(target.samples)} images of {target.name} (split "
-        f"'{target.split}').",
-        "Labels of test sets are often not published; evaluate another split, such as '@val'.",
-    )
 
 
 def comparison_sheet(

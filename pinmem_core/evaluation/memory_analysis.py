@@ -37,9 +37,6 @@ from pinmem_core.visualize import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LARGEST = 2**21
-"""Maximum number of pixels of an image, that of Cityscapes images; larger images are reduced."""
-
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -89,16 +86,22 @@ class Reading:
 
 @torch.inference_mode()
 def read_memory(
-    predictor: Predictor, sample: Sample, prediction: NDArray[np.uint8] | None = None
+    predictor: Predictor,
+    sample: Sample,
+    prediction: NDArray[np.uint8] | None = None,
+    *,
+    max_pixels: int = 2**21,
 ) -> Reading:
     """Return the read weights and written slots of the memory for a whole sample.
 
-    Image, truth and prediction follow the protocol's view; above 2**21 pixels they are reduced.
+    Image, truth and prediction follow the protocol's view.
 
     Args:
         predictor: Predictor of a network with memory.
         sample: Sample to analyze.
         prediction: TrainIds, (H, W), predicted before; None to predict the sample.
+        max_pixels: Number of pixels to which a larger image is reduced after the prediction; the
+            default is the size of Cityscapes images.
 
     Raises:
         ConfigError: The network has no memory.
@@ -110,9 +113,9 @@ def read_memory(
     image, truth = predictor.protocol.view_of(*sample.read())
     if prediction is None:
         prediction = predictor.predict(image)
-    prediction = _within_limit(prediction, Image.Resampling.NEAREST)
-    image = _within_limit(image, Image.Resampling.BICUBIC)
-    truth = _within_limit(truth, Image.Resampling.NEAREST)
+    prediction = _reduced(prediction, max_pixels, Image.Resampling.NEAREST)
+    image = _reduced(image, max_pixels, Image.Resampling.BICUBIC)
+    truth = _reduced(truth, max_pixels, Image.Resampling.NEAREST)
     seen = torch.tensor(image, device=predictor.device).permute(2, 0, 1)[None]
     feature = segmenter.encode(normalize(seen, segmenter.normalization)).feature
     weights = memory.attention(feature, memory.slots).weights[0]
@@ -133,12 +136,14 @@ def _written(
     return memory.write(feature, labels, torch.zeros_like(memory.slots))
 
 
-def _within_limit(pixels: NDArray[np.uint8], how: Image.Resampling) -> NDArray[np.uint8]:
-    """Resize a picture to at most `_LARGEST` pixels, keeping its aspect ratio."""
+def _reduced(
+    pixels: NDArray[np.uint8], max_pixels: int, how: Image.Resampling
+) -> NDArray[np.uint8]:
+    """Resize a picture to at most `max_pixels`, keeping its aspect ratio."""
     height, width = pixels.shape[:2]
-    if height * width <= _LARGEST:
+    if height * width <= max_pixels:
         return pixels
-    scale = (_LARGEST / (height * width)) ** 0.5
+    scale = (max_pixels / (height * width)) ** 0.5
     size = max(1, int(width * scale)), max(1, int(height * scale))
     return np.asarray(Image.fromarray(pixels).resize(size, how))
 
