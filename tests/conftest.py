@@ -16,6 +16,7 @@ import pinmem_core.training.optimizers
 from pinmem_cli.app import app
 from pinmem_core.config import TrainConfig, nested, validate
 from pinmem_core.images import write_png
+from pinmem_core.training.run_folder import RunFolder
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -38,6 +39,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PINMEM_HOME", str(folder))
     monkeypatch.setenv("NO_COLOR", "1")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save the second that the plots of a run take, except in tests with the marker `plots`."""
+    if "plots" not in request.keywords:
+        monkeypatch.setattr(RunFolder, "draw", lambda *_: None)
 
 
 def small_config(**values: object) -> TrainConfig:

@@ -417,8 +417,8 @@ def test_a_target_without_labels_has_no_heat_maps(predictor):
     assert len(captions) == 3 and "No pixel of these images is labelled." in captions[-1]
 
 
-def test_a_memory_that_has_seen_nothing_is_shown_without_a_projection(predictor, monkeypatch):
-    memory = predictor.segmenter.memory
-    monkeypatch.setitem(memory._buffers, "slots", torch.zeros_like(memory.slots))
-    captions = [*memory_pictures(predictor, [Target("day", "val", (Street("a"),))])]
+def test_a_memory_that_has_seen_nothing_is_shown_without_a_projection():
+    blank = _predictor()
+    blank.segmenter.memory.slots.zero_()
+    captions = [*memory_pictures(blank, [Target("day", "val", (Street("a"),))])]
     assert not any("PCA" in caption for caption in captions) and len(captions) == 3

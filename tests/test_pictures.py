@@ -119,6 +119,7 @@ def test_matplotlib_is_imported_by_the_first_plot_without_pyplot():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.plots
 def test_a_run_folder_has_its_plots(tmp_path):
     folder = RunFolder(tmp_path)
     folder.log(1, {"outer/total": 1.0})
