@@ -211,15 +211,15 @@ def compare(reports: Sequence[SavedReport]) -> Comparison:
 
 def _require_comparable(first: SavedReport, other: SavedReport) -> None:
     """Raise ConfigError with the difference that makes two reports incomparable."""
-    fields = [("protocol", first.protocol, other.protocol)]
+    fields: list[tuple[str, object, object]] = [("protocol", first.protocol, other.protocol)]
     fields += [("set of classes", first.classes, other.classes)]
     fields += [("set of targets", {*first.targets}, {*other.targets})]
     for name in first.targets.keys() & other.targets.keys():
         ours, theirs = first.targets[name], other.targets[name]
         fields += [(f"split of {name}", ours.split, theirs.split)]
         fields += [(f"data of {name}", ours.dataset_digest, theirs.dataset_digest)]
-    for what, ours, theirs in fields:
-        if ours != theirs:
+    for what, one, another in fields:
+        if one != another:
             raise ConfigError(
                 f"{first.path} and {other.path} cannot be compared: the {what} differs.",
                 "Evaluate both runs with the same --protocol and --targets, on the same data.",
