@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from pinmem_cli.names import complete, datasets, models, protocols, runs
-from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, names, quoted
+from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, names, shell_join
 from pinmem_cli.output import Output, percent, table
 from pinmem_core.errors import ConfigError
 
@@ -116,7 +116,7 @@ def evaluate(
         f"report: {folder / PAGE}",
     )
     image = _an_image(next(iter(report.scores)))
-    out.next_step(f"pinmem predict {quoted(image)} -o mask.png --model {quoted(run)}")
+    out.next_step(f"pinmem predict {shell_join(image)} -o mask.png --model {shell_join(run)}")
 
 
 def _an_image(domain: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pinmem_cli.names import complete, models
-from pinmem_cli.options import Force, Group, Json, Quiet, add, group, names, quoted
+from pinmem_cli.options import Force, Group, Json, Quiet, add, group, names, shell_join
 from pinmem_cli.output import Output, fields, size
 from pinmem_core.errors import ConfigError
 
@@ -65,7 +65,7 @@ def _refuse_old_form(args: Sequence[str]) -> None:
             "--from-official": ("convert", value),
         }
         if option in new:
-            command = quoted("pinmem", "export", *filter(None, new[option]))
+            command = shell_join("pinmem", "export", *filter(None, new[option]))
             raise ConfigError(
                 f"'{option}' is a command of its own now: {command}.",
                 f"See its options: pinmem export {new[option][0]} --help",
@@ -157,7 +157,7 @@ def _graph(
     with out.listening() as listener:
         files = export_graph(model, form, output, on_event=listener, **options)
     _show_files(out, model, files)
-    out.next_step(f"pinmem export push {quoted(model)} user/name --dry-run")
+    out.next_step(f"pinmem export push {shell_join(model)} user/name --dry-run")
 
 
 def weights(
@@ -178,7 +178,7 @@ def weights(
         half = precision == "fp16"
         files = export_weights(model, output, half=half, force=force, on_event=listener)
     _show_files(out, model, files)
-    out.next_step(f"pinmem export push {quoted(files[0].path.parent)} user/name --dry-run")
+    out.next_step(f"pinmem export push {shell_join(files[0].path.parent)} user/name --dry-run")
 
 
 def _show_files(out: Output, model: str, files: Sequence["ExportedFile"]) -> None:
@@ -242,7 +242,7 @@ def push(
         card = ["", *plan.card.splitlines()[:_HEAD], "..."]
         out.result(data, f"{where} (nothing was sent)", rows, *card)
         options = ["--revision", revision] * bool(revision) + ["--private"] * private
-        out.next_step(f"pinmem export push {quoted(model, repo, *options)}")
+        out.next_step(f"pinmem export push {shell_join(model, repo, *options)}")
     else:
         out.result(data, where, rows)
         out.note(f"commit: {url}")
@@ -280,7 +280,7 @@ def convert(
         f"{'with' if network.memory else 'no'} memory",
         *(f"assumed: {what}" for what in about["converted"]["assumed"]),
     )
-    out.next_step(f"pinmem export onnx {quoted(output)}")
+    out.next_step(f"pinmem export onnx {shell_join(output)}")
 
 
 add(

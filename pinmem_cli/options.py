@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pinmem_cli import names as known
 from pinmem_core.errors import ConfigError
-from pinmem_core.errors import quoted as quoted
+from pinmem_core.errors import shell_join as shell_join
 
 Json = Annotated[
     bool,
@@ -145,4 +145,4 @@ def refuse_others(context: typer.Context, mode: str, why: str, allowed: Sequence
 
 def without(flag: str) -> str:
     """Return the current command line without `flag`."""
-    return quoted("pinmem", *(word for word in sys.argv[1:] if word != flag))
+    return shell_join("pinmem", *(word for word in sys.argv[1:] if word != flag))

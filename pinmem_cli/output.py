@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pinmem_cli.streams import printable
-from pinmem_core.addresses import masked_text
+from pinmem_core.addresses import redact_text
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.events import Listener
 
@@ -191,7 +191,7 @@ def _presentable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_presentable(entry) for entry in value]
     if isinstance(value, str):
-        return masked_text(value)
+        return redact_text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

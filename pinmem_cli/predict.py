@@ -16,8 +16,8 @@ from pinmem_cli.options import (
     Precision,
     Quiet,
     names,
-    quoted,
     refuse_others,
+    shell_join,
 )
 from pinmem_cli.output import Output, say
 from pinmem_core.errors import ConfigError, MachineError
@@ -137,7 +137,7 @@ def predict(
     name = str(checkpoint) if model == LAST else model or STARTER
     _show(summary, {"model": name, "protocol": protocol, "precision": precision}, output)
     own = model not in (None, STARTER)
-    output.next_step(f"pinmem eval {quoted(model)}" if own else "pinmem train --recipe demo")
+    output.next_step(f"pinmem eval {shell_join(model)}" if own else "pinmem train --recipe demo")
 
 
 def _checkpoint(model: str | None, output: Output, listener: Listener) -> Path:

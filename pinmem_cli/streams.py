@@ -4,7 +4,7 @@ import os
 import re
 import sys
 
-from pinmem_core.addresses import masked_text
+from pinmem_core.addresses import redact_text
 
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # control characters, which a terminal obeys
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
     Names of files, words of web servers and of cards come from outside. Control characters,
     newlines among them, become escapes such as `\x1b` and `\n`; passwords in addresses are hidden.
     """
-    return _UNSAFE.sub(lambda match: _escape(match[0]), masked_text(text))
+    return _UNSAFE.sub(lambda match: _escape(match[0]), redact_text(text))
 
 
 def _escape(character: str) -> str:

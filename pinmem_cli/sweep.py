@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from pinmem_cli.options import quoted, without
+from pinmem_cli.options import shell_join, without
 from pinmem_cli.output import Output, say, table
 from pinmem_cli.signals import stopping
 from pinmem_core.errors import StoppedRunError
@@ -53,7 +53,7 @@ def _run(out: Output, sweep: "Sweep", folder: Path) -> None:
     )
     reports = [folder / "runs" / f"{name}-{sweep.seeds[0]}" / "study" for name in sweep.variants]
     if len(reports) > 1 and not elsewhere:
-        out.next_step(f"pinmem eval compare {quoted(*reports[:2])}")
+        out.next_step(f"pinmem eval compare {shell_join(*reports[:2])}")
 
 
 def _plan(out: Output, sweep: "Sweep", folder: Path) -> None:

@@ -14,8 +14,8 @@ from pinmem_cli.options import (
     Quiet,
     given_options,
     names,
-    quoted,
     refuse_others,
+    shell_join,
     without,
 )
 from pinmem_cli.output import Output, is_first_process, percent, say, size, table
@@ -279,8 +279,10 @@ def _show_result(out: Output, result: "RunResult") -> None:
         rows,
         f"run: {result.run}",
     )
-    scored = "" if result.scores.get("target") else f" --targets {quoted(*list(result.seen)[:1])}"
-    out.next_step(f"pinmem eval {quoted(result.run)}{scored}")
+    scored = (
+        "" if result.scores.get("target") else f" --targets {shell_join(*list(result.seen)[:1])}"
+    )
+    out.next_step(f"pinmem eval {shell_join(result.run)}{scored}")
 
 
 def _show_recipes(out: Output) -> None:

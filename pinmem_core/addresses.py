@@ -14,7 +14,7 @@ _SECRET_NAME = re.compile(
 _PLAIN_VALUE = re.compile(r"[A-Za-z]{0,5}|[0-9]{1,6}")
 
 
-def masked(address: str) -> str:
+def redact_url(address: str) -> str:
     """Return `address` without what may be a secret in it.
 
     User name, password and fragment are left out. Values of the query are hidden, but for short
@@ -35,25 +35,25 @@ def masked(address: str) -> str:
     return parts._replace(path=path, query=query, fragment="").geturl()
 
 
-def masked_text(text: str) -> str:
+def redact_text(text: str) -> str:
     """Return `text` with every web address in it masked."""
     return _ADDRESS.sub(_masked_match, text) if "://" in text else text
 
 
-def masked_values(value: Any) -> Any:
+def redact_values(value: Any) -> Any:
     """Return `value`, a text or what JSON makes of texts, with every web address in it masked."""
     if isinstance(value, str):
-        return masked_text(value)
+        return redact_text(value)
     if isinstance(value, Mapping):
-        return {key: masked_values(entry) for key, entry in value.items()}
+        return {key: redact_values(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [masked_values(entry) for entry in value]
+        return [redact_values(entry) for entry in value]
     return value
 
 
 def _masked_match(match: re.Match[str]) -> str:
     address = match[0].rstrip(".,;:!?)]}'\"")  # they end a sentence
-    return masked(address) + match[0][len(address) :]
+    return redact_url(address) + match[0][len(address) :]
 
 
 def _masked_value(entry: str) -> str:

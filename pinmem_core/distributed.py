@@ -70,7 +70,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradients[0])
 
 
-def sum_over_ranks(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Return the sum of `tensor` over all processes; gradients flow to every process."""
     if world_size() == 1:
         return tensor
@@ -78,7 +78,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return total
 
 
-def gather_over_ranks(tensor: Tensor) -> Tensor:
+def all_gather_tensor(tensor: Tensor) -> Tensor:
     """Return the `tensor` of every process, stacked by rank, without gradients."""
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
@@ -86,7 +86,7 @@ def gather_over_ranks(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def copy_from_first_rank(tensors: Sequence[Tensor]) -> None:
+def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
     """Set `tensors` to those of the first process, with one broadcast per dtype."""
     if world_size() == 1:
         return
@@ -98,7 +98,7 @@ def copy_from_first_rank(tensors: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def average_over_ranks(tensors: Sequence[Tensor]) -> None:
+def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
     """Replace each of `tensors`, all of one dtype, by its mean over all processes."""
     if world_size() == 1:
         return

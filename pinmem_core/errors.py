@@ -63,7 +63,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} '{name}'.", f"{hint}Known: {', '.join(options) or 'none'}.")
 
 
-def quoted(*words: object) -> str:
+def shell_join(*words: object) -> str:
     """Return words as a shell takes them, for a command that can be pasted."""
     texts = [str(word) for word in words]
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)

@@ -22,7 +22,7 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a neighbour of `path`, to be written, that takes its place when the block succeeds.
 
     Raises:
@@ -42,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def is_partial(path: Path) -> bool:
-    """Return whether `path` has a name that `whole_file` gives to what it has not written yet."""
+    """Return whether `path` has a name that `atomic_file` gives to what it has not written yet."""
     return _PARTIAL.fullmatch(path.name) is not None
 
 
@@ -53,13 +53,13 @@ def remove_partial_files(folder: Path) -> None:
             _remove(path)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all.
 
     Raises:
         MachineError: The disk is full, or the folder cannot be written to.
     """
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(data)
 
 
@@ -69,7 +69,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     Raises:
         MachineError: The disk is full, or the folder cannot be written to.
     """
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def append_line(path: Path, line: str) -> None:

@@ -34,7 +34,7 @@ _TO_UPRIGHT = {
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def open_picture(path: Path, content: bytes | None = None) -> Image.Image:
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     """Return the picture at `path`, its header read.
 
     Args:
@@ -79,7 +79,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read: {reason}.", hint)
 
 
-def upright(picture: Image.Image) -> Image.Image:
+def exif_transpose(picture: Image.Image) -> Image.Image:
     """Return an opened picture with its pixels loaded, turned as its EXIF orientation says.
 
     Pillow turns a TIFF when it loads the pixels. Of other files, the orientation is taken from the
@@ -90,7 +90,7 @@ def upright(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def check_picture(path: Path, *, pixels: bool = True) -> None:
+def check_image(path: Path, *, pixels: bool = True) -> None:
     """Read the picture at `path` to its last byte, by the cheapest way that finds damage.
 
     Of a PNG, checksums and the length of the pixel stream are checked; a JPEG is decoded at an
@@ -103,7 +103,7 @@ def check_picture(path: Path, *, pixels: bool = True) -> None:
     Raises:
         DataError: The file is missing, torn, or no picture.
     """
-    with open_picture(path) as picture:
+    with open_image(path) as picture:
         try:
             if picture.format == "PNG":
                 check_png_file(path, pixels=pixels)
@@ -120,7 +120,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or no picture.
     """
-    with open_picture(path) as picture:
+    with open_image(path) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImageFile):  # Pillow has turned this size, not a JPEG's
             width, height = picture.tag_v2[_TIFF_WIDTH], picture.tag_v2[_TIFF_HEIGHT]

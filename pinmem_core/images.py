@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.errors import DataError
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.image_files import (
     FORMATS,
     MAX_MEGAPIXELS,
-    check_picture,
+    check_image,
     check_png_file,
+    exif_transpose,
     image_size,
-    open_picture,
+    open_image,
     unreadable,
-    upright,
 )
 from pinmem_core.label_files import (
     read_colors,
@@ -31,21 +31,21 @@ from pinmem_core.label_files import (
 __all__ = [
     "FORMATS",
     "MAX_MEGAPIXELS",
-    "Picture",
-    "check_picture",
+    "DecodedImage",
+    "check_image",
+    "decode_image",
     "image_size",
     "read_colors",
     "read_ids",
     "read_image",
     "read_label",
-    "read_picture",
     "read_rgb16",
     "read_train_ids",
     "write_png",
 ]
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """What a file shows.
 
     Attributes:
@@ -58,15 +58,17 @@ class Picture(NamedTuple):
 
 
 def read_image(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
-    """Return the picture at `path` as (H, W, 3) RGB, as `read_picture` does.
+    """Return the picture at `path` as (H, W, 3) RGB, as `decode_image` does.
 
     Raises:
         DataError: The file is missing, torn, or no picture.
     """
-    return read_picture(path, checked=checked).pixels
+    return decode_image(path, checked=checked).pixels
 
 
-def read_picture(path: Path, content: bytes | None = None, *, checked: bool = False) -> Picture:
+def decode_image(
+    path: Path, content: bytes | None = None, *, checked: bool = False
+) -> DecodedImage:
     """Return the picture at `path` as RGB, upright as its EXIF orientation says.
 
     Of an animation or several pages, the first. Transparent parts lie on black, which is what
@@ -76,22 +78,22 @@ def read_picture(path: Path, content: bytes | None = None, *, checked: bool = Fa
     Args:
         path: The file; only its name, in messages, where there is `content`.
         content: What the file holds, if that is known already.
-        checked: Whether `check_picture` has found the file intact.
+        checked: Whether `check_image` has found the file intact.
 
     Raises:
         DataError: The file is missing, torn, no picture, larger than `MAX_MEGAPIXELS`, or of 32-bit
             values.
     """
-    with open_picture(path, content) as picture:
+    with open_image(path, content) as picture:
         try:
-            pixels = np.asarray(_rgb(upright(picture), path))
+            pixels = np.asarray(_rgb(exif_transpose(picture), path))
             if picture.format == "PNG" and not checked and _may_be_short(picture):
                 check_png_file(path, content)
         except DataError:
             raise
         except Exception as error:  # Pillow raises whatever a torn file makes it stumble over
             raise unreadable(path, error) from error
-        return Picture(pixels, _frames(picture))
+        return DecodedImage(pixels, _frames(picture))
 
 
 def _may_be_short(picture: Image.Image) -> bool:
@@ -133,4 +135,4 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """
     data = BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")
-    write_whole(path, data.getvalue())
+    write_atomic(path, data.getvalue())

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from pinmem_core.errors import DataError
-from pinmem_core.image_files import check_picture, open_picture, unreadable, upright
+from pinmem_core.image_files import check_image, exif_transpose, open_image, unreadable
 from pinmem_core.label_space import CLASSES
 
 _FORMS = (
@@ -109,7 +109,7 @@ def read_rgb16(path: Path) -> NDArray[np.uint16]:
     Raises:
         DataError: The file is missing, torn, or not a 16-bit RGB PNG.
     """
-    high, low = open_picture(path), open_picture(path)
+    high, low = open_image(path), open_image(path)
     with high, low:
         tiles = high.tile if isinstance(high, ImageFile) else []
         if [tile.args for tile in tiles] != ["RGB;16B"]:
@@ -117,10 +117,10 @@ def read_rgb16(path: Path) -> NDArray[np.uint16]:
                 f"{path} is not a 16-bit RGB PNG.",
                 "A program that knows 8 bits only has rewritten it: take it from the archive.",
             )
-        check_picture(path)
+        check_image(path)
         low.tile = [tile._replace(args="RGB;16L") for tile in tiles]  # type: ignore[attr-defined]
         try:
-            high, low = upright(high), upright(low)
+            high, low = exif_transpose(high), exif_transpose(low)
             return np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
         except Exception as error:
             raise unreadable(path, error) from error
@@ -150,12 +150,12 @@ def read_train_ids(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
 
 def _read(path: Path, *, checked: bool) -> tuple[Image.Image, int, bool]:
     """Return an upright picture, the largest number that it stores, and if Pillow inverts it."""
-    with open_picture(path) as picture:
+    with open_image(path) as picture:
         largest, inverted = _form(path, picture)
         if picture.format == "PNG" and not checked:
-            check_picture(path)
+            check_image(path)
         try:
-            return upright(picture), largest, inverted
+            return exif_transpose(picture), largest, inverted
         except Exception as error:
             raise unreadable(path, error) from error
 

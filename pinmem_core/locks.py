@@ -43,13 +43,13 @@ else:
         return True
 
 
-def lock_of(folder: Path) -> Path:
+def lock_file(folder: Path) -> Path:
     """Return the lock file next to `folder`, for a folder that is replaced as a whole."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
-def locked(lock: Path, what: str, on_event: Listener = ignore) -> Iterator[None]:
+def hold_lock(lock: Path, what: str, on_event: Listener = ignore) -> Iterator[None]:
     """Keep other processes out of something while the block runs.
 
     Where the file system offers no locks, or the folder cannot be written to, the block runs all

@@ -14,7 +14,7 @@ _AHEAD = 8
 """Default number of pending calls and results per job."""
 
 
-def in_parallel(
+def parallel_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     jobs: int | None = None,
@@ -47,13 +47,13 @@ def in_parallel(
         pool.shutdown(cancel_futures=True)
 
 
-def prefetched(items: Iterable[Item], count: int = 3) -> Generator[Item, None, None]:
+def prefetch(items: Iterable[Item], count: int = 3) -> Generator[Item, None, None]:
     """Yield `items`, of which a thread reads up to `count` ahead.
 
     Closing the generator stops the thread.
     """
     iterator, end = iter(items), object()
-    for item in in_parallel(lambda _: next(iterator, end), repeat(None), 1, waiting=count):
+    for item in parallel_map(lambda _: next(iterator, end), repeat(None), 1, waiting=count):
         if item is end:
             return
         yield item  # type: ignore[misc]

@@ -35,12 +35,12 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises for unknown users
 
 
-def is_passed_over(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden, or one that systems write by themselves."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
-def files_below(folder: Path, without: Path | None = None) -> Iterator[str]:
+def iter_files(folder: Path, without: Path | None = None) -> Iterator[str]:
     """Yield the paths of the regular files below a folder, relative to it, in no special order.
 
     Hidden files and folders are passed over, and so are those that systems write by themselves.
@@ -79,7 +79,7 @@ def files_below(folder: Path, without: Path | None = None) -> Iterator[str]:
         links.extend(sorted(f"{place}{name}/" for kind, name in kinds if kind == "link"))
 
 
-def bytes_below(folder: Path, *, deep: bool = True) -> int:
+def folder_size(folder: Path, *, deep: bool = True) -> int:
     """Return the size of all files below `folder`, links not followed; 0 where nothing can be read.
 
     Args:
@@ -93,7 +93,7 @@ def bytes_below(folder: Path, *, deep: bool = True) -> int:
                 with suppress(FileNotFoundError):  # another process is replacing the folder
                     total += entry.stat(follow_symlinks=False).st_size
             elif deep:
-                total += bytes_below(Path(entry.path))
+                total += folder_size(Path(entry.path))
     return total
 
 
@@ -102,7 +102,7 @@ def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "link"] | None:
 
     Only links are looked up on disk; the kind of everything else is in the folder itself.
     """
-    if is_passed_over(entry.name):
+    if is_hidden(entry.name):
         return None
     if entry.is_file(follow_symlinks=False):
         return "file"

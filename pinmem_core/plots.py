@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinmem_core.errors import ConfigError
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def write_plot(path: Path, figure: "Figure") -> None:
         ConfigError: The suffix names none of these formats.
         MachineError: The folder is not writable.
     """
-    write_whole(path, plot_bytes(figure, plot_format(path)))
+    write_atomic(path, plot_bytes(figure, plot_format(path)))
 
 
 def shortened(text: str, length: int) -> str:

@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from conftest import Result, camvid_folder
 
-from pinmem_core.addresses import masked, masked_text
+from pinmem_core.addresses import redact_text, redact_url
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ from pinmem_core.addresses import masked, masked_text
     ],
 )
 def test_secrets_of_an_address_are_masked(address, shown):
-    assert masked(address) == shown
-    assert masked_text(f"see '{address}', or ask.") == f"see '{shown}', or ask."
+    assert redact_url(address) == shown
+    assert redact_text(f"see '{address}', or ask.") == f"see '{shown}', or ask."
 
 
 CARD = """

@@ -15,7 +15,7 @@ from pinmem_core.data.encodings import ENCODINGS
 from pinmem_core.data.layouts import RawSample
 from pinmem_core.data.prepare import expand, split_of_each
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.images import check_picture, read_rgb16
+from pinmem_core.images import check_image, read_rgb16
 from pinmem_core.label_space import LabelMap
 
 NO_MAP = LabelMap.from_ids({0: 0})
@@ -67,9 +67,9 @@ def test_a_torn_picture_is_noticed_without_decoding_it_whole(tmp_path, form):
     Image.fromarray(pixels).save(data, form)
     (tmp_path / "whole").write_bytes(data.getvalue())
     (tmp_path / "torn").write_bytes(data.getvalue()[:-400])
-    check_picture(tmp_path / "whole")
+    check_image(tmp_path / "whole")
     with pytest.raises(DataError, match="torn cannot be read"):
-        check_picture(tmp_path / "torn")
+        check_image(tmp_path / "torn")
 
 
 def test_polygons_are_drawn_over_each_other(tmp_path):

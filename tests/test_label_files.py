@@ -20,7 +20,7 @@ from pinmem_core.data.statistics import statistics
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import DataError
 from pinmem_core.images import (
-    check_picture,
+    check_image,
     image_size,
     read_image,
     read_label,
@@ -241,7 +241,7 @@ DAMAGED = {
 def test_a_png_whose_stream_ends_early_is_found(tmp_path, damage, channels):
     pixels = np.dstack([_ids() + 1] * channels)
     path = _put(tmp_path, _with_stream(pixels, DAMAGED[damage](pixels)))
-    for read in (check_picture, read_image, read_label):
+    for read in (check_image, read_image, read_label):
         with pytest.raises(DataError, match="cannot be read"):
             read(path)
 
@@ -257,10 +257,10 @@ def test_an_interlaced_png_that_lacks_its_last_pass_is_found(tmp_path, depth):
     chunk = struct.pack(">I", len(stream)) + b"IDAT" + stream
     chunk += struct.pack(">I", zlib.crc32(b"IDAT" + stream))
     path = _put(tmp_path, whole[: at - 4] + chunk + whole[at + 8 + length :])
-    for read in (check_picture, read_image, read_label):
+    for read in (check_image, read_image, read_label):
         with pytest.raises(DataError, match="ends early"):
             read(path)
-    check_picture(_put(tmp_path, whole))
+    check_image(_put(tmp_path, whole))
 
 
 def test_black_rows_and_bytes_behind_the_pixels_are_no_damage(tmp_path):
@@ -268,7 +268,7 @@ def test_black_rows_and_bytes_behind_the_pixels_are_no_damage(tmp_path):
     stream = zlib.compress(b"".join(b"\0" + row.tobytes() for row in black) + b"more")
     for content in (png(black), _with_stream(black, stream)):
         path = _put(tmp_path, content)
-        check_picture(path)
+        check_image(path)
         assert not read_image(path).any() and not read_label(path).any()
 
 
@@ -289,7 +289,7 @@ def _swapped(whole: bytes) -> bytes:
 )
 def test_a_png_of_disordered_chunks_is_damaged(tmp_path, damage):
     with pytest.raises(DataError, match="cannot be read"):
-        check_picture(_put(tmp_path, damage(png(_ids()))))
+        check_image(_put(tmp_path, damage(png(_ids()))))
 
 
 def test_prepared_labels_are_written_so_that_any_reader_gives_them_back(tmp_path):
@@ -381,7 +381,7 @@ def test_prepare_keeps_stored_ids_and_leaves_out_what_it_cannot_trust(tmp_path):
 
 def test_a_png_of_one_value_is_whole_though_its_last_bytes_hold_a_thousand_pixels(tmp_path):
     path = _put(tmp_path, _saved(np.full((250, 1049), 7, np.uint8), "PNG"))
-    check_picture(path)
+    check_image(path)
 
 
 def test_verify_finds_streams_that_end_early_in_images_and_labels(tmp_path):

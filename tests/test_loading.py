@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from pinmem_core.config import AugmentationConfig
 from pinmem_core.data.batches import (
     Batch,
-    Crops,
+    CropDataset,
     Domain,
     draw_indices,
     draw_meta_split,
@@ -30,7 +30,13 @@ from pinmem_core.data.batches import (
 from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.samples import Sample
-from pinmem_core.data.transforms import Appearance, Axis, Geometry, appear, draw_geometry
+from pinmem_core.data.transforms import (
+    Appearance,
+    Axis,
+    Geometry,
+    augment_photometric,
+    draw_geometry,
+)
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.images import write_png
 
@@ -99,7 +105,7 @@ def test_workers_change_nothing(domains):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_crops_that_are_finished_where_the_network_is_are_the_same(domains, workers):
     config = small_config(augmentation__crop=32, augmentation__strong="first-source")
-    raw = Crops(domains, config, range(config.batch), finish=False)
+    raw = CropDataset(domains, config, range(config.batch), finish=False)
     assert raw[0].images.dtype == raw[0].labels.dtype == torch.uint8
     late = DomainLoader(raw, range(3), workers=workers)
     early = DomainLoader.of(domains, config, range(3))
@@ -162,7 +168,7 @@ def test_shards_are_the_batch(domains):
 
 def test_no_two_crops_share_their_randomness(domains):
     only = replace(domains[0], samples=domains[0].samples[:1])
-    crops = Crops([only, only], small_config(seed=1), range(2), finish=False)
+    crops = CropDataset([only, only], small_config(seed=1), range(2), finish=False)
     drawn = [crops[iteration] for iteration in range(3)]
     assert len({image.numpy().tobytes() for d in drawn for image in d.images}) == 12
     assert len({appearance.seed for d in drawn for appearance in d.appearances}) == 12
@@ -285,10 +291,13 @@ def test_padding_is_ignored(domains):
 def test_a_crop_looks_as_its_own_seed_says():
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     looks = [Appearance(seed, strong) for seed, strong in ((1, True), (2, True), (1, False))]
-    together = appear(images, looks)
-    alone = [appear(image[None], [look])[0] for image, look in zip(images, looks, strict=True)]
+    together = augment_photometric(images, looks)
+    alone = [
+        augment_photometric(image[None], [look])[0]
+        for image, look in zip(images, looks, strict=True)
+    ]
     assert torch.equal(together, torch.stack(alone))
-    same = appear(images[:1].expand(3, -1, -1, -1), looks)
+    same = augment_photometric(images[:1].expand(3, -1, -1, -1), looks)
     assert not torch.equal(same[0], same[1]) and not torch.equal(same[0], same[2])
 
 
@@ -296,7 +305,7 @@ def test_jitter_is_applied_to_half_of_the_images_and_strong_jitter_to_all():
     image = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)  # a blur leaves it as it is
 
     def changed(strong: bool) -> float:
-        values = [appear(image, [Appearance(seed, strong)]) for seed in range(200)]
+        values = [augment_photometric(image, [Appearance(seed, strong)]) for seed in range(200)]
         unchanged = (100 / 255 - 0.485) / 0.229
         return float(np.mean([abs(v[0, 0, 0, 0] - unchanged) > 1e-3 for v in values]))
 
@@ -316,7 +325,7 @@ def test_strong_augmentation_follows_its_policy(domains, policy, expected):
 
 def test_meta_test_domains_are_the_strong_ones(domains):
     config = small_config()
-    loader = DomainLoader(Crops(domains, config, range(1), finish=False), range(8))
+    loader = DomainLoader(CropDataset(domains, config, range(1), finish=False), range(8))
     for iteration, batch in enumerate(loader):
         assert loader.crops.strong_domains(iteration) == set(batch.meta_test)
         (appearances,) = {loader.crops[iteration].appearances}

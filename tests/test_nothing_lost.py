@@ -13,14 +13,14 @@ from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import BusyError, ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice
 from pinmem_core.files import (
+    atomic_file,
     remove_leftovers,
     resumable_folder,
     staged_folder,
-    whole_file,
-    write_whole,
+    write_atomic,
 )
 from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.training import resume, train
 
 fork = multiprocessing.get_context("fork")
@@ -108,7 +108,7 @@ def relabel() -> None:
     toy = PreparedDataset.open("toy")
     summary = toy.root / "dataset.json"
     said = json.loads(summary.read_text())
-    write_whole(summary, json.dumps(said | {"digest": "0" * 64}).encode())
+    write_atomic(summary, json.dumps(said | {"digest": "0" * 64}).encode())
 
 
 def test_a_run_is_not_resumed_on_other_labels(stopped):
@@ -262,7 +262,10 @@ def test_processes_with_equal_numbers_use_other_temporary_names(tmp_path, monkey
     names = fork.SimpleQueue()  # a Queue would ask for the process number
 
     def name() -> None:
-        with whole_file(tmp_path / "mask.png") as partial, staged_folder(tmp_path / "x") as staging:
+        with (
+            atomic_file(tmp_path / "mask.png") as partial,
+            staged_folder(tmp_path / "x") as staging,
+        ):
             partial.touch()
             names.put((partial.name, staging.name))
 
@@ -275,7 +278,7 @@ def test_processes_with_equal_numbers_use_other_temporary_names(tmp_path, monkey
 
 
 def test_two_homes_do_not_resume_one_run_together(stopped, tmp_path, monkeypatch):
-    with locked(stopped / ".lock", "the run"):
+    with hold_lock(stopped / ".lock", "the run"):
         for home in ("one", "two"):
             monkeypatch.setenv("PINMEM_HOME", str(tmp_path / home))
             with pytest.raises(BusyError, match="another pinmem process is using the run"):
@@ -290,7 +293,7 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeyp
 
     monkeypatch.setattr("fcntl.flock", without)
     events = []
-    with locked(lock_of(tmp_path / "data"), "the dataset data", events.append):
+    with hold_lock(lock_file(tmp_path / "data"), "the dataset data", events.append):
         pass
     assert "offers no locks (no locks)" in warnings(events)[0]
 
@@ -299,7 +302,7 @@ def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path):
     lock = tmp_path / "made" / ".lock"
 
     def take() -> None:
-        with locked(lock, "it"):
+        with hold_lock(lock, "it"):
             ready.send(fork.Process(target=sleep.wait, daemon=False).start())
             os._exit(0)
 
@@ -309,14 +312,14 @@ def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path):
     child.start()
     assert heard.recv() is None
     child.join()
-    with locked(lock, "it"):
+    with hold_lock(lock, "it"):
         pass
     sleep.set()
     assert lock.parent.exists() and not lock.exists()
 
 
 def test_a_lock_leaves_nothing(tmp_path):
-    with locked(tmp_path / "made" / ".lock", "it"):
+    with hold_lock(tmp_path / "made" / ".lock", "it"):
         assert (tmp_path / "made" / ".lock").exists()
     assert not (tmp_path / "made").exists()
 

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from conftest import Result, camvid_folder
 
-from pinmem_cli.options import names, paths, quoted
+from pinmem_cli.options import names, paths, shell_join
 
 TINY = """
     --device cpu --iterations 2 --batch 2 --crop 64 --set model.backbone=tiny
@@ -128,4 +128,4 @@ def test_a_dataset_that_came_in_a_pack_is_mended_from_it(tmp_path, monkeypatch):
 
 
 def test_words_of_a_hint_are_quoted_for_a_shell():
-    assert shlex.split(quoted("a b", "c'd", "e")) == ["a b", "c'd", "e"]
+    assert shlex.split(shell_join("a b", "c'd", "e")) == ["a b", "c'd", "e"]

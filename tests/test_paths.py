@@ -11,7 +11,7 @@ import pytest
 
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.inference.sources import find_sources
-from pinmem_core.paths import as_id, as_portable_name, as_text, bytes_below, expanded, files_below
+from pinmem_core.paths import as_id, as_portable_name, as_text, expanded, folder_size, iter_files
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -22,7 +22,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def found(folder: Path, **options: Path) -> list[str]:
-    return sorted(files_below(folder, **options))
+    return sorted(iter_files(folder, **options))
 
 
 def test_hidden_files_and_those_of_systems_are_passed_over(tmp_path):
@@ -202,5 +202,5 @@ def test_sizes_are_counted_while_another_process_removes_files(tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr("os.scandir", scan_before_removal)
-        assert bytes_below(tmp_path) == 3
-    assert bytes_below(tmp_path / "folder") == 0
+        assert folder_size(tmp_path) == 3
+    assert folder_size(tmp_path / "folder") == 0

@@ -24,15 +24,15 @@ from pinmem_cli.app import app
 from pinmem_core.checkpoints.checkpoint import save_checkpoint
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
-from pinmem_core.files import whole_file
-from pinmem_core.images import image_size, read_image, read_picture, write_png
+from pinmem_core.files import atomic_file
+from pinmem_core.images import decode_image, image_size, read_image, write_png
 from pinmem_core.inference import video, writers
 from pinmem_core.inference.jobs import predict_files
 from pinmem_core.inference.sources import Source, find_sources
 from pinmem_core.inference.writers import FORMATS, check_formats, plan
 from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
 from pinmem_core.models import Segmenter
-from pinmem_core.parallel import in_parallel, prefetched
+from pinmem_core.parallel import parallel_map, prefetch
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::Warning:PIL\.")
 
@@ -104,10 +104,10 @@ def test_every_odd_image_is_read_rightly_or_refused_in_a_sentence(tmp_path, name
     path.write_bytes(odd.content)
     if odd.pixels is None:
         with pytest.raises(DataError) as error:
-            read_picture(path)
+            decode_image(path)
         assert odd.reason in error.value.message and name in error.value.message
         return
-    pixels, frames = read_picture(path)
+    pixels, frames = decode_image(path)
     assert frames == odd.frames and pixels.shape == odd.pixels.shape
     assert np.abs(pixels.astype(int) - odd.pixels).max() <= odd.tolerance
     assert image_size(path) == (pixels.shape[1], pixels.shape[0])
@@ -150,7 +150,7 @@ def test_whatever_a_damaged_file_holds_it_is_an_error_in_a_sentence():
         places = rng.integers(0, min(len(damaged), 400), 6)
         damaged[places] = rng.integers(0, 256, 6)
         try:
-            read_picture(Path("x"), damaged[: rng.integers(1, 2 * len(damaged))].tobytes())
+            decode_image(Path("x"), damaged[: rng.integers(1, 2 * len(damaged))].tobytes())
         except DataError:
             refused += 1
     assert 100 < refused < 600
@@ -162,7 +162,7 @@ def test_a_reader_that_stumbles_over_a_file_is_an_error_in_a_sentence(monkeypatc
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", stumble)
     with pytest.raises(DataError, match="x cannot be read: bad state"):
-        read_picture(Path("x"), ODD["grey.png"].content)
+        decode_image(Path("x"), ODD["grey.png"].content)
 
 
 @pytest.mark.slow
@@ -344,7 +344,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
             yield number
 
     results = []
-    for number in prefetched(count()):
+    for number in prefetch(count()):
         time.sleep(0.001)
         assert len(drawn) <= number + 5
         results.append(number)
@@ -354,7 +354,7 @@ def test_work_overlaps_in_order_and_with_little_in_front():
         time.sleep(0.02 if number < 2 else 0)
         return -number
 
-    assert list(in_parallel(slow_at_first, range(20), 3)) == [-n for n in range(20)]
+    assert list(parallel_map(slow_at_first, range(20), 3)) == [-n for n in range(20)]
 
 
 def test_an_error_in_a_thread_comes_out_and_ends_the_work():
@@ -367,9 +367,9 @@ def test_an_error_in_a_thread_comes_out_and_ends_the_work():
 
     got = []
     with pytest.raises(MachineError, match="disk is full"):
-        got += in_parallel(fail_at_three, range(100), 1, waiting=3)
+        got += parallel_map(fail_at_three, range(100), 1, waiting=3)
     with pytest.raises(MachineError, match="disk is full"):
-        got += prefetched(map(fail_at_three, range(100)))
+        got += prefetch(map(fail_at_three, range(100)))
     assert not {*threading.enumerate()} - before
 
 
@@ -403,7 +403,7 @@ def test_an_output_that_cannot_be_written_ends_the_work_with_a_sentence(tmp_path
 
 
 def test_a_file_that_cannot_be_finished_is_not_there(tmp_path):
-    with pytest.raises(MachineError, match="No space left"), whole_file(tmp_path / "a") as partial:
+    with pytest.raises(MachineError, match="No space left"), atomic_file(tmp_path / "a") as partial:
         partial.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert written(tmp_path) == []

@@ -22,7 +22,7 @@ from pinmem_core.data.verify import verify
 from pinmem_core.errors import MachineError
 from pinmem_core.home import dataset_root
 from pinmem_core.images import read_label, write_png
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import hold_lock, lock_file
 
 CAMVID = get_card("camvid")
 
@@ -132,7 +132,7 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from pinmem_core.data.catalog import get_card
-from pinmem_core.locks import lock_of, locked
+from pinmem_core.locks import lock_file, hold_lock
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.convert import Reencoding
 from pinmem_core.data.prepare import prepare
@@ -178,7 +178,7 @@ def test_what_a_killed_run_left_and_this_one_does_not_want_is_gone(tmp_path):
 
 def test_two_processes_do_not_prepare_the_same_dataset(tmp_path):
     source = camvid_folder(tmp_path / "raw", {"0001TP": 3})
-    lock = locked(lock_of(dataset_root("camvid")), "it")
+    lock = hold_lock(lock_file(dataset_root("camvid")), "it")
     with lock, pytest.raises(MachineError, match="another pinmem"):
         prepare(CAMVID, [source])
 

@@ -19,7 +19,7 @@ from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.home import runs_root
-from pinmem_core.locks import locked
+from pinmem_core.locks import hold_lock
 from pinmem_core.training import resume, train
 from pinmem_core.training.run_folder import RunFolder
 
@@ -289,7 +289,7 @@ def test_what_cannot_be_resumed_is_told(tmp_path):
     with pytest.raises(DataError, match="is not a run"):
         resume(tmp_path)
     other = stopped_run(tmp_path / "other")
-    with locked(other / ".lock", "it"), pytest.raises(MachineError, match="another pinmem"):
+    with hold_lock(other / ".lock", "it"), pytest.raises(MachineError, match="another pinmem"):
         resume(other)
     assert Result("train", "--resume", "nothing").code == 3
     assert Result("train", "--resume", "auto").code == 3

@@ -12,7 +12,7 @@ from conftest import Result
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
 from pinmem_core.evaluation.bootstrap import mean_paired_interval, paired_interval
 from pinmem_core.evaluation.results import ImageResult
-from pinmem_core.locks import locked
+from pinmem_core.locks import hold_lock
 from pinmem_core.models import load_checkpoint
 from pinmem_core.study import make_table, read_sweep, run_study
 from pinmem_core.study.sweep import lock_path, report_path, run_path
@@ -140,7 +140,7 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
 
     with pytest.raises(StoppedRunError):
         run_study(sweep, folder, stop=after_three_iterations)
-    with locked(lock_path(folder, "softer", 1), "run softer-1"):
+    with hold_lock(lock_path(folder, "softer", 1), "run softer-1"):
         assert run_study(sweep, folder) == 1
     assert not report_path(folder, "softer", 1).exists()
     assert make_table(sweep, folder).rows["softer"].seeds == (0,)

@@ -26,7 +26,7 @@ from pinmem_core.data.verify import verify
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.home import archives_root, raw_root
 from pinmem_core.images import read_label, write_png
-from pinmem_core.parallel import in_parallel
+from pinmem_core.parallel import parallel_map
 
 CAMVID = get_card("camvid")
 Spoil = Callable[[PreparedDataset], Path]
@@ -333,10 +333,10 @@ def test_work_in_parallel_keeps_the_order_and_stops_when_nobody_listens():
         time.sleep(0.002 * (3 - number) if number < 3 else 0.1)
         return number * number
 
-    assert list(in_parallel(work, range(3), 3)) == [0, 1, 4]
+    assert list(parallel_map(work, range(3), 3)) == [0, 1, 4]
     assert len(set(calls)) > 1
     calls.clear()
-    with pytest.raises(KeyboardInterrupt), closing(in_parallel(work, range(60), 2)) as results:
+    with pytest.raises(KeyboardInterrupt), closing(parallel_map(work, range(60), 2)) as results:
         next(results)
         raise KeyboardInterrupt
     assert len(calls) < 30

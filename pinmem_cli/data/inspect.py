@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pinmem_cli.names import complete, datasets
-from pinmem_cli.options import Dataset, Json, Prepared, Quiet, quoted
+from pinmem_cli.options import Dataset, Json, Prepared, Quiet, shell_join
 from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, fields, size, table
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def stats(
         f"samples {result.samples}; sizes {sizes}",
         f"RGB mean {mean}; std {std} (of {result.looked_at} images, in 0..1)",
     )
-    output.next_step(f"pinmem data preview {quoted(selection)}")
+    output.next_step(f"pinmem data preview {shell_join(selection)}")
 
 
 def preview(
@@ -225,5 +225,5 @@ def preview(
     write_png(path, contact_sheet(samples, count))
     output = Output(as_json=json, quiet=quiet)
     output.result({"output": str(path), "samples": len(samples)}, str(path))
-    source = quoted(selection.partition("@")[0])
+    source = shell_join(selection.partition("@")[0])
     output.next_step(f"pinmem train --sources {source} --dry-run")

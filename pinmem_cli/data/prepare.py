@@ -15,12 +15,12 @@ from pinmem_cli.options import (
     given_options,
     names,
     paths,
-    quoted,
     refuse_others,
+    shell_join,
 )
 from pinmem_cli.output import Output, counted, fields, size, table
 from pinmem_cli.streams import printable
-from pinmem_core.addresses import masked
+from pinmem_core.addresses import redact_url
 from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def credentials_for(card: "DatasetCard") -> "Credentials | None":
     found = find_credentials(card.login)
     if found or not sys.stdin.isatty():
         return found
-    site = masked(card.login)
+    site = redact_url(card.login)
     username = typer.prompt(printable(f"User name at {site}"), err=True)
     return Credentials(username, typer.prompt("Password", hide_input=True, err=True))
 
@@ -146,7 +146,7 @@ def download(
     output.result({"dataset": name, "files": files}, *map(str, paths))
     chosen = [word for part in names(parts) for word in ("--parts", part)]
     source = ["--from", folder] if folder else chosen
-    output.next_step(f"pinmem data prepare {quoted(name, *_card(card_file), *source)}")
+    output.next_step(f"pinmem data prepare {shell_join(name, *_card(card_file), *source)}")
 
 
 def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, output: Output) -> None:
@@ -156,7 +156,7 @@ def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, outp
     plan = wanted(card, folder, parts)
     rows = table("file", "size", "here", "from", text=["here", "from"])
     for item in plan:
-        url = masked(item.archive.url[0]) if item.archive.url else "by hand"
+        url = redact_url(item.archive.url[0]) if item.archive.url else "by hand"
         here = item.state if item.state != "partial" else size(item.done)
         rows.add_row(item.archive.file, size(item.archive.expected_bytes), here, url)
     missing = [item for item in plan if item.state != "present"]
@@ -165,7 +165,7 @@ def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, outp
         {
             "file": item.archive.file,
             "path": str(item.path),
-            "url": list(map(masked, item.archive.url)),
+            "url": list(map(redact_url, item.archive.url)),
             "bytes": item.archive.expected_bytes,
             "done": item.done,
             "state": item.state,
@@ -195,7 +195,7 @@ def extract(
         folders = obtain(card, paths(sources) or [archives_root(name)], on_event=listener)
     output.result({"dataset": name, "folders": [str(f) for f in folders]}, *map(str, folders))
     source = [word for folder in folders for word in ("--from", folder)]
-    output.next_step(f"pinmem data prepare {quoted(name, *_card(card_file), *source)}")
+    output.next_step(f"pinmem data prepare {shell_join(name, *_card(card_file), *source)}")
 
 
 def _card(file: Path | None) -> list[object]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pinmem_cli.data.prepare import Height, Quality, Reencode, reencoding_of
-from pinmem_cli.options import Force, Json, Prepared, Quiet, names, quoted
+from pinmem_cli.options import Force, Json, Prepared, Quiet, names, shell_join
 from pinmem_cli.output import Output, size
 from pinmem_core.errors import ConfigError
 
@@ -62,7 +62,7 @@ def pack(
         f"digest {summary.digest}",
     )
     output.note("on the other machine:")
-    output.next_step(f"pinmem data prepare {quoted(name, '--from', path)}")
+    output.next_step(f"pinmem data prepare {shell_join(name, '--from', path)}")
 
 
 def new_card(
@@ -79,14 +79,14 @@ def new_card(
 ) -> None:
     """Draft a card for your own data from the names and contents of a folder."""
     from pinmem_core.data.new_card import new_card as draft
-    from pinmem_core.files import write_whole
+    from pinmem_core.files import write_atomic
 
     chosen = name or folder.resolve().name.lower().replace(" ", "-")
     path = out or Path(f"{chosen}.yaml")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists.", "Name another file with -o, or add --force.")
-    write_whole(path, draft(folder, chosen).encode())
+    write_atomic(path, draft(folder, chosen).encode())
     output = Output(as_json=json, quiet=quiet)
     output.result({"card": str(path), "dataset": chosen}, str(path))
     output.note(f"Check {path} and correct it.")
-    output.next_step(f"pinmem data prepare {quoted(chosen, '--card', path, '--from', folder)}")
+    output.next_step(f"pinmem data prepare {shell_join(chosen, '--card', path, '--from', folder)}")

@@ -34,7 +34,7 @@ from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
-from pinmem_core.files import staged_folder, write_whole
+from pinmem_core.files import staged_folder, write_atomic
 from pinmem_core.label_space import CLASSES
 from pinmem_core.renamed import current_settings, current_tensors
 from pinmem_core.version import __version__
@@ -159,7 +159,7 @@ def write_checkpoint(
     safetensors.torch.save_file(state, partial, {"format": "pt"})
     config[_DIGESTS] = _digests(partial, config)
     partial.replace(folder / WEIGHTS)
-    write_whole(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
+    write_atomic(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
     write_card(folder, metrics)
 
@@ -176,7 +176,7 @@ def write_card(folder: Path, metrics: ModelMetrics | None = None) -> None:
         MachineError: The folder cannot be written to.
     """
     if is_ours(folder / CARD):
-        write_whole(folder / CARD, model_card(read_config(folder), metrics).encode())
+        write_atomic(folder / CARD, model_card(read_config(folder), metrics).encode())
 
 
 def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[N, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import platformdirs
 import requests
 
-from pinmem_core.addresses import masked
+from pinmem_core.addresses import redact_url
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.http_range import (
@@ -23,7 +23,7 @@ from pinmem_core.data.http_range import (
 )
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.home import home
 
 
@@ -35,7 +35,7 @@ def accepted(card: DatasetCard) -> bool:
 def accept(card: DatasetCard) -> None:
     """Remember that the user accepts the terms of `card`."""
     terms = _accepted_terms() | {card.name: _fingerprint(card)}
-    write_whole(_file(), (json.dumps(terms, indent=2, sort_keys=True) + "\n").encode())
+    write_atomic(_file(), (json.dumps(terms, indent=2, sort_keys=True) + "\n").encode())
 
 
 def require_accepted(card: DatasetCard) -> None:
@@ -148,13 +148,13 @@ def log_in(
         raise _failed(url, f"answered {status}")
     if status != 302:
         raise ConfigError(
-            f"{masked(url)} does not accept the password of '{credentials.username}'.",
+            f"{redact_url(url)} does not accept the password of '{credentials.username}'.",
             "Try the same user name and password in a browser.",
         )
 
 
 def _failed(url: str, reason: str, hint: str | None = None) -> DataError:
-    return DataError(f"cannot log in: {masked(url)} {reason}.", hint or "Try again later.")
+    return DataError(f"cannot log in: {redact_url(url)} {reason}.", hint or "Try again later.")
 
 
 def _official_file() -> Path:

@@ -36,9 +36,9 @@ from pinmem_core.data.thread_pool import Meter
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, ignore
-from pinmem_core.files import remove_leftovers, restore_folder, staged_folder, write_whole
-from pinmem_core.locks import lock_of, locked
-from pinmem_core.paths import bytes_below
+from pinmem_core.files import remove_leftovers, restore_folder, staged_folder, write_atomic
+from pinmem_core.locks import hold_lock, lock_file
+from pinmem_core.paths import folder_size
 
 MARKER = ".archive.json"
 """Name of the file in which pinmem notes what a folder was unpacked from."""
@@ -338,7 +338,7 @@ def extract(
             size = unpack(reader, staging, on_event, limit)
             _write_mark(staging, {**mark, _SIZE: size})
 
-    with locked(lock_of(folder), str(folder), on_event):
+    with hold_lock(lock_file(folder), str(folder), on_event):
         remove_leftovers(folder)
         _read(archive, kind, work)
     return folder
@@ -367,7 +367,7 @@ def changing(folder: Path) -> Iterator[None]:
     mark = {key: value for key, value in (_mark_in(folder) or {}).items() if key != _SIZE}
     _write_mark(folder, mark)  # a block that fails, or is killed, leaves no wrong size
     yield
-    size = bytes_below(folder) - (folder / MARKER).stat().st_size
+    size = folder_size(folder) - (folder / MARKER).stat().st_size
     _write_mark(folder, {**mark, _SIZE: size})
 
 
@@ -423,4 +423,4 @@ def _mark_in(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_mark(folder: Path, mark: dict[str, Any]) -> None:
-    write_whole(folder / MARKER, (json_text(mark) + "\n").encode())
+    write_atomic(folder / MARKER, (json_text(mark) + "\n").encode())

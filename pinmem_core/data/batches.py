@@ -16,7 +16,7 @@ from pinmem_core.data.transforms import (
     IMAGENET,
     Appearance,
     Normalization,
-    appear,
+    augment_photometric,
     draw_geometry,
 )
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
@@ -193,7 +193,7 @@ class Crop(NamedTuple):
     redrawn: int
 
 
-class Drawn(NamedTuple):
+class CropBatch(NamedTuple):
     """The N crops of an iteration, domain by domain.
 
     Attributes:
@@ -211,11 +211,11 @@ class Drawn(NamedTuple):
     samples: tuple[str, ...]
     redrawn: int
 
-    def finished(self, normalization: Normalization) -> "Drawn":
+    def augmented(self, normalization: Normalization) -> "CropBatch":
         """Return the crops after photometric augmentation, computed on their device."""
         if not self.appearances:
             return self
-        images = appear(self.images, self.appearances, normalization)
+        images = augment_photometric(self.images, self.appearances, normalization)
         return self._replace(images=images, appearances=())
 
 
@@ -227,7 +227,7 @@ class _Key(NamedTuple):
     strong: bool
 
 
-class Crops(Dataset[Drawn | PinMemError]):
+class CropDataset(Dataset[CropBatch | PinMemError]):
     """Map-style dataset from iteration to crops, a pure function of (seed, iteration).
 
     Args:
@@ -253,7 +253,7 @@ class Crops(Dataset[Drawn | PinMemError]):
         self.finish = finish
         self.normalization = normalization
 
-    def __getitem__(self, iteration: int) -> Drawn | PinMemError:
+    def __getitem__(self, iteration: int) -> CropBatch | PinMemError:
         """Return the crops of an iteration, or the error that prevents loading them.
 
         The error is returned, because a DataLoader worker reduces a raised error to traceback text.
@@ -276,16 +276,16 @@ class Crops(Dataset[Drawn | PinMemError]):
         chosen = {"meta-test": meta_test, "first-source": [0], "all": every, "none": []}
         return set(chosen[self.config.augmentation.strong])
 
-    def _draw(self, iteration: int) -> Drawn:
+    def _draw(self, iteration: int) -> CropBatch:
         crops = [self._crop(key) for key in self._keys(iteration)]
-        drawn = Drawn(
+        drawn = CropBatch(
             torch.stack([crop.image for crop in crops]),
             torch.stack([crop.label for crop in crops]),
             tuple(crop.appearance for crop in crops),
             tuple(crop.sample for crop in crops),
             sum(crop.redrawn for crop in crops),
         )
-        return drawn.finished(self.normalization) if self.finish else drawn
+        return drawn.augmented(self.normalization) if self.finish else drawn
 
     def _keys(self, iteration: int) -> list[_Key]:
         strong, seed, batch = self.strong_domains(iteration), self.config.seed, self.config.batch
@@ -316,7 +316,7 @@ class Crops(Dataset[Drawn | PinMemError]):
         )
 
 
-def _shared(drawn: Drawn) -> Drawn:
+def _shared(drawn: CropBatch) -> CropBatch:
     """Move the crops to shared memory and raise if it is full; torch would hang instead."""
     try:
         return drawn._replace(

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 import pinmem_core.data.cards as cards_package
-from pinmem_core.addresses import masked_values
+from pinmem_core.addresses import redact_values
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.discovery import discover
 from pinmem_core.documents import LARGEST, read_text
@@ -60,7 +60,7 @@ def write_card(card: DatasetCard, path: Path, *, shared: bool = False) -> None:
     """
     values = card.model_dump(mode="json", exclude_defaults=True)
     if shared:
-        values = masked_values(values)
+        values = redact_values(values)
     else:
         lists = values.get("split_lists", {})
         for number, (split, entries) in enumerate(lists.items()):

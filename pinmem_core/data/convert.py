@@ -22,9 +22,9 @@ from pinmem_core.data.samples import Sample, own_path
 from pinmem_core.documents import read_json_lines
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.events import ignore
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.home import home
-from pinmem_core.images import check_picture, image_size, read_image, read_train_ids
+from pinmem_core.images import check_image, image_size, read_image, read_train_ids
 from pinmem_core.label_space import CLASSES, LabelMap
 from pinmem_core.png import label_png
 
@@ -148,7 +148,7 @@ def is_intact(record: Record, folder: Path) -> bool:
     try:
         image, label = record.sample.image, record.sample.label
         if image in own_files(record.sample):
-            check_picture(folder / image)
+            check_image(folder / image)
         train_ids = read_train_ids(folder / label)
     except DataError:
         return False
@@ -258,7 +258,7 @@ class Conversion:
     def _check_image(self, raw: RawSample) -> tuple[int, int]:
         """Return the (width, height) of a sound image."""
         try:
-            check_picture(raw.image, pixels=self.reencoding is None)
+            check_image(raw.image, pixels=self.reencoding is None)
             return image_size(raw.image)
         except DataError as error:
             raise _unreadable(raw.image, error) from None
@@ -294,7 +294,7 @@ class Conversion:
         image = Path(portable(raw.image, self.root))
         if self.reencoding:
             image = own_path("images", raw.id + self.reencoding.suffix)
-            write_whole(self.folder / image, self._reencoded(raw, self.reencoding))
+            write_atomic(self.folder / image, self._reencoded(raw, self.reencoding))
             train_ids = self.reencoding.label(train_ids)
         return self.write_label(raw, split, image, train_ids)
 
@@ -314,7 +314,7 @@ class Conversion:
                 raw.label or raw.image, "no pixel of it belongs to a class", "nothing labelled"
             )
         label = own_path("labels", f"{raw.id}.png")
-        write_whole(self.folder / label, label_png(train_ids))
+        write_atomic(self.folder / label, label_png(train_ids))
         height, width = train_ids.shape
         return Record(
             key=self.key(raw),

@@ -10,7 +10,7 @@ from typing import Literal
 import requests
 from filelock import FileLock, Timeout
 
-from pinmem_core.addresses import masked
+from pinmem_core.addresses import redact_url
 from pinmem_core.data.access import Credentials, log_in, require_accepted, require_credentials
 from pinmem_core.data.card import Archive, DatasetCard
 from pinmem_core.data.catalog import name_to_type
@@ -101,7 +101,7 @@ class _Transfer:
             except RefusalError as refusal:
                 last = refusal
         raise DataError(
-            f"cannot fetch {self._archive.file}: {masked(url)} {last.reason}.",
+            f"cannot fetch {self._archive.file}: {redact_url(url)} {last.reason}.",
             f"{last.hint or 'Open the address in a browser.'} "
             f"You may also put the file into {self._path.parent} by hand.",
         )
@@ -124,7 +124,7 @@ class _Transfer:
     def _pause(self, url: str, cause: InterruptionError, failures: int) -> None:
         seconds = self._means.patience.wait(failures, cause.wait)
         if failures:
-            message = f"{masked(url)} {cause.reason}; trying again in {seconds:.0f} s."
+            message = f"{redact_url(url)} {cause.reason}; trying again in {seconds:.0f} s."
             self._means.on_event(Notice(message))
         self._means.stop.wait(seconds)
 

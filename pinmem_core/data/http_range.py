@@ -19,13 +19,13 @@ import requests
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
-from pinmem_core.addresses import HIDDEN, masked
+from pinmem_core.addresses import HIDDEN, redact_url
 from pinmem_core.data.card import Archive
 from pinmem_core.data.thread_pool import Meter, Stop
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Listener
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.version import __version__
 
 CERTIFICATE_HINT = (
@@ -155,7 +155,7 @@ def retry_after(header: str | None) -> float | None:
 
 def address_of(url: str) -> str:
     """Return what stands for `url` in a record: no secret, but as distinct as the address."""
-    shown = masked(url)
+    shown = redact_url(url)
     if HIDDEN not in shown:
         return shown
     return f"{shown}#{hashlib.sha256(url.encode()).hexdigest()[:16]}"
@@ -220,7 +220,7 @@ class Partial:
     def belongs_to(self, origin: Origin) -> None:
         """Remember where the bytes come from."""
         with self._writing():
-            write_whole(self._record, json.dumps(asdict(origin)).encode())
+            write_atomic(self._record, json.dumps(asdict(origin)).encode())
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[bytes], None]]:

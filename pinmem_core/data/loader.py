@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.data.batches import Batch, Crops, Domain, Drawn
+from pinmem_core.data.batches import Batch, CropBatch, CropDataset, Domain
 from pinmem_core.data.transforms import IMAGENET, Normalization
 from pinmem_core.devices import keep_freed_memory
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
@@ -18,9 +18,9 @@ _AHEAD = 2
 """Prefetched iterations per worker process."""
 
 
-def draw_ahead(
-    crops: Crops, iterations: range, *, workers: int, pin_memory: bool
-) -> Generator[Drawn | PinMemError, None, None]:
+def prefetch_crops(
+    crops: CropDataset, iterations: range, *, workers: int, pin_memory: bool
+) -> Generator[CropBatch | PinMemError, None, None]:
     """Yield the crops of each iteration; closing the generator ends the worker processes.
 
     Args:
@@ -76,7 +76,7 @@ def _unchanged(drawn: Any) -> Any:
     return drawn
 
 
-def _started(loader: DataLoader[Drawn | PinMemError]) -> Iterator[Drawn | PinMemError]:
+def _started(loader: DataLoader[CropBatch | PinMemError]) -> Iterator[CropBatch | PinMemError]:
     """Return the loader's iterator without torch's SIGCHLD handler.
 
     The handler raises the death of a worker in whatever line the consumer executes. Without it,
@@ -105,7 +105,12 @@ class DomainLoader:
     """
 
     def __init__(
-        self, crops: Crops, iterations: range, *, workers: int = 0, device: torch.device = _CPU
+        self,
+        crops: CropDataset,
+        iterations: range,
+        *,
+        workers: int = 0,
+        device: torch.device = _CPU,
     ) -> None:
         self.crops = crops
         self.iterations = iterations
@@ -139,7 +144,7 @@ class DomainLoader:
         """
         slots = _slots(config.batch, *shard)
         finish = device.type != "cuda"
-        crops = Crops(domains, config, slots, finish=finish, normalization=normalization)
+        crops = CropDataset(domains, config, slots, finish=finish, normalization=normalization)
         return cls(crops, iterations, workers=config.workers, device=device)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -150,16 +155,18 @@ class DomainLoader:
             MachineError: A worker process was killed, or shared memory is full.
         """
         pin_memory = self.device.type == "cuda"
-        ahead = draw_ahead(self.crops, self.iterations, workers=self.workers, pin_memory=pin_memory)
+        ahead = prefetch_crops(
+            self.crops, self.iterations, workers=self.workers, pin_memory=pin_memory
+        )
         with closing(ahead):
             for iteration, drawn in zip(self.iterations, ahead, strict=True):
                 if isinstance(drawn, PinMemError):
                     raise drawn
                 yield self._batch(iteration, drawn)
 
-    def _batch(self, iteration: int, drawn: Drawn) -> Batch:
+    def _batch(self, iteration: int, drawn: CropBatch) -> Batch:
         images = drawn.images.to(self.device, non_blocking=True)
-        images = drawn._replace(images=images).finished(self.crops.normalization).images
+        images = drawn._replace(images=images).augmented(self.crops.normalization).images
         labels = drawn.labels.to(self.device, non_blocking=True).long()
         each = len(self.crops.slots)
         shape = (len(self.crops.domains), each)

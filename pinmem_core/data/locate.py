@@ -19,12 +19,12 @@ from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.download import download
 from pinmem_core.data.layouts import find_samples
 from pinmem_core.data.prepared import read_summary
-from pinmem_core.errors import ConfigError, DataError, quoted
+from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.home import dataset_root, raw_root
-from pinmem_core.locks import lock_of, locked
-from pinmem_core.paths import bytes_below, expanded
+from pinmem_core.locks import hold_lock, lock_file
+from pinmem_core.paths import expanded, folder_size
 
 _SHOWN = 5
 """Archives that a message names."""
@@ -61,8 +61,8 @@ def obtain(
         DataError: A source does not exist, or an archive is damaged or hostile.
         MachineError: The disk is too small, or nothing here unpacks the format.
     """
-    raw = lock_of(raw_root(card.name))
-    with locked(raw, f"the raw files of {card.name}", on_event):
+    raw = lock_file(raw_root(card.name))
+    with hold_lock(raw, f"the raw files of {card.name}", on_event):
         if sources:
             return _from_sources(card, sources, on_event)
         if card.draw:
@@ -109,7 +109,7 @@ def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener
         on_event(Notice(f"not unpacked, as the card does not name it: {names}", warning=True))
     else:
         known = [path for path in left[:_SHOWN] if is_archive(Path(original_name(path.name)))]
-        command = quoted(*(word for path in known for word in ("--from", path)))
+        command = shell_join(*(word for path in known for word in ("--from", path)))
         raise DataError(
             f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
             f"card does not name: {names}.",
@@ -164,7 +164,7 @@ def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
             break
         with changing(folder):
             for path in inner:
-                left -= bytes_below(extract(path, path.parent, limit=left, on_event=on_event))
+                left -= folder_size(extract(path, path.parent, limit=left, on_event=on_event))
                 path.unlink()  # the outer archive still holds it
     return folder
 

@@ -21,7 +21,7 @@ from pinmem_core.data.layout_guess import (
 from pinmem_core.data.raw_files import SPLIT, split_called
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.label_space import CLASS_NAMES, CLASSES, IGNORE_INDEX
-from pinmem_core.paths import as_text, expanded, files_below
+from pinmem_core.paths import as_text, expanded, iter_files
 
 _SUFFIXES = (".txt", ".lst", ".csv")
 _AFTER_NAME = re.compile(r"[\s,;]")
@@ -355,7 +355,7 @@ def new_card(folder: Path, name: str) -> str:
     folder = expanded(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder.", "Name the folder that holds your data.")
-    places = {as_text(path): path for path in files_below(folder)}
+    places = {as_text(path): path for path in iter_files(folder)}
     found = candidates(map(PurePosixPath, places))
     pairing = best_pairing(found)
     patterns = patterns_of(pairing, found.depth, found.all_images) if pairing else None

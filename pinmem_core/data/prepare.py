@@ -37,10 +37,10 @@ from pinmem_core.data.prepared import (
 from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import link_or_copy, resumable_folder, write_lines, write_whole
+from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
-from pinmem_core.locks import lock_of, locked
-from pinmem_core.parallel import in_parallel
+from pinmem_core.locks import hold_lock, lock_file
+from pinmem_core.parallel import parallel_map
 from pinmem_core.paths import as_id, expanded
 from pinmem_core.version import __version__
 
@@ -124,7 +124,7 @@ def prepare(
     """
     root = dataset_root(card.name)
     folders = [expanded(folder).absolute() for folder in folders]
-    with locked(lock_of(root), f"the dataset {card.name}", on_event):
+    with hold_lock(lock_file(root), f"the dataset {card.name}", on_event):
         found = find_samples(card, folders, label_map)
         refuse_disguised(card, found)
         _announce_layouts(found, on_event)
@@ -260,7 +260,7 @@ def _convert_all(
 
     with (
         (conversion.folder / RECORDS).open("a", encoding="utf-8") as journal,
-        closing(in_parallel(convert, planned, jobs)) as results,
+        closing(parallel_map(convert, planned, jobs)) as results,
     ):
         journal.write("\n")  # after what may be half a line
         for done, result in enumerate(results, start=1):
@@ -372,4 +372,4 @@ def _write(
     write_lines(conversion.folder / MANIFEST, (r.sample.to_json() for r in records))
     if card.name not in shipped_cards():
         write_card(card, conversion.folder / card_of_user(card.name).name)
-    write_whole(conversion.folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
+    write_atomic(conversion.folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())

@@ -16,7 +16,7 @@ from pinmem_core.data.samples import Sample, Samples, require_last_line
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, PinMemError, unknown_name
 from pinmem_core.home import archives_root, dataset_root, raw_root
-from pinmem_core.paths import bytes_below
+from pinmem_core.paths import folder_size
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"
@@ -363,7 +363,7 @@ def state_of(card: DatasetCard) -> State:
         counts=dict(sorted(summary.get("counts", {}).items())),
         excluded=len(summary.get("excluded", [])),
         bytes_prepared=_bytes_prepared(dataset_root(card.name), summary),
-        bytes_archives=bytes_below(archives_root(card.name)),
+        bytes_archives=folder_size(archives_root(card.name)),
         bytes_raw=_bytes_raw(raw_root(card.name)),
         digest=summary.get("digest"),
         layout=summary.get("layout"),
@@ -401,14 +401,14 @@ def _is_downloaded(card: DatasetCard) -> bool:
 def _bytes_prepared(root: Path, summary: dict[str, Any]) -> int:
     """Return the size of a prepared dataset; earlier versions of pinmem recorded none."""
     pictures = summary.get("bytes")
-    return bytes_below(root) if pictures is None else pictures + bytes_below(root, deep=False)
+    return folder_size(root) if pictures is None else pictures + folder_size(root, deep=False)
 
 
 def _bytes_raw(root: Path) -> int:
     """Return the size of what was unpacked, drawn or put into a folder."""
     folders = [path for path in root.glob("*") if path.is_dir() and not path.is_symlink()]
     known = [unpacked_bytes(folder) for folder in folders]
-    return bytes_below(root, deep=False) + sum(
-        bytes_below(folder) if size is None else size
+    return folder_size(root, deep=False) + sum(
+        folder_size(folder) if size is None else size
         for folder, size in zip(folders, known, strict=True)
     )

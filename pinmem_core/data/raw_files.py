@@ -18,7 +18,7 @@ from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
-from pinmem_core.paths import as_text, files_below
+from pinmem_core.paths import as_text, iter_files
 
 _NAMES = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -62,7 +62,7 @@ class RawFiles:
         self.texts: list[str] = []
         self._places: list[tuple[Path, str]] = []
         for folder in sorted(folders):
-            found = sorted((as_text(path), path) for path in files_below(folder))
+            found = sorted((as_text(path), path) for path in iter_files(folder))
             prefix = f"{as_text(folder.name)}/" if (folder / MARKER).is_file() else ""
             self.texts += (prefix + text for text, _ in found)
             self._places += ((folder, path) for _, path in found)

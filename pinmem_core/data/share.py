@@ -39,12 +39,12 @@ from pinmem_core.data.samples import Sample, own_path
 from pinmem_core.documents import json_text, parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import staged_folder, write_lines, write_whole
+from pinmem_core.files import staged_folder, write_atomic, write_lines
 from pinmem_core.home import dataset_root
-from pinmem_core.images import check_picture, image_size, read_image, read_train_ids
-from pinmem_core.locks import lock_of, locked
-from pinmem_core.parallel import in_parallel
-from pinmem_core.paths import as_portable_name, bytes_below, expanded
+from pinmem_core.images import check_image, image_size, read_image, read_train_ids
+from pinmem_core.locks import hold_lock, lock_file
+from pinmem_core.parallel import parallel_map
+from pinmem_core.paths import as_portable_name, expanded, folder_size
 from pinmem_core.png import label_png
 
 FORMAT_VERSION = 1
@@ -104,7 +104,7 @@ def packed_samples(
         return PackedSample(sample, _record(sample, digests.get(sample.id), reencoding))
 
     packed = []
-    with closing(in_parallel(pack, samples, jobs)) as results:
+    with closing(parallel_map(pack, samples, jobs)) as results:
         for item in results:
             packed.append(item)
             on_event(Progress("checking labels", len(packed), len(samples)))
@@ -148,7 +148,7 @@ def pictures(
             with source.mendable():
                 return name, content(source, reencoding)
 
-        yield from in_parallel(made, sorted(sources.items()), jobs)
+        yield from parallel_map(made, sorted(sources.items()), jobs)
 
 
 def packed_summary(
@@ -198,7 +198,7 @@ def _image(sample: Sample, reencoding: Reencoding | None) -> Content:
         raise _changed(sample.image)
     if reencoding:
         return reencoding.image(read_image(sample.image))
-    check_picture(sample.image)
+    check_image(sample.image)
     return sample.image
 
 
@@ -288,7 +288,7 @@ def pack(
     out = expanded(out).absolute()
     _refuse_place(out, overwrite=overwrite)
     card = get_card(name)
-    with locked(lock_of(dataset_root(name)), f"the dataset {name}", on_event):
+    with hold_lock(lock_file(dataset_root(name)), f"the dataset {name}", on_event):
         dataset = PreparedDataset.open(name)
         chosen = [count for split, count in dataset.counts.items() if split in (splits or {split})]
         _refuse_too_many(card, sum(chosen))
@@ -347,7 +347,7 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
         raise ConfigError(f"{path} holds the dataset '{card.name}', not '{name}'.")
     root = dataset_root(card.name)
     news = _news_of_card(path, card)
-    lock = locked(lock_of(root), f"the dataset {card.name}", on_event)
+    lock = hold_lock(lock_file(root), f"the dataset {card.name}", on_event)
     with lock, _workplace(root) as parent:
         folder = extract(path, parent, on_event=on_event)
         _check(path, folder, header, on_event)
@@ -517,8 +517,8 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
 def _note_bytes(folder: Path) -> None:
     """Note in an unpacked `dataset.json` how many bytes its pictures have."""
     summary = read_json_object(folder / SUMMARY, LARGEST_SUMMARY)
-    summary["bytes"] = sum(bytes_below(folder / kind) for kind in ("labels", "images"))
-    write_whole(folder / SUMMARY, as_json(summary))
+    summary["bytes"] = sum(folder_size(folder / kind) for kind in ("labels", "images"))
+    write_atomic(folder / SUMMARY, as_json(summary))
 
 
 def _image_digests(path: Path, folder: Path) -> dict[str, str]:
@@ -536,7 +536,7 @@ def _check_pictures(
     def fault(record: Record) -> str | None:
         return _fault(folder, record)
 
-    with closing(in_parallel(fault, records)) as faults:
+    with closing(parallel_map(fault, records)) as faults:
         for done, found in enumerate(faults, start=1):
             if found:
                 raise _damaged(path, found)
@@ -550,7 +550,7 @@ def _fault(folder: Path, record: Record) -> str | None:
     if own_files(sample) != paths or any(".." in path.parts for path in paths):
         return f"the files of '{sample.id}' would lie outside of the dataset"
     try:
-        check_picture(folder / sample.image)
+        check_image(folder / sample.image)
         if record.image_sha256 not in (None, file_digest(folder / sample.image)):
             return f"{sample.image} is not the image that was packed"
         size = image_size(folder / sample.image)

@@ -17,7 +17,7 @@ from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.home import dataset_root
 from pinmem_core.images import read_image
 from pinmem_core.label_space import CLASSES
-from pinmem_core.parallel import in_parallel
+from pinmem_core.parallel import parallel_map
 
 Channels = tuple[float, float, float]
 """A figure each of red, green and blue."""
@@ -105,7 +105,7 @@ def _histograms(
 ) -> NDArray[np.int64]:
     """Return how often each of the 256 values occurs in all images: (3, 256), exact."""
     total = np.zeros((3, _BRIGHTEST + 1), np.int64)
-    with closing(in_parallel(_histogram, samples, jobs)) as histograms:
+    with closing(parallel_map(_histogram, samples, jobs)) as histograms:
         for done, histogram in enumerate(histograms, start=1):
             total += histogram
             on_event(Progress("looking at images", done, len(samples)))

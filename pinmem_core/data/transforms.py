@@ -150,7 +150,7 @@ class Appearance(NamedTuple):
     strong: bool
 
 
-def appear(
+def augment_photometric(
     images: Tensor, appearances: Sequence[Appearance], normalization: Normalization = IMAGENET
 ) -> Tensor:
     """Jitter, blur and normalise uint8 RGB crops; return float32 (N, 3, H, W).

@@ -10,7 +10,7 @@ from pinmem_core.data.card import Archive
 from pinmem_core.data.thread_pool import Meter
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 
 _BLOCK = 2**20
 
@@ -50,7 +50,7 @@ def record(archive: Archive, path: Path, bytes_at: Path, on_event: Listener) -> 
     """
     if not published(archive):
         digest = _digest(bytes_at, "sha256", archive.file, on_event)
-        write_whole(_record_of(path), f"{digest}  {path.name}\n".encode())
+        write_atomic(_record_of(path), f"{digest}  {path.name}\n".encode())
 
 
 def find_fault(

@@ -29,8 +29,8 @@ from pinmem_core.data.samples import Sample
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.home import dataset_root
-from pinmem_core.images import check_picture, image_size, read_train_ids
-from pinmem_core.parallel import in_parallel
+from pinmem_core.images import check_image, image_size, read_train_ids
+from pinmem_core.parallel import parallel_map
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def check_files(
     sha256 = None
     with _noting(findings, sample.image):
         if not headers_only:
-            check_picture(sample.image)
+            check_image(sample.image)
         if deep and record and file_digest(sample.image) != record.image_sha256:
             raise DataError("is another file than 'prepare' saw: its SHA-256 differs")
         _check_size(sample, sample.image)
@@ -208,7 +208,7 @@ def _check_all(
     on_event: Listener,
 ) -> list[Checked]:
     results = []
-    with closing(in_parallel(check, dataset.samples, jobs)) as checks:
+    with closing(parallel_map(check, dataset.samples, jobs)) as checks:
         for done, result in enumerate(checks, start=1):
             results.append(result)
             on_event(Progress("verifying", done, len(dataset.samples)))

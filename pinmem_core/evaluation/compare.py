@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
 from pinmem_core.checkpoints.model_card import seen_in_words
 from pinmem_core.documents import read_json_object
-from pinmem_core.errors import ConfigError, DataError, quoted
+from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.evaluation.bootstrap import paired_interval
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.results import LEVEL, SCHEMA_VERSION, ImageResult, image_counts
@@ -128,7 +128,9 @@ def find_report(text: str) -> Path:
         return folder / DATA
     reports = [*folder.glob(f"eval/*/{DATA}")] or [*checkpoint.glob(DATA)]
     if not reports:
-        raise DataError(f"{folder} holds no report.", f"Make one: 'pinmem eval {quoted(text)}'.")
+        raise DataError(
+            f"{folder} holds no report.", f"Make one: 'pinmem eval {shell_join(text)}'."
+        )
     return max(reports, key=lambda path: path.stat().st_mtime_ns)
 
 

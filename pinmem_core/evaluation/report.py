@@ -26,7 +26,7 @@ from pinmem_core.evaluation.metrics import CLASS_SET_NAMES, Calibration, Confusi
 from pinmem_core.evaluation.plots import plot_reliability
 from pinmem_core.evaluation.results import LEVEL, DomainReport, Origin, Report, TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.files import staged_folder, write_whole
+from pinmem_core.files import staged_folder, write_atomic
 from pinmem_core.inference import Predictor, get_protocol, protocol_of
 from pinmem_core.inference.predictor import Precision
 from pinmem_core.label_space import CLASS_NAMES, CLASSES
@@ -105,8 +105,8 @@ def evaluate_run(
         if folder:
             shown = _pictures(predictor, chosen, galleries, on_event) if galleries else None
             page = as_html(report, shown)
-            write_whole(folder / DATA, report.as_text().encode())
-            write_whole(folder / PAGE, page.encode())
+            write_atomic(folder / DATA, report.as_text().encode())
+            write_atomic(folder / PAGE, page.encode())
     return report
 
 

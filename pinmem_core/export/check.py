@@ -12,7 +12,7 @@ from PIL import Image
 from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
 from pinmem_core.events import Listener, Progress
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.synthetic import draw_scene
 
 Pixels = NDArray[np.uint8]
@@ -183,5 +183,5 @@ def verify(
         "metadata": dict(metadata),
         "compared": [asdict(comparison) for comparison in compared],
     }
-    write_whole(exported.sidecar, (json_text(content, indent=2) + "\n").encode())
+    write_atomic(exported.sidecar, (json_text(content, indent=2) + "\n").encode())
     return exported

@@ -23,7 +23,7 @@ from pinmem_core.export.graph import Graph, Signature, file_metadata, trace
 from pinmem_core.export.int8 import calibration_images, quantize
 from pinmem_core.export.onnx import OPSET, OnnxRunner, check_opset, require_onnx, write_onnx
 from pinmem_core.export.torch_export import program_runner, write_program
-from pinmem_core.files import whole_file
+from pinmem_core.files import atomic_file
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, load_checkpoint
 
@@ -82,7 +82,7 @@ def export_model(
     on_event(Progress(f"writing {path.name}", 0, 1))
     program = trace(Graph(network, signature, half=half))
     metadata = file_metadata(network.config, signature, "float16" if half else "float32")
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         if form == "onnx":
             write_onnx(program, signature, metadata, partial, opset or OPSET)
             run: Run = OnnxRunner(partial)

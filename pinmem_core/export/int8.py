@@ -20,7 +20,7 @@ from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.export.check import ExportedFile, Pixels, verify
 from pinmem_core.export.graph import INPUT, Signature
 from pinmem_core.export.onnx import OnnxRunner, require_onnx, save_onnx
-from pinmem_core.files import whole_file
+from pinmem_core.files import atomic_file
 from pinmem_core.images import read_image
 from pinmem_core.inference.sources import find_sources
 from pinmem_core.synthetic import DOMAINS, draw_scene
@@ -110,7 +110,7 @@ def quantize(
     rest = [image for n, image in enumerate(given, 1) if n % _EACH_HELD_OUT or held_out is given]
     used = (draw_scene(domain, n).image for domain in DOMAINS for n in _SCENES)
     reader = _Reader(used if images is None else rest, plain.signature, path.name, on_event)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         model = _quantized(onnx_path, reader)
         calibration = f"{reader.count} {'synthetic scenes' if images is None else 'images'}"
         metadata = {**plain.metadata, "precision": "int8", "calibration": calibration}

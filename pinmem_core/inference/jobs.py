@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.files import whole_file
-from pinmem_core.images import Picture, read_picture
+from pinmem_core.files import atomic_file
+from pinmem_core.images import DecodedImage, decode_image
 from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.sources import Source
 from pinmem_core.inference.video import predict_video, require_pyav
 from pinmem_core.inference.writers import Job, Predicted, analyze_options, write_prediction
-from pinmem_core.parallel import in_parallel, prefetched
+from pinmem_core.parallel import parallel_map, prefetch
 
 _WRITERS = 2
 """Number of threads that render and compress outputs."""
@@ -63,7 +63,7 @@ _Results = Generator[tuple[Predicted, ...] | Failed, None, None]
 
 class _Read(NamedTuple):
     job: Job
-    picture: Picture
+    picture: DecodedImage
 
 
 class _Analyzed(NamedTuple):
@@ -114,7 +114,7 @@ def predict_bytes(
     Raises:
         DataError: The image cannot be read.
     """
-    picture = read_picture(source.path, source.content)
+    picture = decode_image(source.path, source.content)
     prediction = _analyze(predictor, source, picture, [format], on_event)
     file = BytesIO()
     write_prediction(format, picture.pixels, prediction, file)
@@ -124,7 +124,7 @@ def predict_bytes(
 def _analyze(
     predictor: Predictor,
     source: Source,
-    picture: Picture,
+    picture: DecodedImage,
     formats: Iterable[str],
     on_event: Listener,
 ) -> Prediction:
@@ -156,15 +156,15 @@ def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _R
         prediction = _analyze(predictor, job.source, picture, formats, on_event)
         return _Analyzed(job, picture.pixels, prediction)
 
-    with closing(prefetched(map(_read, jobs))) as read:
+    with closing(prefetch(map(_read, jobs))) as read:
         analyzed = map(predict, read)
-        with closing(in_parallel(_write, analyzed, _WRITERS, waiting=_WAITING)) as results:
+        with closing(parallel_map(_write, analyzed, _WRITERS, waiting=_WAITING)) as results:
             yield from results
 
 
 def _read(job: Job) -> _Read | Failed:
     try:
-        return _Read(job, read_picture(job.source.path, job.source.content))
+        return _Read(job, decode_image(job.source.path, job.source.content))
     except DataError as error:
         return Failed(job.source.path, error.message)
 
@@ -174,7 +174,7 @@ def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
         return item
     job, pixels, prediction = item
     for output in job.outputs:
-        with whole_file(output.path) as partial, partial.open("wb") as file:
+        with atomic_file(output.path) as partial, partial.open("wb") as file:
             write_prediction(output.format, pixels, prediction, file)
     height, width = pixels.shape[:2]
     return job.predicted(width, height)

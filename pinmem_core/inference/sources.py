@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.paths import expanded, files_below, is_passed_over
+from pinmem_core.paths import expanded, is_hidden, iter_files
 
 STANDARD = Path("-")
 """Standard input as an input, standard output as an output."""
@@ -118,7 +118,7 @@ def _hits(base: Path, wanted: Sequence[str], out: Path | None) -> Iterator[Path]
     else:
         for text in sorted(glob("/".join(wanted), root_dir=base)):  # noqa: PTH207
             parts = zip(PurePath(text).parts, wanted, strict=True)
-            if any(is_passed_over(part) and want[0] in "*?[" for part, want in parts):
+            if any(is_hidden(part) and want[0] in "*?[" for part, want in parts):
                 continue
             if (base / text).is_file() or (base / text).is_dir():
                 yield base / text
@@ -181,5 +181,5 @@ def _is_known(suffix: str) -> bool:
 
 def _below(folder: Path, out: Path | None) -> list[Path]:
     """Return the files below `folder`, sorted, without hidden files and files in `out`."""
-    paths = sorted(files_below(folder, without=out), key=lambda path: path.split("/"))
+    paths = sorted(iter_files(folder, without=out), key=lambda path: path.split("/"))
     return [folder / path for path in paths]

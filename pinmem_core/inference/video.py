@@ -14,7 +14,7 @@ from PIL import Image
 
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress
-from pinmem_core.files import staged_folder, whole_file
+from pinmem_core.files import atomic_file, staged_folder
 from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.writers import (
     FORMATS,
@@ -25,7 +25,7 @@ from pinmem_core.inference.writers import (
     render,
     write_prediction,
 )
-from pinmem_core.parallel import in_parallel, prefetched
+from pinmem_core.parallel import parallel_map, prefetch
 
 if TYPE_CHECKING:
     import av
@@ -178,7 +178,7 @@ def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
     import av
 
     with (
-        whole_file(path) as partial,
+        atomic_file(path) as partial,
         partial.open("wb") as file,
         av.open(file, "w", format="mp4") as container,
     ):
@@ -243,7 +243,7 @@ def _written(
     """Yield (height, width) of each frame after its outputs are written."""
     wanted = analyze_options(output.format for output in job.outputs)
     with ExitStack() as stack:
-        frames = stack.enter_context(closing(prefetched(video.frames)))
+        frames = stack.enter_context(closing(prefetch(video.frames)))
         sinks = [stack.enter_context(_sink(output, video)) for output in job.outputs]
         seen = (
             _Seen(number, frame, predictor.analyze(frame.pixels, **wanted))
@@ -255,7 +255,7 @@ def _written(
                 sink(item)
             return item.prediction.train_ids.shape
 
-        yield from stack.enter_context(closing(in_parallel(write, seen, 1, waiting=3)))
+        yield from stack.enter_context(closing(parallel_map(write, seen, 1, waiting=3)))
 
 
 def _of_one_size(frames: Iterable[Frame], source: Path, on_event: Listener) -> Iterator[Frame]:

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from pinmem_core.config import LossConfig
-from pinmem_core.distributed import sum_over_ranks, world_size
+from pinmem_core.distributed import all_reduce_sum, world_size
 from pinmem_core.label_space import IGNORE_INDEX
 from pinmem_core.models import Segmenter
 from pinmem_core.models.decoders.base import resize
@@ -53,7 +53,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: Logits, (N, K, h, w); they are resized to the labels.
         labels: Labels, (N, H, W), in 0..K-1; 255 is ignored.
     """
-    labelled = sum_over_ranks((labels != IGNORE_INDEX).sum()).to(logits.dtype)
+    labelled = all_reduce_sum((labels != IGNORE_INDEX).sum()).to(logits.dtype)
     return divided_cross_entropy(logits, labels, labelled.clamp(min=1) / world_size())
 
 
@@ -70,7 +70,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, balance: float) -> Te
         return cross_entropy(logits, labels)
     pixels = labels.flatten()
     counts = labels.new_zeros(IGNORE_INDEX + 1).scatter_add_(0, pixels, torch.ones_like(pixels))
-    counts = sum_over_ranks(counts[: logits.shape[1]]).to(logits.dtype)
+    counts = all_reduce_sum(counts[: logits.shape[1]]).to(logits.dtype)
     weights = torch.where(counts > 0, counts.clamp(min=1) ** -balance, 0)
     divisor = (weights * counts).sum().clamp(min=1e-12) / world_size()
     return divided_cross_entropy(logits, labels, divisor, weights)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinmem_core.distributed import sum_over_ranks, world_size
+from pinmem_core.distributed import all_reduce_sum, world_size
 from pinmem_core.label_space import IGNORE_INDEX
 
 
@@ -53,7 +53,7 @@ def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
     sums, counts = torch.einsum("nkhw,ndhw->kd", masks, features), masks.sum(dim=(0, 2, 3))
     if world_size() == 1:
         return sums, counts
-    of_all = sum_over_ranks(torch.cat([sums, counts[:, None]], dim=1))  # one collective for both
+    of_all = all_reduce_sum(torch.cat([sums, counts[:, None]], dim=1))  # one collective for both
     return of_all[:, :-1], of_all[:, -1]
 
 

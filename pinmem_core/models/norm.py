@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinmem_core.distributed import gather_over_ranks, sum_over_ranks, world_size
+from pinmem_core.distributed import all_gather_tensor, all_reduce_sum, world_size
 
 _SUMMED = 4096
 """Pixels that torch sums in float32 at a time; the limit keeps rounding errors small."""
@@ -166,7 +166,7 @@ def _moments_of_all(input: Tensor) -> tuple[Tensor, Tensor]:
     values = _widened(input)
     mean = values.mean(dim=(0, 2, 3))
     variance = (values - mean[:, None, None]).square_().mean(dim=(0, 2, 3))
-    means, variances = gather_over_ranks(torch.stack([mean, variance])).unbind(dim=1)
+    means, variances = all_gather_tensor(torch.stack([mean, variance])).unbind(dim=1)
     mean = means.mean(dim=0)
     return mean, (variances + (means - mean).square()).mean(dim=0)
 
@@ -197,7 +197,7 @@ class _Normalize(torch.autograd.Function):
             _widened(gradients[0]), values, weight, mean, variance, None, None, False, ctx.eps,
             [True, True, True],
         )  # fmt: skip
-        of_all = sum_over_ranks(torch.stack([of_weight, of_bias])) / count
+        of_all = all_reduce_sum(torch.stack([of_weight, of_bias])) / count
         inverse = (variance + ctx.eps).rsqrt()
         slope = weight * inverse.square() * of_all[0]
         offset = weight * inverse * of_all[1] - slope * mean

@@ -22,10 +22,10 @@ from pinmem_core.documents import json_text, read_json_object, read_toml
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.home import register_run
 from pinmem_core.inference import get_protocol
-from pinmem_core.locks import locked
+from pinmem_core.locks import hold_lock
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.training import resume, train
 from pinmem_core.training.setup import resolve
@@ -254,7 +254,7 @@ def run_study(
         if report_path(folder, variant, seed).exists():
             continue
         try:
-            with locked(lock_path(folder, variant, seed), f"run {variant}-{seed}", on_event):
+            with hold_lock(lock_path(folder, variant, seed), f"run {variant}-{seed}", on_event):
                 if report_path(folder, variant, seed).exists():
                     continue  # another process has just finished it
                 on_event(Notice(f"run {number} of {len(runs)}: {variant}, seed {seed}"))
@@ -275,7 +275,7 @@ def _complete(
     run, trained = run_path(folder, variant, seed), sweep.variants[variant].of
     noted = settings_path(folder, variant, seed)
     noted.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(noted, json_text(sweep.settings_of(variant, seed), indent=1).encode())
+    write_atomic(noted, json_text(sweep.settings_of(variant, seed), indent=1).encode())
     if trained:
         _adopt(run_path(folder, trained, seed), run, sweep.config(variant, seed))
     elif not (run / "scores.json").exists():
@@ -287,7 +287,7 @@ def _complete(
     report = evaluate_run(str(run), sweep.scored(), protocol=sweep.protocol, on_event=on_event)
     path = report_path(folder, variant, seed)
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, report.as_text().encode())
+    write_atomic(path, report.as_text().encode())
 
 
 def _adopt(trained: Path, run: Path, config: TrainConfig) -> None:

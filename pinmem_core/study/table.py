@@ -11,7 +11,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.evaluation.bootstrap import mean_paired_interval
 from pinmem_core.evaluation.compare import SavedReport
 from pinmem_core.evaluation.results import LEVEL
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.study.sweep import Sweep, report_path
 
 
@@ -195,8 +195,8 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
     rows = {name: _row(sweep, name, reports) for name in sweep.variants if reports[name]}
     protocol = next(r for by_seed in reports.values() for r in by_seed.values()).protocol
     table = StudyTable(sweep.title, f"{protocol['name']}: {protocol['description']}", rows)
-    write_whole(folder / "study.json", (json_text(table.as_json(), indent=1) + "\n").encode())
-    write_whole(folder / "study.md", table.as_markdown().encode())
+    write_atomic(folder / "study.json", (json_text(table.as_json(), indent=1) + "\n").encode())
+    write_atomic(folder / "study.md", table.as_markdown().encode())
     return table
 
 

@@ -15,7 +15,7 @@ from pinmem_core.checkpoints.model_card import ModelMetrics
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
-from pinmem_core.errors import ConfigError, DataError, MachineError, quoted
+from pinmem_core.errors import ConfigError, DataError, MachineError, shell_join
 from pinmem_core.evaluation import Scores
 from pinmem_core.evaluation.plots import plot_cosines
 from pinmem_core.evaluation.results import RECORD
@@ -26,7 +26,7 @@ from pinmem_core.files import (
     remove_leftovers,
     remove_partial_files,
     restore_folder,
-    write_whole,
+    write_atomic,
 )
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, save_checkpoint
@@ -83,7 +83,7 @@ class RunFolder:
         if (self.path / _SCORES).exists():
             raise ConfigError(
                 f"the run {self.path} is already finished.",
-                f"Score it with: pinmem eval {quoted(self.path)}",
+                f"Score it with: pinmem eval {shell_join(self.path)}",
             )
         path = self.path / _CONFIG
         if not path.exists():
@@ -224,7 +224,7 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         if self.writes:
-            write_whole(self.path / name, (json_text(content, indent=2) + "\n").encode())
+            write_atomic(self.path / name, (json_text(content, indent=2) + "\n").encode())
 
 
 def _metrics_line(line: dict[str, Any]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pinmem_core.config import ComputeConfig, TrainConfig
 from pinmem_core.data.batches import Domain
 from pinmem_core.data.loader import DomainLoader
 from pinmem_core.distributed import (
-    copy_from_first_rank,
+    broadcast_tensors,
     on_first_rank,
     rank,
     started_by_torchrun,
@@ -104,7 +104,7 @@ def initial_segmenter(
         loaded = on_first_rank(
             lambda: segmenter.backbone.load_pretrained(source, download=download)
         )
-        copy_from_first_rank([*segmenter.backbone.state_dict().values()])
+        broadcast_tensors([*segmenter.backbone.state_dict().values()])
         if not loaded:
             message = (
                 f"the weights {source} of {name} are not on this machine: training downloads them"

@@ -9,7 +9,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, step_seed
-from pinmem_core.distributed import all_gather, average_over_ranks, rank, sum_over_ranks
+from pinmem_core.distributed import all_gather, all_reduce_mean, all_reduce_sum, rank
 from pinmem_core.errors import PinMemError
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import StepResult
@@ -135,7 +135,7 @@ class TrainStep:
         for parameter in self.segmenter.parameters():
             # With zero instead of None, weight decay and momentum would change a frozen parameter.
             parameter.grad = sums.get(parameter)
-        average_over_ranks(list(sums.values()))
+        all_reduce_mean(list(sums.values()))
         phases = results[0].losses
         return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
 
@@ -173,7 +173,7 @@ class LossWatch:
     def judge(self, result: StepResult) -> None:
         """Set `bad` on the device if a loss is not finite; call this before the optimizer steps."""
         totals = torch.stack([losses.total.detach() for losses in result.losses.values()])
-        bad = sum_over_ranks((~totals.isfinite()).any().to(self.bad))
+        bad = all_reduce_sum((~totals.isfinite()).any().to(self.bad))
         torch.maximum(self.bad, bad.clamp(max=1), out=self.bad)
 
     def note(self, iteration: int, result: StepResult, batch: Batch) -> None:

@@ -19,15 +19,15 @@ from pinmem_core.data.samples import ids_of
 from pinmem_core.devices import compiling_explained, pick_device
 from pinmem_core.distributed import (
     all_gather,
+    all_reduce_mean,
     any_rank,
-    average_over_ranks,
     local_rank,
     on_first_rank,
     process_group,
     rank,
     world_size,
 )
-from pinmem_core.errors import DataError, StoppedRunError, quoted
+from pinmem_core.errors import DataError, StoppedRunError, shell_join
 from pinmem_core.evaluation import (
     Scores,
     Target,
@@ -40,7 +40,7 @@ from pinmem_core.evaluation.evaluate import comparison_sheet
 from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, Speed, ignore
 from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
-from pinmem_core.locks import locked
+from pinmem_core.locks import hold_lock
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
 from pinmem_core.training.optim import learning_rate
@@ -149,7 +149,7 @@ def _alone_in(folder: RunFolder, on_event: Listener) -> AbstractContextManager[N
     """Lock the folder of a run; the first of several processes holds the lock for all."""
     if not folder.writes:
         return nullcontext()
-    return locked(folder.lock, f"the run {folder.path}", on_event)
+    return hold_lock(folder.lock, f"the run {folder.path}", on_event)
 
 
 def _complete(trainer: "_Trainer") -> RunResult:
@@ -160,7 +160,9 @@ def _complete(trainer: "_Trainer") -> RunResult:
             scores = trainer.run()
     except BaseException as error:
         if folder.is_saved() and not isinstance(error, StoppedRunError):
-            hint = f"'pinmem train --resume {quoted(folder.path)}' goes on from the last snapshot"
+            hint = (
+                f"'pinmem train --resume {shell_join(folder.path)}' goes on from the last snapshot"
+            )
             on_event(Notice(hint, warning=True))
         raise
     if folder.writes:
@@ -373,7 +375,7 @@ class _Trainer(ExitStack):
     def _stopped(self, done: int) -> StoppedRunError:
         return StoppedRunError(
             f"stopped at iteration {done}/{self.config.iterations}; the checkpoint is saved.",
-            f"Resume with: pinmem train --resume {quoted(self.folder.path)}",
+            f"Resume with: pinmem train --resume {shell_join(self.folder.path)}",
         )
 
     def _forward_unless_stopped(self, event: Event) -> None:
@@ -394,7 +396,7 @@ def _step_metrics(batch: Batch, result: StepResult) -> dict[str, float]:
         for name, term in {**losses.terms, "total": losses.total}.items()
     }
     means = torch.stack([*terms.values()])
-    average_over_ranks([means])
+    all_reduce_mean([means])
     redrawn = sum(all_gather(batch.redrawn))
     return {"redrawn": redrawn, **dict(zip(terms, means.tolist(), strict=True))}
 

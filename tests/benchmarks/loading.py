@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from pinmem_core.config import TrainConfig, validate
-from pinmem_core.data.batches import Crops, Domain
-from pinmem_core.data.loader import draw_ahead
+from pinmem_core.data.batches import CropDataset, Domain
+from pinmem_core.data.loader import prefetch_crops
 from pinmem_core.data.samples import Sample
-from pinmem_core.data.transforms import Appearance, appear, draw_geometry
+from pinmem_core.data.transforms import Appearance, augment_photometric, draw_geometry
 from pinmem_core.images import write_png
 from pinmem_core.synthetic import draw_scene
 
@@ -83,7 +83,8 @@ def stages(samples: dict[str, list[Sample]]) -> None:
     )
     print(f"geometry (scale, crop, flip): {milliseconds(cuts):.1f} ms")
     finishes = (
-        lambda c=crop, a=look: appear(c, a) for crop, look in zip(crops, looks, strict=True)
+        lambda c=crop, a=look: augment_photometric(c, a)
+        for crop, look in zip(crops, looks, strict=True)
     )
     print(f"appearance (jitter, blur, normalise): {milliseconds(finishes):.1f} ms\n")
 
@@ -92,11 +93,11 @@ def images_per_second(samples: list[Sample], *, finish: bool) -> float:
     """Return what one loading process draws in a second of its time, the most of several rounds."""
     domains = [Domain(name, tuple(samples)) for name in ("a", "b")]
     config = settings()
-    crops = Crops(domains, config, range(config.batch), finish=finish)
+    crops = CropDataset(domains, config, range(config.batch), finish=finish)
     rates = []
     for _ in range(ROUNDS):
         before = children_seconds()
-        ahead = draw_ahead(crops, range(ITERATIONS), workers=1, pin_memory=False)
+        ahead = prefetch_crops(crops, range(ITERATIONS), workers=1, pin_memory=False)
         count = sum(len(drawn.images) for drawn in ahead)
         rates.append(count / (children_seconds() - before))
     return max(rates)

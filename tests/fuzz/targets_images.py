@@ -14,7 +14,7 @@ from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, WrongError, 
 from fuzz.mutators import mutated_bytes
 from fuzz.readers import DamageError, read_png, shown
 from fuzz.targets_labels import _png, _with_chunks_changed
-from pinmem_core.images import check_picture, image_size, read_picture
+from pinmem_core.images import check_image, decode_image, image_size
 
 _PLAIN = ("1", "L", "RGB", "P", "CMYK", "YCbCr")
 
@@ -34,7 +34,7 @@ def _make_png(rng: Random) -> Case:
 
 def _read_png(case: Case, folder: Path) -> str:
     path = folder / "a.png"
-    picture = read_picture(path)
+    picture = decode_image(path)
     _check_size(path, picture.pixels.shape)
     try:
         expected = shown(read_png(case.files["a.png"]))
@@ -53,7 +53,7 @@ def _accepted_though(case: Case, folder: Path, damage: str) -> str:
     if not case.files["a.png"].startswith(b"\x89PNG"):
         return ACCEPTED
     try:
-        check_picture(folder / "a.png")
+        check_image(folder / "a.png")
     except Exception:
         return ACCEPTED
     raise WrongError(f"damage was missed: {damage}")
@@ -76,7 +76,7 @@ def _make(rng: Random) -> Case:
 
 def _read(case: Case, folder: Path) -> str:
     name = next(iter(case.files))
-    pixels = read_picture(folder / name).pixels
+    pixels = decode_image(folder / name).pixels
     _check_size(folder / name, pixels.shape)
     if case.intact:
         known, tolerance = case.known

@@ -16,7 +16,7 @@ from pinmem_core.config import TrainConfig, nested, validate
 from pinmem_core.data.batches import Domain
 from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.samples import Sample
-from pinmem_core.data.transforms import Appearance, appear
+from pinmem_core.data.transforms import Appearance, augment_photometric
 from pinmem_core.images import write_png
 from pinmem_core.synthetic import draw_scene
 
@@ -85,7 +85,7 @@ def appearance(row: Row, options: Namespace) -> None:
     for number in range(8):
         looks = [Appearance(8 * number + i, strong=bool(i % 2)) for i in range(8)]
         began = time.perf_counter()
-        appear(images, looks).sum().item()
+        augment_photometric(images, looks).sum().item()
         times.append(time.perf_counter() - began)
     row.values["ms of 8 crops"] = 1e3 * sorted(times)[len(times) // 2]
 

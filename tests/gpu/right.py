@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from pinmem_core.config import ModelConfig, TrainConfig, nested, validate
 from pinmem_core.data.batches import Batch
-from pinmem_core.distributed import sum_over_ranks
+from pinmem_core.distributed import all_reduce_sum
 from pinmem_core.errors import PinMemError
 from pinmem_core.inference import PROTOCOLS, Predictor, load
 from pinmem_core.methods.losses import training_losses
@@ -327,7 +327,7 @@ def _half(rank: int, device: str, folder: str) -> None:
     norm = PortableSyncBatchNorm(8).double().to(device)
     output = norm(part)
     output.square().mean().backward()
-    total = sum_over_ranks(part.detach().sum(dim=0))
+    total = all_reduce_sum(part.detach().sum(dim=0))
     content = {"output": output, "gradient": part.grad, "variance": norm.running_var, "sum": total}
     torch.save({k: v.detach().cpu() for k, v in content.items()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

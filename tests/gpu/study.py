@@ -34,7 +34,7 @@ from pinmem_cli.output import exit_code, show_error  # noqa: E402
 from pinmem_core.data.catalog import get_card  # noqa: E402
 from pinmem_core.data.prepare import prepare  # noqa: E402
 from pinmem_core.errors import ConfigError, PinMemError  # noqa: E402
-from pinmem_core.files import write_whole  # noqa: E402
+from pinmem_core.files import write_atomic  # noqa: E402
 from pinmem_core.home import dataset_root  # noqa: E402
 from pinmem_core.images import write_png  # noqa: E402
 from pinmem_core.study import Sweep, read_sweep  # noqa: E402
@@ -114,7 +114,7 @@ class Runs:
         }
         calls = [*map(json.loads, lines), call]
         data = {"meta": self.meta, "calls": calls, **results(self.sweep, self.folder)}
-        write_whole(self.output, (json.dumps(data, indent=1) + "\n").encode())
+        write_atomic(self.output, (json.dumps(data, indent=1) + "\n").encode())
         return data
 
     def _heed(self, number: int, frame: object) -> None:

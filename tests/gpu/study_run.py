@@ -16,7 +16,7 @@ from pinmem_core.checkpoints.hub import CHECKPOINT
 from pinmem_core.errors import PinMemError, StoppedRunError
 from pinmem_core.evaluation.report import evaluate_run
 from pinmem_core.events import Event, Progress, Speed
-from pinmem_core.files import write_whole
+from pinmem_core.files import write_atomic
 from pinmem_core.study import Sweep, run_study
 from pinmem_core.study.sweep import report_path, run_path
 
@@ -95,4 +95,4 @@ def _score_unfinished(one: OneRun, folder: Path) -> None:
     report = evaluate_run(str(run), one.scored(), protocol=one.protocol)
     path = unfinished_path(folder, *one.chosen)
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, report.as_text().encode())
+    write_atomic(path, report.as_text().encode())
