@@ -184,7 +184,7 @@ def test_the_page_says_the_figures_and_what_made_them(page, report):
         assert f">{100 * scores.miou:.1f}<" in page and f"{scores.pixels:,}" in page
         assert f"{100 * scores.iou['road']:.1f}" in page
     assert "20.0 to 30.0" in page and "ab" * 32 in page
-    assert report.origin.words in page and "d-town:night" in page
+    assert report.origin.protocol_text in page and "d-town:night" in page
 
 
 def test_the_page_has_landmarks(page):

@@ -76,21 +76,12 @@ class ModelMetrics:
             scores: Content of `scores.json`.
             protocol: Name and description of the protocol.
         """
-        return cls(
-            protocol,
-            tuple(
-                DomainMetrics(
-                    name,
-                    saved.get("seen", True if phase == "source" else None),
-                    None,
-                    saved["images"],
-                    saved["miou"],
-                    saved["iou"],
-                )
-                for phase in ("target", "source")
-                for name, saved in scores[phase].items()
-            ),
+        domains = (
+            _domain(name, saved, seen=True if phase == "source" else None)
+            for phase in ("target", "source")
+            for name, saved in scores[phase].items()
         )
+        return cls(protocol, tuple(domains))
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> Self:
@@ -98,19 +89,22 @@ class ModelMetrics:
         protocol = report["protocol"]
         return cls(
             f"{protocol['name']}: {protocol['description']}, {report['precision']}",
-            tuple(
-                DomainMetrics(
-                    name,
-                    saved.get("seen"),
-                    saved["split"],
-                    saved["images"],
-                    saved["miou"],
-                    saved["iou"],
-                    (saved["interval"]["low"], saved["interval"]["high"]),
-                )
-                for name, saved in report["targets"].items()
-            ),
+            tuple(_domain(name, saved) for name, saved in report["targets"].items()),
         )
+
+
+def _domain(name: str, saved: Mapping[str, Any], seen: bool | None = None) -> DomainMetrics:
+    """Return the metrics of a domain; `seen` is the default of files that do not say it."""
+    interval = saved.get("interval")
+    return DomainMetrics(
+        name,
+        saved.get("seen", seen),
+        saved.get("split"),
+        saved["images"],
+        saved["miou"],
+        saved["iou"],
+        None if interval is None else (interval["low"], interval["high"]),
+    )
 
 
 def is_ours(path: Path) -> bool:
@@ -158,7 +152,22 @@ def model_card(
 
 
 def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str) -> ModelCardData:
-    results = _eval_results(metrics) if metrics else []
+    results = []
+    protocol = metrics.protocol.partition(":")[0] if metrics else ""
+    for domain in metrics.domains if metrics else ():
+        if domain.seen is False and domain.miou is not None and math.isfinite(domain.miou):
+            dataset, _, part = domain.name.partition("@")[0].partition(":")
+            result = EvalResult(
+                task_type="image-segmentation",
+                dataset_type=dataset,
+                dataset_config=part or None,
+                dataset_name=domain.name,
+                dataset_split=domain.split,
+                metric_type="mean_iou",
+                metric_name=f"mIoU, protocol {protocol}",
+                metric_value=round(domain.miou, 4),
+            )
+            results.append(result)
     return ModelCardData(
         library_name="pinmem",
         pipeline_tag="image-segmentation",
@@ -169,30 +178,6 @@ def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str
         metrics=["mean_iou"],
         model_name=name,
         eval_results=results or None,
-    )
-
-
-def _eval_results(metrics: ModelMetrics) -> list[EvalResult]:
-    protocol = metrics.protocol.partition(":")[0]
-    unseen = (domain for domain in metrics.domains if domain.seen is False)
-    return [
-        _eval_result(domain, domain.miou, protocol)
-        for domain in unseen
-        if domain.miou is not None and math.isfinite(domain.miou)
-    ]
-
-
-def _eval_result(domain: DomainMetrics, miou: float, protocol: str) -> EvalResult:
-    dataset, _, part = domain.name.partition("@")[0].partition(":")
-    return EvalResult(
-        task_type="image-segmentation",
-        dataset_type=dataset,
-        dataset_config=part or None,
-        dataset_name=domain.name,
-        dataset_split=domain.split,
-        metric_type="mean_iou",
-        metric_name=f"mIoU, protocol {protocol}",
-        metric_value=round(miou, 4),
     )
 
 

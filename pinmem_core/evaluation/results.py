@@ -257,15 +257,23 @@ class Origin:
         """
         with (checkpoint / WEIGHTS).open("rb") as weights:
             digest = hashlib.file_digest(weights, "sha256").hexdigest()
+        kind = predictor.device.type
+        cpu = platform.processor() or platform.machine()
+        device = torch.cuda.get_device_name(predictor.device) if kind == "cuda" else cpu
         return cls(
             checkpoint=checkpoint,
             weights_sha256=digest,
             name=name,
             protocol=predictor.protocol,
             precision=precision,
-            device=_described(predictor.device),
+            device=f"{kind} ({device})",
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=_versions(),
+            versions={
+                "pinmem": __version__,
+                "Python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+            },
         )
 
     @property
@@ -274,7 +282,7 @@ class Origin:
         return run_folder(self.checkpoint).resolve().name
 
     @property
-    def words(self) -> str:
+    def protocol_text(self) -> str:
         """Name and description of the protocol."""
         return f"{self.name}: {self.protocol.describe()}"
 
@@ -293,21 +301,6 @@ class Origin:
             "date": self.date,
             "versions": dict(self.versions),
         }
-
-
-def _described(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({platform.processor() or platform.machine()})"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "pinmem": __version__,
-        "Python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-    }
 
 
 SCHEMA_VERSION = 2
@@ -370,7 +363,7 @@ class Report:
     @property
     def protocol(self) -> str:
         """Name and description of the protocol."""
-        return self.origin.words
+        return self.origin.protocol_text
 
     @property
     def checkpoint(self) -> Path:
