@@ -4,9 +4,13 @@ Long operations take a callback `on_event` and call it with one of the dataclass
 shows them as bars and lines, a notebook can plot them, a test collects them in a list.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+PROGRESS_INTERVAL = 0.1
+"""Seconds between two events of `ThrottledProgress`."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,25 @@ Listener = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Ignore the event; this is the default listener."""
+
+
+class ThrottledProgress:
+    """Send the progress of a task in bytes to a listener, about ten times a second.
+
+    Args:
+        task: Name of the task.
+        total: Total number of bytes; 0 if it is unknown.
+        on_event: Listener.
+    """
+
+    def __init__(self, task: str, total: int, on_event: Listener) -> None:
+        self._task = task
+        self._total = total
+        self._on_event = on_event
+        self._next = 0.0
+
+    def update(self, done: int, *, force: bool = False) -> None:
+        """Send that `done` bytes are finished, if the interval has passed or `force` is set."""
+        if force or time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_INTERVAL
+            self._on_event(Progress(self._task, done, self._total, "bytes"))

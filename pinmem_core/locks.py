@@ -15,7 +15,7 @@ from pathlib import Path
 from pinmem_core.errors import BusyError, MachineError
 from pinmem_core.events import Listener, Notice, ignore
 
-_PATIENCE = 1.0
+_WAIT_SECONDS = 1.0
 """Seconds to wait for another process."""
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
@@ -76,7 +76,9 @@ def hold_lock(lock: Path, what: str, on_event: Listener = ignore) -> Iterator[No
         message = f"the file system of {lock.parent} offers no locks ({error}); make sure that no "
         on_event(Notice(f"{message}other pinmem process uses {what}", warning=True))
     except OSError as error:
-        raise MachineError(f"cannot write {lock.parent}: {error.strerror or error}.") from error
+        reason = error.strerror or error
+        hint = "Name another folder, or change its permissions."
+        raise MachineError(f"cannot write {lock.parent}: {reason}.", hint) from error
     try:
         yield
     finally:
@@ -93,7 +95,7 @@ class _NoLocksError(Exception):
 
 def _acquire(lock: Path) -> int | None:
     """Return the descriptor of the locked file; None where the folder cannot be written to."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         descriptor = _open(lock)
         if descriptor is None:

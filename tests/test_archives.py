@@ -23,7 +23,8 @@ from archive_makers import (
 )
 from rar_writer import Entry, rar4
 
-from pinmem_core.data import archives, thread_pool
+from pinmem_core import events as events_module
+from pinmem_core.data import archives
 from pinmem_core.data.archive_readers import Member, exactly
 from pinmem_core.data.archives import (
     LARGEST_GROWTH,
@@ -104,7 +105,7 @@ def test_a_suffix_tells_an_archive(tmp_path, name, expected):
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 @each_format
 def test_progress_is_told_in_bytes_up_to_the_end(tmp_path, name, pause, monkeypatch):
-    monkeypatch.setattr(thread_pool, "PROGRESS_INTERVAL", pause)
+    monkeypatch.setattr(events_module, "PROGRESS_INTERVAL", pause)
     events: list[Progress] = []
     archive = make(tmp_path / name, *(Item(f"{i}.bin", os.urandom(9000)) for i in range(200)))
     extract(archive, tmp_path, on_event=events.append)

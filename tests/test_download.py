@@ -14,6 +14,7 @@ import zipfile
 from collections import namedtuple
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from pathlib import Path
 
 import platformdirs
@@ -35,11 +36,12 @@ from pinmem_core.data.access import (
 from pinmem_core.data.card import Archive, DatasetCard, Layout
 from pinmem_core.data.catalog import write_card
 from pinmem_core.data.download import download, wanted
-from pinmem_core.data.http_range import Patience, new_session, retry_after
+from pinmem_core.data.http_range import RETRY, new_session
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Event, Notice, Progress
 
-HURRY = Patience(retries=3, first_wait=0.001, longest_wait=0.01, connect=2, read=2)
+HURRY = RETRY.new(total=3, backoff_factor=0.001, backoff_jitter=0.0, backoff_max=0.01)
+SHORT = (2.0, 2.0)
 GET, PARTIAL = "/a.zip", "a.zip.part"
 
 
@@ -88,7 +90,7 @@ def zip_of(site: Site, *paths: str, **values: object) -> DatasetCard:
 def fetch(card: DatasetCard, folder: Path, **values: object) -> list[Event]:
     """Download, and see that the result is `DATA` and nothing else."""
     events: list[Event] = []
-    settings = {"patience": HURRY, "on_event": events.append} | values
+    settings = {"retry": HURRY, "timeout": SHORT, "on_event": events.append} | values
     assert download(card, folder, **settings) == [folder / "a.zip"]
     assert (folder / "a.zip").read_bytes() == DATA
     assert not list(folder.glob("*.part*"))
@@ -98,7 +100,7 @@ def fetch(card: DatasetCard, folder: Path, **values: object) -> list[Event]:
 def refuse(card: DatasetCard, folder: Path, **values: object) -> str:
     """Download, and see that it fails with one sentence and without a result."""
     with pytest.raises((ConfigError, DataError, MachineError)) as error:
-        download(card, folder, patience=HURRY, **values)
+        download(card, folder, retry=HURRY, timeout=SHORT, **values)
     assert error.value.message.endswith(".") and "\n" not in error.value.message
     assert error.value.hint
     assert not (folder / "a.zip").exists()
@@ -133,7 +135,7 @@ def test_a_connection_that_keeps_breaking_brings_the_file_in_the_end(site, folde
     site.moods[GET] = [Mood(cut=rng.randrange(1, 9_000)) for _ in range(20)]
     fetch(zip_of(site, **checksum), folder)
     starts = [int(text[6:-1]) for text in site.ranges(GET)[1:]]
-    assert len(starts) == 20 > HURRY.retries  # every new byte resets the count
+    assert len(starts) == 20 > 3  # every new byte resets the count
     assert starts == sorted(starts) and all(
         request.headers["If-Range"] for request in site.gets(GET)[1:]
     )
@@ -143,7 +145,7 @@ def test_an_address_that_brings_nothing_new_is_given_up(site, folder):
     site.always[GET] = Mood(cut=0)
     message = refuse(zip_of(site), folder)
     assert site.url(GET) in message and "4 times in a row" in message
-    assert len(site.gets(GET)) == HURRY.retries + 1
+    assert len(site.gets(GET)) == 3 + 1
 
 
 def test_a_server_without_ranges_is_asked_for_the_whole(site, folder):
@@ -156,7 +158,7 @@ def test_a_server_without_ranges_is_asked_for_the_whole(site, folder):
 def test_a_server_without_ranges_that_always_breaks_is_given_up(site, folder):
     site.always[GET] = Mood(deaf=True, cut=50_000)
     refuse(zip_of(site), folder)
-    assert len(site.gets(GET)) == HURRY.retries + 2
+    assert len(site.gets(GET)) == 3 + 2
 
 
 def test_a_server_that_gives_little_at_a_time_is_asked_for_more(site, folder):
@@ -221,28 +223,39 @@ def test_a_busy_server_is_asked_again(site, folder, status):
 def test_the_wait_that_a_server_asks_for_is_kept_within_limits(site, folder):
     site.moods[GET] = [Mood(status=429, headers={"Retry-After": "3600"})]
     start = time.monotonic()
-    fetch(zip_of(site), folder, patience=Patience(first_wait=0, longest_wait=0.3))
+    fetch(zip_of(site), folder, retry=HURRY.new(backoff_max=0.3))
     assert 0.3 <= time.monotonic() - start < 2
 
 
-def test_waits_double_up_to_the_longest():
-    patience = Patience(first_wait=1, longest_wait=60)
-    for failures, most in ((0, 1), (1, 1), (2, 2), (4, 8), (6, 32), (9, 60)):
-        assert most / 2 <= patience.wait(failures) <= most
-    assert patience.wait(1, asked=5) == 5 and patience.wait(1, asked=1e6) == 60
+def test_waits_double_up_to_the_longest(site, folder):
+    site.moods[GET] = [Mood(status=503)] * 5
+    fetch(zip_of(site), folder, retry=HURRY.new(total=5, backoff_factor=0.05, backoff_max=0.15))
+    times = [request.time for request in site.gets(GET)]
+    waits = [later - earlier for earlier, later in pairwise(times)]
+    for wait, least in zip(waits, (0.05, 0.1, 0.15, 0.15, 0.15), strict=True):
+        assert least <= wait < least + 0.1
 
 
-def test_a_retry_after_is_seconds_or_a_date():
-    soon = datetime.now(UTC) + timedelta(seconds=30)
-    assert retry_after("17") == 17
-    assert 25 < (retry_after(format_datetime(soon, usegmt=True)) or 0) <= 30
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert retry_after(None) is None and retry_after("soon") is None
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        (format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), 0.3, 1),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0.2),
+        ("soon", 0, 0.2),
+        ("9" * 5000, 0, 0.2),
+    ],
+    ids=["future", "past", "text", "digits"],
+)
+def test_a_retry_after_may_be_a_date_or_nonsense(site, folder, header, least, most):
+    site.moods[GET] = [Mood(status=429, headers={"Retry-After": header})]
+    fetch(zip_of(site), folder, retry=HURRY.new(backoff_max=0.3))
+    first, second = site.gets(GET)
+    assert least <= second.time - first.time < most
 
 
 def test_a_server_that_falls_silent_is_asked_again(site, folder):
     site.moods[GET] = [Mood(pause=30)]
-    fetch(zip_of(site), folder, patience=Patience(first_wait=0, read=0.2))
+    fetch(zip_of(site), folder, timeout=(2, 0.2))
     first, second = site.ranges(GET)
     assert first is None and second is not None
 
@@ -322,7 +335,7 @@ def test_a_body_without_an_end_is_cut_off(site, folder, told, hidden, monkeypatc
 def test_a_continuation_without_an_end_is_cut_off(site, folder):
     site.moods[GET] = [Mood(cut=50_000)]
     site.always[GET] = Mood(endless=True)
-    assert f"more than the {len(DATA)} bytes" in refuse(zip_of(site), folder)
+    assert f"more than the expected {len(DATA)} bytes" in refuse(zip_of(site), folder)
 
 
 def test_a_size_far_beyond_the_cards_is_refused_before_it_is_fetched(site, folder):
@@ -355,7 +368,7 @@ def test_a_length_that_is_no_number_is_no_length(site, folder, length):
 
 def test_a_redirect_to_what_is_no_text_is_an_error_in_words(site, folder):
     site.always[GET] = Mood(status=302, headers={"Location": "http://127.0.0.1/\xff\xfe"})
-    assert "no address that can be fetched from" in refuse(zip_of(site), folder)
+    assert "no address that can be downloaded from" in refuse(zip_of(site), folder)
 
 
 # Several addresses, several files
@@ -381,7 +394,7 @@ def test_a_certificate_that_is_not_trusted_is_told_with_the_remedy(site, folder,
 
     monkeypatch.setattr(requests.Session, "get", distrust)
     with pytest.raises(DataError, match="certificate that this machine does not trust") as error:
-        download(zip_of(site), folder, patience=HURRY)
+        download(zip_of(site), folder, retry=HURRY, timeout=SHORT)
     assert "REQUESTS_CA_BUNDLE" in (error.value.hint or "")
 
 
@@ -408,7 +421,7 @@ def test_a_part_from_another_query_is_not_continued(site, folder):
         site.files[f"{GET}?token=secret{number}"] = zipped(int(number))
     site.moods[f"{GET}?token=secret1"] = [Mood(cut=50_000), Mood(status=404)]
     refuse(zip_of(site, f"{GET}?token=secret1"), folder)
-    download(zip_of(site, f"{GET}?token=secret2"), folder, patience=HURRY)
+    download(zip_of(site, f"{GET}?token=secret2"), folder, retry=HURRY, timeout=SHORT)
     assert (folder / "a.zip").read_bytes() == zipped(2)
     assert site.ranges(f"{GET}?token=secret2") == [None]
 
@@ -434,7 +447,7 @@ def test_several_files_come_at_a_time(site, folder, jobs):
     site.files |= {f"/{number}.zip": zipped(number, 30_000) for number in range(5)}
     archives = [Archive(file=path[1:], url=site.url(path), part=path[1]) for path in site.files]
     card = card_of(*archives)
-    paths = download(card, folder, jobs=jobs, patience=HURRY)
+    paths = download(card, folder, jobs=jobs, retry=HURRY, timeout=SHORT)
     assert [path.read_bytes() for path in paths] == list(site.files.values())
     assert not [path for path in folder.iterdir() if ".part" in path.name]
 
@@ -447,7 +460,7 @@ def test_the_first_failure_ends_the_other_transfers_soon_and_keeps_what_came(sit
     files = [Archive(file=path[1:], url=site.url(path)) for path in (GET, "/b.zip")]
     start = time.monotonic()
     with pytest.raises(DataError, match=r"b\.zip answered 404"):
-        download(card_of(*files), folder, patience=Patience(first_wait=0.01))
+        download(card_of(*files), folder, retry=HURRY)
     assert time.monotonic() - start < 1.5
     assert (folder / PARTIAL).stat().st_size > 0 and (folder / "b.zip.part").exists()
 
@@ -465,7 +478,7 @@ def test_a_thread_that_does_not_end_keeps_nobody_waiting(monkeypatch):
             raise DataError("no.")
 
     with pytest.raises(DataError):
-        thread_pool.run_all(work, [True, False], 2, thread_pool.Stop())
+        thread_pool.run_all(work, [True, False], 2, thread_pool.CancelToken())
     assert deaf[0].is_alive() and deaf[0].daemon
     end.set()
 
@@ -488,7 +501,7 @@ def test_a_wrong_file_is_set_aside_with_a_word_and_fetched(site, folder, checksu
     for name, other in (("a.zip.wrong", zipped(1)), ("a.zip.wrong-2", zipped(2))):
         (folder / "a.zip").write_bytes(other)
         (warning,) = warnings(fetch(card, folder))
-        assert warning.endswith(f"is now called {name}, and fetched anew.")
+        assert warning.endswith(f"it is renamed to {name} and downloaded again.")
         assert (folder / name).read_bytes() == other
 
 
@@ -611,7 +624,7 @@ def test_a_killed_download_goes_on_where_it_was(site, folder, child):
 def test_two_processes_do_not_fetch_the_same(site, folder, child):
     site.always[GET] = Mood()
     message = refuse(zip_of(site), folder)
-    assert message == f"another pinmem is fetching {folder / 'a.zip'}."
+    assert message == f"another pinmem process is using {folder / 'a.zip'}."
     assert len(site.gets(GET)) == 1
 
 
@@ -674,7 +687,7 @@ def test_a_full_disk_is_named(site, folder, monkeypatch):
 def test_what_a_person_has_to_fetch_is_told_in_steps(folder):
     steps = ("Register at example.org.", "Fetch the files.")
     card = card_of(Archive(file="a.zip"), Archive(file="b.zip"), steps=steps)
-    with pytest.raises(ConfigError, match=r"cannot fetch a\.zip, b\.zip of toytown") as error:
+    with pytest.raises(ConfigError, match=r"cannot download a\.zip, b\.zip of toytown") as error:
         download(card, folder)
     assert error.value.hint == (
         "1. Register at example.org.\n2. Fetch the files.\n"
@@ -684,7 +697,7 @@ def test_what_a_person_has_to_fetch_is_told_in_steps(folder):
 
 
 def test_what_pinmem_draws_is_not_fetched(folder):
-    with pytest.raises(ConfigError, match="toytown is drawn, not fetched"):
+    with pytest.raises(ConfigError, match="toytown is drawn, not downloaded"):
         download(card_of(draw=lambda folder, told: None), folder)
 
 

@@ -15,9 +15,9 @@ from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.http_range import (
     CERTIFICATE_HINT,
-    Patience,
-    distrusts,
+    TIMEOUT,
     explain,
+    is_untrusted,
     origin,
     require_encryption,
 )
@@ -26,23 +26,28 @@ from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.files import write_atomic
 from pinmem_core.home import home
 
+CITYSCAPES_ORIGINS = frozenset(
+    {"https://www.cityscapes-dataset.com:443", "https://cityscapes-dataset.com:443"}
+)
+"""Scheme, host and port of the sites that receive the stored Cityscapes credentials."""
+
 
 def accepted(card: DatasetCard) -> bool:
-    """Return whether the terms of `card`, as they are worded now, were accepted."""
+    """Return whether the user has accepted the current terms of `card`."""
     return _accepted_terms().get(card.name) == _fingerprint(card)
 
 
 def accept(card: DatasetCard) -> None:
-    """Remember that the user accepts the terms of `card`."""
+    """Record that the user accepts the terms of `card`."""
     terms = _accepted_terms() | {card.name: _fingerprint(card)}
-    write_atomic(_file(), (json.dumps(terms, indent=2, sort_keys=True) + "\n").encode())
+    write_atomic(_terms_file(), (json.dumps(terms, indent=2, sort_keys=True) + "\n").encode())
 
 
 def require_accepted(card: DatasetCard) -> None:
-    """Do nothing where the terms of `card` are accepted or need not be.
+    """Check that the terms of `card` are accepted, if they must be.
 
     Raises:
-        ConfigError: They have to be accepted first.
+        ConfigError: The user must accept them first.
     """
     if card.must_accept and not accepted(card):
         where = card.terms_url or card.homepage or "the dataset's terms"
@@ -58,39 +63,35 @@ def _fingerprint(card: DatasetCard) -> str:
 
 
 def _accepted_terms() -> dict[str, Any]:
-    """Return what was accepted; a file that cannot be understood accepts nothing."""
     try:
-        return read_json_object(_file())
+        return read_json_object(_terms_file())
     except DataError:
         return {}
 
 
-def _file() -> Path:
+def _terms_file() -> Path:
     return home() / "terms.json"
-
-
-CITYSCAPES_ORIGINS = frozenset(
-    {"https://www.cityscapes-dataset.com:443", "https://cityscapes-dataset.com:443"}
-)
-"""Where the stored credentials for Cityscapes may go: scheme, host and port."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user name and its password, which is never shown."""
+    """A user name and its password, which `repr` omits."""
 
     username: str
     password: str = field(repr=False)
 
 
 def find_credentials(login: str) -> Credentials | None:
-    """Return what the user has stored for the site with the form at `login`.
+    """Return the stored credentials for a login form.
 
-    Only Cityscapes has such a place: CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD, else the file
-    that cityscapesScripts keeps. They go to no other origin, whatever a card says.
+    Only Cityscapes has stored credentials: the environment variables CITYSCAPES_USERNAME and
+    CITYSCAPES_PASSWORD, or the file of cityscapesScripts. No other origin receives them.
+
+    Args:
+        login: Address of the form.
 
     Raises:
-        ConfigError: The file holds something else, or the form is sent without encryption.
+        ConfigError: The file is invalid, or the form is not encrypted.
     """
     require_encryption(login)
     if origin(login) not in CITYSCAPES_ORIGINS:
@@ -99,11 +100,22 @@ def find_credentials(login: str) -> Credentials | None:
     password = os.environ.get("CITYSCAPES_PASSWORD")
     if username and password:
         return Credentials(username, password)
-    return _from_file(_official_file())
+    path = _credentials_file()
+    try:
+        if not path.exists():
+            return None
+        stored = read_json_object(path)
+        return Credentials(str(stored["username"]), str(stored["password"]))
+    except (OSError, DataError, KeyError):
+        # The cause would carry the file's text, and with it the password.
+        raise ConfigError(
+            f"{path} does not hold a user name and a password.",
+            "Let cityscapesScripts ('csDownload') write it anew, or delete it.",
+        ) from None
 
 
 def require_credentials(card: DatasetCard, login: str, given: Credentials | None) -> Credentials:
-    """Return `given` credentials for a dataset, else those that are stored.
+    """Return the `given` credentials, or the stored ones.
 
     Raises:
         ConfigError: There are none.
@@ -116,7 +128,7 @@ def require_credentials(card: DatasetCard, login: str, given: Credentials | None
     if origin(login) in CITYSCAPES_ORIGINS:
         hint += (
             "; or set CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD; or let cityscapesScripts "
-            f"('csDownload') store them in {_official_file()}"
+            f"('csDownload') store them in {_credentials_file()}"
         )
     raise ConfigError(
         f"{card.name} is given to accounts only, and no user name is known.", f"{hint}."
@@ -124,53 +136,35 @@ def require_credentials(card: DatasetCard, login: str, given: Credentials | None
 
 
 def log_in(
-    session: requests.Session, url: str, credentials: Credentials, patience: Patience | None = None
+    session: requests.Session,
+    url: str,
+    credentials: Credentials,
+    timeout: tuple[float, float] = TIMEOUT,
 ) -> None:
-    """Fill in the form at `url`, so that `session` may fetch what the account may.
+    """Log in with the form at `url`; the session keeps the cookies.
 
     Raises:
-        ConfigError: The site does not accept the credentials, or would get them in plain text.
-        DataError: The site cannot be reached, or is out of order.
+        ConfigError: The site refuses the credentials, or the form is not encrypted.
+        DataError: The site cannot be reached, or answers with an error.
     """
     require_encryption(url)
     form = {"username": credentials.username, "password": credentials.password, "submit": "Login"}
-    timeout = (patience or Patience()).timeout
+    prefix = f"cannot log in: {redact_url(url)}"
     try:
-        with session.get(url, allow_redirects=False, stream=True, timeout=timeout):
-            pass  # it sets the cookies that the form needs
-        with session.post(
-            url, data=form, allow_redirects=False, stream=True, timeout=timeout
-        ) as answer:
-            status = answer.status_code
+        session.get(url, allow_redirects=False, stream=True, timeout=timeout).close()  # cookies
+        answer = session.post(url, data=form, allow_redirects=False, stream=True, timeout=timeout)
+        answer.close()
     except requests.RequestException as error:
-        raise _failed(url, explain(error), CERTIFICATE_HINT if distrusts(error) else None) from None
-    if status >= 500:
-        raise _failed(url, f"answered {status}")
-    if status != 302:
+        hint = CERTIFICATE_HINT if is_untrusted(error) else "Try again later."
+        raise DataError(f"{prefix} {explain(error)}.", hint) from None
+    if answer.status_code >= 500:
+        raise DataError(f"{prefix} answered {answer.status_code}.", "Try again later.")
+    if answer.status_code != 302:
         raise ConfigError(
             f"{redact_url(url)} does not accept the password of '{credentials.username}'.",
             "Try the same user name and password in a browser.",
         )
 
 
-def _failed(url: str, reason: str, hint: str | None = None) -> DataError:
-    return DataError(f"cannot log in: {redact_url(url)} {reason}.", hint or "Try again later.")
-
-
-def _official_file() -> Path:
-    """Return where cityscapesScripts keeps credentials; pinmem only ever reads it."""
+def _credentials_file() -> Path:
     return Path(platformdirs.user_data_dir("cityscapesscripts", "cityscapes"), "credentials.json")
-
-
-def _from_file(path: Path) -> Credentials | None:
-    try:
-        if not path.exists():
-            return None
-        stored = read_json_object(path)
-        return Credentials(str(stored["username"]), str(stored["password"]))
-    except (OSError, DataError, KeyError):
-        # The cause would carry the file's text, and with it the password.
-        raise ConfigError(
-            f"{path} does not hold a user name and a password.",
-            "Let cityscapesScripts ('csDownload') write it anew, or delete it.",
-        ) from None

@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import lzma
-import re
 import stat
 import struct
 import tarfile
@@ -15,21 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from stat import S_ISDIR
-from typing import IO, Protocol, Self, cast
+from typing import IO, Any, Self, cast
 
 from pinmem_core.errors import DataError, MachineError
 
 BLOCK = 2**20
-"""Bytes that are read at a time."""
-
+"""Number of bytes that are read at a time."""
 MOST_MEMBERS = 500_000
-"""Members that an archive may hold."""
+"""Maximum number of members of an archive."""
 
 FILE = "a file"
 FOLDER = "a folder"
 ENCRYPTED = "encrypted"
-
 _SPECIAL = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFCHR: "a device",
@@ -44,29 +40,29 @@ class Member:
     """One entry of an archive."""
 
     name: str
-    """Its path as the archive tells it."""
+    """Path in the archive, unchecked."""
     size: int = 0
-    """How many bytes it says it has once unpacked."""
+    """Unpacked size in bytes, according to the archive."""
     kind: str = FILE
-    """`FILE`, `FOLDER`, or in words what else it is."""
+    """`FILE`, `FOLDER`, or a description of another type."""
 
 
 Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
-"""Members with their bytes, which must be read, if at all, before the next member is asked for."""
+"""Members with their bytes, which must be read, if at all, before the next member."""
 
 
 class Reader(ABC):
-    """Reads one archive.
+    """Reader of one archive.
 
     Args:
-        archive: The file.
+        archive: Path of the archive.
     """
 
     def __init__(self, archive: Path) -> None:
         self.archive = archive
 
     def listing(self) -> Iterator[Member]:
-        """Yield the members beforehand; none where only reading all of it would tell."""
+        """Yield the members; none if the archive has no list of them."""
         return iter(())
 
     @abstractmethod
@@ -79,7 +75,7 @@ class Reader(ABC):
         """
 
     def position(self) -> int | None:
-        """Return how many bytes of the file have been read, where that is known."""
+        """Return the number of bytes of the archive that have been read, None if unknown."""
         return None
 
 
@@ -88,7 +84,7 @@ class UnsupportedError(MachineError):
 
 
 def refused(archive: Path, fault: str) -> DataError:
-    """Return the error for an archive that it would be unsafe to unpack."""
+    """Return the error for an archive that is unsafe to unpack."""
     return DataError(
         f"{archive} is not unpacked: {fault}.",
         "Get the archive from its official source again.",
@@ -96,12 +92,12 @@ def refused(archive: Path, fault: str) -> DataError:
 
 
 def too_many_members(archive: Path, most: int = MOST_MEMBERS) -> DataError:
-    """Return the error for an archive of more members than any dataset has."""
+    """Return the error for an archive with more than `most` members."""
     return refused(archive, f"it holds more than {most:,} members")
 
 
 def refused_member(archive: Path, name: str, fault: str) -> DataError:
-    """Return the error for the member `name` that it would be unsafe to unpack."""
+    """Return the error for a member that is unsafe to unpack."""
     return refused(archive, f"its member {name[:200]!r} {fault}")
 
 
@@ -113,7 +109,7 @@ def damaged(archive: Path, reason: object) -> DataError:
 
 @contextmanager
 def damage_named(archive: Path) -> Iterator[None]:
-    """Turn what Python's readers raise over a damaged archive into a `DataError`."""
+    """Convert the errors of Python's readers for a damaged archive to a `DataError`."""
     try:
         yield
     except (
@@ -130,7 +126,7 @@ def damage_named(archive: Path) -> Iterator[None]:
 
 
 def exactly(archive: Path, member: Member, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of a member, never more than it said it has.
+    """Yield the bytes of a member, never more than its size.
 
     Raises:
         DataError: It has more or fewer.
@@ -147,91 +143,28 @@ def exactly(archive: Path, member: Member, blocks: Iterator[bytes]) -> Iterator[
 
 
 def special_kind(mode: int) -> str | None:
-    """Return in words what a Unix mode stands for, None for files and folders."""
+    """Return a description of the type in a Unix mode, None for files and folders."""
     return _SPECIAL.get(stat.S_IFMT(mode))
 
 
-ZIP = "a zip archive"
-TAR = "a tar archive"
-GZIP = "a gzip archive"
-BZIP2 = "a bzip2 archive"
-XZ = "an xz archive"
-RAR = "a RAR archive"
-
-_SIGNATURES = {
-    TAR: rb".{257}ustar",
-    ZIP: rb"PK(\x03\x04|\x05\x06|\x07\x08)",
-    GZIP: rb"\x1f\x8b",
-    RAR: rb"Rar!\x1a\x07",
-    "a 7z archive": rb"7z\xbc\xaf\x27\x1c",
-    BZIP2: rb"BZh",
-    XZ: rb"\xfd7zXZ",
-    "a web page": rb"(\xef\xbb\xbf)?\s*<",
-}
-_MAY_BEGIN_OTHERWISE = (ZIP, TAR)  # behind a program that unpacks them; before there was "ustar"
-
-
-def require_signature(path: Path, kind: str) -> None:
-    """Refuse a file that is something else than its name promises.
-
-    Args:
-        path: The file.
-        kind: What it should be: one of this module's constants.
-
-    Raises:
-        DataError: It cannot be read, is empty, or looks like something else.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}.") from error
-    if not head:
-        raise DataError(f"{path} is empty.", "Fetch it again.")
-    found = _kind_of(head)
-    if found == kind or (found is None and kind in _MAY_BEGIN_OTHERWISE):
-        return
-    beginning = head.lstrip().split(b"\n")[0][:40].decode("ascii", "replace")
-    raise DataError(
-        f"{path} is not {kind}: it looks like {found or 'something else'} "
-        f"(it starts with {beginning!r}).",
-        "Fetch it again; where the site gave a page instead, log in or accept its terms first.",
-    )
-
-
-def _kind_of(head: bytes) -> str | None:
-    fits = (kind for kind, pattern in _SIGNATURES.items() if re.match(pattern, head, re.DOTALL))
-    return next(fits, None)
-
-
 _ENCRYPTED_FLAG = 0x1
-_END = b"PK\x05\x06"  # begins the record at the end of every zip
-_END_64 = b"PK\x06\x06"  # begins the record before it, where numbers take more than 32 bits
+_END = b"PK\x05\x06"  # end of central directory record
+_END_64 = b"PK\x06\x06"  # the same for zip64
 _LONGEST_END = 22 + 0xFFFF
-_IN_ZIP64 = 0xFFFF  # says that the number stands elsewhere
-_LARGEST_DIRECTORY = 48 * 2**20
-"""Bytes of the list of members, which is read into memory; a short name takes 50."""
+_IN_ZIP64 = 0xFFFF  # placeholder for a number in the zip64 record
+_LARGEST_DIRECTORY = 48 * 2**20  # zipfile reads it into memory; a short name takes 50 bytes
 
 
 class ZipReader(Reader):
-    """Reads a zip archive."""
+    """Reader of a zip archive, which checks the checksums."""
 
     def listing(self) -> Iterator[Member]:
-        """Yield what the directory at the archive's end lists.
-
-        Raises:
-            DataError: The directory is damaged, or the archive is one piece of several.
-        """
+        """Yield the members in the central directory."""
         with self._open() as file:
             yield from map(_zip_member, file.infolist())
 
     def contents(self) -> Contents:
-        """Yield the members with their bytes; their checksums are checked.
-
-        Raises:
-            DataError: The archive is damaged, encrypted, or one piece of several.
-            UnsupportedError: It is compressed in a way that Python does not know.
-        """
+        """Yield the members with their bytes."""
         with self._open() as file:
             for info in file.infolist():
                 yield _zip_member(info), self._blocks(file, info)
@@ -239,7 +172,13 @@ class ZipReader(Reader):
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
         disk, count, directory = _read_end(self.archive)
-        _require_one_piece(self.archive, disk)
+        pieces = [self.archive.with_suffix(suffix) for suffix in (".z01", ".Z01")]
+        if disk not in (0, _IN_ZIP64) or any(piece.exists() for piece in pieces):
+            joined = f"{self.archive.stem}-joined.zip"
+            raise DataError(
+                f"{self.archive} is the last of several pieces of one archive.",
+                f"Join them with 'zip -s 0 {self.archive.name} --out {joined}', and name {joined}.",
+            )
         if directory > _LARGEST_DIRECTORY:
             raise too_many_members(self.archive)
         with self._errors_named(), zipfile.ZipFile(self.archive) as file:
@@ -266,34 +205,19 @@ class ZipReader(Reader):
 
 
 def _zip_member(info: zipfile.ZipInfo) -> Member:
-    return Member(info.orig_filename, info.file_size, _kind(info))
-
-
-def _kind(info: zipfile.ZipInfo) -> str:
     mode = info.external_attr >> 16
-    if special := special_kind(mode):
-        return special
-    if info.orig_filename.endswith(("/", "\\")) or S_ISDIR(mode):
-        return FOLDER
-    return ENCRYPTED if info.flag_bits & _ENCRYPTED_FLAG else FILE
-
-
-def _require_one_piece(archive: Path, disk: int) -> None:
-    pieces = [archive.with_suffix(suffix) for suffix in (".z01", ".Z01")]
-    if disk not in (0, _IN_ZIP64) or any(piece.exists() for piece in pieces):
-        joined = f"{archive.stem}-joined.zip"
-        raise DataError(
-            f"{archive} is the last of several pieces of one archive.",
-            f"Join them with 'zip -s 0 {archive.name} --out {joined}', and name {joined}.",
-        )
+    kind = ENCRYPTED if info.flag_bits & _ENCRYPTED_FLAG else FILE
+    if info.orig_filename.endswith(("/", "\\")) or stat.S_ISDIR(mode):
+        kind = FOLDER
+    return Member(info.orig_filename, info.file_size, special_kind(mode) or kind)
 
 
 def _read_end(archive: Path) -> tuple[int, int, int]:
-    """Return what the record at the end of a zip says.
+    """Read the end of central directory record.
 
     Returns:
-        Which of several pieces this is, counted from 0; the number of members; and the bytes that
-        the list of the members takes, or an upper bound of them.
+        The number of this disk (0 for an archive of one piece), the number of members, and an upper
+        bound of the size in bytes of the central directory.
     """
     size = archive.stat().st_size
     with archive.open("rb") as file:
@@ -310,11 +234,9 @@ def _read_end(archive: Path) -> tuple[int, int, int]:
     return disk, count, min(directory, size)
 
 
-_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
 _XZ_MEMORY = 2**28  # xz takes 65 MiB for its best compression; a hostile header claims 4 GiB
-_LONGEST_HEADER = 2**20  # names and attributes are read into memory
-
-_KINDS = {
+_LONGEST_HEADER = 2**20  # tarfile reads names and attributes into memory
+_TAR_KINDS = {
     tarfile.DIRTYPE: FOLDER,
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -331,101 +253,79 @@ _HEADERS = (
 )
 
 
-class Stream(Protocol):
-    """Whatever bytes can be read from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes, none at the end."""
-
-
 class TarReader(Reader):
-    """Reads a tar archive from its beginning to its end; it has no list of its members."""
+    """Reader of a tar archive, which has no list of its members."""
 
     _file: BufferedReader | None = None
 
     def contents(self) -> Contents:
-        """Yield the members with their bytes; the compressor's checksum is checked at the end.
-
-        Raises:
-            DataError: The archive is damaged.
-        """
-        with self.archive.open("rb") as file:
+        """Yield the members with their bytes; the compressor's checksum is checked at the end."""
+        with self.archive.open("rb") as file, damage_named(self.archive):
             self._file = file
-            yield from tar_contents(self.archive, _decompressed(file))
+            stream = _decompressed(file)
+            with tarfile.open(
+                fileobj=stream, mode="r|", bufsize=BLOCK, tarinfo=_StrictTarInfo
+            ) as tar:
+                while info := tar.next():
+                    kind = FILE if info.isfile() else _TAR_KINDS.get(info.type, "a special file")
+                    yield Member(info.name, info.size, kind), self._blocks(tar, info)
+                    tar.members.clear()  # type: ignore[attr-defined]  # may fill the memory
+            while stream.read(BLOCK):
+                pass
 
     def position(self) -> int:
-        """Return how many bytes of the file have been read."""
+        """Return the number of bytes of the archive that have been read."""
         return self._file.tell() if self._file else 0
 
+    def _blocks(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+        with damage_named(self.archive):
+            file = tar.extractfile(info) if info.isfile() else None
+            while file and (block := file.read(BLOCK)):
+                yield block
 
-def _decompressed(file: BufferedReader) -> Stream:
+
+def _decompressed(file: BufferedReader) -> IO[bytes]:
     head = file.peek(6)
-    if head.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=file)
-    if head.startswith(_BZIP2):
+    if head.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
+    if head.startswith(b"BZh"):
         return bz2.BZ2File(file)
-    return _XzStream(file) if head.startswith(_XZ) else file
+    return cast("IO[bytes]", _XzFile(file)) if head.startswith(b"\xfd7zXZ") else file
 
 
-class _XzStream:
-    """Decompresses xz within `_XZ_MEMORY`, which `lzma.LZMAFile` does not offer."""
+class _XzFile:
+    """Decompress xz within `_XZ_MEMORY`; `lzma.LZMAFile` has no limit."""
 
     def __init__(self, file: BufferedReader) -> None:
-        self._file = file
-        self._stream: lzma.LZMADecompressor | None = None
-        self._data = b""
+        self._blocks = self._decompress(file)
 
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes, none at the end."""
-        while True:
-            if self._stream is None:
-                # Streams may follow each other, with zeros in between.
-                while not (data := self._data.lstrip(b"\0")):
-                    if not self._refill():
-                        return b""
-                self._data = data
-                self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-            elif self._stream.needs_input and not self._data and not self._refill():
-                raise EOFError
-            block = self._stream.decompress(self._data, size)
-            self._data = b""
-            if self._stream.eof:
-                self._data, self._stream = self._stream.unused_data, None
-            if block:
-                return block
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most `BLOCK`."""
+        return next(self._blocks, b"")
 
-    def _refill(self) -> bool:
-        self._data = self._file.read(BLOCK)
-        return bool(self._data)
-
-
-def tar_contents(archive: Path, stream: Stream) -> Contents:
-    """Yield the members of a tar archive that comes as a stream, which is read to its end.
-
-    Args:
-        archive: The file to name in errors.
-        stream: What comes.
-
-    Raises:
-        DataError: The stream is damaged.
-    """
-    file = cast("IO[bytes]", stream)
-    with (
-        damage_named(archive),
-        tarfile.open(fileobj=file, mode="r|", bufsize=BLOCK, tarinfo=_StrictTarInfo) as tar,
-    ):
-        while info := tar.next():
-            yield _tar_member(info), _blocks(archive, tar, info)
-            tar.members.clear()  # type: ignore[attr-defined]  # may be more than memory holds
-        while stream.read(BLOCK):
-            pass
+    def _decompress(self, file: BufferedReader) -> Iterator[bytes]:
+        stream: lzma.LZMADecompressor | None = None
+        data = b""
+        while data or (stream and not stream.needs_input) or (data := file.read(BLOCK)):
+            if stream is None:
+                data = data.lstrip(b"\0")  # zeros may separate streams
+                if not data:
+                    continue
+                stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+            if block := stream.decompress(data, BLOCK):
+                yield block
+            data = b""
+            if stream.eof:
+                data, stream = stream.unused_data, None
+        if stream:
+            raise EOFError
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A header; unlike its parent's, a damaged one is no end of the archive."""
+    """A tar header; unlike with its base class, a damaged one does not end the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
         try:
             info = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -435,15 +335,3 @@ class _StrictTarInfo(tarfile.TarInfo):
         if info.type in _HEADERS and info.size > _LONGEST_HEADER:
             raise tarfile.ReadError("a header is too long")
         return info
-
-
-def _tar_member(info: tarfile.TarInfo) -> Member:
-    kind = FILE if info.isfile() else _KINDS.get(info.type, "a special file")
-    return Member(info.name, info.size, kind)
-
-
-def _blocks(archive: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
-    with damage_named(archive):
-        file = tar.extractfile(info) if info.isfile() else None
-        while file and (block := file.read(BLOCK)):
-            yield block

@@ -1,4 +1,4 @@
-"""Safe extraction of archives: complete or not at all, and never outside of the folder."""
+"""Safe extraction of archives: completely or not at all, and never outside of the folder."""
 
 import os
 import re
@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pinmem_core.data.archive_readers import (
-    BZIP2,
     ENCRYPTED,
     FILE,
     FOLDER,
-    GZIP,
     MOST_MEMBERS,
-    RAR,
-    TAR,
-    XZ,
-    ZIP,
     Member,
     Reader,
     TarReader,
@@ -28,45 +22,115 @@ from pinmem_core.data.archive_readers import (
     exactly,
     refused,
     refused_member,
-    require_signature,
     too_many_members,
 )
 from pinmem_core.data.rar import rar_readers
-from pinmem_core.data.thread_pool import Meter
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError, MachineError
-from pinmem_core.events import Listener, ignore
+from pinmem_core.events import Listener, ThrottledProgress, ignore
 from pinmem_core.files import remove_leftovers, restore_folder, staged_folder, write_atomic
 from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.paths import folder_size
 
 MARKER = ".archive.json"
-"""Name of the file in which pinmem notes what a folder was unpacked from."""
-
+"""Name of the file that records the archive from which a folder was unpacked."""
 LARGEST_GROWTH = 200
-"""How many times its own size an archive may grow by being unpacked."""
+"""Maximum ratio of an archive's unpacked size to its own size."""
 SMALL = 64 * 2**20
-"""To so many bytes it may grow in any case."""
+"""Unpacked size in bytes that is allowed for any archive."""
 
+_SIZE = "unpacked_bytes"  # key in `MARKER`: size of all files but `MARKER` itself
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_PATH, _LONGEST_NAME = 2048, 255
 _DRIVE = re.compile(r"[A-Za-z]:")
+_KINDS = {
+    "zip": "a zip archive",
+    "tar": "a tar archive",
+    "tar.gz": "a gzip archive",
+    "tgz": "a gzip archive",
+    "tar.bz2": "a bzip2 archive",
+    "tbz2": "a bzip2 archive",
+    "tar.xz": "an xz archive",
+    "txz": "an xz archive",
+    "rar": "a RAR archive",
+}
+_SIGNATURES = {
+    "a tar archive": rb".{257}ustar",
+    "a zip archive": rb"PK(\x03\x04|\x05\x06|\x07\x08)",
+    "a gzip archive": rb"\x1f\x8b",
+    "a RAR archive": rb"Rar!\x1a\x07",
+    "a 7z archive": rb"7z\xbc\xaf\x27\x1c",
+    "a bzip2 archive": rb"BZh",
+    "an xz archive": rb"\xfd7zXZ",
+    "a web page": rb"(\xef\xbb\xbf)?\s*<",
+}
+_SUFFIX = f"(?P<suffix>{'|'.join(map(re.escape, _KINDS))})"
+_NAME = re.compile(rf"(?P<stem>.*[^.])\.{_SUFFIX}", re.IGNORECASE | re.DOTALL)
+_COPY = re.compile(rf"(?P<stem>.*[^. ]) ?\(\d{{1,3}}\)\.{_SUFFIX}", re.IGNORECASE)
+_COPY_BY_WGET = re.compile(rf"(?P<name>.*[^.]\.{_SUFFIX})\.\d{{1,3}}", re.IGNORECASE)
+_OTHER_ARCHIVES = re.compile(
+    r".*\.(7z|gz|bz2|xz|zst|lzma|z\d\d|(zip|7z)\.\d{3}|(zip|rar|tar|tgz|gz)\.(part|crdownload))",
+    re.IGNORECASE,
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether pinmem unpacks a file, according to its name."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def original_name(name: str) -> str:
+    """Return the name of an archive without the number that browsers and wget add to a copy.
+
+    "NAME (1).zip" and "NAME.zip.1" are copies of "NAME.zip".
+    """
+    if match := _COPY.fullmatch(name):
+        return f"{match['stem']}.{match['suffix']}"
+    match = _COPY_BY_WGET.fullmatch(name)
+    return match["name"] if match else name
+
+
+def resembles_archive(name: str) -> bool:
+    """Return whether a name is that of an archive, even of a kind that pinmem does not unpack."""
+    return bool(_NAME.fullmatch(original_name(name)) or _OTHER_ARCHIVES.fullmatch(name))
+
+
+def stem(name: str) -> str:
+    """Return the name of an archive without its suffix, which is the name of its folder.
+
+    Raises:
+        DataError: It is not an archive by its name.
+    """
+    return _parse(name)["stem"]
+
+
+def _parse(name: str) -> re.Match[str]:
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise DataError(
+            f"{name} is no archive that pinmem can unpack.",
+            f"It unpacks {', '.join(f'.{suffix}' for suffix in _KINDS)}.",
+        )
+    return match
 
 
 def allowed_growth(archive: Path) -> int:
-    """Return to how many bytes an archive of its size may unpack."""
+    """Return the maximum unpacked size of an archive in bytes."""
     return max(SMALL, LARGEST_GROWTH * archive.stat().st_size)
 
 
 class Audit:
-    """Admits the members of an archive one after the other.
+    """Check of the members of an archive, one after the other.
+
+    The same rules hold for zip, tar and RAR. They are stricter than the `data` filter of tarfile,
+    which admits links, names that occur twice and absolute paths.
 
     Args:
-        archive: The file that holds them.
-        limit: Bytes that they may have together; None for what the archive's size allows.
+        archive: Path of the archive.
+        limit: Maximum unpacked size in bytes; None for `allowed_growth`.
 
     Attributes:
-        total: Bytes that the members admitted so far say they have.
+        total: Sum of the sizes of all members so far in bytes, according to the archive.
     """
 
     def __init__(self, archive: Path, limit: int | None = None) -> None:
@@ -79,37 +143,31 @@ class Audit:
         self._folders: set[str] = {""}
 
     def admit(self, member: Member) -> str | None:
-        """Return where a member belongs below the target folder, None if it is not wanted.
+        """Return the path of a member below the target folder, None for one to leave out.
 
         Raises:
             DataError: The member, or all so far together, would be unsafe to unpack.
         """
-        self._count_in(member)
-        name = member.name.replace("\\", "/")
-        fault = _fault_of_name(name) or _fault_of_kind(member.kind)
-        if fault:
-            raise self._refused(member, fault)
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if parts[:1] == ["__MACOSX"] or parts[-1:] == [".DS_Store"]:
-            return None
-        *parents, path = accumulate(parts, "{}/{}".format) if parts else [""]
-        if fault := self._fault_of_place(path, parents, member.kind):
-            raise self._refused(member, fault)
-        self._folders.update(parents)
-        (self._folders if member.kind == FOLDER else self._files).add(path)
-        return path
-
-    def _count_in(self, member: Member) -> None:
         self._count += 1
         self.total += max(0, member.size)
         if self._count > MOST_MEMBERS:
             raise too_many_members(self._archive, MOST_MEMBERS)
         if self.total > self._limit:
-            raise refused(
-                self._archive,
-                f"it would grow to more than {LARGEST_GROWTH} times its own size, or that of the "
-                "archive that held it",
-            )
+            growth = f"it would grow to more than {LARGEST_GROWTH} times its own size"
+            raise refused(self._archive, f"{growth}, or that of the archive that held it")
+        name = member.name.replace("\\", "/")
+        fault = _fault_of_name(name)
+        if not fault and member.kind not in (FILE, FOLDER):
+            fault = f"is {member.kind}"
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if not fault and (parts[:1] == ["__MACOSX"] or parts[-1:] == [".DS_Store"]):
+            return None
+        *parents, path = accumulate(parts, "{}/{}".format) if parts else [""]
+        if fault := fault or self._fault_of_place(path, parents, member.kind):
+            raise refused_member(self._archive, member.name, fault)
+        self._folders.update(parents)
+        (self._folders if member.kind == FOLDER else self._files).add(path)
+        return path
 
     def _fault_of_place(self, path: str, parents: list[str], kind: str) -> str | None:
         if path in self._files:
@@ -121,9 +179,6 @@ class Audit:
         if path in self._folders:
             return "is both a file and a folder"
         return "has a name that pinmem keeps for itself" if path.casefold() == MARKER else None
-
-    def _refused(self, member: Member, fault: str) -> DataError:
-        return refused_member(self._archive, member.name, fault)
 
 
 def _fault_of_name(name: str) -> str | None:
@@ -139,62 +194,143 @@ def _fault_of_name(name: str) -> str | None:
     return None if name else "has no name"
 
 
-def _fault_of_kind(kind: str) -> str | None:
-    return None if kind in (FILE, FOLDER) else f"is {kind}"
-
-
-def drain(reader: Reader) -> None:
-    """Read all that an archive holds, which shows damage, and write nothing.
-
-    Raises:
-        DataError: It is damaged or encrypted.
-    """
-    with closing(reader.contents()) as contents:
-        for member, blocks in contents:
-            if member.kind == ENCRYPTED:
-                raise refused_member(reader.archive, member.name, f"is {ENCRYPTED}")
-            if member.kind == FILE:
-                for _ in exactly(reader.archive, member, blocks):
-                    pass
-
-
-def unpack(reader: Reader, folder: Path, on_event: Listener, limit: int | None = None) -> int:
-    """Write all members of an archive below an empty folder.
+def check_archive(path: Path, name: str | None = None) -> None:
+    """Read an archive to its end, which reveals damage.
 
     Args:
-        reader: Reads the archive.
-        folder: Where they belong.
-        on_event: Callback for progress events.
-        limit: Bytes that the members may have together; None for what the archive's size allows.
-
-    Returns:
-        Bytes that were written.
+        path: Path of the archive.
+        name: Future name of the archive, if it has another one now.
 
     Raises:
-        DataError: The archive is damaged, or a member is unsafe to unpack.
-        MachineError: The disk is too small.
+        DataError: It is not an archive, damaged or encrypted.
+        MachineError: No reader on this machine supports it.
     """
+
+    def read_all(reader: Reader) -> None:
+        with closing(reader.contents()) as contents:
+            for member, blocks in contents:
+                if member.kind == ENCRYPTED:
+                    raise refused_member(path, member.name, f"is {ENCRYPTED}")
+                if member.kind == FILE:
+                    for _ in exactly(path, member, blocks):
+                        pass
+
+    _read(path, name or path.name, read_all)
+
+
+def extract(
+    archive: Path,
+    parent: Path,
+    *,
+    name: str | None = None,
+    limit: int | None = None,
+    on_event: Listener = ignore,
+) -> Path:
+    """Unpack an archive into a folder of its name, unless that has been done before.
+
+    Args:
+        archive: A zip, a RAR, or a tar, which may be compressed by gzip, bzip2 or xz.
+        parent: Parent of the folder.
+        name: Name of the archive, if the file has another one.
+        limit: Maximum unpacked size in bytes, if it is below `allowed_growth`.
+        on_event: Callback for progress events.
+
+    Returns:
+        The folder. It appears complete or not at all.
+
+    Raises:
+        DataError: The archive is damaged or unsafe to unpack, or another folder is in its place.
+        MachineError: No reader on this machine supports it, or the disk is too small.
+    """
+    name = name or archive.name
+    folder = restore_folder(parent / stem(name))
+    mark, existing = _mark(archive), _mark_in(folder)
+    if existing is not None and mark.items() <= existing.items():
+        return folder
+    if folder.exists() and existing is None:
+        raise DataError(
+            f"{archive} is not unpacked: {folder} is in the way, and pinmem did not make it.",
+            "Move it elsewhere.",
+        )
+
+    def unpack(reader: Reader) -> None:
+        with staged_folder(folder) as staging:
+            size = _write_all(reader, staging, limit, on_event)
+            _write_mark(staging, {**mark, _SIZE: size})
+
+    with hold_lock(lock_file(folder), str(folder), on_event):
+        remove_leftovers(folder)
+        _read(archive, name, unpack)
+    return folder
+
+
+def _read(archive: Path, name: str, work: Callable[[Reader], None]) -> None:
+    """Call `work` with the first reader that supports the archive."""
+    suffix = _parse(name)["suffix"].lower()
+    _require_signature(archive, suffix)
+    if suffix == "rar":
+        readers = rar_readers(archive)
+    else:
+        readers = [ZipReader(archive) if suffix == "zip" else TarReader(archive)]
+    failures = []
+    for reader in readers:
+        try:
+            return work(reader)
+        except UnsupportedError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _require_signature(path: Path, suffix: str) -> None:
+    """Check that a file begins like an archive with its suffix."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}.") from error
+    if not head:
+        raise DataError(f"{path} is empty.", "Fetch it again.")
+    kinds = (kind for kind, pattern in _SIGNATURES.items() if re.match(pattern, head, re.DOTALL))
+    actual = next(kinds, None)
+    if actual == _KINDS[suffix] or (actual is None and suffix in ("zip", "tar")):
+        return  # a self-extracting zip, and a tar from before "ustar", begin with anything
+    beginning = head.lstrip().split(b"\n")[0][:40].decode("ascii", "replace")
+    raise DataError(
+        f"{path} is not {_KINDS[suffix]}: it looks like {actual or 'something else'} "
+        f"(it starts with {beginning!r}).",
+        "Fetch it again; where the site gave a page instead, log in or accept its terms first.",
+    )
+
+
+def _write_all(reader: Reader, folder: Path, limit: int | None, on_event: Listener) -> int:
+    """Check and write all members; return the number of written bytes."""
     archive = reader.archive
     size = archive.stat().st_size
-    declared = _audited(reader, limit)
-    _require_space(archive, folder, declared or size)
-    total = declared if reader.position() is None else size
-    meter = Meter(f"unpacking {archive.name}", total, on_event)
-    written = 0
-    for block in _write_all(reader, folder, limit):
-        written += block
-        position = reader.position()
-        meter.show(written if position is None else position)
-    meter.show(total or written, now=True)
-    return written
-
-
-def _audited(reader: Reader, limit: int | None) -> int:
-    """Audit the archive's list of members, if it has one; return their bytes."""
-    audit = Audit(reader.archive, limit)
+    audit = Audit(archive, limit)
     for member in reader.listing():
         audit.admit(member)
-    return audit.total
+    _require_space(archive, folder, audit.total or size)
+    total = audit.total if reader.position() is None else size
+    progress = ThrottledProgress(f"unpacking {archive.name}", total, on_event)
+    audit = Audit(archive, limit)
+    written = 0
+    with closing(reader.contents()) as contents:
+        for member, blocks in contents:
+            path = audit.admit(member)
+            if path is None:
+                continue
+            target = folder / path
+            if member.kind == FOLDER:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                for block in exactly(archive, member, blocks):
+                    written += file.write(block)
+                    position = reader.position()
+                    progress.update(written if position is None else position)
+    progress.update(total or written, force=True)
+    return written
 
 
 def _require_space(archive: Path, folder: Path, needed: int) -> None:
@@ -207,150 +343,11 @@ def _require_space(archive: Path, folder: Path, needed: int) -> None:
         )
 
 
-def _write_all(reader: Reader, folder: Path, limit: int | None) -> Iterator[int]:
-    """Audit and write one member after the other; yield how many bytes each write took."""
-    audit = Audit(reader.archive, limit)
-    with closing(reader.contents()) as contents:
-        for member, blocks in contents:
-            path = audit.admit(member)
-            if path is None:
-                continue
-            if member.kind == FOLDER:
-                (folder / path).mkdir(parents=True, exist_ok=True)
-            else:
-                yield from _write(folder / path, exactly(reader.archive, member, blocks))
-
-
-def _write(path: Path, blocks: Iterator[bytes]) -> Iterator[int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        for block in blocks:
-            yield file.write(block)
-
-
-_SIZE = "unpacked_bytes"
-"""Key of the bytes of all files in an unpacked folder, its `MARKER` not counted."""
-
-_KINDS = {
-    "zip": ZIP,
-    "tar": TAR,
-    "tar.gz": GZIP,
-    "tgz": GZIP,
-    "tar.bz2": BZIP2,
-    "tbz2": BZIP2,
-    "tar.xz": XZ,
-    "txz": XZ,
-    "rar": RAR,
-}
-_SUFFIX = f"(?P<suffix>{'|'.join(map(re.escape, _KINDS))})"
-_NAME = re.compile(rf"(?P<stem>.*[^.])\.{_SUFFIX}", re.IGNORECASE | re.DOTALL)
-_COPY = re.compile(rf"(?P<stem>.*[^. ]) ?\(\d{{1,3}}\)\.{_SUFFIX}", re.IGNORECASE)
-_COPY_BY_WGET = re.compile(rf"(?P<name>.*[^.]\.{_SUFFIX})\.\d{{1,3}}", re.IGNORECASE)
-_OTHER_ARCHIVES = re.compile(
-    r".*\.(7z|gz|bz2|xz|zst|lzma|z\d\d|(zip|7z)\.\d{3}|(zip|rar|tar|tgz|gz)\.(part|crdownload))",
-    re.IGNORECASE,
-)
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file's name says that it is an archive which pinmem unpacks."""
-    return _NAME.fullmatch(path.name) is not None
-
-
-def original_name(name: str) -> str:
-    """Return an archive's name without what browsers and wget add to that of a second copy.
-
-    "NAME (1).zip" and "NAME.zip.1" are copies of "NAME.zip".
-    """
-    if match := _COPY.fullmatch(name):
-        return f"{match['stem']}.{match['suffix']}"
-    match = _COPY_BY_WGET.fullmatch(name)
-    return match["name"] if match else name
-
-
-def resembles_archive(name: str) -> bool:
-    """Return whether a file's name is that of an archive, of a kind that pinmem unpacks or not."""
-    pattern = _NAME.fullmatch(original_name(name)) or _OTHER_ARCHIVES.fullmatch(name)
-    return pattern is not None
-
-
-def stem(name: str) -> str:
-    """Return an archive's name without its suffix: how the folder of its contents is called.
-
-    Raises:
-        DataError: It is no archive by its name.
-    """
-    return _parse(name)["stem"]
-
-
-def check_archive(path: Path, name: str | None = None) -> None:
-    """Read an archive to its end.
-
-    Args:
-        path: The file.
-        name: What it is going to be called, where it has another name as yet.
-
-    Raises:
-        DataError: It is no archive, damaged or encrypted.
-        MachineError: Nothing on this machine reads it.
-    """
-    _read(path, _kind(name or path.name), drain)
-
-
-def extract(
-    archive: Path,
-    parent: Path,
-    *,
-    name: str | None = None,
-    limit: int | None = None,
-    on_event: Listener = ignore,
-) -> Path:
-    """Unpack an archive into a folder that is named like it, unless that was done before.
-
-    Args:
-        archive: The file: a zip, a rar, or a tar, which gzip, bzip2 or xz may have compressed.
-        parent: Where the folder belongs.
-        name: The archive's name where the file is called otherwise.
-        limit: Bytes that it may unpack to, where that is less than an archive of its size may.
-        on_event: Callback for progress events.
-
-    Returns:
-        The folder; it appears whole or not at all.
-
-    Raises:
-        DataError: The archive is damaged or unsafe to unpack, or something is in its way.
-        MachineError: Nothing on this machine reads it, or the disk is too small.
-    """
-    name = name or archive.name
-    kind = _kind(name)
-    folder = restore_folder(parent / stem(name))
-    mark, there = _mark(archive), _mark_in(folder)
-    if there is not None and mark.items() <= there.items():
-        return folder
-    if folder.exists() and there is None:
-        raise DataError(
-            f"{archive} is not unpacked: {folder} is in the way, and pinmem did not make it.",
-            "Move it elsewhere.",
-        )
-
-    def work(reader: Reader) -> None:
-        with staged_folder(folder) as staging:
-            size = unpack(reader, staging, on_event, limit)
-            _write_mark(staging, {**mark, _SIZE: size})
-
-    with hold_lock(lock_file(folder), str(folder), on_event):
-        remove_leftovers(folder)
-        _read(archive, kind, work)
-    return folder
-
-
 def unpacked_bytes(folder: Path) -> int | None:
-    """Return the size of all files below a folder that an archive was unpacked into.
-
-    The files are not looked at, of which there may be a million.
+    """Return the recorded size of all files below an unpacked folder, without listing them.
 
     Returns:
-        None where `folder` is no such folder, or an earlier version of pinmem made it.
+        None if pinmem did not unpack `folder`, or an earlier version of it did.
     """
     size = (_mark_in(folder) or {}).get(_SIZE)
     if type(size) is not int or size < 0:
@@ -363,7 +360,7 @@ def unpacked_bytes(folder: Path) -> int | None:
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Let the block change the files below an unpacked folder, whose recorded size is renewed."""
+    """Let the block change the files below an unpacked folder, then record their new size."""
     mark = {key: value for key, value in (_mark_in(folder) or {}).items() if key != _SIZE}
     _write_mark(folder, mark)  # a block that fails, or is killed, leaves no wrong size
     yield
@@ -371,40 +368,8 @@ def changing(folder: Path) -> Iterator[None]:
     _write_mark(folder, {**mark, _SIZE: size})
 
 
-def _read(archive: Path, kind: str, work: Callable[[Reader], None]) -> None:
-    """Let the first reader that can read the archive do the work."""
-    require_signature(archive, kind)
-    failures = []
-    for reader in _readers(archive, kind):
-        try:
-            return work(reader)
-        except UnsupportedError as error:
-            failures.append(error)
-    raise failures[0]
-
-
-def _readers(archive: Path, kind: str) -> list[Reader]:
-    if kind == RAR:
-        return rar_readers(archive)
-    return [ZipReader(archive) if kind == ZIP else TarReader(archive)]
-
-
-def _kind(name: str) -> str:
-    return _KINDS[_parse(name)["suffix"].lower()]
-
-
-def _parse(name: str) -> re.Match[str]:
-    match = _NAME.fullmatch(name)
-    if not match:
-        raise DataError(
-            f"{name} is no archive that pinmem can unpack.",
-            f"It unpacks {', '.join(f'.{suffix}' for suffix in _KINDS)}.",
-        )
-    return match
-
-
 def _mark(archive: Path) -> dict[str, Any]:
-    """Return what tells this archive from others, and from itself after a change."""
+    """Return what identifies this version of an archive."""
     try:
         state = archive.stat()
     except OSError as error:
@@ -413,7 +378,7 @@ def _mark(archive: Path) -> dict[str, Any]:
 
 
 def _mark_in(folder: Path) -> dict[str, Any] | None:
-    """Return what `folder` was unpacked from, None where pinmem did not make it."""
+    """Return the content of `MARKER`, None for a folder that pinmem did not unpack."""
     if not (folder / MARKER).is_file():
         return None
     try:

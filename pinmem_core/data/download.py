@@ -1,160 +1,45 @@
-"""Downloads of the archives of a dataset, several at a time."""
+"""Verified downloads of the archives of a dataset, several at a time."""
 
+import hashlib
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import requests
-from filelock import FileLock, Timeout
+from requests.cookies import RequestsCookieJar
+from urllib3.util import Retry
 
 from pinmem_core.addresses import redact_url
 from pinmem_core.data.access import Credentials, log_in, require_accepted, require_credentials
+from pinmem_core.data.archives import check_archive, is_archive
 from pinmem_core.data.card import Archive, DatasetCard
 from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.http_range import (
-    Exchange,
-    InterruptionError,
-    Means,
-    Partial,
-    Patience,
-    RefusalError,
+    RETRY,
+    TIMEOUT,
+    PartialFile,
+    Transfer,
+    TransferError,
+    TransferOptions,
     new_session,
 )
-from pinmem_core.data.thread_pool import Stop, in_turn, run_all
-from pinmem_core.data.verification import (
-    find_fault,
-    find_fault_of_finished,
-    published,
-    record,
-    set_aside,
-)
+from pinmem_core.data.thread_pool import CancelToken, run_all, serialized
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
-from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.events import Listener, Notice, ThrottledProgress, ignore
+from pinmem_core.files import write_atomic
 from pinmem_core.home import archives_root
+from pinmem_core.locks import hold_lock, lock_file
 
-
-def fetch(archive: Archive, path: Path, means: Means) -> None:
-    """Make `path` the published bytes of `archive`, going on from what is there.
-
-    Raises:
-        DataError: No address gives it, or what came is not what was published.
-        MachineError: Another process is fetching it, or the disk does not take it.
-        StoppedError: It was given up.
-    """
-    with _locked(path):
-        if path.is_file():
-            fault = find_fault_of_finished(archive, path, means.on_event)
-            if not fault:
-                return
-            if not archive.url:
-                raise DataError(f"{path} {fault}.", "Fetch it again from its official source.")
-            set_aside(path, fault, means.on_event)
-        with means.open_session() as session:
-            _Transfer(archive, path, session, means).run()
-
-
-class _Transfer:
-    def __init__(
-        self, archive: Archive, path: Path, session: requests.Session, means: Means
-    ) -> None:
-        self._archive = archive
-        self._path = path
-        self._part = Partial(path)
-        self._session = session
-        self._means = means
-
-    def run(self) -> None:
-        """Fetch and verify; what comes out wrong is fetched once more from its beginning."""
-        urls = self._archive.url
-        fault = self._fetch_and_check(urls)
-        if fault:
-            message = f"{self._archive.file} {fault}; fetching it once more."
-            self._means.on_event(Notice(message, warning=True))
-            fault = self._fetch_and_check(urls[1:] + urls[:1])
-        if fault:
-            raise DataError(
-                f"{self._archive.file} {fault}, twice in a row.",
-                "The site may have changed the file: see whether a newer pinmem knows it, or put "
-                f"the right file into {self._path.parent} by hand.",
-            )
-        record(self._archive, self._path, self._part.path, self._means.on_event)
-        self._part.become(self._path)
-
-    def _fetch_and_check(self, urls: tuple[str, ...]) -> str | None:
-        """Return what is wrong with what came, which is gone then."""
-        self._fetch_from_any(urls)
-        fault = find_fault(
-            self._archive, self._part.path, published(self._archive), self._means.on_event
-        )
-        if fault:
-            self._part.discard()
-        return fault
-
-    def _fetch_from_any(self, urls: tuple[str, ...]) -> None:
-        """Try the addresses in turn."""
-        for url in urls:
-            try:
-                return self._persist(url)
-            except RefusalError as refusal:
-                last = refusal
-        raise DataError(
-            f"cannot fetch {self._archive.file}: {redact_url(url)} {last.reason}.",
-            f"{last.hint or 'Open the address in a browser.'} "
-            f"You may also put the file into {self._path.parent} by hand.",
-        )
-
-    def _persist(self, url: str) -> None:
-        """Ask one address until all is there, or until it brings nothing new for too long."""
-        exchange = Exchange(self._archive, url, self._session, self._means)
-        failures, reached = 0, self._part.size
-        while True:
-            try:
-                return exchange.fetch_rest(self._part)
-            except InterruptionError as interruption:
-                cause = interruption
-            size = self._part.size
-            failures, reached = (0, size) if size > reached else (failures + 1, reached)
-            if failures > self._means.patience.retries:
-                raise RefusalError(f"{cause.reason}, {failures} times in a row", "Try again later.")
-            self._pause(url, cause, failures)
-
-    def _pause(self, url: str, cause: InterruptionError, failures: int) -> None:
-        seconds = self._means.patience.wait(failures, cause.wait)
-        if failures:
-            message = f"{redact_url(url)} {cause.reason}; trying again in {seconds:.0f} s."
-            self._means.on_event(Notice(message))
-        self._means.stop.wait(seconds)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=1)
-    except Timeout:
-        raise MachineError(
-            f"another pinmem is fetching {path}.", "Wait for it, or stop it."
-        ) from None
-    except OSError as error:
-        raise MachineError(
-            f"cannot write to {path.parent}: {error.strerror}.", "Name another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-_PATIENCE = Patience()
+_Checksum = tuple[str, str]
+"""Algorithm, "sha256" or "md5", and hexadecimal digest."""
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """An archive, its place, and how many of its bytes are on disk."""
+    """An archive of a dataset, its path, and the number of its bytes on disk."""
 
     archive: Archive
     path: Path
@@ -162,7 +47,7 @@ class Wanted:
 
     @property
     def state(self) -> Literal["present", "partial", "absent"]:
-        """Whether the file has its name, is begun, or neither; nothing is verified."""
+        """Whether the file is complete by its name, begun, or neither; it is not verified."""
         if self.path.is_file():
             return "present"
         return "partial" if self.done else "absent"
@@ -171,12 +56,12 @@ class Wanted:
 def wanted(
     card: DatasetCard, folder: Path | None = None, parts: Sequence[str] = ()
 ) -> list[Wanted]:
-    """Return the archives of `card`, without asking any site.
+    """Return the archives of a dataset, without a request to any site.
 
     Args:
         card: The dataset.
-        folder: Where they are kept; by default under `PINMEM_HOME`.
-        parts: Names of the parts wanted; none means all.
+        folder: Folder of the archives; by default under `PINMEM_HOME`.
+        parts: Names of the wanted parts; none means all.
 
     Raises:
         ConfigError: The dataset has no such part.
@@ -186,8 +71,13 @@ def wanted(
         if part not in known:
             raise unknown_name(f"part of {card.name}", part, known)
     folder = folder or archives_root(card.name)
-    archives = [archive for archive in card.archives if not parts or archive.part in parts]
-    return [_look_at(archive, folder / archive.file) for archive in archives]
+    files = []
+    for archive in card.archives:
+        if not parts or archive.part in parts:
+            path = folder / archive.file
+            done = path.stat().st_size if path.is_file() else PartialFile(path).size
+            files.append(Wanted(archive, path, done))
+    return files
 
 
 def download(
@@ -198,88 +88,77 @@ def download(
     jobs: int = 4,
     credentials: Credentials | None = None,
     on_event: Listener = ignore,
-    patience: Patience = _PATIENCE,
+    retry: Retry = RETRY,
+    timeout: tuple[float, float] = TIMEOUT,
 ) -> list[Path]:
-    """Fetch the archives of `card` and return where they are, verified.
+    """Download the archives of a dataset, verify them and return their paths.
 
-    What is there is verified and kept; what an interrupted download left is gone on with. The
-    first failure, and Ctrl-C, end all transfers soon and keep what came so far.
+    Existing files are verified and kept; partial files are resumed. The first failure, and Ctrl-C,
+    cancel all transfers within seconds and keep the received bytes.
 
     Args:
         card: The dataset.
-        folder: Where the archives are kept; by default under `PINMEM_HOME`.
-        parts: Names of the parts wanted; none means all.
-        jobs: How many files are fetched at a time.
-        credentials: For a site with a login; None takes what the user has stored.
-        on_event: Hears of the progress, one event at a time.
-        patience: Limits of waiting.
+        folder: Folder of the archives; by default under `PINMEM_HOME`.
+        parts: Names of the wanted parts; none means all.
+        jobs: Number of simultaneous downloads.
+        credentials: Login of the site; None for the stored one.
+        on_event: Callback for progress events; calls do not overlap.
+        retry: Retry policy, which should be derived from `RETRY`.
+        timeout: Seconds to wait for a connection and for the next bytes.
 
     Raises:
-        ConfigError: A person has to fetch the files, accept the terms or log in first.
-        DataError: A file cannot be fetched, or is not what was published.
-        MachineError: The disk is too small, or another process is fetching the same.
+        ConfigError: The user must download the files, accept the terms or log in first.
+        DataError: A file cannot be downloaded, or is not the published one.
+        MachineError: The disk is too small, or another process is downloading the same file.
     """
     files = wanted(card, folder, parts)
     _require_addresses(card, files)
     require_accepted(card)
-    stop = Stop()
-    listen = in_turn(on_event, stop)
-    missing = _without_right_ones(files, jobs, stop, listen)
+    token = CancelToken()
+    listener = serialized(on_event, token)
+
+    def is_right(file: Wanted) -> bool:
+        return not _find_fault_of_finished(file.archive, file.path, listener)
+
+    present = [file for file in files if file.state == "present"]
+    verified = dict(zip(present, run_all(is_right, present, jobs, token), strict=True))
+    missing = [file for file in files if not verified.get(file)]
     if missing:
         if card.login:
             credentials = require_credentials(card, card.login, credentials)
         _require_space(card, missing)
-        open_session = _opener(card, credentials, patience)
-        means = Means(open_session, patience, stop, listen)
-        run_all(lambda file: fetch(file.archive, file.path, means), missing, jobs, stop)
+        cookies = _log_in(card, credentials, timeout)
+        options = TransferOptions(cookies, retry, timeout, token, listener)
+        run_all(lambda file: _fetch(file.archive, file.path, options), missing, jobs, token)
     return [file.path for file in files]
 
 
-def _look_at(archive: Archive, path: Path) -> Wanted:
-    return Wanted(archive, path, path.stat().st_size if path.is_file() else Partial(path).size)
-
-
 def _require_addresses(card: DatasetCard, files: Sequence[Wanted]) -> None:
-    """Say what a person has to do where pinmem cannot fetch a file."""
-    awaited = [file.archive.file for file in files if not file.archive.url]
-    if files and all(file.state == "present" for file in files if not file.archive.url):
+    """Check that pinmem can download the files that are not there."""
+    manual = [file for file in files if not file.archive.url]
+    if files and all(file.state == "present" for file in manual):
         return
     if card.draw:
         raise ConfigError(
-            f"{card.name} is drawn, not fetched.", f"Draw it: pinmem data prepare {card.name}"
+            f"{card.name} is drawn, not downloaded.", f"Draw it: pinmem data prepare {card.name}"
         )
-    steps = [f"{number}. {step}" for number, step in enumerate(card.steps, 1)]
     command = f"pinmem data prepare {name_to_type(card)} --from FOLDER"
     if not files:
         raise ConfigError(
-            f"the card of {card.name} names no archives that pinmem could fetch.",
+            f"the card of {card.name} names no archives that pinmem could download.",
             f"Name the folder or pack that holds it: {command}",
         )
-    names = ", ".join(awaited)
-    last = f"Put {names} into a folder, then: {command}"
+    names = ", ".join(file.archive.file for file in manual)
+    steps = [f"{number}. {step}" for number, step in enumerate(card.steps, 1)]
     raise ConfigError(
-        f"pinmem cannot fetch {names} of {card.name}: a person has to.",
-        "\n".join([*steps, last]),
+        f"pinmem cannot download {names} of {card.name}: a person has to.",
+        "\n".join([*steps, f"Put {names} into a folder, then: {command}"]),
     )
 
 
-def _without_right_ones(
-    files: Sequence[Wanted], jobs: int, stop: Stop, listen: Listener
-) -> list[Wanted]:
-    """Return those that have to be fetched; wrong ones stay until their turn comes."""
-
-    def is_right(file: Wanted) -> bool:
-        return not find_fault_of_finished(file.archive, file.path, listen)
-
-    present = [file for file in files if file.state == "present"]
-    right = dict(zip(present, run_all(is_right, present, jobs, stop), strict=True))
-    return [file for file in files if not right.get(file)]
-
-
 def _require_space(card: DatasetCard, missing: Sequence[Wanted]) -> None:
-    """Raise MachineError where the disk is too small, as far as sizes are known."""
     needed = sum(
-        max((file.archive.expected_bytes or 0) - Partial(file.path).size, 0) for file in missing
+        max((file.archive.expected_bytes or 0) - PartialFile(file.path).size, 0) for file in missing
     )
     folder = missing[0].path.parent
     disk = next(parent for parent in [folder, *folder.parents] if parent.exists())
@@ -292,19 +171,154 @@ def _require_space(card: DatasetCard, missing: Sequence[Wanted]) -> None:
         )
 
 
-def _opener(
-    card: DatasetCard, credentials: Credentials | None, patience: Patience
-) -> Callable[[], requests.Session]:
-    """Log in once where that is needed; return what gives every thread a session of its own."""
-    with new_session() as visitor:
+def _log_in(
+    card: DatasetCard, credentials: Credentials | None, timeout: tuple[float, float]
+) -> RequestsCookieJar:
+    """Log in if the site requires it, and return the cookies for all transfers."""
+    with new_session() as session:
         if card.login and credentials:
-            log_in(visitor, card.login, credentials, patience)
-            for cookie in visitor.cookies:
+            log_in(session, card.login, credentials, timeout)
+            for cookie in session.cookies:
                 cookie.secure = card.login.startswith("https://")  # never over plain http
+        return session.cookies
 
-    def open_session() -> requests.Session:
-        session = new_session()
-        session.cookies.update(visitor.cookies)
-        return session
 
-    return open_session
+def _fetch(archive: Archive, path: Path, options: TransferOptions) -> None:
+    """Download and verify a file; a wrong one is downloaded once more from its beginning."""
+    part = PartialFile(path)
+    with hold_lock(lock_file(path), str(path), options.on_event):
+        try:
+            if path.is_file() and _keeps(archive, path, options):
+                return None
+            fault = _fetch_and_verify(archive, archive.url, part, options)
+            if fault:
+                message = f"{archive.file} {fault}; it is downloaded once more."
+                options.on_event(Notice(message, warning=True))
+                urls = archive.url[1:] + archive.url[:1]
+                fault = _fetch_and_verify(archive, urls, part, options)
+            if not fault:
+                _record(archive, path, part.path, options.on_event)
+                return part.finish(path)
+        except OSError as error:
+            hint = "Make room, or name another folder. The next download resumes."
+            raise MachineError(f"cannot write {part.path}: {error.strerror}.", hint) from error
+    raise DataError(
+        f"{archive.file} {fault}, twice in a row.",
+        "The site may have changed the file: see whether a newer pinmem knows it, or put "
+        f"the right file into {path.parent} by hand.",
+    )
+
+
+def _keeps(archive: Archive, path: Path, options: TransferOptions) -> bool:
+    """Return whether an existing file is right; otherwise set it aside."""
+    fault = _find_fault_of_finished(archive, path, options.on_event)
+    if fault and not archive.url:
+        raise DataError(f"{path} {fault}.", "Download it again from its official source.")
+    if fault:
+        _set_aside(path, fault, options.on_event)
+    return not fault
+
+
+def _fetch_and_verify(
+    archive: Archive, urls: Sequence[str], part: PartialFile, options: TransferOptions
+) -> str | None:
+    """Download from the first address that works; return what is wrong with the result."""
+    with new_session(options.cookies) as session:
+        for url in urls:
+            try:
+                Transfer(archive, url, part, session, options).run()
+                break
+            except TransferError as error:
+                refusal = error
+        else:
+            raise DataError(
+                f"cannot download {archive.file}: {redact_url(url)} {refusal.reason}.",
+                f"{refusal.hint} You may also put the file into {part.path.parent} by hand.",
+            )
+    fault = _find_fault(archive, part.path, _published(archive), options.on_event)
+    if fault:
+        part.discard()
+    return fault
+
+
+def _published(archive: Archive) -> _Checksum | None:
+    """Return the strongest checksum in the card."""
+    if archive.sha256:
+        return "sha256", archive.sha256
+    return ("md5", archive.md5) if archive.md5 else None
+
+
+def _record(archive: Archive, path: Path, bytes_at: Path, on_event: Listener) -> None:
+    """Write `path`.sha256, in the format of `sha256sum`, unless the card holds a checksum."""
+    if not _published(archive):
+        digest = _digest(bytes_at, "sha256", archive.file, on_event)
+        write_atomic(_record_of(path), f"{digest}  {path.name}\n".encode())
+
+
+def _find_fault(
+    archive: Archive, path: Path, expected: _Checksum | None, on_event: Listener
+) -> str | None:
+    """Return what is wrong with the file at `path`, as the end of a sentence, or None."""
+    size = path.stat().st_size
+    if archive.bytes not in (None, size):
+        return f"has {size} bytes instead of {archive.bytes}"
+    if expected:
+        algorithm, published = expected
+        digest = _digest(path, algorithm, archive.file, on_event)
+        wrong = digest != published
+        return f"has the {algorithm} {digest} instead of {published}" if wrong else None
+    if is_archive(Path(archive.file)):
+        try:
+            check_archive(path, archive.file)
+        except DataError as error:
+            return error.message.removeprefix(f"{path} ").removesuffix(".")
+    return None
+
+
+def _find_fault_of_finished(archive: Archive, path: Path, on_event: Listener) -> str | None:
+    """Return what is wrong with a file under its final name, or None.
+
+    Without a published checksum, the one recorded after the download counts. A file that the user
+    put there is checked once, and its checksum is recorded.
+    """
+    expected = _published(archive) or _recorded(path)
+    fault = _find_fault(archive, path, expected, on_event)
+    if not fault and not expected:
+        _record(archive, path, path, on_event)
+    return fault
+
+
+def _set_aside(path: Path, fault: str, on_event: Listener) -> None:
+    """Rename a wrong file to an unused name, and remove its recorded checksum."""
+    renamed = path.with_name(f"{path.name}.wrong")
+    number = 2
+    while renamed.exists():
+        renamed = path.with_name(f"{path.name}.wrong-{number}")
+        number += 1
+    path.rename(renamed)
+    _record_of(path).unlink(missing_ok=True)
+    message = f"{path} {fault}; it is renamed to {renamed.name} and downloaded again."
+    on_event(Notice(message, warning=True))
+
+
+def _recorded(path: Path) -> _Checksum | None:
+    try:
+        match = re.match(r"[0-9a-f]{64}\b", _record_of(path).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return ("sha256", match[0]) if match else None
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digest(path: Path, algorithm: str, name: str, on_event: Listener) -> str:
+    progress = ThrottledProgress(f"checking {name}", path.stat().st_size, on_event)
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            progress.update(file.tell())
+        progress.update(file.tell(), force=True)
+    return digest.hexdigest()

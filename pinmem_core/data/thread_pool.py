@@ -1,143 +1,101 @@
-"""Threads for downloads, which end together, and throttled progress."""
+"""A pool of daemon threads for transfers that are cancelled together."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from contextlib import contextmanager
-from queue import Empty, SimpleQueue
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from pinmem_core.events import Event, Listener, Progress
+from pinmem_core.events import Event, Listener
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-JOIN_SECONDS = 2.0  # seconds that threads get to close their files
+JOIN_SECONDS = 2.0
+"""Time in seconds that cancelled threads have to close their files."""
 
 
-class StoppedError(Exception):
-    """Work was given up because other work failed, or the user wants no more."""
-
-
-class Stop:
-    """Lets one thread end the work of others, even where they wait for the network."""
+class CancelToken:
+    """Cancel the work of other threads, even while they wait for the network."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._cancelled = threading.Event()
         self._lock = threading.Lock()
-        self._ends: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] = []
 
-    def set(self) -> None:
-        """End all work."""
-        self._event.set()
+    def cancel(self) -> None:
+        """Cancel all work."""
+        self._cancelled.set()
         with self._lock:
-            for end in self._ends:
-                end()
+            for callback in self._callbacks:
+                callback()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, or raise `CancelledError` as soon as the work is cancelled."""
+        if self._cancelled.wait(seconds):
+            raise CancelledError
 
     def check(self) -> None:
-        """Raise `StoppedError` where work is to end."""
-        if self._event.is_set():
-            raise StoppedError
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, or raise `StoppedError` as soon as work is to end."""
-        if self._event.wait(seconds):
-            raise StoppedError
+        """Raise `CancelledError` if the work is cancelled."""
+        self.sleep(0)
 
     @contextmanager
-    def ending(self, end: Callable[[], None]) -> Iterator[None]:
-        """Have `end` called by `set` while the block runs."""
+    def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` if the work is cancelled while the block runs."""
         with self._lock:
-            self._ends.append(end)
+            self._callbacks.append(callback)
         try:
             self.check()
             yield
         finally:
             with self._lock:
-                self._ends.remove(end)
+                self._callbacks.remove(callback)
 
 
-def in_turn(on_event: Listener, stop: Stop) -> Listener:
-    """Return a listener for several threads: `on_event` hears one at a time, none after `stop`."""
+def serialized(on_event: Listener, token: CancelToken) -> Listener:
+    """Return a thread-safe listener that calls `on_event` until `token` is cancelled."""
     lock = threading.Lock()
 
-    def listen(event: Event) -> None:
+    def listener(event: Event) -> None:
         with lock:
-            stop.check()
+            token.check()
             on_event(event)
 
-    return listen
+    return listener
 
 
-def run_all(work: Callable[[T], R], items: Sequence[T], jobs: int, stop: Stop) -> list[R]:
-    """Return the result of `work` on each of `items`, `jobs` of them at a time.
+def run_all(work: Callable[[T], R], items: Sequence[T], jobs: int, token: CancelToken) -> list[R]:
+    """Return `work(item)` for each item, computed by up to `jobs` daemon threads.
 
-    The first failure stops the rest and is raised. Threads that do not end soon are left behind:
-    they keep neither the caller nor the interpreter waiting.
+    The first failure cancels `token` and is raised. Threads that do not end within `JOIN_SECONDS`
+    are abandoned. `ThreadPoolExecutor` would keep the interpreter waiting for them.
     """
-    tasks: SimpleQueue[tuple[T, Future[R]]] = SimpleQueue()
     futures: list[Future[R]] = [Future() for _ in items]
-    for task in zip(items, futures, strict=True):
-        tasks.put(task)
-    count = min(max(jobs, 1), len(items))
-    threads = [
-        threading.Thread(target=_work_off, args=(work, tasks, stop), daemon=True)
-        for _ in range(count)
-    ]
+    tasks = list(zip(items, futures, strict=True))[::-1]
+
+    def run_tasks() -> None:
+        with suppress(IndexError):  # no task is left
+            while True:
+                item, future = tasks.pop()
+                try:
+                    token.check()
+                    future.set_result(work(item))
+                except BaseException as error:
+                    future.set_exception(error)
+
+    threads = [threading.Thread(target=run_tasks, daemon=True) for _ in items[: max(jobs, 1)]]
     try:
         for thread in threads:
             thread.start()
-        wait(futures, return_when=FIRST_EXCEPTION)
-        failed = [future for future in futures if future.done() and future.exception()]
-        return [future.result() for future in failed or futures]
+        finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in finished:
+            future.result()
+        return [future.result() for future in futures]
     except BaseException:
-        stop.set()
-        _join(threads, JOIN_SECONDS)
+        token.cancel()
+        deadline = time.monotonic() + JOIN_SECONDS
+        for thread in threads:
+            if thread.ident:
+                thread.join(max(deadline - time.monotonic(), 0.0))
         raise
-
-
-def _work_off(
-    work: Callable[[T], R], tasks: "SimpleQueue[tuple[T, Future[R]]]", stop: Stop
-) -> None:
-    while True:
-        try:
-            item, future = tasks.get_nowait()
-        except Empty:
-            return
-        try:
-            stop.check()
-            future.set_result(work(item))
-        except BaseException as error:
-            future.set_exception(error)
-
-
-def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(deadline - time.monotonic(), 0.0))
-
-
-PROGRESS_INTERVAL = 0.1
-
-
-class Meter:
-    """Tells a listener how many bytes of a task are done, about ten times a second.
-
-    Args:
-        task: What is going on.
-        total: All bytes of it, 0 where nobody knows.
-        on_event: Who listens.
-    """
-
-    def __init__(self, task: str, total: int, on_event: Listener) -> None:
-        self._task = task
-        self._total = total
-        self._on_event = on_event
-        self._next = 0.0
-
-    def show(self, done: int, *, now: bool = False) -> None:
-        """Tell that `done` bytes are done, unless it is too soon; `now` tells it in any case."""
-        if now or time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS_INTERVAL
-            self._on_event(Progress(self._task, done, self._total, "bytes"))

@@ -12,9 +12,10 @@ from fuzz.mutators import ODD_TEXTS, mutated_bytes
 from fuzz.targets_archives import _intact
 from pinmem_core.data.card import Archive, DatasetCard, Layout
 from pinmem_core.data.download import download
-from pinmem_core.data.http_range import Patience
+from pinmem_core.data.http_range import RETRY
 
-_HURRY = Patience(retries=1, first_wait=0.001, longest_wait=0.01, connect=1, read=0.5)
+_HURRY = RETRY.new(total=1, backoff_factor=0.001, backoff_jitter=0.0, backoff_max=0.01)
+_SHORT = (1.0, 0.5)
 _HEADERS = (
     *("Content-Encoding: gzip", "Transfer-Encoding: chunked", "Content-Length: -1"),
     *("Content-Length: 99999999999999999999", "Content-Range: bytes 5-9/3", "Set-Cookie: a=b"),
@@ -94,7 +95,7 @@ def _read(case: Case, folder: Path) -> str:
         layouts=(layout,),
         archives=(Archive(file="a.zip", url=(url,), **digest),),
     )
-    (path,) = download(card, folder / "archives", patience=_HURRY)
+    (path,) = download(card, folder / "archives", retry=_HURRY, timeout=_SHORT)
     if case.known:
         require(path.read_bytes() == data, "other bytes than those that were published")
         return RIGHT
