@@ -1,9 +1,7 @@
-"""Reading and writing JSON, and reading JSON lines, TOML and YAML that may be torn, odd or hostile.
+"""Strict readers for JSON, JSON Lines, TOML and YAML files, and a writer for JSON.
 
-Whatever such a file holds, the readers return its content or raise a `DataError` that names the
-file. They bound its size and depth before anything is built from it, and refuse what two readers
-would understand differently: a key that is given twice, a number that is not finite, an integer of
-thousands of digits.
+A reader returns the content of a file or raises a `DataError` that names the file. Size and depth
+are limited. Duplicate keys, non-finite numbers and integers beyond 64 bits are errors.
 """
 
 import json
@@ -20,32 +18,30 @@ from pinmem_core.yaml_text import YamlTextError, load_yaml
 
 T = TypeVar("T")
 
-LARGEST = 16 * 2**20
-"""Bytes of the largest JSON document that is read where the caller sets no limit."""
-LARGEST_TEXT = 2**20
-"""Bytes of the largest TOML or YAML document, and of the longest of many JSON lines."""
-DEEPEST = 64
-"""Containers inside one another, at most."""
-_BITS = 64
-"""Of the longest integer in TOML, whose hexadecimal numbers have no limit of their own."""
-_DOTS = 200
-"""In a line of TOML: the parser's time grows with the square of a key's parts."""
-_DIGITS = 20
-"""Of the longest integer: more than 64 bits have."""
+MAX_BYTES = 16 * 2**20
+"""Default size limit of a JSON file in bytes."""
+MAX_TEXT_BYTES = 2**20
+"""Size limit of a TOML or YAML file and of a line of a JSON Lines file in bytes."""
+MAX_DEPTH = 64
+"""Maximum number of nested containers."""
+_MAX_DIGITS = 20  # in JSON; 64 bits fit into 20 digits
+_MAX_BITS = 64  # in TOML, where hexadecimal integers have no limit
+_MAX_DOTS = 200  # in a line of TOML: the parser is quadratic in the number of parts of a key
+_LINE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, DataError)
 
 
-def read_text(path: Path, limit: int = LARGEST_TEXT) -> str:
-    """Return the UTF-8 text of a regular file.
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """Return the text of a UTF-8 file.
 
     Args:
         path: The file.
-        limit: Bytes that it may have.
+        limit: Maximum size in bytes.
 
     Raises:
-        DataError: The file is missing, no regular file, too large, or not UTF-8.
+        DataError: The file is missing, not a regular file, too large, or not UTF-8.
     """
     try:
-        with _regular(path) as file:
+        with _open_regular(path) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise _unreadable(path, f"it is larger than {limit:,} bytes")
@@ -57,30 +53,28 @@ def read_text(path: Path, limit: int = LARGEST_TEXT) -> str:
 
 
 def parse_json(text: str, name: object) -> Any:
-    """Return what a JSON text holds.
+    """Return the value of a JSON text.
 
     Args:
-        text: The JSON.
-        name: What errors call it, e.g. its path.
+        text: JSON text.
+        name: Name of the text in error messages, e.g. its path.
 
     Raises:
-        DataError: The text is not JSON, is nested too deeply, or holds a key twice or a number
-            that is not finite or too long.
+        DataError: The text is not JSON, is nested too deeply, repeats a key, or holds a number that
+            is not finite or too long.
     """
     try:
-        return _json(text)
+        return _parse_json(text)
     except (ValueError, RecursionError) as error:
         raise _unreadable(name, _reason(error)) from None
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
-    """Return the JSON that stands for `content`, with null for numbers that are not finite.
-
-    Python writes those as NaN and Infinity, which other readers, and `parse_json`, refuse.
+    """Return `content` as JSON. Non-finite numbers become null, because JSON has none.
 
     Args:
-        content: Texts, numbers, booleans and None in mappings and sequences.
-        indent: Spaces of each level; None for a single line.
+        content: Strings, numbers, booleans and None in mappings and sequences.
+        indent: Spaces per level; None for a single line.
     """
     return json.dumps(_finite_only(content), indent=indent, allow_nan=False)
 
@@ -93,28 +87,20 @@ def _finite_only(content: Any) -> Any:
     return [_finite_only(v) for v in content] if isinstance(content, list | tuple) else content
 
 
-def read_json(path: Path, limit: int = LARGEST) -> Any:
-    """Return what a JSON file holds.
-
-    Args:
-        path: The file.
-        limit: Bytes that it may have.
+def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+    """Return the value of a JSON file of at most `limit` bytes.
 
     Raises:
-        DataError: As `read_text` and `parse_json` raise it.
+        DataError: As for `read_text` and `parse_json`.
     """
     return parse_json(read_text(path, limit), path)
 
 
-def read_json_object(path: Path, limit: int = LARGEST) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
-
-    Args:
-        path: The file.
-        limit: Bytes that it may have.
+def read_json_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """Return the object of a JSON file of at most `limit` bytes.
 
     Raises:
-        DataError: As `read_json` raises it, or the file holds something else than an object.
+        DataError: As for `read_json`, or the value is not an object.
     """
     content = read_json(path, limit)
     if not isinstance(content, dict):
@@ -125,30 +111,30 @@ def read_json_object(path: Path, limit: int = LARGEST) -> dict[str, Any]:
 def read_json_lines(
     path: Path, build: Callable[[dict[str, Any]], T], on_event: Listener | None = None
 ) -> Iterator[T]:
-    """Yield what `build` makes of each line of a file of JSON objects; empty lines are skipped.
+    """Yield `build(object)` for each line of a JSON Lines file. Empty lines are skipped.
 
     Args:
-        path: The file. A missing one has no lines.
-        build: Called with each line's object. A ValueError, TypeError, KeyError, AttributeError or
-            DataError that it raises means that the line is odd.
-        on_event: Callback that is sent a warning for each odd line, which is then skipped; only a
-            last line that a killed process tore is skipped without one. None refuses odd lines.
+        path: The file. A missing file has no lines.
+        build: Function of a line's object. A ValueError, TypeError, KeyError, AttributeError or
+            DataError that it raises marks the line as invalid.
+        on_event: Callback for a warning per invalid line, which is skipped. An incomplete last line
+            is skipped silently: a killed process leaves one. None makes invalid lines errors.
 
     Raises:
-        DataError: The file cannot be read, or a line is odd and `on_event` is None.
+        DataError: The file cannot be read, or a line is invalid and `on_event` is None.
     """
     try:
-        with _regular(path) as file:
+        with _open_regular(path) as file:
             for number, line in enumerate(_lines(file), start=1):
                 if not line.strip():
                     continue
                 try:
-                    yield build(_object(line))
-                except _ODD as error:
+                    yield build(_parse_line(line))
+                except _LINE_ERRORS as error:
                     problem = f"{path}, line {number}: {_reason(error)}"
                     if on_event is None:
                         raise DataError(f"{problem}.") from None
-                    if line.endswith(b"\n") or len(line) == LARGEST_TEXT:
+                    if line.endswith(b"\n") or len(line) == MAX_TEXT_BYTES:
                         on_event(Notice(f"{problem}; the line is skipped", warning=True))
     except FileNotFoundError:
         return
@@ -157,29 +143,29 @@ def read_json_lines(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return what a TOML file holds.
+    """Return the content of a TOML file.
 
     Raises:
         DataError: The file cannot be read, is not TOML, is nested too deeply, or holds a number
             that is not finite or too long.
     """
+    text = read_text(path)
     try:
-        text = read_text(path)
-        if any(line.count(".") > _DOTS for line in text.splitlines()):
-            raise ValueError(f"a line holds more than {_DOTS} dots")
+        if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line holds more than {_MAX_DOTS} dots")
         content = tomllib.loads(text)
-        _require_shallow(content)
-        _require_short_numbers(content)
+        _check_depth(content)
+        _check_numbers(content)
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, _reason(error)) from None
     return content
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds.
+    """Return the content of a YAML file.
 
     Raises:
-        DataError: The file cannot be read, is not YAML, or breaks a limit of `load_yaml`.
+        DataError: The file cannot be read, is not YAML, or exceeds a limit of `load_yaml`.
     """
     try:
         return load_yaml(read_text(path))
@@ -188,35 +174,32 @@ def read_yaml(path: Path) -> Any:
         raise _unreadable(path, f"{place}{_reason(error)}") from None
 
 
-_ODD = (ValueError, TypeError, KeyError, AttributeError, RecursionError, DataError)
-
-
-def _regular(path: Path) -> BinaryIO:
-    """Open a regular file: reading a pipe could wait forever, a device never end."""
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a regular file. Reading a pipe could block forever, and a device may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("it is not a regular file")
     return path.open("rb")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file; of one that is too long, its beginning."""
-    while line := file.readline(LARGEST_TEXT):
+    """Yield the lines of a file, truncated to `MAX_TEXT_BYTES`."""
+    while line := file.readline(MAX_TEXT_BYTES):
         rest = line
-        while len(rest) == LARGEST_TEXT and not rest.endswith(b"\n"):
-            rest = file.readline(LARGEST_TEXT)
+        while len(rest) == MAX_TEXT_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_TEXT_BYTES)
         yield line
 
 
-def _object(line: bytes) -> dict[str, Any]:
-    if len(line) == LARGEST_TEXT:
-        raise ValueError(f"the line is longer than {LARGEST_TEXT:,} bytes")
-    content = _json(line.decode())
+def _parse_line(line: bytes) -> dict[str, Any]:
+    if len(line) == MAX_TEXT_BYTES:
+        raise ValueError(f"the line is longer than {MAX_TEXT_BYTES:,} bytes")
+    content = _parse_json(line.decode())
     if not isinstance(content, dict):
         raise TypeError("this is not a JSON object")
     return content
 
 
-def _json(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     content = json.loads(
         text,
         parse_int=_integer,
@@ -224,12 +207,12 @@ def _json(text: str) -> Any:
         parse_constant=_finite,
         object_pairs_hook=_unique,
     )
-    _require_shallow(content)
+    _check_depth(content)
     return content
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _DIGITS:
+    if len(digits) > _MAX_DIGITS:
         raise ValueError(f"it holds a number of {len(digits)} digits")
     return int(digits)
 
@@ -250,24 +233,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _require_shallow(content: Any) -> None:
-    """Raise ValueError where containers nest deeper than `DEEPEST`."""
+def _check_depth(content: Any) -> None:
+    """Raise ValueError if containers nest deeper than `MAX_DEPTH`."""
     level = [content]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         level = [i for outer in level for i in _members(outer) if isinstance(i, dict | list)]
         if not level:
             return
-    raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
-def _require_short_numbers(content: Any) -> None:
-    """Raise ValueError where a number has a value that JSON could not hold."""
+def _check_numbers(content: Any) -> None:
+    """Raise ValueError if a number is not finite or does not fit into 64 bits."""
     for value in _members(content):
         if isinstance(value, float):
             _finite(str(value))
-        elif isinstance(value, int) and value.bit_length() > _BITS:
-            raise ValueError(f"it holds a number of more than {_BITS} bits")
-        _require_short_numbers(value)
+        elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise ValueError(f"it holds a number of more than {_MAX_BITS} bits")
+        _check_numbers(value)
 
 
 def _members(content: Any) -> Iterable[Any]:
@@ -284,12 +267,12 @@ def _unreadable(name: object, reason: object) -> DataError:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what is wrong in a line, without a final stop."""
+    """Return the cause of an error in one line, without a final period."""
     match error:
         case RecursionError():
-            return f"it is nested deeper than {DEEPEST} levels"
+            return f"it is nested deeper than {MAX_DEPTH} levels"
         case KeyError():
-            return f"it lacks the key {error}"
+            return f"the key {error} is missing"
         case UnicodeDecodeError():
             return "it is not UTF-8 text"
         case DataError():

@@ -1,6 +1,7 @@
-"""Writing so that no reader ever sees half of a file or folder, and no failure loses the old one.
+"""Atomic writes of files and folders.
 
-Temporary names are random: processes in containers have equal numbers.
+A reader sees the old or the new content, never a part of it. Temporary names are random, because
+processes in different containers have equal ids.
 """
 
 import ctypes
@@ -23,12 +24,12 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.part")
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a neighbour of `path`, to be written, that takes its place when the block succeeds.
+    """Yield a temporary path that replaces `path` when the block succeeds.
 
     Raises:
-        MachineError: The disk is full, or the folder cannot be written to.
+        MachineError: The disk is full, or the folder is not writable.
     """
-    # Named apart from `path`, whose name may be as long as names can be.
+    # The name of `path` may already have the maximum length: do not extend it.
     partial = path.with_name(f".{token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,45 +43,45 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def is_partial(path: Path) -> bool:
-    """Return whether `path` has a name that `atomic_file` gives to what it has not written yet."""
+    """Return whether `path` has a temporary name of `atomic_file`."""
     return _PARTIAL.fullmatch(path.name) is not None
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove the files that killed processes left half written; the caller keeps others out."""
+    """Remove the partial files of killed processes. The caller must hold the lock of the folder."""
     for path in folder.glob(".*.part"):
         if is_partial(path):
             _remove(path)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        MachineError: The disk is full, or the folder cannot be written to.
+        MachineError: The disk is full, or the folder is not writable.
     """
     with atomic_file(path) as partial:
         partial.write_bytes(data)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file of `lines`, whole or not at all.
+    """Write a text file of `lines` atomically.
 
     Raises:
-        MachineError: The disk is full, or the folder cannot be written to.
+        MachineError: The disk is full, or the folder is not writable.
     """
     write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file; one that a killed process tore stays a line of its own."""
+    """Append a line to a text file, after ending an incomplete last line."""
     with path.open("ab+") as file:
-        torn = file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
-        file.write(f"{chr(10) if torn else ''}{line}\n".encode())
+        incomplete = file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+        file.write(f"{chr(10) if incomplete else ''}{line}\n".encode())
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy where the disk knows no links."""
+    """Hard-link `target` to `source`, or copy it if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -91,13 +92,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def resumable_folder(folder: Path) -> Iterator[Path]:
-    """Yield a neighbour of `folder` that takes its place when the block succeeds.
+    """Yield a work folder that replaces `folder` when the block succeeds.
 
-    Where the block, or the process, is interrupted, the neighbour stays and is yielded again next
-    time; where it fails for a reason that the user has to mend, it is removed.
+    After an interruption, the work folder remains, and the next call yields it again. After a
+    `ConfigError` or `DataError`, it is removed.
 
     Raises:
-        MachineError: The disk is full, or a folder cannot be written to.
+        MachineError: The disk is full, or a folder is not writable.
     """
     work = folder.with_name(f".{folder.name}.part")
     try:
@@ -108,32 +109,32 @@ def resumable_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
         raise
     except OSError as error:
-        hint = "What is done stays: the same command goes on from there."
+        hint = "Finished work is kept. Run the same command to continue."
         raise MachineError(f"cannot write {folder}: {error}.", hint) from error
 
 
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty neighbour of `folder` that takes its place when the block succeeds.
+    """Yield an empty temporary folder that replaces `folder` when the block succeeds.
 
     Raises:
-        MachineError: The disk is full, or the parent folder cannot be written to.
+        MachineError: The disk is full, or the parent folder is not writable.
     """
     staging = _temporary(folder)
     try:
         staging.mkdir(parents=True)
         yield staging
         _put_in_place(staging, folder)
-    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk into its own
+    except (OSError, SafetensorError) as error:  # safetensors wraps OSError
         raise MachineError(f"cannot write {folder}: {error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def restore_folder(folder: Path) -> Path:
-    """Return `folder`, brought back where a process died while it was replacing it.
+    """Return `folder`, after restoring it if a process died while replacing it.
 
-    That can happen only where the file system cannot exchange two folders.
+    This is needed only on file systems that cannot exchange two folders atomically.
     """
     if not os.path.lexists(folder):
         for old in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.old")):
@@ -144,7 +145,7 @@ def restore_folder(folder: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left while they wrote `folder`; the caller keeps others out."""
+    """Remove temporary folders of killed writers of `folder`. The caller must hold its lock."""
     temporary = re.compile(rf"\.{re.escape(restore_folder(folder).name)}\.[0-9a-f]+\.(part|old)")
     for path in folder.parent.glob(".*"):
         if temporary.fullmatch(path.name):
@@ -156,12 +157,12 @@ def _temporary(folder: Path) -> Path:
 
 
 def _put_in_place(work: Path, folder: Path) -> None:
-    """Rename `work` to `folder`; what is there goes only when that has succeeded."""
+    """Rename `work` to `folder`, then remove what it replaced."""
     if not os.path.lexists(folder):
         work.rename(folder)
     elif _exchange(work, folder):
         old = _temporary(folder)
-        work.rename(old)  # nobody goes on with a folder that is half removed
+        work.rename(old)  # a partly removed folder must not be resumed
         _remove(old)
     else:
         old = folder.with_name(f".{folder.name}.{token_hex(8)}.old")
@@ -183,13 +184,13 @@ def _remove(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two paths in one step; return False where system or disk cannot."""
+    """Exchange two paths atomically; return False if the system cannot."""
     exchange = _system_exchange()
     return exchange is not None and exchange(os.fsencode(one), os.fsencode(other)) == 0
 
 
 def _system_exchange() -> Callable[[bytes, bytes], int] | None:
-    """Return the system's call that exchanges two paths and returns 0, or None without one."""
+    """Return the system call that exchanges two paths and returns 0 on success, or None."""
     try:
         if platform.system() == "Darwin":
             swap = ctypes.CDLL(None).renamex_np

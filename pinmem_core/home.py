@@ -1,6 +1,6 @@
-"""Folders of pinmem: archives, raw data, prepared datasets and runs, under one home folder.
+"""Folders of pinmem under one home folder: archives, raw data, prepared datasets and runs.
 
-The environment variable `PINMEM_HOME` sets the home folder; the default is the platform's folder
+The environment variable `PINMEM_HOME` sets the home folder. The default is the platform's folder
 for user data.
 """
 
@@ -22,8 +22,7 @@ def home() -> Path:
     """Return the home folder of pinmem, which may not exist yet.
 
     Raises:
-        MachineError: `PINMEM_HOME` is not set and the user has no home folder, as in many
-            containers.
+        MachineError: `PINMEM_HOME` is not set and the user has no home folder.
     """
     if chosen := os.environ.get("PINMEM_HOME"):
         return expanded(chosen).absolute()
@@ -31,9 +30,7 @@ def home() -> Path:
         folder = user_data_path("pinmem")
         if folder.is_absolute():  # older versions of platformdirs do not expand "~"
             return folder
-    raise MachineError(
-        "this user has no home folder to keep data in.", "Set PINMEM_HOME to a folder."
-    )
+    raise MachineError("this user has no home folder.", "Set PINMEM_HOME to a folder.")
 
 
 def dataset_root(name: str) -> Path:
@@ -61,8 +58,8 @@ def register_run(run: Path, *, part_of: str | None = None) -> None:
 
     Args:
         run: Folder of the run.
-        part_of: Kind of the experiment that contains the run, "demo" or "study". `newest_run` never
-            returns such a run; it may be registered before it starts.
+        part_of: "demo" or "study" for a run of an experiment, which `newest_run` never returns. It
+            may be registered before it starts.
     """
     runs_root().mkdir(parents=True, exist_ok=True)
     part = {"part_of": part_of} if part_of else {}

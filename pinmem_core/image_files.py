@@ -1,4 +1,4 @@
-"""Image files: opening them safely, checking them to the end, turning them upright."""
+"""Open, check and rotate image files with Pillow."""
 
 import warnings
 from functools import cache
@@ -12,15 +12,14 @@ from pinmem_core.errors import DataError
 from pinmem_core.png import check_png
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is read. Pillow knows more; for one of them it would start another program."""
+"""Supported formats: those that Pillow decodes without another program."""
 MAX_MEGAPIXELS = 178
-"""Pillow refuses larger pictures: a small file may claim any size."""
+"""Size limit of Pillow; a small file may claim any size."""
 
 _ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
-_SIDEWAYS = 5
-"""EXIF orientations from this one on swap the sides."""
-_TO_UPRIGHT = {
+_SIDEWAYS = 5  # this and larger orientations swap width and height
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,19 +29,19 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What it warns of, a large size or a strange tag, is read all the same or told as an error.
+# Pillow warns of large sizes and unknown tags; both are either harmless or raised as errors.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """Return the picture at `path`, its header read.
+    """Open the image at `path` and read its header.
 
     Args:
-        path: The file; only its name, in messages, where there is `content`.
-        content: What the file holds, if that is known already.
+        path: The file; with `content`, only its name in messages.
+        content: Bytes of the file; None to read it.
 
     Raises:
-        DataError: The file is missing, no picture, or larger than `MAX_MEGAPIXELS`.
+        DataError: The file is missing, not an image, or larger than `MAX_MEGAPIXELS`.
     """
     try:
         return Image.open(path if content is None else BytesIO(content), formats=_formats())
@@ -57,18 +56,18 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that this Pillow knows."""
+    """Return the `FORMATS` that the installed Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
-    """Return the error for a picture that cannot be read because of `error`."""
-    hint = "Replace the file by an intact copy, or leave it out."
+    """Return the `DataError` for an image that cannot be read because of `error`."""
+    hint = "Replace the file by an intact copy, or remove it."
     match error:
         case UnidentifiedImageError():
-            reason = "no picture"
-            hint = f"What is read: {', '.join(FORMATS)}. Convert others, or leave the file out."
+            reason = "it is not a supported image"
+            hint = f"Supported: {', '.join(FORMATS)}. Convert the file, or remove it."
         case Image.DecompressionBombError():
             reason = f"it claims more than {MAX_MEGAPIXELS} megapixels"
             hint = "Shrink it, or cut it into parts."
@@ -80,28 +79,28 @@ def unreadable(path: Path, error: Exception) -> DataError:
 
 
 def exif_transpose(picture: Image.Image) -> Image.Image:
-    """Return an opened picture with its pixels loaded, turned as its EXIF orientation says.
+    """Load the pixels of an image and rotate them by its EXIF orientation.
 
-    Pillow turns a TIFF when it loads the pixels. Of other files, the orientation is taken from the
-    header, as `image_size` takes it.
+    Pillow rotates a TIFF when it loads the pixels. The orientation of other files is read from the
+    header, as in `image_size`.
     """
-    turn = None if picture.format == "TIFF" else _TO_UPRIGHT.get(_orientation(picture))
+    turn = None if picture.format == "TIFF" else _TRANSPOSE.get(_orientation(picture))
     picture.load()
     return picture if turn is None else picture.transpose(turn)
 
 
 def check_image(path: Path, *, pixels: bool = True) -> None:
-    """Read the picture at `path` to its last byte, by the cheapest way that finds damage.
+    """Check that the image at `path` is intact, without decoding it fully where possible.
 
-    Of a PNG, checksums and the length of the pixel stream are checked; a JPEG is decoded at an
+    For a PNG, the checksums and the length of the pixel stream are checked. A JPEG is decoded at an
     eighth of its size.
 
     Args:
         path: The file.
-        pixels: Whether to look at the pixels; False where the file will be decoded anyway.
+        pixels: Whether to check the pixels; False if the file will be decoded anyway.
 
     Raises:
-        DataError: The file is missing, torn, or no picture.
+        DataError: The file is missing, damaged, or not an image.
     """
     with open_image(path) as picture:
         try:
@@ -115,32 +114,32 @@ def check_image(path: Path, *, pixels: bool = True) -> None:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) of the upright picture at `path` from its header alone.
+    """Return (width, height) of the image at `path` after EXIF rotation, from its header.
 
     Raises:
-        DataError: The file is missing or no picture.
+        DataError: The file is missing or not an image.
     """
     with open_image(path) as picture:
         width, height = picture.size
-        if isinstance(picture, TiffImageFile):  # Pillow has turned this size, not a JPEG's
+        if isinstance(picture, TiffImageFile):  # Pillow swaps the size of a TIFF only
             width, height = picture.tag_v2[_TIFF_WIDTH], picture.tag_v2[_TIFF_HEIGHT]
         return (height, width) if _orientation(picture) >= _SIDEWAYS else (width, height)
 
 
 def check_png_file(path: Path, content: bytes | None = None, *, pixels: bool = True) -> None:
-    """Check the PNG at `path`, or its `content`, to the last byte.
+    """Check that the PNG at `path`, or its `content`, is intact.
 
     Raises:
-        Exception: It is damaged.
+        Exception: The file is damaged.
     """
     with path.open("rb") if content is None else BytesIO(content) as file:
         check_png(file, pixels=pixels)
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation; a picture whose EXIF block is torn stays as it lies."""
+    """Return the EXIF orientation; 1 if the EXIF block is damaged."""
     try:
-        # A PNG's own method would decode the picture.
+        # The method of PngImageFile would decode the image.
         return int(Image.Image.getexif(picture).get(_ORIENTATION, 1))
     except Exception:
         return 1

@@ -1,4 +1,4 @@
-"""Images: reading what they show, writing them whole. `label_files` reads labels."""
+"""Read images as RGB arrays and write PNG files; `label_files` reads labels."""
 
 from io import BytesIO
 from pathlib import Path
@@ -46,11 +46,11 @@ __all__ = [
 
 
 class DecodedImage(NamedTuple):
-    """What a file shows.
+    """A decoded image file.
 
     Attributes:
-        pixels: (H, W, 3) RGB of its first frame or page.
-        frames: How many it has.
+        pixels: RGB values of the first frame or page, (H, W, 3).
+        frames: Number of frames or pages.
     """
 
     pixels: NDArray[np.uint8]
@@ -58,10 +58,10 @@ class DecodedImage(NamedTuple):
 
 
 def read_image(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
-    """Return the picture at `path` as (H, W, 3) RGB, as `decode_image` does.
+    """Return the image at `path` as RGB, (H, W, 3); see `decode_image`.
 
     Raises:
-        DataError: The file is missing, torn, or no picture.
+        DataError: The file is missing, damaged, or not an image.
     """
     return decode_image(path, checked=checked).pixels
 
@@ -69,20 +69,20 @@ def read_image(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
 def decode_image(
     path: Path, content: bytes | None = None, *, checked: bool = False
 ) -> DecodedImage:
-    """Return the picture at `path` as RGB, upright as its EXIF orientation says.
+    """Return the image at `path` as RGB, rotated by its EXIF orientation.
 
-    Of an animation or several pages, the first. Transparent parts lie on black, which is what
-    networks see beyond the border of an image. Of 16 bits the upper 8 are kept. Colour profiles are
-    not applied.
+    Animations and multi-page files yield the first frame. Transparent pixels are composed onto
+    black, the padding of the network. 16-bit values keep the upper 8 bits. Colour profiles are
+    ignored.
 
     Args:
-        path: The file; only its name, in messages, where there is `content`.
-        content: What the file holds, if that is known already.
-        checked: Whether `check_image` has found the file intact.
+        path: The file; with `content`, only its name in messages.
+        content: Bytes of the file; None to read it.
+        checked: Whether `check_image` accepted the file.
 
     Raises:
-        DataError: The file is missing, torn, no picture, larger than `MAX_MEGAPIXELS`, or of 32-bit
-            values.
+        DataError: The file is missing, damaged, not an image, larger than `MAX_MEGAPIXELS`, or has
+            32-bit values.
     """
     with open_image(path, content) as picture:
         try:
@@ -91,13 +91,13 @@ def decode_image(
                 check_png_file(path, content)
         except DataError:
             raise
-        except Exception as error:  # Pillow raises whatever a torn file makes it stumble over
+        except Exception as error:  # Pillow raises many types for damaged files
             raise unreadable(path, error) from error
         return DecodedImage(pixels, _frames(picture))
 
 
 def _may_be_short(picture: Image.Image) -> bool:
-    """Tell whether rows may be missing in a PNG: Pillow leaves them black."""
+    """Return whether rows of a PNG may be missing; Pillow fills them with black."""
     width, height = picture.size
     last_row = picture.crop((0, height - 1, width, height))
     return bool(picture.info.get("interlace")) or last_row.getbbox() is None
@@ -108,7 +108,7 @@ def _rgb(picture: Image.Image, path: Path) -> Image.Image:
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
         raise DataError(
-            f"{path} cannot be read: it holds 32-bit numbers, and not the range that they lie in.",
+            f"{path} cannot be read: it holds 32-bit values of unknown range.",
             "Convert it to 8 or 16 bits.",
         )
     if picture.has_transparency_data:
@@ -120,7 +120,7 @@ def _rgb(picture: Image.Image, path: Path) -> Image.Image:
 
 
 def _frames(picture: Image.Image) -> int:
-    """Return the number of frames or pages; 1 where a torn file does not tell."""
+    """Return the number of frames or pages; 1 if it is unknown."""
     try:
         return 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
     except Exception:
@@ -128,10 +128,10 @@ def _frames(picture: Image.Image) -> int:
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write (H, W) or (H, W, 3) `pixels` to `path`, whole or not at all.
+    """Write `pixels` of shape (H, W) or (H, W, 3) to `path` atomically.
 
     Raises:
-        MachineError: The folder cannot be written to.
+        MachineError: The disk is full, or the folder is not writable.
     """
     data = BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")

@@ -1,7 +1,7 @@
-"""Label files: the numbers that are stored in them, or a refusal.
+"""Read label files with the exact values that they store.
 
-Readers of images show a picture: they stretch grey values of few bits to 0..255, invert some TIFFs,
-and smooth what was stored lossily. A class id that is changed by any of this is another class.
+Image decoders scale grey values of few bits to 0..255, invert some TIFFs, and smooth lossy images.
+Each of these changes class ids. The readers below undo the first two and reject lossy files.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.image_files import check_image, exif_transpose, open_image, unreadable
 from pinmem_core.label_space import CLASSES
 
-_FORMS = (
+_FORMATS = (
     "8- or 16-bit grey, 1- to 8-bit palette or grey, or 8-bit RGB, with an opaque alpha or none"
 )
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
@@ -24,7 +24,7 @@ _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 _LOSSLESS_TIFF = frozenset(
     ("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd")
 )
-_LARGEST = {
+_MAX_VALUES = {
     **dict.fromkeys(("1", "1;I"), 1),
     "L;2": 3,
     "L;4": 15,
@@ -32,24 +32,23 @@ _LARGEST = {
     **dict.fromkeys(("RGB", "RGBX", "RGBA", "BGR", "BGRX", "BGRA"), 255),
     **dict.fromkeys(("I;16", "I;16B", "I;16N"), 65535),
 }
-"""The largest number that is stored, by Pillow's name of the form; others are not read."""
+"""Largest stored value by Pillow's raw mode; other raw modes are not supported."""
 _OPAQUE = 255
 
 
 def read_label(path: Path, *, checked: bool = False) -> NDArray[Any]:
-    """Return the numbers that are stored in a label file: (H, W) ids, or (H, W, 3) for RGB.
+    """Return the stored values of a label file: ids (H, W), or RGB (H, W, 3).
 
-    Palette pictures give their ids, not their colours; where the colours are greys, either may be
-    meant, and the file is refused unless both are the same, or are black and white. The EXIF
-    orientation is followed, as `read_image` follows that of the image.
+    Palette images yield their ids, not their colours. A palette of greys is ambiguous: it is an
+    error unless ids and greys are equal, or the greys are black and white. The EXIF orientation is
+    applied, as in `read_image`.
 
     Args:
         path: The file.
-        checked: Whether the file was found intact before; otherwise it is read to its last byte.
+        checked: Whether the file is known to be intact; otherwise it is checked.
 
     Raises:
-        DataError: The file is missing, torn, compressed lossily, of a form whose numbers cannot be
-            told, or not opaque.
+        DataError: The file is missing, damaged, lossy, not opaque, or of an unsupported format.
     """
     picture, largest, inverted = _read(path, checked=checked)
     if picture.mode == "1":
@@ -67,10 +66,10 @@ def read_label(path: Path, *, checked: bool = False) -> NDArray[Any]:
 
 
 def read_ids(path: Path) -> NDArray[Any]:
-    """Return the (H, W) ids of a label file; of RGB, where red holds them (as CARLA has it).
+    """Return the ids (H, W) of a label file, or of the red channel as CARLA stores them.
 
     Raises:
-        DataError: As `read_label`, or the file holds colours.
+        DataError: As for `read_label`, or the file holds colours.
     """
     pixels = read_label(path)
     if pixels.ndim == 2:
@@ -85,10 +84,10 @@ def read_ids(path: Path) -> NDArray[Any]:
 
 
 def read_colors(path: Path) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) RGB colours of a label file, of a palette or grey picture, too.
+    """Return the RGB colours (H, W, 3) of a label file, including palette and grey images.
 
     Raises:
-        DataError: As `read_label`, or the file holds 16-bit ids.
+        DataError: As for `read_label`, or the file holds 16-bit ids.
     """
     picture, largest, _ = _read(path, checked=False)
     if largest > 255:
@@ -101,13 +100,13 @@ def read_colors(path: Path) -> NDArray[np.uint8]:
 
 
 def read_rgb16(path: Path) -> NDArray[np.uint16]:
-    """Return the 16-bit RGB PNG at `path` as (H, W, 3), all 16 bits of it.
+    """Return the 16-bit RGB PNG at `path`, (H, W, 3).
 
-    Pillow, like most readers, keeps the high byte of each value only, and a class id is in the low
-    one; reading the file a second time as if its bytes were swapped gives the other half.
+    Pillow keeps only the high byte of each value. A second pass with swapped bytes yields the low
+    byte.
 
     Raises:
-        DataError: The file is missing, torn, or not a 16-bit RGB PNG.
+        DataError: The file is missing, damaged, or not a 16-bit RGB PNG.
     """
     high, low = open_image(path), open_image(path)
     with high, low:
@@ -115,7 +114,7 @@ def read_rgb16(path: Path) -> NDArray[np.uint16]:
         if [tile.args for tile in tiles] != ["RGB;16B"]:
             raise DataError(
                 f"{path} is not a 16-bit RGB PNG.",
-                "A program that knows 8 bits only has rewritten it: take it from the archive.",
+                "Another program may have converted it to 8 bits. Restore it from the archive.",
             )
         check_image(path)
         low.tile = [tile._replace(args="RGB;16L") for tile in tiles]  # type: ignore[attr-defined]
@@ -127,14 +126,14 @@ def read_rgb16(path: Path) -> NDArray[np.uint16]:
 
 
 def read_train_ids(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
-    """Return the (H, W) trainIds of a prepared label.
+    """Return the trainIds (H, W) of a prepared label.
 
     Args:
         path: The file.
-        checked: Whether the file was found intact before; otherwise it is read to its last byte.
+        checked: Whether the file is known to be intact; otherwise it is checked.
 
     Raises:
-        DataError: As `read_label`, or the file holds other values than 0..18 and 255.
+        DataError: As for `read_label`, or the file holds values other than 0..18 and 255.
     """
     train_ids = read_label(path, checked=checked)
     # In 8 bits, 255 + 1 is 0.
@@ -142,14 +141,14 @@ def read_train_ids(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
         if (train_ids + np.uint8(1)).max(initial=0) <= len(CLASSES):
             return train_ids
         strange = [v for v in np.unique(train_ids).tolist() if len(CLASSES) <= v < 255]
-        reason = f"holds values that are no trainIds: {', '.join(map(str, strange[:5]))}"
+        reason = f"holds values that are not trainIds: {', '.join(map(str, strange[:5]))}"
     else:
-        reason = "is not an 8-bit single-channel picture"
+        reason = "is not an 8-bit single-channel image"
     raise DataError(f"{path} {reason}.")
 
 
 def _read(path: Path, *, checked: bool) -> tuple[Image.Image, int, bool]:
-    """Return an upright picture, the largest number that it stores, and if Pillow inverts it."""
+    """Return the rotated image, its largest storable value, and whether Pillow inverts it."""
     with open_image(path) as picture:
         largest, inverted = _form(path, picture)
         if picture.format == "PNG" and not checked:
@@ -161,13 +160,13 @@ def _read(path: Path, *, checked: bool) -> tuple[Image.Image, int, bool]:
 
 
 def _form(path: Path, picture: Image.Image) -> tuple[int, bool]:
-    """Return the largest number that a file stores, and if Pillow inverts it."""
+    """Return the largest storable value of a file, and whether Pillow inverts it."""
     compression = picture.info.get("compression") if picture.format == "TIFF" else "raw"
     webp = picture.format == "WEBP" and not _is_lossless_webp(path.read_bytes())
     if picture.format in _LOSSY or compression in _LOSSY_TIFF or webp:
         raise DataError(
             f"{path} is compressed lossily ({picture.format}), which changes class ids.",
-            "Export the labels as PNG from their source; converting this file restores nothing.",
+            "Export the labels as PNG from their source. Converting this file does not help.",
         )
     if picture.format == "WEBP":
         return 255, False
@@ -177,11 +176,11 @@ def _form(path: Path, picture: Image.Image) -> tuple[int, bool]:
     areas = [tile.extents or (0, 0, *picture.size) for tile in tiles]
     covered = sum((right - left) * (lower - upper) for left, upper, right, lower in areas)
     whole = covered >= picture.width * picture.height
-    if not (largest and whole and compression in _LOSSLESS_TIFF and _as_named(picture, tiles)):
+    if not (largest and whole and compression in _LOSSLESS_TIFF and _has_own_depth(picture, tiles)):
         raise DataError(
-            f"{path} is stored as {picture.format} '{form or picture.mode}', whose numbers pinmem "
-            "cannot read as they are.",
-            f"Labels are {_FORMS}. Convert it to such a PNG without changing its values.",
+            f"{path} is stored as {picture.format} '{form or picture.mode}', whose values pinmem "
+            "cannot read exactly.",
+            f"Labels are {_FORMATS}. Convert it to such a PNG without changing its values.",
         )
     if tiles[0].codec_name == "ppm":
         _require_at_most(largest, path, tiles[0].offset, picture.width * picture.height)
@@ -189,26 +188,26 @@ def _form(path: Path, picture: Image.Image) -> tuple[int, bool]:
 
 
 def _require_at_most(largest: int, path: Path, offset: int, count: int) -> None:
-    """Raise DataError where a PGM stores values above its largest one, which Pillow would cut."""
+    """Raise DataError if a PGM stores values above its maximum, which Pillow would clip."""
     values = np.fromfile(path, np.uint8 if largest < 256 else ">u2", count, offset=offset)
     if values.max(initial=0) > largest:
-        raise unreadable(path, ValueError(f"it holds values above {largest}, its largest one"))
+        raise unreadable(path, ValueError(f"it holds values above its maximum {largest}"))
 
 
 def _raw_name(codec: str, args: Any) -> tuple[str, int]:
-    """Return Pillow's name of how a tile is stored, and the largest number in it."""
+    """Return the raw mode of a tile and its largest storable value."""
     if codec == "gif":
         return "P", 255
     name, *more = (args,) if isinstance(args, str) else args
     if codec in ("ppm", "ppm_plain") and more:
         return name, int(more[0])
-    return name, _LARGEST.get(name, 0)
+    return name, _MAX_VALUES.get(name, 0)
 
 
-def _as_named(picture: Image.Image, tiles: Any) -> bool:
-    """Tell whether a BMP has as many bits a pixel as Pillow reads it with.
+def _has_own_depth(picture: Image.Image, tiles: Any) -> bool:
+    """Return whether Pillow reads a BMP with its own number of bits per pixel.
 
-    For the colours of its palette, Pillow takes some of 4 or 8 bits for such of 1 or 8.
+    Depending on the palette, Pillow may read 4 bits as 1 or 8.
     """
     if picture.format != "BMP" or picture.mode not in ("1", "L") or tiles[0].codec_name != "raw":
         return True
@@ -217,7 +216,7 @@ def _as_named(picture: Image.Image, tiles: Any) -> bool:
 
 
 def _is_lossless_webp(content: bytes) -> bool:
-    """Tell whether all pixels of a WebP lie in one chunk of its lossless kind."""
+    """Return whether all pixels of a WebP are in one lossless chunk."""
     kinds = []
     position = len(b"RIFF0000WEBP")
     while position + 8 <= len(content):
@@ -228,10 +227,9 @@ def _is_lossless_webp(content: bytes) -> bool:
 
 
 def _refuse_greys(picture: Image.Image, pixels: NDArray[np.uint8], path: Path) -> None:
-    """Raise DataError where a palette of greys says other numbers than its ids.
+    """Raise DataError if a palette of greys differs from its ids.
 
-    Programs that make files smaller turn a grey picture of few values into such a one: its ids are
-    then the greys.
+    Optimizers turn grey images of few values into such images; the ids are then the greys.
     """
     colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
     colours = colours[: int(pixels.max(initial=0)) + 1]
@@ -242,17 +240,17 @@ def _refuse_greys(picture: Image.Image, pixels: NDArray[np.uint8], path: Path) -
     if (greys[used] != used).any() and len({*greys[used].tolist()}) == len(used):
         number = used[greys[used] != used][0]
         raise DataError(
-            f"{path} has a palette of greys: whether the id of a pixel is its number, such as "
-            f"{number}, or its grey, {greys[number]}, is not known.",
+            f"{path} has a palette of greys: the id of a pixel may be its index, e.g. {number}, or "
+            f"its grey value, {greys[number]}.",
             "Store the ids as 8-bit grey values, without a palette.",
         )
 
 
 def _opaque(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-    """Return (H, W) or (H, W, 3) without the alpha channel."""
+    """Return the pixels without their alpha channel."""
     if (pixels[..., -1] != _OPAQUE).any():
         raise DataError(
-            f"{path} has pixels that are not opaque; whether they count is not known.",
+            f"{path} has transparent pixels, whose class is unknown.",
             "Store the label without an alpha channel.",
         )
     values = pixels[..., :-1]

@@ -1,7 +1,7 @@
-"""Keeping other processes out of what this one changes.
+"""Advisory file locks between pinmem processes.
 
-A lock lies in the folder that it protects or next to it, so that it holds for every process that
-can change the folder, whatever its `PINMEM_HOME`.
+A lock file lies in the folder that it protects or next to it. It therefore holds for every process
+that can change the folder, whatever its `PINMEM_HOME`.
 """
 
 import errno
@@ -15,16 +15,14 @@ from pathlib import Path
 from pinmem_core.errors import BusyError, MachineError
 from pinmem_core.events import Listener, Notice, ignore
 
-_WAIT_SECONDS = 1.0
-"""Seconds to wait for another process."""
-_held: set[int] = set()
-"""Descriptors of the locks that this process holds."""
+_TIMEOUT = 1.0  # seconds to wait for another process
+_held: set[int] = set()  # descriptors of the locks of this process
 
 if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(descriptor: int) -> bool:
-        """Lock a file; return False where another process has, raise OSError without locks."""
+        """Return False if another process holds the lock; raise OSError without lock support."""
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError:
@@ -35,7 +33,7 @@ else:
     import fcntl
 
     def _try_lock(descriptor: int) -> bool:
-        """Lock a file; return False where another process has, raise OSError without locks."""
+        """Return False if another process holds the lock; raise OSError without lock support."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -44,25 +42,24 @@ else:
 
 
 def lock_file(folder: Path) -> Path:
-    """Return the lock file next to `folder`, for a folder that is replaced as a whole."""
+    """Return the lock file next to `folder`, for a folder that is replaced atomically."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
 def hold_lock(lock: Path, what: str, on_event: Listener = ignore) -> Iterator[None]:
-    """Keep other processes out of something while the block runs.
+    """Hold a lock file during the block.
 
-    Where the file system offers no locks, or the folder cannot be written to, the block runs all
-    the same.
+    The block also runs without a lock if the file system has none or the folder is not writable.
 
     Args:
-        lock: The lock file; it is removed afterwards, and so is a folder that was made for it.
-        what: What is protected, for messages.
-        on_event: Callback that is sent a warning where the file system offers no locks.
+        lock: The lock file. It is removed afterwards, as is a folder that was created for it.
+        what: Name of the protected resource in messages.
+        on_event: Callback for a warning if the file system has no locks.
 
     Raises:
         BusyError: Another process holds the lock.
-        MachineError: The lock file cannot be made.
+        MachineError: The lock file cannot be created.
     """
     made = not lock.parent.exists()
     try:
@@ -73,7 +70,7 @@ def hold_lock(lock: Path, what: str, on_event: Listener = ignore) -> Iterator[No
         ) from None
     except _NoLocksError as error:
         descriptor = None
-        message = f"the file system of {lock.parent} offers no locks ({error}); make sure that no "
+        message = f"the file system of {lock.parent} has no locks ({error}); make sure that no "
         on_event(Notice(f"{message}other pinmem process uses {what}", warning=True))
     except OSError as error:
         reason = error.strerror or error
@@ -90,12 +87,12 @@ def hold_lock(lock: Path, what: str, on_event: Listener = ignore) -> Iterator[No
 
 
 class _NoLocksError(Exception):
-    """The file system offers no locks."""
+    """The file system has no locks."""
 
 
 def _acquire(lock: Path) -> int | None:
-    """Return the descriptor of the locked file; None where the folder cannot be written to."""
-    deadline = time.monotonic() + _WAIT_SECONDS
+    """Return the descriptor of the locked file; None if the folder is not writable."""
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         descriptor = _open(lock)
         if descriptor is None:
@@ -108,7 +105,7 @@ def _acquire(lock: Path) -> int | None:
         if free and _is_file(descriptor, lock):
             _held.add(descriptor)
             return descriptor
-        os.close(descriptor)  # taken, or removed by the process that had it
+        os.close(descriptor)  # held by another process, or removed by the last holder
         if not free:
             if time.monotonic() > deadline:
                 raise BlockingIOError
@@ -122,13 +119,13 @@ def _open(lock: Path) -> int | None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-    with suppress(OSError):  # the file of another user: a lock on it counts, too
+    with suppress(OSError):  # a file of another user can still be locked
         return os.open(lock, os.O_RDONLY)
     return None
 
 
 def _is_file(descriptor: int, lock: Path) -> bool:
-    """Return whether `lock` still is the file that was locked."""
+    """Return whether `lock` is still the locked file."""
     try:
         return os.path.samestat(os.fstat(descriptor), lock.stat())
     except FileNotFoundError:
@@ -144,7 +141,7 @@ def _release(descriptor: int, lock: Path) -> None:
 
 
 def _forget_in_child() -> None:
-    """Close the descriptors that a fork copied: a lock ends with the process that took it."""
+    """Close the descriptors in a forked child, because a lock belongs to the parent."""
     for descriptor in _held:
         with suppress(OSError):
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Files and names as they come from outside: listing folders, and names as clean text."""
+"""Listing folders, and normalising names of files that pinmem did not create."""
 
 import hashlib
 import os
@@ -21,9 +21,8 @@ _SYSTEM_NAMES = {
     "system volume information",
     "thumbs.db",
 }
-"""What systems write into any folder: thumbnails, waste bins, halves of macOS files."""
-_LONGEST_NAME = 240
-"""Bytes of a name to which a suffix is still added; file systems take 255."""
+"""Files and folders that operating systems create, in lower case."""
+_MAX_NAME_BYTES = 240  # file systems allow 255; the rest is for suffixes
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _NOT_PORTABLE = re.compile(r'[\\/:*?"<>|]|[. ]$')
@@ -31,26 +30,25 @@ _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
 
 
 def expanded(path: str | Path) -> Path:
-    """Return `path` with a leading `~` or `~user` resolved; unknown users leave it as it is."""
+    """Return `path` with a leading `~` or `~user` expanded, unless the user is unknown."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises for unknown users
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden, or one that systems write by themselves."""
+    """Return whether a file or folder is hidden or created by an operating system."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def iter_files(folder: Path, without: Path | None = None) -> Iterator[str]:
-    """Yield the paths of the regular files below a folder, relative to it, in no special order.
+    """Yield the relative paths of the regular files in a folder and its subfolders, unordered.
 
-    Hidden files and folders are passed over, and so are those that systems write by themselves.
-    Links are followed, as datasets are often linked together, except a link to a folder that
-    contains the link. A folder that can be reached in several ways is listed once, by a path
-    without links where there is one. Pipes, sockets and devices are no files.
+    Hidden files and folders (`is_hidden`) are skipped. Symbolic links are followed, except a link
+    to one of its own parent folders. A folder with several paths is listed once, if possible by a
+    path without links.
 
     Args:
-        folder: Where to look.
-        without: A folder to leave out with all that it holds.
+        folder: The folder.
+        without: Subfolder to skip.
 
     Raises:
         DataError: A folder cannot be listed.
@@ -72,7 +70,7 @@ def iter_files(folder: Path, without: Path | None = None) -> Iterator[str]:
         except OSError as error:
             raise DataError(
                 f"{path} cannot be listed: {error.strerror}.",
-                "Make it readable, or name the folders next to it.",
+                "Make it readable, or give the other folders one by one.",
             ) from error
         yield from (place + name for kind, name in kinds if kind == "file")
         folders.extend(sorted(f"{place}{name}/" for kind, name in kinds if kind == "folder"))
@@ -80,11 +78,11 @@ def iter_files(folder: Path, without: Path | None = None) -> Iterator[str]:
 
 
 def folder_size(folder: Path, *, deep: bool = True) -> int:
-    """Return the size of all files below `folder`, links not followed; 0 where nothing can be read.
+    """Return the total size of the files in `folder` in bytes, without following links.
 
     Args:
-        folder: Where to look.
-        deep: Count the files in its folders, too.
+        folder: The folder. An unreadable folder counts as 0.
+        deep: Whether to include its subfolders.
     """
     total = 0
     with suppress(OSError), os.scandir(folder) as entries:
@@ -98,10 +96,7 @@ def folder_size(folder: Path, *, deep: bool = True) -> int:
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "link"] | None:
-    """Return what an entry of a folder is: "link" for one to a folder, None for what is left out.
-
-    Only links are looked up on disk; the kind of everything else is in the folder itself.
-    """
+    """Return the kind of an entry: "link" for a link to a folder, None to skip it."""
     if is_hidden(entry.name):
         return None
     if entry.is_file(follow_symlinks=False):
@@ -117,7 +112,7 @@ def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "link"] | None:
 
 
 def _identity(path: str) -> object:
-    """Return what two paths to the same folder have in common."""
+    """Return a value that is equal for two paths of the same folder."""
     status = os.stat(path)  # noqa: PTH116
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
@@ -127,10 +122,10 @@ def _lies_below_its_target(link: Path) -> bool:
 
 
 def as_text(name: str) -> str:
-    """Return a name or path in the form in which names are compared, shown and stored.
+    """Return a name or path in the form for comparison, display and storage.
 
-    Accents are composed (NFC), as some systems store them apart from their letters. Control
-    characters, and bytes that are not UTF-8, become "%" and two hexadecimal digits.
+    Accents are composed (NFC). Control characters, and bytes that are not UTF-8, are
+    percent-encoded.
     """
     if name.isascii() and name.isprintable():
         return name
@@ -138,27 +133,27 @@ def as_text(name: str) -> str:
 
 
 def as_id(text: str) -> str:
-    """Return the id of a sample: text that can be, or be a part of, a file's name."""
+    """Return `text` as the id of a sample, which is valid in file names."""
     return _bounded(as_text(text).replace("\\", "%5C").replace("/", "%2F"))
 
 
 def as_portable_name(name: str) -> str:
-    """Return a file's name that every system takes, the same for the same `name`."""
+    """Return a file name that is valid on every operating system, as a function of `name`."""
     name = _NOT_PORTABLE.sub(_in_percent, as_text(name))
     return _bounded(f"_{name}" if _DEVICE.match(name) else name)
 
 
 def _bounded(text: str) -> str:
-    """Return text that fits into a file's name; of a longer one the end becomes a digest."""
+    """Return text of at most `_MAX_NAME_BYTES`, with a digest for the rest."""
     data = text.encode()
-    if len(data) <= _LONGEST_NAME:
+    if len(data) <= _MAX_NAME_BYTES:
         return text
     digest = hashlib.sha256(data).hexdigest()[:16]
-    return f"{data[: _LONGEST_NAME - 17].decode(errors='ignore')}~{digest}"
+    return f"{data[: _MAX_NAME_BYTES - 17].decode(errors='ignore')}~{digest}"
 
 
 def _in_percent(match: re.Match[str]) -> str:
-    """Return a character as "%" and digits; bytes that are no UTF-8 keep their value."""
+    """Percent-encode a character; bytes that are not UTF-8 keep their value."""
     escaped = "\udc80" <= match[0] <= "\udcff"
     data = match[0].encode(errors="surrogateescape" if escaped else "surrogatepass")
     return "".join(f"%{byte:02X}" for byte in data)

@@ -1,7 +1,7 @@
-"""PNG files at the level of their bytes: checking them to the end, and writing labels fast.
+"""Check PNG files and encode labels as PNG.
 
-Pillow decodes a PNG without looking at its checksums, and leaves those rows black that the pixel
-stream lacks. ISA-L decompresses that stream in half of zlib's time.
+Pillow ignores checksums and fills missing rows with black. ISA-L is used because it decompresses
+faster than zlib.
 """
 
 import struct
@@ -13,23 +13,22 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples of a pixel by color type."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
 _INTERLACED = (*_PASSES, (0, 1, 1, 2))
-"""Adam7: first column, first row, and the steps between columns and rows, of every pass."""
+"""Adam7 passes: first column, first row, column step, row step."""
 _BLOCK = 1 << 18
-"""Bytes held at once, whatever a file claims."""
+"""Maximum number of bytes in memory, for any claimed size."""
 _LEVEL = 1
-"""ISA-L's fastest: labels without filters take a seventh of zlib's time for 5 % more bytes."""
+"""Fastest compression level of ISA-L; labels compress well at any level."""
 
 
 def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
     """Check every checksum of a PNG and that its pixel stream is complete.
 
     Args:
-        file: The file, known to begin like a PNG.
-        pixels: Whether to decompress the pixel stream; decoding finds most damage to it, too.
+        file: The file, which must start with the PNG signature.
+        pixels: Whether to decompress the pixel stream.
 
     Raises:
         ValueError: The file is damaged.
@@ -45,7 +44,7 @@ def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
         if (kind == b"IHDR") != (stream is None):
             raise ValueError("its header is not at its beginning")
         palettes += kind == b"PLTE"
-        if palettes > 1:  # readers differ in which one they take
+        if palettes > 1:  # decoders differ in which one they use
             raise ValueError("it has two palettes")
         if stream and stream.begun and kind == b"IDAT" != before:
             raise ValueError("its pixel stream is interrupted")
@@ -63,11 +62,7 @@ def check_png(file: BinaryIO, *, pixels: bool = True) -> None:
 
 
 class _PixelStream:
-    """The compressed pixels of a PNG, decompressed to count them.
-
-    Attributes:
-        begun: Whether any byte of it was read.
-    """
+    """Count the pixels in the compressed stream of a PNG; `begun` after its first bytes."""
 
     def __init__(self, header: bytes) -> None:
         width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
@@ -83,10 +78,10 @@ class _PixelStream:
         self.begun = False
 
     def take(self, data: bytes) -> None:
-        """Decompress the next bytes of the stream; bytes after the last pixel are ignored."""
+        """Decompress the next bytes; bytes after the last pixel are ignored."""
         self.begun = True
         size = _BLOCK
-        # A full block may leave pixels inside the decompressor though no byte is left.
+        # After a full block, the decompressor may hold more output without more input.
         while (data or size == _BLOCK) and self._missing >= 0 and not self._decompressor.eof:
             size = len(self._decompressor.decompress(data, _BLOCK))
             self._missing -= size
@@ -94,7 +89,7 @@ class _PixelStream:
 
     @property
     def complete(self) -> bool:
-        """Whether no pixel is missing, and the checksum of the pixels is there and right."""
+        """Whether all pixels and their checksum were read."""
         return self._missing < 0 or (self._missing == 0 and self._decompressor.eof)
 
 
@@ -111,7 +106,7 @@ def _blocks(file: BinaryIO, length: int) -> Iterator[bytes]:
 
 
 def label_png(train_ids: NDArray[np.uint8]) -> bytes:
-    """Return (H, W) trainIds as an 8-bit grey PNG without filters, which suit photos only."""
+    """Return trainIds (H, W) as an 8-bit grey PNG without filters."""
     height, width = train_ids.shape
     rows = np.zeros((height, 1 + width), np.uint8)
     rows[:, 1:] = train_ids

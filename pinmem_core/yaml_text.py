@@ -1,9 +1,8 @@
-"""Reading YAML that others wrote: limits are checked before anything is built from it.
+"""Load untrusted YAML with limits on size, depth and numbers.
 
-A few lines of YAML can stand for gigabytes (aliases of aliases), for numbers of millions of digits,
-or for a nesting that exhausts the stack. A first pass over the parser's events, which builds
-nothing, counts what the text would become. Only then a safe loader builds it; it also refuses a key
-that is given twice.
+A few lines of YAML can expand to gigabytes (aliases of aliases), to numbers of millions of digits,
+or to a nesting that exhausts the stack. The limits are checked on the parser's events before a safe
+loader builds anything. Duplicate keys are errors.
 """
 
 import re
@@ -13,24 +12,24 @@ from typing import Any
 
 import yaml
 
-MOST_NODES = 200_000
-"""Keys, values and entries that a text may hold, those that aliases repeat included."""
-DEEPEST = 50
-"""Levels of nesting."""
+MAX_NODES = 200_000
+"""Maximum number of keys, values and entries, after alias expansion."""
+MAX_DEPTH = 50
+"""Maximum number of nested containers."""
 
-_LONGEST_NUMBER = 32
+_MAX_NUMBER_LENGTH = 32
 _MERGE = "tag:yaml.org,2002:merge"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f]")
 
-_Base: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the faster one
+_Base: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # faster
 
 
 class YamlTextError(Exception):
-    """A text that is no YAML, or that breaks a limit.
+    """Invalid YAML, or YAML that exceeds a limit.
 
     Args:
-        reason: What is wrong.
-        line: Where, counted from 1; None where that is unknown.
+        reason: Cause of the error.
+        line: Line of the error, counted from 1; None if unknown.
     """
 
     def __init__(self, reason: str, line: int | None = None) -> None:
@@ -40,10 +39,10 @@ class YamlTextError(Exception):
 
 
 def load_yaml(text: str) -> Any:
-    """Return the value that a YAML text stands for.
+    """Return the value of a YAML text.
 
     Raises:
-        YamlTextError: The text is no YAML, repeats a key, or breaks a limit.
+        YamlTextError: The text is not YAML, repeats a key, or exceeds a limit.
     """
     try:
         _check_limits(text)
@@ -51,20 +50,20 @@ def load_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        reason = problem if isinstance(error, _LimitError) else f"this is no YAML: {problem}"
+        reason = problem if isinstance(error, _LimitError) else f"this is not YAML: {problem}"
         raise YamlTextError(reason, mark.line + 1 if mark else None) from None
     except (ValueError, LookupError, AttributeError, OverflowError):
-        # What PyYAML's constructors raise over a value that is not of its tag.
-        raise YamlTextError("this is no YAML: a value is not of the kind that it says") from None
+        # PyYAML's constructors raise these for a value that does not match its tag.
+        raise YamlTextError("this is not YAML: a value does not match its tag") from None
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
-    """Return the nodes of a text that `load_yaml` has accepted; they know their lines."""
+    """Return the nodes, with line numbers, of a text that `load_yaml` accepts."""
     return yaml.compose(text, _Loader)
 
 
 class _LimitError(yaml.MarkedYAMLError):
-    """A limit is broken."""
+    """A limit is exceeded."""
 
 
 def _limit(problem: str, mark: Any) -> _LimitError:
@@ -73,20 +72,18 @@ def _limit(problem: str, mark: Any) -> _LimitError:
 
 @dataclass
 class _Open:
-    """A list or mapping that has not ended yet."""
+    """An unfinished list or mapping."""
 
     anchor: str | None
-    start: int
-    """Nodes before it."""
-    height: int = 0
-    """Levels of nesting in it."""
+    start: int  # number of nodes before it
+    height: int = 0  # nested levels in it
 
 
 def _check_limits(text: str) -> None:
-    """Raise a YAML error where loading `text` would take too much."""
+    """Raise a YAML error if the expanded `text` exceeds a limit."""
     nodes = 0
     stack = [_Open(None, 0)]
-    anchors: dict[str, tuple[int, int]] = {}  # how many nodes and levels each stands for
+    anchors: dict[str, tuple[int, int]] = {}  # nodes and levels of each
     for event in yaml.parse(text, _Base):
         if isinstance(event, yaml.CollectionEndEvent):
             closed = stack.pop()
@@ -103,7 +100,8 @@ def _check_limits(text: str) -> None:
             stack.append(_Open(event.anchor, nodes))
             size, height = 1, 0
         elif isinstance(event, yaml.ScalarEvent):
-            _check_scalar(event)
+            if _CONTROL.search(event.value):
+                raise _limit("a text holds a control character", event.start_mark)
             size, height = 1, 0
             if event.anchor:
                 anchors[event.anchor] = 1, 0
@@ -111,25 +109,20 @@ def _check_limits(text: str) -> None:
             continue
         nodes += size
         stack[-1].height = max(stack[-1].height, height)
-        if nodes > MOST_NODES:
-            raise _limit(f"it holds more than {MOST_NODES:,} values", event.start_mark)
-        if len(stack) + height > DEEPEST:
-            raise _limit(f"it is nested more than {DEEPEST} levels deep", event.start_mark)
-
-
-def _check_scalar(event: yaml.ScalarEvent) -> None:
-    if _CONTROL.search(event.value):
-        raise _limit("a text holds a control character", event.start_mark)
+        if nodes > MAX_NODES:
+            raise _limit(f"it holds more than {MAX_NODES:,} values", event.start_mark)
+        if len(stack) + height > MAX_DEPTH:
+            raise _limit(f"it is nested more than {MAX_DEPTH} levels deep", event.start_mark)
 
 
 class _Loader(_Base):  # type: ignore[misc, valid-type]
-    """A safe loader that refuses repeated keys and endless numbers."""
+    """A safe loader that rejects duplicate keys and long numbers."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key_node, yaml.ScalarNode):
-                continue  # the parent refuses it
+                continue  # the base class rejects it
             key = _MERGE if key_node.tag == _MERGE else self.construct_object(key_node)
             if key in seen:
                 problem = f"the key '{str(key_node.value)[:100]}' is given twice"
@@ -139,8 +132,8 @@ class _Loader(_Base):  # type: ignore[misc, valid-type]
         return mapping
 
     def number(self, node: yaml.ScalarNode) -> int | float:
-        """Return the number that a scalar stands for."""
-        if len(node.value) > _LONGEST_NUMBER:
+        """Return the number of a scalar node."""
+        if len(node.value) > _MAX_NUMBER_LENGTH:
             raise _limit("a number is too long", node.start_mark)
         kind = node.tag.rpartition(":")[2]
         construct = self.construct_yaml_int if kind == "int" else self.construct_yaml_float

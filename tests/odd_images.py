@@ -269,8 +269,11 @@ def _refused() -> Iterator[tuple[str, Odd]]:
     rgb = picture()
     jpeg, whole = _saved(rgb, "JPEG", progressive=True), png(rgb)
     yield "empty.jpg", Odd(b"", None, reason="it is empty")
-    yield "text.jpg", Odd(b"This is no picture.\n" * 20, None, reason="no picture")
-    yield "page.png", Odd(b"<!DOCTYPE html><title>404</title>", None, reason="no picture")
+    yield "text.jpg", Odd(b"This is no picture.\n" * 20, None, reason="a supported image")
+    yield (
+        "page.png",
+        Odd(b"<!DOCTYPE html><title>404</title>", None, reason="a supported image"),
+    )
     yield "torn.jpg", Odd(jpeg[: len(jpeg) // 2], None, reason="truncated")
     yield "only a head.jpg", Odd(jpeg[:100], None, reason="cannot be read")
     yield "torn.png", Odd(whole[: len(whole) // 2], None, reason="truncated")
@@ -281,6 +284,6 @@ def _refused() -> Iterator[tuple[str, Odd]]:
     bomb = whole[:8] + _chunk(b"IHDR", header) + whole[33:]
     yield "bomb.png", Odd(bomb, None, reason="more than 178 megapixels")
     floats = Image.fromarray(_grey() / np.float32(255))
-    yield "floats.tif", Odd(_saved(floats, "TIFF"), None, reason="32-bit numbers")
+    yield "floats.tif", Odd(_saved(floats, "TIFF"), None, reason="32-bit values")
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    yield "script.jpg", Odd(script, None, reason="no picture")
+    yield "script.jpg", Odd(script, None, reason="a supported image")

@@ -328,7 +328,7 @@ CHAIN = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(
         ("car: 1", 'car: "1,2,3"', ["ids", "mixes"]),
         ("label_maps: ids", "label_maps: idz", ["unknown label map 'idz'", "mean 'ids'"]),
         ("layouts:", "split_lists: {val: no.txt}\nlayouts:", ["split_lists.val", "no.txt"]),
-        ("title: My streets", "title: [", ["line 4: this is no YAML"]),
+        ("title: My streets", "title: [", ["line 4: this is not YAML"]),
         (CARD, "- name", ["'key: value'"]),
         ("My streets", "\udcff", ["UTF-8"]),
     ],

@@ -294,7 +294,7 @@ def test_labels_that_cannot_be_read_do_not_keep_the_others_from_being_listed(tmp
     assert "Found in 2 label files" in new_card(tmp_path, "mycity")
     for path in (tmp_path / "labels").iterdir():
         path.write_bytes(b"torn")
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="not a supported image"):
         new_card(tmp_path, "mycity")
 
 

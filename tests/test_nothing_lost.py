@@ -295,7 +295,7 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeyp
     events = []
     with hold_lock(lock_file(tmp_path / "data"), "the dataset data", events.append):
         pass
-    assert "offers no locks (no locks)" in warnings(events)[0]
+    assert "has no locks (no locks)" in warnings(events)[0]
 
 
 def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path):

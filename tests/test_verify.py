@@ -135,7 +135,7 @@ def _other_value(dataset: PreparedDataset) -> Path:
 
 SEEN_BY_HEADERS = [
     (_no_image, "does not exist"),
-    (_image_without_header, "cannot be read: no picture"),
+    (_image_without_header, "cannot be read: it is not a supported image"),
     (_small_image, "is 20x15, but the manifest says 40x30"),
     (_no_label, "does not exist"),
     (_small_label, "is 20x15, but the manifest says 40x30"),
@@ -149,7 +149,7 @@ SEEN_BY_PIXELS = [
     (_torn_image, "cannot be read: "),
     (_flipped_image, "cannot be read: "),
     (_flipped_label, "cannot be read: "),
-    (_strange_value, "holds values that are no trainIds: 19"),
+    (_strange_value, "holds values that are not trainIds: 19"),
     (_other_value, "holds other trainIds than 'prepare' wrote"),
 ]
 

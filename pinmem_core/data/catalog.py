@@ -12,7 +12,7 @@ import pinmem_core.data.cards as cards_package
 from pinmem_core.addresses import redact_values
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.discovery import discover
-from pinmem_core.documents import LARGEST, read_text
+from pinmem_core.documents import MAX_BYTES, read_text
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.home import dataset_root, home
 from pinmem_core.yaml_text import YamlTextError, compose_yaml, load_yaml
@@ -97,7 +97,7 @@ def _is_absolute(path: str) -> bool:
     return PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).anchor)
 
 
-def _text(path: Path, name: str, limit: int = LARGEST) -> str:
+def _text(path: Path, name: str, limit: int = MAX_BYTES) -> str:
     try:
         return read_text(path, limit)
     except DataError as error:

@@ -17,7 +17,7 @@ from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset, Selection
 from pinmem_core.data.samples import evenly_spaced
-from pinmem_core.documents import LARGEST, read_json_object
+from pinmem_core.documents import MAX_BYTES, read_json_object
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
 from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_domain, load_target
@@ -120,7 +120,7 @@ def _targets(
         )
     prepare_synthetic(names, on_event)
     try:
-        samples = read_json_object(run_folder(checkpoint) / "samples.json", 16 * LARGEST)
+        samples = read_json_object(run_folder(checkpoint) / "samples.json", 16 * MAX_BYTES)
     except DataError:
         samples = None  # missing or damaged
     trained_on = TrainedOn.of_checkpoint(config, samples)

@@ -14,7 +14,7 @@ from pinmem_core.checkpoints.hub import CHECKPOINT
 from pinmem_core.checkpoints.model_card import ModelMetrics
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
-from pinmem_core.documents import LARGEST, json_text, read_json, read_json_lines, read_json_object
+from pinmem_core.documents import MAX_BYTES, json_text, read_json, read_json_lines, read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError, shell_join
 from pinmem_core.evaluation import Scores
 from pinmem_core.evaluation.plots import plot_cosines
@@ -38,7 +38,7 @@ from pinmem_core.training.step import TrainStep
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
 DIGESTS = "digests"
 """Key of `samples.json` for a digest of each dataset's labels; runs of older versions lack it."""
-_MANY_SAMPLES = 16 * LARGEST
+_MANY_SAMPLES = 16 * MAX_BYTES
 """Maximum size of the list of all samples, in bytes."""
 
 

@@ -84,7 +84,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def no_locks(place: Place) -> Iterator[str]:
-    """The file system offers no locks: a warning, and it goes on."""
+    """The file system has no locks: a warning, and it goes on."""
 
     def without() -> None:
         import fcntl
@@ -98,7 +98,7 @@ def no_locks(place: Place) -> Iterator[str]:
     for command in (scenes.PREPARE, scenes.TRAIN):
         loud = (part for part in command if part != "-q")
         code = place.run(*loud, before=without)
-        if code or "offers no locks" not in " ".join(place.log.read_text().split()):
+        if code or "has no locks" not in " ".join(place.log.read_text().split()):
             yield f"{' '.join(command[:2])} ended with {code}: {place.said()}"
 
 
