@@ -1,4 +1,4 @@
-"""Web addresses in words that hold no secret."""
+"""Redact secrets in URLs."""
 
 import re
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z]{0,5}|[0-9]{1,6}")
 
 
 def redact_url(address: str) -> str:
-    """Return `address` without what may be a secret in it.
+    """Return `address` without possible secrets.
 
-    User name, password and fragment are left out. Values of the query are hidden, but for short
-    words and numbers under names that mean no secret, such as `packageID=3`.
+    User name, password and fragment are removed. Query values are hidden, except short words and
+    numbers of keys that do not name a secret, such as `packageID=3`.
     """
     scheme, separator, rest = address.partition("://")
     if not separator:
@@ -27,21 +27,21 @@ def redact_url(address: str) -> str:
     rest = rest[authority.rfind("@") + 1 :]
     try:
         parts = urlsplit(f"{scheme}://{rest}")
-        parts.port  # noqa: B018  # raises where a password with a slash has been cut in two
+        parts.port  # noqa: B018  # raises ValueError if a password contains a slash
     except ValueError:
         return f"{scheme}://{HIDDEN}"
     path = re.sub(r";[^/]*", f";{HIDDEN}", parts.path)
-    query = "&".join(map(_masked_value, parts.query.split("&"))) if parts.query else ""
+    query = "&".join(map(_redact_value, parts.query.split("&"))) if parts.query else ""
     return parts._replace(path=path, query=query, fragment="").geturl()
 
 
 def redact_text(text: str) -> str:
-    """Return `text` with every web address in it masked."""
-    return _ADDRESS.sub(_masked_match, text) if "://" in text else text
+    """Return `text` with every URL redacted."""
+    return _ADDRESS.sub(_redact_match, text) if "://" in text else text
 
 
 def redact_values(value: Any) -> Any:
-    """Return `value`, a text or what JSON makes of texts, with every web address in it masked."""
+    """Return a JSON-like `value` with every URL in its strings redacted."""
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, Mapping):
@@ -51,12 +51,12 @@ def redact_values(value: Any) -> Any:
     return value
 
 
-def _masked_match(match: re.Match[str]) -> str:
-    address = match[0].rstrip(".,;:!?)]}'\"")  # they end a sentence
+def _redact_match(match: re.Match[str]) -> str:
+    address = match[0].rstrip(".,;:!?)]}'\"")  # punctuation of the sentence
     return redact_url(address) + match[0][len(address) :]
 
 
-def _masked_value(entry: str) -> str:
+def _redact_value(entry: str) -> str:
     name, equals, value = entry.partition("=")
     if not equals:
         name, value = "", name

@@ -1,4 +1,4 @@
-"""Devices: their choice, precision and memory, and errors of memory and compilers as sentences."""
+"""Devices: selection, precision, memory, and readable errors of memory and compilers."""
 
 import ctypes
 import errno

@@ -1,7 +1,7 @@
-"""Finding plug-ins: every module of a package that defines a given name.
+"""Discover plug-ins: all modules of a package that define a given name.
 
-Adding a dataset, a backbone, a decoder or a method is adding one file to its package; there is no
-list to edit. Tests and users may also append a folder of their own to the package's `__path__`.
+A new dataset, backbone, decoder or method is one file in its package. Other folders can be appended
+to the package's `__path__`.
 """
 
 import sys
@@ -17,17 +17,17 @@ T = TypeVar("T")
 def discover(package: str, attribute: str) -> list[Any]:
     """Return `attribute` of every module in `package` that defines it, ordered by module name."""
     modules = sorted(info.name for info in iter_modules(sys.modules[package].__path__))
-    found = (import_module(f"{package}.{name}") for name in modules)
-    return [getattr(module, attribute) for module in found if hasattr(module, attribute)]
+    loaded = (import_module(f"{package}.{name}") for name in modules)
+    return [getattr(module, attribute) for module in loaded if hasattr(module, attribute)]
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name, gathered from a package's modules whenever asked.
+    """Plug-ins of one kind by name, collected from the modules of a package at each call.
 
     Args:
-        kind: What they are called in errors.
+        kind: Kind of plug-in in error messages, e.g. "method".
         package: Name of the package.
-        attribute: What its modules call their tables of names to things.
+        attribute: Name of the dictionary from names to plug-ins in its modules.
     """
 
     def __init__(self, kind: str, package: str, attribute: str) -> None:
@@ -36,16 +36,15 @@ class Registry(Generic[T]):
         self.attribute = attribute
 
     def all(self) -> dict[str, T]:
-        """Return everything by name, sorted."""
+        """Return all plug-ins by name, sorted."""
         tables: list[dict[str, T]] = discover(self.package, self.attribute)
-        things = {name: thing for table in tables for name, thing in table.items()}
-        return {name: things[name] for name in sorted(things)}
+        return dict(sorted((name, value) for table in tables for name, value in table.items()))
 
     def get(self, name: str) -> T:
-        """Return the thing called `name`.
+        """Return the plug-in `name`.
 
         Raises:
-            ConfigError: There is none; the closest one is suggested.
+            ConfigError: The name is unknown; the hint suggests the closest one.
         """
         known = self.all()
         if name not in known:

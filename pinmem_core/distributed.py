@@ -57,7 +57,7 @@ def process_group() -> Iterator[None]:
 
 
 class _Sum(torch.autograd.Function):
-    """A differentiable sum; the gradient of each input is the sum of all output gradients."""
+    """Differentiable all-reduce: each input gets the sum of all output gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class _Sum(torch.autograd.Function):
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Return the sum of `tensor` over all processes; gradients flow to every process."""
+    """Return the differentiable sum of `tensor` over all processes."""
     if world_size() == 1:
         return tensor
     total: Tensor = _Sum.apply(tensor)
@@ -87,14 +87,14 @@ def all_gather_tensor(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
-    """Set `tensors` to those of the first process, with one broadcast per dtype."""
+    """Overwrite `tensors` with those of rank 0, with one broadcast per dtype."""
     if world_size() == 1:
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
-        flat = torch.cat([tensor.flatten() for tensor in alike])
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in group])
         dist.broadcast(flat, src=0)
-        _unflatten(flat, alike)
+        _unflatten(flat, group)
 
 
 @torch.no_grad()
@@ -112,8 +112,8 @@ def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
 def averaged_gradients(module: nn.Module) -> Iterator[None]:
     """Average the gradients of a backward pass in the block over all processes.
 
-    The reductions overlap with the backward pass. After the block, `.grad` holds the averages. A
-    gradient that was already an average, and that the pass adds to, becomes the average of the sum.
+    The reductions overlap with the backward pass. After the block, `.grad` holds the averages, also
+    of gradients that the pass accumulated onto earlier averages.
     """
     if world_size() == 1:
         yield
@@ -133,10 +133,9 @@ def averaged_gradients(module: nn.Module) -> Iterator[None]:
 
 
 class _Averages:
-    """Average tensors over all processes, in buckets, while the caller continues.
+    """Average tensors over all processes, in buckets, asynchronously.
 
-    All processes must add the same tensors in the same order. A backward pass fulfils this: the
-    graphs of all processes are equal, and the collectives of batch norm need the same order.
+    All processes must add the same tensors in the same order, as a backward pass does.
     """
 
     def __init__(self) -> None:
@@ -180,7 +179,7 @@ def _unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> None:
 
 
 def any_rank(flag: bool) -> bool:
-    """Return whether `flag` is set on any process; wait for all processes, but not for the GPU."""
+    """Return whether `flag` is set on any process, without synchronising with the GPU."""
     if world_size() == 1:
         return flag
     flags = torch.tensor(int(flag))
@@ -198,7 +197,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def on_first_rank(work: Callable[[], T]) -> T:
-    """Run `work` on the first process only; return its result or raise its error on all.
+    """Run `work` on rank 0; return its result or raise its error on all processes.
 
     Raises:
         PinMemError: `work` raised it.

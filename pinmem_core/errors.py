@@ -1,7 +1,7 @@
-"""Errors of pinmem.
+"""Error classes. The command line maps each class to an exit code.
 
-Every failure that a user can cause or fix is a `PinMemError`: one sentence that says what failed
-and where, and a hint that says how to fix it. The command line maps the class to an exit code.
+Every failure that a user can cause or fix is a `PinMemError`: one sentence that names what failed
+and where, and a hint that names the fix.
 """
 
 import os
@@ -15,8 +15,8 @@ class PinMemError(Exception):
     """A failure with a message for the user.
 
     Args:
-        message: What failed, and where (file, key, line).
-        hint: How to fix it; None where the message already says this.
+        message: Sentence that names what failed and where (file, key, line).
+        hint: Sentence that names the fix; None if the message contains it.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -42,7 +42,7 @@ class StoppedRunError(PinMemError):
 
 
 class MachineError(PinMemError):
-    """The machine lacks something: a device, a library, disk space."""
+    """A resource of the machine is missing: a device, a library, disk space."""
 
 
 class BusyError(MachineError):
@@ -64,6 +64,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
 
 
 def shell_join(*words: object) -> str:
-    """Return words as a shell takes them, for a command that can be pasted."""
+    """Return `words` as a quoted shell command line."""
     texts = [str(word) for word in words]
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)

@@ -191,7 +191,7 @@ def _require_at_most(largest: int, path: Path, offset: int, count: int) -> None:
     """Raise DataError if a PGM stores values above its maximum, which Pillow would clip."""
     values = np.fromfile(path, np.uint8 if largest < 256 else ">u2", count, offset=offset)
     if values.max(initial=0) > largest:
-        raise unreadable(path, ValueError(f"it holds values above its maximum {largest}"))
+        raise unreadable(path, ValueError(f"it holds values above {largest}, its maximum"))
 
 
 def _raw_name(codec: str, args: Any) -> tuple[str, int]:

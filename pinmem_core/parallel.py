@@ -10,8 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 8
-"""Default number of pending calls and results per job."""
+_AHEAD = 8  # default number of pending calls and results per job
 
 
 def parallel_map(
@@ -48,10 +47,7 @@ def parallel_map(
 
 
 def prefetch(items: Iterable[Item], count: int = 3) -> Generator[Item, None, None]:
-    """Yield `items`, of which a thread reads up to `count` ahead.
-
-    Closing the generator stops the thread.
-    """
+    """Yield `items` while a thread reads up to `count` ahead; closing the generator stops it."""
     iterator, end = iter(items), object()
     for item in parallel_map(lambda _: next(iterator, end), repeat(None), 1, waiting=count):
         if item is end:

@@ -1,7 +1,7 @@
-"""Names of format version 1 and what they are called now.
+"""Mapping from the names of format version 1 to the current names.
 
-Checkpoints, snapshots and run configurations that were written before format version 2 are read
-with this mapping. It also explains an old key that a user still types.
+It applies to checkpoints, snapshots and run configurations of version 1, and explains old keys in
+`--set`.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,12 @@ KEYS: Mapping[str, str] = {
     "model.head": "model.decoder",
     "model.own_statistics": "model.test_time_bn",
 }
-"""Configuration keys, by their names in version 1."""
-_TENSORS = {"trunk.": "backbone.", "head.": "decoder."}
-"""Prefixes of tensor names, by their names in version 1."""
+"""Current configuration keys by their names in version 1."""
+_TENSORS = {"trunk.": "backbone.", "head.": "decoder."}  # prefixes of tensor names
 
 
 def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `settings` of a run with today's keys. Today's keys stay as they are."""
+    """Return `settings` of a run with current keys."""
     result = dict(settings)
     for old, new in KEYS.items():
         section, key = old.split(".")
@@ -32,10 +31,10 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Return `tensors` with today's names. Today's names stay as they are."""
-    return {_current(name): tensor for name, tensor in tensors.items()}
+    """Return `tensors` with current names."""
+    return {_current_name(name): tensor for name, tensor in tensors.items()}
 
 
-def _current(name: str) -> str:
+def _current_name(name: str) -> str:
     prefix = next((old for old in _TENSORS if name.startswith(old)), "")
     return _TENSORS.get(prefix, "") + name.removeprefix(prefix)

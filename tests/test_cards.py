@@ -405,7 +405,7 @@ def test_a_written_card_reads_back_equal(name, tmp_path):
         ("title:", f"version: {'9' * 5000}\ntitle:", ["line 2", "number is too long"]),
         ("title:", f"version: {'9' * 20}\ntitle:", ["line 2", "version"]),
         ("title:", f"version: {'1:' * 5000}1\ntitle:", ["line 2", "number is too long"]),
-        ("title:", "version: !!timestamp x\ntitle:", ["no YAML"]),
+        ("title:", "version: !!timestamp x\ntitle:", ["not YAML"]),
         ("title:", "archives: [{file: ..}]\ntitle:", ["archives.0.file"]),
         ("title:", 'archives: [{file: "a\\nb.zip"}]\ntitle:', ["archives.0.file"]),
         ("title:", "archives: [{file: a.zip, aliases: ../b.zip}]\ntitle:", ["archives.0.aliases"]),

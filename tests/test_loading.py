@@ -105,7 +105,7 @@ def test_workers_change_nothing(domains):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_crops_that_are_finished_where_the_network_is_are_the_same(domains, workers):
     config = small_config(augmentation__crop=32, augmentation__strong="first-source")
-    raw = CropDataset(domains, config, range(config.batch), finish=False)
+    raw = CropDataset(domains, config, range(config.batch), augment=False)
     assert raw[0].images.dtype == raw[0].labels.dtype == torch.uint8
     late = DomainLoader(raw, range(3), workers=workers)
     early = DomainLoader.of(domains, config, range(3))
@@ -168,7 +168,7 @@ def test_shards_are_the_batch(domains):
 
 def test_no_two_crops_share_their_randomness(domains):
     only = replace(domains[0], samples=domains[0].samples[:1])
-    crops = CropDataset([only, only], small_config(seed=1), range(2), finish=False)
+    crops = CropDataset([only, only], small_config(seed=1), range(2), augment=False)
     drawn = [crops[iteration] for iteration in range(3)]
     assert len({image.numpy().tobytes() for d in drawn for image in d.images}) == 12
     assert len({appearance.seed for d in drawn for appearance in d.appearances}) == 12
@@ -325,7 +325,7 @@ def test_strong_augmentation_follows_its_policy(domains, policy, expected):
 
 def test_meta_test_domains_are_the_strong_ones(domains):
     config = small_config()
-    loader = DomainLoader(CropDataset(domains, config, range(1), finish=False), range(8))
+    loader = DomainLoader(CropDataset(domains, config, range(1), augment=False), range(8))
     for iteration, batch in enumerate(loader):
         assert loader.crops.strong_domains(iteration) == set(batch.meta_test)
         (appearances,) = {loader.crops[iteration].appearances}

@@ -194,7 +194,7 @@ class Crop(NamedTuple):
 
 
 class CropBatch(NamedTuple):
-    """The N crops of an iteration, domain by domain.
+    """The N crops of an iteration, ordered by domain.
 
     Attributes:
         images: Images, (N, 3, H, W); uint8 before photometric augmentation, normalised float32
@@ -234,7 +234,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         domains: Source domains, D of them.
         config: Configuration of the run: seed, augmentation, images per domain.
         slots: Range of each domain's images to load; other processes load the others.
-        finish: Whether to apply photometric augmentation; otherwise the consumer applies it.
+        augment: Whether to apply the photometric augmentation; otherwise the consumer applies it.
         normalization: Mean and standard deviation that the network expects.
     """
 
@@ -244,13 +244,13 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         config: TrainConfig,
         slots: range,
         *,
-        finish: bool,
+        augment: bool,
         normalization: Normalization = IMAGENET,
     ) -> None:
         self.domains = domains
         self.config = config
         self.slots = slots
-        self.finish = finish
+        self.augment = augment
         self.normalization = normalization
 
     def __getitem__(self, iteration: int) -> CropBatch | PinMemError:
@@ -285,7 +285,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
             tuple(crop.sample for crop in crops),
             sum(crop.redrawn for crop in crops),
         )
-        return drawn.augmented(self.normalization) if self.finish else drawn
+        return drawn.augmented(self.normalization) if self.augment else drawn
 
     def _keys(self, iteration: int) -> list[_Key]:
         strong, seed, batch = self.strong_domains(iteration), self.config.seed, self.config.batch
@@ -317,7 +317,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
 
 
 def _shared(drawn: CropBatch) -> CropBatch:
-    """Move the crops to shared memory and raise if it is full; torch would hang instead."""
+    """Move the crops to shared memory; raise if it is full, where torch would hang."""
     try:
         return drawn._replace(
             images=drawn.images.share_memory_(), labels=drawn.labels.share_memory_()

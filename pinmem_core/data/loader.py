@@ -42,7 +42,7 @@ def prefetch_crops(
             prefetch_factor=_AHEAD if workers else None,
             pin_memory=pin_memory,
             worker_init_fn=_begin,
-            generator=torch.Generator(),  # torch would else draw from the global generator
+            generator=torch.Generator(),  # leaves the global generator unchanged
         )
     )
     died = False
@@ -101,7 +101,7 @@ class DomainLoader:
         crops: Dataset of crops.
         iterations: Iterations to load, counted from 0.
         workers: Number of worker processes; 0 loads in this process.
-        device: Device of the batches; unfinished crops are augmented there.
+        device: Device of the batches; crops without photometric augmentation get it there.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class DomainLoader:
             ConfigError: The batch cannot be split equally over the processes.
         """
         slots = _slots(config.batch, *shard)
-        finish = device.type != "cuda"
-        crops = CropDataset(domains, config, slots, finish=finish, normalization=normalization)
+        augment = device.type != "cuda"
+        crops = CropDataset(domains, config, slots, augment=augment, normalization=normalization)
         return cls(crops, iterations, workers=config.workers, device=device)
 
     def __iter__(self) -> Iterator[Batch]:

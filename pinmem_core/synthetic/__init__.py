@@ -1,7 +1,7 @@
-"""Procedural street scenes in several domains, drawn with numpy alone.
+"""Synthetic street scenes in several domains, rendered with numpy.
 
-Every domain shows the same 19 classes through the same shapes, but builds, paints, lights and
-films them in its own way, so that a model trained on some domains meets a real shift on others.
+All domains contain the same 19 classes and shapes. They differ in architecture, colours, light,
+weather and camera, which creates a domain shift.
 
     >>> scene = draw_scene("arcade", 0)
     >>> scene.image.shape, scene.label.shape

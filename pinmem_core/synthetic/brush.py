@@ -1,4 +1,4 @@
-"""What every painter works with: the canvas, the style, the sun and a source of chance."""
+"""Drawing tools of a scene: canvas, style, sun and random generator."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ BLACK = np.zeros(3, dtype=np.float32)
 
 @cache
 def rgb(code: str) -> Floats:
-    """(3,) float32 in [0, 1] from a hex colour such as ``c0ffee``."""
+    """Return a hex colour such as ``c0ffee`` as (3,) float32 in [0, 1]."""
     return np.array([v / 255 for v in bytes.fromhex(code)], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Sun:
-    """Where shadows fall: metres to the right and ahead per metre of height."""
+    """Shadow direction: metres to the right and ahead per metre of height."""
 
     right: float
     ahead: float
 
     @classmethod
     def rise(cls, rng: np.random.Generator, light: Light) -> Sun:
-        """Put the sun at a random height and side."""
+        """Return a sun at a random height and side."""
         reach = 1 / math.tan(math.radians(rng.uniform(*light.elevation)))
         bearing = math.radians(rng.uniform(25, 75))
         right, ahead = (1 if rng.random() < 0.5 else -1 for _ in range(2))
         return cls(right * reach * math.sin(bearing), ahead * reach * math.cos(bearing))
 
     def factors(self, light: Light) -> dict[str, Floats]:
-        """RGB factor of the light on a surface by its facing."""
+        """Return the RGB factor of the light on a surface, by its facing."""
         norm = math.sqrt(1 + self.right**2 + self.ahead**2)
         ambient, sun = rgb(light.ambient), rgb(light.sun)
         lit = {
@@ -54,7 +54,7 @@ class Sun:
 
 @dataclass(frozen=True)
 class Brush:
-    """Painting tools of one scene."""
+    """Drawing tools of one scene."""
 
     canvas: Canvas
     style: Style
@@ -71,25 +71,25 @@ class Brush:
         opacity: float = 1.0,
         glow: bool = False,
     ) -> bool:
-        """`Canvas.fill` with the class given by name."""
+        """Call `Canvas.fill` with the class of the given name."""
         label = None if name is None else TRAIN_ID[name]
         return self.canvas.fill(plane, shape, colour, label, opacity=opacity, glow=glow)
 
     def pick(self, swatch: Swatch) -> Floats:
-        """Draw a colour of a swatch, slightly varied."""
+        """Return a random colour of a swatch with small variation."""
         return self._vary(rgb(swatch[int(self.rng.integers(len(swatch)))]))
 
     def blend(self, swatch: Swatch) -> Floats:
-        """Draw a colour between two of a swatch."""
+        """Return a random blend of two colours of a swatch."""
         a, b = (rgb(swatch[int(i)]) for i in self.rng.integers(len(swatch), size=2))
         return self._vary(a + np.float32(self.rng.random()) * (b - a))
 
     def chance(self, probability: float) -> bool:
-        """True with the given probability."""
+        """Return True with the given probability."""
         return bool(self.rng.random() < probability)
 
     def grained(self, colour: Floats, per_metre: float, strength: float = 1.0) -> Colour:
-        """Colour with surface texture as strong as the style has it."""
+        """Return a colour with the surface texture of the style."""
         amount = self.style.palette.grain * strength
         if amount == 0:
             return colour
@@ -101,13 +101,13 @@ class Brush:
         return paint
 
     def shadow(self, box: tuple[float, float, float, float], height: float) -> None:
-        """Cast the shadow of a box with footprint ``(x0, z0, x1, z1)`` on the ground."""
+        """Cast the shadow of a box with footprint ``(x0, z0, x1, z1)`` on the street."""
         if box[1] < _SHADOWLESS:
             shift = height * self.sun.right, height * self.sun.ahead
             self.canvas.shade(sweep(box, shift), self.style.light.shadow)
 
     def contact(self, box: tuple[float, float, float, float]) -> None:
-        """Darken the ground right under a box."""
+        """Darken the street under a box."""
         if box[1] < _SHADOWLESS:
             self.fill(Floor(), Rect(*box), BLACK, opacity=0.6)
 

@@ -1,4 +1,4 @@
-"""Supersampled colour, label and depth buffers, and the one fill that writes them."""
+"""Supersampled colour, label and depth buffers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Colour = Floats | Callable[[Floats, Floats], Floats]
 
 
 class Canvas:
-    """Frame under construction; nearer surfaces hide farther ones.
+    """Frame buffers with a depth test.
 
     Attributes:
         camera: Camera of the oversampled frame.
@@ -27,7 +27,7 @@ class Canvas:
     """
 
     def __init__(self, camera: Camera, light: Mapping[str, Floats], sky_id: int) -> None:
-        """Start from empty sky; ``light`` maps a plane's facing to an RGB factor."""
+        """Create an empty sky; ``light`` maps the facing of a plane to an RGB factor."""
         shape = camera.height, camera.width
         self.camera = camera
         self.image: Floats = np.zeros((3, *shape), dtype=np.float32)
@@ -46,7 +46,7 @@ class Canvas:
         opacity: float = 1.0,
         glow: bool = False,
     ) -> bool:
-        """Fill a shape standing on a plane.
+        """Fill a shape on a plane.
 
         Args:
             plane: Where the shape lies.
@@ -86,7 +86,7 @@ class Canvas:
         return True
 
     def shade(self, shape: Shape, darkness: float) -> None:
-        """Keep the sun off a part of the ground; overlapping shadows count once."""
+        """Shade a part of the street; overlapping shadows count once."""
         ground = Floor()
         window = ground.window(self.camera, shape.bounds)
         if window is None:
@@ -97,7 +97,7 @@ class Canvas:
         self.image[:, *window] *= 1 - np.float32(darkness) * lit
 
     def resolve(self) -> tuple[Floats, NDArray[np.uint8], Floats]:
-        """Image averaged, label and depth sampled, at the final size."""
+        """Return the averaged image and the sampled label and depth at the final size."""
         k = OVERSAMPLE
         image = sum(self.image[:, i::k, j::k] for i in range(k) for j in range(k)) / np.float32(
             k * k

@@ -1,4 +1,4 @@
-"""Sky, ground and buildings: everything that fills the frame behind the actors."""
+"""Sky, street surface and buildings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Street plans: what stands where, in metres, before anything is drawn."""
+"""Plan a street: the positions of all objects in metres."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ END = 130.0  # where the street fades into the backdrop
 
 
 class Heading(Enum):
-    """Which way a thing faces, seen from the camera."""
+    """Direction of an object relative to the camera."""
 
     AWAY = "away"
     TOWARD = "toward"
@@ -26,7 +26,7 @@ class Heading(Enum):
 
 
 class Thing(NamedTuple):
-    """Something to draw; ``kind`` names its painter.
+    """An object of a scene; ``kind`` selects its drawing function.
 
     ``x`` is its middle (for buildings, walls and fences: the face towards the street), ``z`` its
     nearest depth and ``length`` its extent in depth.
@@ -56,7 +56,7 @@ class Kerbside:
 
 
 class Street(NamedTuple):
-    """A planned scene: the road's lanes, both kerbsides, the cross street and the things."""
+    """A planned street: lanes, kerbsides, cross street and objects."""
 
     lanes: tuple[float, ...]  # lane edges, left to right
     centre: float  # line between the directions
@@ -67,7 +67,7 @@ class Street(NamedTuple):
 
 
 def plan_street(rng: np.random.Generator, town: Town) -> Street:
-    """Lay out a random street for a town."""
+    """Sample a random street of a town."""
     count = int(rng.integers(town.lanes[0], town.lanes[1] + 1))
     own = int(rng.integers(count // 2, count))  # right-hand traffic
     left = -(own + 0.5) * LANE + rng.uniform(-0.5, 0.5)

@@ -1,4 +1,4 @@
-"""The image chain of a camera: from light on the lens to compressed 8-bit pixels."""
+"""Camera model: from light on the lens to compressed 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def expose(image: Floats, lens: Lens, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Turn (3, H, W) light, nominally in [0, 1], into the (H, W, 3) picture that is stored."""
+    """Convert light (3, H, W), nominally in [0, 1], to an 8-bit image (H, W, 3)."""
     scale = image.shape[1] / 128
     if lens.bloom:
         glare = np.maximum(image - 0.75, 0)
@@ -36,7 +36,7 @@ def expose(image: Floats, lens: Lens, rng: np.random.Generator) -> NDArray[np.ui
 
 
 def blur(image: Floats, radius: float) -> Floats:
-    """Separable blur of the given radius in pixels, by a box with soft ends."""
+    """Blur with a separable soft box of the given radius in pixels."""
     if radius <= 0:
         return image
     whole = int(radius)
@@ -106,7 +106,7 @@ def _vignette(shape: tuple[int, ...], strength: float) -> Floats:
 
 
 def _tone(image: Floats, lens: Lens) -> Floats:
-    """Saturation, and contrast about mid-grey."""
+    """Adjust saturation, and contrast around mid-grey."""
     if lens.saturation != 1:
         grey = _luma(image)
         image = grey + np.float32(lens.saturation) * (image - grey)
@@ -115,6 +115,6 @@ def _tone(image: Floats, lens: Lens) -> Floats:
 
 
 def _sensor_noise(image: Floats, sigma: float, rng: np.random.Generator) -> Floats:
-    """Grain of every colour, stronger in the light."""
+    """Add noise to each colour, stronger in bright areas."""
     spread = np.float32(sigma) * np.sqrt(np.float32(0.3) + image)
     return np.asarray(image + spread * rng.standard_normal(image.shape, dtype=np.float32))

@@ -47,7 +47,7 @@ def person(brush: Brush, thing: Thing) -> None:
 def rider(
     brush: Brush, plane: Front, *, seat: Point, grip: Point, foot: Point, helmet: bool = False
 ) -> None:
-    """Seat a rider: legs to the pedals, arms to the grips, leaning forward."""
+    """Draw a rider with feet on the pedals and hands on the grips."""
     clothes = brush.style.palette.clothes
     coat, trousers = brush.pick(clothes), brush.pick(clothes) * 0.8
     lean = float(brush.rng.uniform(0.18, 0.35))

@@ -1,8 +1,8 @@
-"""Pinhole camera over a flat street, and the planes that things are drawn on.
+"""Pinhole camera over a flat street, and the planes of the objects.
 
-World axes are metres with the camera above the origin: ``x`` right, ``y`` up from the ground,
+World axes are metres with the camera above the origin: ``x`` right, ``y`` up from the street,
 ``z`` ahead.  A plane maps its own coordinates ``(s, t)`` to the frame and back, so that a shape
-defined once in metres can stand across the view, along the street or lie on the ground.
+defined in metres can stand across the view, stand along the street or lie on it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Camera:
         focal: Focal length in pixels.
         u0: Column of the vanishing point.
         v0: Row of the horizon.
-        eye: Height above the ground in metres.
+        eye: Height above the street in metres.
     """
 
     width: int
@@ -47,7 +47,7 @@ class Camera:
         return self.u0 + self.focal * x / z
 
     def row(self, y: float, z: float) -> float:
-        """Row of a point ``y`` metres above the ground at depth ``z``."""
+        """Row of a point ``y`` metres above the street at depth ``z``."""
         return self.v0 + self.focal * (self.eye - y) / z
 
     def entry(self, x: float) -> float:

@@ -1,4 +1,4 @@
-"""One picture with its labels, from plan to pixels."""
+"""Render a synthetic scene with its labels."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _PAINTERS: Mapping[str, Callable[[Brush, Thing], None]] = {
 
 
 class Scene(NamedTuple):
-    """A drawn picture.
+    """A synthetic scene.
 
     Attributes:
-        image: (H, W, 3) RGB.
-        label: (H, W) Cityscapes trainIds 0..18, 255 for ignore.
+        image: RGB image, (H, W, 3).
+        label: Cityscapes trainIds 0..18, (H, W); 255 is ignored.
     """
 
     image: NDArray[np.uint8]
@@ -56,12 +56,12 @@ class Scene(NamedTuple):
 def draw_scene(
     domain: str, index: int, *, seed: int = 0, size: tuple[int, int] = (256, 128)
 ) -> Scene:
-    """Draw one street scene; equal arguments give equal bits.
+    """Render one synthetic scene, a pure function of the arguments.
 
     Args:
-        domain: A name in `DOMAINS`.
-        index: Number of the picture within the domain, at least 0.
-        seed: Number of the whole collection, at least 0.
+        domain: Name of a domain in `DOMAINS`.
+        index: Index of the scene in the domain, at least 0.
+        seed: Random seed of all scenes, at least 0.
         size: Width and height in pixels.
 
     Raises:
@@ -85,7 +85,7 @@ def draw_scene(
 
 
 def _in_view(thing: Thing, camera: Camera) -> bool:
-    """Whether any of it, or of a shadow near it, can fall into the frame."""
+    """Return whether an object or its shadow can be visible."""
     far = thing.z + max(thing.length, 2.0)
     if far < NEAR:
         return False
@@ -96,7 +96,7 @@ def _in_view(thing: Thing, camera: Camera) -> bool:
 
 
 def _painting_order(thing: Thing) -> tuple[bool, float]:
-    """Buildings nearest first, which hides most of the rest, then the others farthest first."""
+    """Sort buildings from near to far, then other objects from far to near."""
     if thing.kind == "building":
         return False, thing.z
     return True, -(thing.z + thing.length / 2)
@@ -117,7 +117,7 @@ def _place_camera(rng: np.random.Generator, pose: Lens, size: tuple[int, int]) -
 
 
 def _bonnet(brush: Brush) -> None:
-    """Show the own car's bonnet, whose pixels are ignored, in some pictures."""
+    """Draw the bonnet of the own car, with ignored pixels, in some scenes."""
     camera, rng = brush.canvas.camera, brush.rng
     if not brush.chance(brush.style.lens.bonnet):
         return
@@ -132,7 +132,7 @@ def _bonnet(brush: Brush) -> None:
 
 
 def _finish(brush: Brush) -> Scene:
-    """Add the weather and expose the picture."""
+    """Apply weather and camera effects."""
     style, rng = brush.style, brush.rng
     image, label, depth = brush.canvas.resolve()
     if style.weather.wet:

@@ -40,7 +40,7 @@ def faces(thing: Thing, width: float, length: float) -> Faces:
 
 
 def _stand(brush: Brush, thing: Thing, width: float, length: float, height: float) -> None:
-    """Darken the ground under and beside a vehicle."""
+    """Darken the street under and around a vehicle."""
     half, deep = width / 2, length
     if thing.heading in (Heading.LEFT, Heading.RIGHT):
         half, deep = length / 2, width
@@ -55,7 +55,7 @@ def _wheel(brush: Brush, plane: Plane, s: float, radius: float, name: str) -> No
 
 
 def _lamps(brush: Brush, end: Front, thing: Thing, half: float, height: float) -> None:
-    """Head or tail lights at both corners; they burn in the dark."""
+    """Head or tail lights at both corners; they are lit in the dark."""
     burning = brush.style.light.lamps
     away = thing.heading is Heading.AWAY
     colour = rgb("e02818" if away else "fff4d0") if burning else rgb("a01c18" if away else "e8e8e0")

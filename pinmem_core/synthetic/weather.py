@@ -1,4 +1,4 @@
-"""Air and water between the scene and the lens."""
+"""Weather: fog, rain, reflections and drops on the windscreen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pinmem_core.synthetic.projection import Floats
 
 
 def veil(image: Floats, depth: Floats, brush: Brush) -> Floats:
-    """Fade the image into fog by its depth in metres."""
+    """Blend the image with fog by its depth in metres."""
     weather = brush.style.weather
     seen = np.exp(-np.float32(brush.rng.uniform(*weather.fog)) * depth)
     fog = brush.blend(weather.fog_colour)[:, None, None]
@@ -18,7 +18,7 @@ def veil(image: Floats, depth: Floats, brush: Brush) -> Floats:
 
 
 def mirror_ground(image: Floats, ground: NDArray[np.bool_], brush: Brush) -> Floats:
-    """Reflect what stands on wet ground in the rows below its foot."""
+    """Reflect objects on the wet street in the rows below them."""
     height, width = ground.shape
     rows = np.arange(height)[:, None]
     foot = np.maximum.accumulate(np.where(ground, -1, rows), axis=0)
@@ -32,7 +32,7 @@ def mirror_ground(image: Floats, ground: NDArray[np.bool_], brush: Brush) -> Flo
 
 
 def rain(image: Floats, brush: Brush) -> None:
-    """Draw falling streaks in place."""
+    """Draw rain streaks in place."""
     rng, (_, height, width) = brush.rng, image.shape
     count, length = int(90 * brush.style.weather.rain), max(height // 10, 4)
     rows = rng.integers(-length, height, (count, 1)) + np.arange(length)
@@ -44,7 +44,7 @@ def rain(image: Floats, brush: Brush) -> None:
 
 
 def drops(image: Floats, brush: Brush) -> None:
-    """Stick drops to the windscreen in place: each shows the view upside down."""
+    """Draw drops on the windscreen in place; each shows the view upside down."""
     rng, (_, height, width) = brush.rng, image.shape
     for _ in range(int(rng.integers(brush.style.weather.drops + 1))):
         radius = max(int(height * rng.uniform(0.015, 0.05)), 1)

@@ -93,7 +93,7 @@ def images_per_second(samples: list[Sample], *, finish: bool) -> float:
     """Return what one loading process draws in a second of its time, the most of several rounds."""
     domains = [Domain(name, tuple(samples)) for name in ("a", "b")]
     config = settings()
-    crops = CropDataset(domains, config, range(config.batch), finish=finish)
+    crops = CropDataset(domains, config, range(config.batch), augment=finish)
     rates = []
     for _ in range(ROUNDS):
         before = children_seconds()
