@@ -116,7 +116,7 @@ def test_crops_that_are_finished_where_the_network_is_are_the_same(domains, work
 def test_workers_finish_crops_unless_the_network_is_on_a_gpu(domains):
     def finish(device: str) -> bool:
         device = torch.device(device)
-        return DomainLoader.of(domains, small_config(), range(1), device=device).crops.finish
+        return DomainLoader.of(domains, small_config(), range(1), device=device).crops.augment
 
     assert finish("cpu") and not finish("cuda:0")
 
