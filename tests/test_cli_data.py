@@ -103,6 +103,11 @@ def test_from_a_server_to_another_machine(city, site, tmp_path, home, monkeypatc
     figures = Result("data", "stats", "mycity", "--plot", str(tmp_path / "plot.png"), "--json").json
     assert figures["samples"] == 12 and figures["class_images"]["road"] == 12
     assert Image.open(tmp_path / "plot.png").width >= 900
+    for name, start in (("plot.svg", b"<?xml"), ("plot.pdf", b"%PDF")):
+        assert Result("data", "stats", "mycity", "--plot", str(tmp_path / name)).code == 0
+        assert (tmp_path / name).read_bytes().startswith(start)
+    refused = Result("data", "stats", "mycity", "--plot", "plot.bmp")
+    assert refused.code == 2 and ".png, .svg or .pdf" in refused.err
 
     packed = Result("data", "pack", "mycity", "-o", str(tmp_path / "p.tar"), "--json")
     assert packed.json["digest"] == done.json["digest"]

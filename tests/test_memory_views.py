@@ -16,12 +16,12 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import Target, memory_analysis
 from pinmem_core.evaluation.memory_analysis import (
     Reading,
-    commonest_classes,
+    frequent_classes,
     memory_pictures,
-    plot_reading,
-    plot_weights,
     read_memory,
-    rightness,
+    reading_sheet,
+    reading_summary,
+    weight_sheet,
 )
 from pinmem_core.evaluation.plots import Plane, place_labels, plot_projection
 from pinmem_core.events import Progress
@@ -182,9 +182,9 @@ def test_a_sentence_tells_how_often_the_own_slot_is_read_most():
     truth = [[3, 3, 3, 3, 8, 3, 255, 255]] * 4
     some = _reading(_one_slot_each([3, 8], (4, 8)), truth, [[3, 3, 0, 0, 0, 0, 255, 3]] * 4)
     none = _reading(_one_slot_each([3, 8], (4, 8)), np.full((4, 8), 255))
-    assert "In these 2 images, 83.3% of the labelled pixels read" in rightness([some, none])
-    assert "prediction is right in 33.3%" in rightness([some, none])
-    assert rightness([none]) == "No pixel of these images is labelled."
+    assert "In these 2 images, 83.3% of the labelled pixels read" in reading_summary([some, none])
+    assert "prediction is right in 33.3%" in reading_summary([some, none])
+    assert reading_summary([none]) == "No pixel of these images is labelled."
 
 
 # Sheets with a row an image.
@@ -197,7 +197,7 @@ def _colors(picture: NDArray[np.uint8]) -> set[tuple[int, ...]]:
 
 def test_a_sheet_shows_image_truth_prediction_and_slots_side_by_side():
     reading = _reading(_one_slot_each([8, 8], (20, 40)), np.full((20, 40), 3), np.full((20, 40), 5))
-    sheet = plot_reading([reading, reading])
+    sheet = reading_sheet([reading, reading])
     rows = [row for row in sheet if (row[140] == 200).all()]  # those that hold the image
     assert len(rows) > 200
     for row in rows:
@@ -214,7 +214,7 @@ def test_a_row_tells_how_often_the_own_slot_is_read_most(monkeypatch):
     heading = memory_analysis.heading
     monkeypatch.setattr(memory_analysis, "heading", lambda *a: told.append(a[:2]) or heading(*a))
     right = _reading(_one_slot_each([3, 8], (4, 8)), [[3, 3, 3, 3, 8, 3, 255, 255]] * 4)
-    plot_reading([right, _reading(_one_slot_each([3, 8], (4, 8)), np.full((4, 8), 255))])
+    reading_sheet([right, _reading(_one_slot_each([3, 8], (4, 8)), np.full((4, 8), 255))])
     assert told == [
         ("s", "own slot read most: 83.3% of the labelled pixels"),
         ("s", "no pixel is labelled"),
@@ -227,7 +227,7 @@ def test_heat_maps_reach_from_their_own_smallest_to_their_own_largest_weight(mon
     monkeypatch.setattr(memory_analysis, "caption", lambda *a: told.append(a[0]) or caption(*a))
     weights = np.full((19, 1, 2), 0.05, np.float32)
     weights[3, 0], weights[8, 0] = (0.05, 0.06), (0.1, 0.02)
-    sheet = plot_weights([_reading(weights, np.full((20, 40), 255))], [3, 8])
+    sheet = weight_sheet([_reading(weights, np.full((20, 40), 255))], [3, 8])
     assert told == [["s", "wall: 0.050 to 0.060", "vegetation: 0.020 to 0.100"]]
     low, high = [255, 255, 178], [189, 0, 38]
     ends = [sheet[90, x].tolist() for x in (390, 760, 780, 1150)]
@@ -236,7 +236,7 @@ def test_heat_maps_reach_from_their_own_smallest_to_their_own_largest_weight(mon
 
 def test_a_heat_map_of_equal_weights_is_of_one_colour():
     weights = np.full((19, 1, 2), 1 / 19, np.float32)
-    sheet = plot_weights([_reading(weights, np.full((20, 40), 255))], [3])
+    sheet = weight_sheet([_reading(weights, np.full((20, 40), 255))], [3])
     assert _colors(sheet[5:200, 590:1150]) == {(255, 255, 178)}
 
 
@@ -244,7 +244,7 @@ def test_a_black_line_surrounds_the_class_in_the_truth():
     truth = np.full((60, 120), 255)
     truth[20:40, 40:80] = 3
     weights = np.full((19, 1, 2), 1 / 19, np.float32)
-    black = (plot_weights([_reading(weights, truth)], [3])[:285, 582:1150] < 90).all(axis=2)
+    black = (weight_sheet([_reading(weights, truth)], [3])[:285, 582:1150] < 90).all(axis=2)
     rows, columns = black.nonzero()
     assert rows.min() == pytest.approx(95, abs=6) and rows.max() == pytest.approx(190, abs=6)
     assert columns.min() == pytest.approx(188, abs=6)
@@ -258,8 +258,8 @@ def test_the_commonest_classes_of_all_images_come_first():
         _reading(np.zeros((19, 1, 1)), [[4, 9, 9, 9, 9, 9]]),
         _reading(np.zeros((19, 1, 1)), [[2, 2, 0, 0, 18, 9]]),
     ]
-    assert commonest_classes(readings, 3) == [9, 4, 0]
-    assert commonest_classes(readings, 9) == [9, 4, 0, 2, 18]
+    assert frequent_classes(readings, 3) == [9, 4, 0]
+    assert frequent_classes(readings, 9) == [9, 4, 0, 2, 18]
 
 
 # The projection.
@@ -407,7 +407,7 @@ def test_a_memory_has_two_pictures_and_two_more_a_target(predictor):
         Progress(task("day"), 1, 2), Progress(task("day"), 2, 2), Progress(task("night"), 1, 1)
     ]  # fmt: skip
     readings = [read_memory(predictor, targets[0].samples[n]) for n in (0, 4)]
-    assert rightness(readings) in [*found][2]
+    assert reading_summary(readings) in [*found][2]
     assert "A uniform read gives 0.053 to each slot." in [*found][3]
 
 

@@ -58,7 +58,7 @@ def _domain(name, spoilt=0.3, seen=False):
     return DomainReport(result, f"d-{name}", (0.2, 0.3))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report():
     origin = Origin(
         checkpoint=Path("runs/some <run>/checkpoint"),
@@ -73,7 +73,7 @@ def report():
     return Report(origin, {name: _domain(name) for name in (HOSTILE, "town:night")})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(report):
     noise = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
     example = Example("image_1", 0.5, noise, noise, noise)
@@ -412,7 +412,7 @@ def test_compare_is_a_command_of_its_own_and_a_run_may_have_its_name(run, tmp_pa
     assert "eval compare" in Result("eval", "--help").out
     monkeypatch.chdir(tmp_path)
     run.rename("compare")
-    done = Result("eval", "./compare", "--device", "cpu", "--json")
+    done = Result("eval", "./compare", "--device", "cpu", "--no-pictures", "--json")
     assert done.code == 0 and done.json["checkpoint"] == "compare/checkpoint"
 
 

@@ -45,10 +45,10 @@ class Labelled(NamedTuple):
     truth: NDArray[np.uint8]
 
 
-def my_share(
+def read_shard(
     samples: Sequence[Sample], protocol: Protocol, *, on_event: Listener, task: str
 ) -> Generator[Labelled, None, None]:
-    """Yield this process's shard of the samples; `in_order` gathers the results of all processes.
+    """Yield this process's shard of the samples; `gather_in_order` collects the results.
 
     Args:
         samples: Samples of all processes.
@@ -75,7 +75,7 @@ def my_share(
         pool.shutdown(cancel_futures=True)
 
 
-def in_order(results: Sequence[T]) -> list[T]:
+def gather_in_order(results: Sequence[T]) -> list[T]:
     """Gather the results of all processes on every process, in the order of the samples."""
     shares = all_gather(results)
     total = sum(len(share) for share in shares)
@@ -296,7 +296,7 @@ def evaluate(
         DataError: A file cannot be read, or the sizes of a label and its image differ.
     """
     matrix = ConfusionMatrix()
-    for _, image, truth in my_share(samples, predictor.protocol, on_event=on_event, task=task):
+    for _, image, truth in read_shard(samples, predictor.protocol, on_event=on_event, task=task):
         matrix.add(truth, predictor.predict(image))
     return Scores.of(reduce(add, all_gather(matrix)), len(samples))
 
@@ -325,7 +325,7 @@ def evaluate_domain(
             the target is labelled.
     """
     results, calibration = [], Calibration()
-    shown = my_share(target.samples, predictor.protocol, on_event=on_event, task=task)
+    shown = read_shard(target.samples, predictor.protocol, on_event=on_event, task=task)
     for sample in shown:
         prediction = predictor.analyze(sample.image, confidence=True)
         assert prediction.confidence is not None
@@ -339,7 +339,7 @@ def evaluate_domain(
     result = DomainResult(
         target.name,
         target.split,
-        tuple(in_order(results)),
+        tuple(gather_in_order(results)),
         calibration,
         target.seen,
         target.trained_images,

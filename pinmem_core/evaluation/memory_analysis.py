@@ -37,6 +37,30 @@ from pinmem_core.visualize import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SAMPLES_PER_DOMAIN = 4
+"""Default number of images per target."""
+_MAPS = 4
+"""Number of slots per target whose read weights are shown."""
+_COSINE_CAPTION = "Cosine similarity between the slots of the memory."
+_PROJECTION = (
+    "Slots and class features of images, projected by PCA. A point is the mean of "
+    "u = normalise(ReLU(F + BN(Conv(F)))) over a class in an image, which is what the image alone "
+    "would write into the memory. Slots are means of u, too, so both can be compared. Distant "
+    "points differ; close points may differ in other directions."
+)
+_WIDTH = 1160
+"""Width of a sheet in pixels; it fits on a page."""
+# ColorBrewer's YlOrRd. A black line is visible on all of its colours.
+_HEAT: tuple[Color, ...] = (
+    (255, 255, 178),
+    (254, 204, 92),
+    (253, 141, 60),
+    (240, 59, 32),
+    (189, 0, 38),
+)
+_LEAST_RANGE = 1e-4
+"""Smallest range of weights that a heat map resolves, so that it does not amplify rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -152,21 +176,7 @@ def _array(values: Tensor) -> NDArray[np.float32]:
     return values.float().cpu().numpy()
 
 
-_WIDTH = 1160
-"""Width of a sheet in pixels; it fits on a page."""
-# ColorBrewer's YlOrRd. A black line is visible on all of its colours.
-_HEAT: tuple[Color, ...] = (
-    (255, 255, 178),
-    (254, 204, 92),
-    (253, 141, 60),
-    (240, 59, 32),
-    (189, 0, 38),
-)
-_LEAST_RANGE = 1e-4
-"""Smallest range of weights that a heat map resolves, so that it does not amplify rounding."""
-
-
-def plot_reading(readings: Sequence[Reading]) -> NDArray[np.uint8]:
+def reading_sheet(readings: Sequence[Reading]) -> NDArray[np.uint8]:
     """Return an RGB sheet of image, truth, prediction and the slot that each pixel reads most.
 
     Args:
@@ -189,14 +199,14 @@ def _rightness(reading: Reading) -> str:
     return f"own slot read most: {reading.right / reading.labelled:.1%} of the labelled pixels"
 
 
-def commonest_classes(readings: Sequence[Reading], count: int) -> list[int]:
+def frequent_classes(readings: Sequence[Reading], count: int) -> list[int]:
     """Return up to `count` most frequent trainIds in the truth of all readings, descending."""
     counts = [np.bincount(reading.truth.ravel(), minlength=256) for reading in readings]
     pixels = np.sum(counts, axis=0)[: len(CLASSES)]
     return [int(k) for k in np.argsort(-pixels, kind="stable")[:count] if pixels[k]]
 
 
-def plot_weights(readings: Sequence[Reading], train_ids: Sequence[int]) -> NDArray[np.uint8]:
+def weight_sheet(readings: Sequence[Reading], train_ids: Sequence[int]) -> NDArray[np.uint8]:
     """Return an RGB sheet of heat maps of the read weights of some slots.
 
     The weights of a network differ little, so the colours of each map span its own range, which is
@@ -230,19 +240,6 @@ def _outline(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
     """Return the pixels of a mask (H, W) that are close to a pixel outside of it."""
     picture = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
     return mask & (np.asarray(picture.filter(ImageFilter.BoxBlur(thickness))) < 255)
-
-
-SAMPLES_PER_DOMAIN = 4
-"""Default number of images per target."""
-_MAPS = 4
-"""Number of slots per target whose read weights are shown."""
-_COSINE_CAPTION = "Cosine similarity between the slots of the memory."
-_PROJECTION = (
-    "Slots and class features of images, projected by PCA. A point is the mean of "
-    "u = normalise(ReLU(F + BN(Conv(F)))) over a class in an image, which is what the image alone "
-    "would write into the memory. Slots are means of u, too, so both can be compared. Distant "
-    "points differ; close points may differ in other directions."
-)
 
 
 def memory_pictures(
@@ -305,21 +302,21 @@ def _read(
 def _sheets(name: str, readings: Sequence[Reading]) -> dict[str, NDArray[np.uint8]]:
     most = (
         f"{name}: image, truth, prediction, and the slot that each pixel reads most, in the colour "
-        f"of its class. {rightness(readings)}"
+        f"of its class. {reading_summary(readings)}"
     )
-    sheets = {most: plot_reading(readings)}
-    if classes := commonest_classes(readings, _MAPS):
+    sheets = {most: reading_sheet(readings)}
+    if classes := frequent_classes(readings, _MAPS):
         slots = len(readings[0].weights)
         how_much = (
             f"{name}: read weights of the slots of the most frequent classes. A uniform read gives "
             f"{1 / slots:.3f} to each slot. The colours of each map range from its smallest to its "
             "largest weight. The black line surrounds the class in the truth."
         )
-        sheets[how_much] = plot_weights(readings, classes)
+        sheets[how_much] = weight_sheet(readings, classes)
     return sheets
 
 
-def rightness(readings: Sequence[Reading]) -> str:
+def reading_summary(readings: Sequence[Reading]) -> str:
     """Return a sentence on how often pixels read the slot of their true class most."""
     labelled = sum(reading.labelled for reading in readings)
     if not labelled:

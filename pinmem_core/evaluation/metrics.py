@@ -22,33 +22,10 @@ CLASS_SET_NAMES: tuple[str, ...] = (OCCURRING, *_FIXED)
 """Names of the class sets, the default first: "occurring", "19", "16", "13"."""
 
 
-def averaged(
-    class_set: str, iou: NDArray[np.float64], truth: NDArray[np.floating | np.integer]
-) -> NDArray[np.bool_]:
-    """Return the mask (..., 19) of the classes that a mean over `class_set` includes.
-
-    A fixed set includes its classes that occur in truth or prediction, as in cityscapesScripts: a
-    class that is predicted but does not occur counts as 0.
-
-    Args:
-        class_set: Name from `CLASS_SET_NAMES`.
-        iou: IoU of each class, (..., 19); NaN for a class in neither truth nor prediction.
-        truth: Ground-truth pixels of each class, (..., 19).
-
-    Raises:
-        ConfigError: The class set does not exist.
-    """
-    if class_set == OCCURRING:
-        return truth > 0
-    if class_set not in _FIXED:
-        raise unknown_name("class set", class_set, CLASS_SET_NAMES)
-    return _FIXED[class_set] & ~np.isnan(iou)
-
-
 _SIZE = len(CLASS_NAMES)
 
 
-def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """Return `part / whole`; NaN where `whole` is 0."""
     unknown = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=unknown, where=np.asarray(whole) > 0)
@@ -59,18 +36,27 @@ def mean_iou(
 ) -> NDArray[np.float64]:
     """Return the mean IoU of a batch of counts.
 
+    The set "occurring" averages the classes that occur in the truth. A fixed set averages those of
+    its classes that occur in truth or prediction, as in cityscapesScripts: a class that is only
+    predicted counts as 0.
+
     Args:
         hits: Correctly predicted pixels of each class (TP), (..., 19).
         truth: Pixels of each class (TP + FN), (..., 19).
         predicted: Labelled pixels predicted as each class (TP + FP), (..., 19).
-        class_set: Name of the class set to average.
+        class_set: Name from `CLASS_SET_NAMES`.
 
     Returns:
         Mean IoU in 0..1, (...); NaN without a class to average.
+
+    Raises:
+        ConfigError: The class set does not exist.
     """
-    iou = share(hits, truth + predicted - hits)
-    taken = averaged(class_set, iou, truth)
-    return share(np.where(taken, iou, 0).sum(axis=-1), taken.sum(axis=-1))
+    if class_set not in CLASS_SET_NAMES:
+        raise unknown_name("class set", class_set, CLASS_SET_NAMES)
+    iou = ratio(hits, truth + predicted - hits)
+    averaged = truth > 0 if class_set == OCCURRING else _FIXED[class_set] & ~np.isnan(iou)
+    return ratio(np.where(averaged, iou, 0).sum(axis=-1), averaged.sum(axis=-1))
 
 
 @dataclass
@@ -129,38 +115,30 @@ class ConfusionMatrix:
     @property
     def iou(self) -> NDArray[np.float64]:
         """IoU of each class, TP / (TP + FP + FN), (19,); NaN if in neither truth nor prediction."""
-        return share(self.hits, self.truth + self.predicted - self.hits)
+        return ratio(self.hits, self.truth + self.predicted - self.hits)
 
     @property
     def precision(self) -> NDArray[np.float64]:
         """Precision of each class, TP / (TP + FP), (19,); NaN if the class is never predicted."""
-        return share(self.hits, self.predicted)
+        return ratio(self.hits, self.predicted)
 
     @property
     def recall(self) -> NDArray[np.float64]:
         """Recall of each class, TP / (TP + FN), (19,); NaN if the class does not occur."""
-        return share(self.hits, self.truth)
+        return ratio(self.hits, self.truth)
 
     @property
     def frequency(self) -> NDArray[np.float64]:
         """Fraction of labelled pixels of each class, (19,); NaN without labelled pixels."""
-        return share(self.truth, np.full(_SIZE, self.pixels))
+        return ratio(self.truth, np.full(_SIZE, self.pixels))
 
     @property
     def pixel_accuracy(self) -> float:
         """Fraction of labelled pixels predicted correctly; NaN without labelled pixels."""
-        return float(share(self.hits.sum(), self.truth.sum()))
+        return float(ratio(self.hits.sum(), self.truth.sum()))
 
     def miou(self, class_set: str = OCCURRING) -> float:
-        """Return the mean IoU over a class set; NaN without a class to average.
-
-        Args:
-            class_set: Name of the set: "occurring" for the classes in the truth; "19", "16" or "13"
-                for the classes of that set in truth or prediction.
-
-        Raises:
-            ConfigError: The class set does not exist.
-        """
+        """Return the mean IoU over a class set, as `mean_iou`; NaN without a class to average."""
         return float(mean_iou(self.hits, self.truth, self.predicted, class_set))
 
 
@@ -203,8 +181,8 @@ class Scores:
             precision=_named(matrix.precision),
             recall=_named(matrix.recall),
             frequency=_named(matrix.frequency),
-            pixel_accuracy=_known(matrix.pixel_accuracy),
-            miou_by_set={name: _known(matrix.miou(name)) for name in CLASS_SET_NAMES},
+            pixel_accuracy=_none_if_nan(matrix.pixel_accuracy),
+            miou_by_set={name: _none_if_nan(matrix.miou(name)) for name in CLASS_SET_NAMES},
         )
 
 
@@ -216,10 +194,12 @@ def mean_over_domains(scores: Iterable[Scores], class_set: str = OCCURRING) -> f
 
 
 def _named(values: NDArray[np.float64]) -> dict[str, float | None]:
-    return {name: _known(value) for name, value in zip(CLASS_NAMES, values.tolist(), strict=True)}
+    return {
+        name: _none_if_nan(value) for name, value in zip(CLASS_NAMES, values.tolist(), strict=True)
+    }
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
@@ -228,10 +208,6 @@ BINS = 15
 _DOUBTS = 1 << 14
 _SLAB = 64
 """Rows counted at once; they fit into a processor's cache."""
-
-
-def _zeros(*shape: int) -> NDArray[np.int64]:
-    return np.zeros(shape, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,10 +222,10 @@ class Calibration:
             bits of a float32, so that they are at most 0.8 % wide and separate 0.9999 from 0.99999.
     """
 
-    counts: NDArray[np.int64] = field(default_factory=lambda: _zeros(BINS))
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     confidence_sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS))
-    hits: NDArray[np.int64] = field(default_factory=lambda: _zeros(BINS))
-    doubts: NDArray[np.int64] = field(default_factory=lambda: _zeros(2, _DOUBTS))
+    hits: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    doubts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, _DOUBTS), np.int64))
 
     @classmethod
     def of(
@@ -280,12 +256,12 @@ class Calibration:
     @property
     def accuracy(self) -> NDArray[np.float64]:
         """Accuracy of each bin in 0..1, (15,); NaN for an empty bin."""
-        return share(self.hits, self.counts)
+        return ratio(self.hits, self.counts)
 
     @property
     def mean_confidence(self) -> NDArray[np.float64]:
         """Mean confidence of each bin in 0..1, (15,); NaN for an empty bin."""
-        return share(self.confidence_sums, self.counts)
+        return ratio(self.confidence_sums, self.counts)
 
     @property
     def ece(self) -> float:
@@ -294,7 +270,7 @@ class Calibration:
         It is the mean of |accuracy - confidence| over bins, weighted by their pixels.
         """
         apart = np.abs(self.hits - self.confidence_sums).sum()
-        return float(share(apart, self.counts.sum()))
+        return float(ratio(apart, self.counts.sum()))
 
     @property
     def auroc(self) -> float:
@@ -305,7 +281,7 @@ class Calibration:
         """
         wrong, right = self.doubts.astype(np.float64)
         doubted_less = right.cumsum() - right / 2
-        return float(share((wrong * doubted_less).sum(), wrong.sum() * right.sum()))
+        return float(ratio((wrong * doubted_less).sum(), wrong.sum() * right.sum()))
 
 
 def _count(

@@ -419,7 +419,7 @@ def _image_json(image: ImageResult) -> dict[str, Any]:
     cells = np.flatnonzero(table)
     return {
         "id": image.id,
-        "miou": known(image.matrix.miou()),
+        "miou": none_if_nan(image.matrix.miou()),
         "cells": cells.tolist(),
         "pixels": table[cells].tolist(),
     }
@@ -427,14 +427,14 @@ def _image_json(image: ImageResult) -> dict[str, Any]:
 
 def _calibration_json(calibration: Calibration) -> dict[str, Any]:
     return {
-        "ece": known(calibration.ece),
-        "auroc": known(calibration.auroc),
+        "ece": none_if_nan(calibration.ece),
+        "auroc": none_if_nan(calibration.auroc),
         "counts": calibration.counts.tolist(),
         "confidence_sums": calibration.confidence_sums.tolist(),
         "hits": calibration.hits.tolist(),
     }
 
 
-def known(value: float) -> float | None:
+def none_if_nan(value: float) -> float | None:
     """Return `value`, or None for NaN."""
     return None if np.isnan(value) else float(value)
