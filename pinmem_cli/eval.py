@@ -4,11 +4,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
 
-from pinmem_cli.names import complete, datasets, models, protocols, runs
-from pinmem_cli.options import Compile, Device, Json, Precision, Quiet, names, shell_join
+from pinmem_cli.names import datasets, models, protocols, runs
+from pinmem_cli.options import (
+    Compile,
+    Device,
+    Json,
+    Precision,
+    Quiet,
+    argument,
+    names,
+    option,
+    shell_join,
+)
 from pinmem_cli.output import Output, percent, table
 from pinmem_core.errors import ConfigError
 
@@ -26,26 +35,25 @@ EXAMPLES = (
 def evaluate(
     run: Annotated[
         str,
-        typer.Argument(
-            help="Run (folder or name), checkpoint folder, starter, last, or user/name@revision.",
-            autocompletion=complete(models),
+        argument(
+            "Run (folder or name), checkpoint folder, starter, last, or user/name@revision.",
+            complete=models,
         ),
     ],
     targets: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="DOMAINS",
-            help="Domains to score on, DATASET, DATASET:DOMAIN or ...@SPLIT; repeat, or separate "
-            "by commas. By default, the run's targets.",
-            autocompletion=complete(datasets),
+        option(
+            "DATASET, DATASET:DOMAIN or ...@SPLIT to score on; default: the run's targets.",
+            metavar="DOMAIN,...",
+            complete=datasets,
         ),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="Inference protocol: {protocols}; or one with changes, as in "
-            "paper-train+flip+scales=0.5,1. By default, the model's own, else paper-train.",
-            autocompletion=complete(protocols),
+        option(
+            "{protocols}; or one with changes, e.g. paper-train+flip+scales=0.5,1. "
+            "Default: the model's own, else paper-train.",
+            complete=protocols,
         ),
     ] = None,
     precision: Precision = "float32",
@@ -53,19 +61,19 @@ def evaluate(
     device: Device = "auto",
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Folder to create for the report; default: RUN/eval/PROTOCOL-TIME.",
             "--output",
             "-o",
-            help="Folder to create for the report; default: RUN/eval/PROTOCOL-TIME.",
-            rich_help_panel="Output",
+            panel="Output",
         ),
     ] = None,
     no_pictures: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Leave images and pictures of the memory out of the report, which is faster.",
             "--no-pictures",
-            help="Leave images and pictures of the memory out of the report, which is faster.",
-            rich_help_panel="Output",
+            panel="Output",
         ),
     ] = False,
     json: Json = False,
@@ -166,10 +174,9 @@ COMPARE_EXAMPLES = (
 def compare(
     reports: Annotated[
         list[str],
-        typer.Argument(
-            help="Two or more: report files or folders, or runs, which stand for their newest "
-            "report.",
-            autocompletion=complete(runs),
+        argument(
+            "Two or more: report files or folders, or runs, which stand for their newest report.",
+            complete=runs,
         ),
     ],
     json: Json = False,

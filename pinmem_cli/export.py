@@ -5,10 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
-from pinmem_cli.names import complete, models
-from pinmem_cli.options import Force, Group, Json, Quiet, add, group, names, shell_join
+from pinmem_cli.names import models
+from pinmem_cli.options import (
+    Force,
+    Group,
+    Json,
+    Quiet,
+    add,
+    argument,
+    group,
+    names,
+    option,
+    shell_join,
+)
 from pinmem_cli.output import Output, fields, size
 from pinmem_core.errors import ConfigError
 
@@ -20,27 +29,22 @@ _HEAD = 12
 
 Model = Annotated[
     str,
-    typer.Argument(
-        help="Run (folder or name), checkpoint folder, starter, last, or user/name@revision.",
-        autocompletion=complete(models),
+    argument(
+        "Run (folder or name), checkpoint folder, starter, last, or user/name@revision.",
+        complete=models,
     ),
 ]
 Folder = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", help="Output folder; default: RUN/export.", rich_help_panel="Output"
-    ),
+    Path | None, option("Output folder; default: RUN/export.", "--output", "-o", panel="Output")
 ]
 Size = Annotated[
     str | None,
-    typer.Option(
-        "--size", metavar="WIDTHxHEIGHT", help="Fix the image size; by default, any size works."
-    ),
+    option("Fix the image size; by default, any size works.", "--size", metavar="WIDTHxHEIGHT"),
 ]
 Preprocess = Annotated[
-    bool, typer.Option("--preprocess", help="Take 8-bit RGB, and normalize it in the file.")
+    bool, option("Take 8-bit RGB, and normalize it in the file.", "--preprocess")
 ]
-Argmax = Annotated[bool, typer.Option("--argmax", help="Return trainIds instead of logits.")]
+Argmax = Annotated[bool, option("Return trainIds instead of logits.", "--argmax")]
 
 
 class _ExportGroup(Group):
@@ -56,7 +60,7 @@ class _ExportGroup(Group):
 def _refuse_old_form(args: Sequence[str]) -> None:
     words = [word for arg in args for word in (arg.split("=", 1) if arg[:2] == "--" else [arg])]
     forms = {"onnx": "onnx", "torch-export": "torch", "safetensors": "weights"}
-    for option, value in zip(words, [*words[1:], ""], strict=True):
+    for word, value in zip(words, [*words[1:], ""], strict=True):
         model = "RUN" if words[0].startswith("-") else words[0]
         new = {
             "--to": (forms.get(value, "onnx"), model),
@@ -64,11 +68,11 @@ def _refuse_old_form(args: Sequence[str]) -> None:
             "--push": ("push", model, value),
             "--from-official": ("convert", value),
         }
-        if option in new:
-            command = shell_join("pinmem", "export", *filter(None, new[option]))
+        if word in new:
+            command = shell_join("pinmem", "export", *filter(None, new[word]))
             raise ConfigError(
-                f"'{option}' is a command of its own now: {command}.",
-                f"See its options: pinmem export {new[option][0]} --help",
+                f"'{word}' is a command of its own now: {command}.",
+                f"See its options: pinmem export {new[word][0]} --help",
             )
 
 
@@ -82,18 +86,17 @@ def onnx(
     output: Folder = None,
     precision: Annotated[
         Literal["float32", "fp16", "int8"],
-        typer.Option(help="Precision of the convolutions; int8 is written next to float32."),
+        option("Precision of the convolutions; int8 is written next to float32."),
     ] = "float32",
     image_size: Size = None,
     preprocess: Preprocess = False,
     argmax: Argmax = False,
-    opset: Annotated[int | None, typer.Option(help="Opset version; default: 18.")] = None,
+    opset: Annotated[int | None, option("Opset version; default: 18.")] = None,
     calibrate: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="IMAGES",
-            help="Images, folders or quoted patterns that calibrate int8; repeat, or separate by "
-            "commas. By default, validation images of the sources.",
+        option(
+            "Calibration images, folders or quoted patterns; default: images of the sources.",
+            metavar="IMAGES,...",
         ),
     ] = None,
     force: Force = False,
@@ -122,7 +125,7 @@ def torch(
     model: Model,
     output: Folder = None,
     precision: Annotated[
-        Literal["float32", "fp16"], typer.Option(help="Precision of the convolutions.")
+        Literal["float32", "fp16"], option("Precision of the convolutions.")
     ] = "float32",
     image_size: Size = None,
     preprocess: Preprocess = False,
@@ -164,7 +167,7 @@ def weights(
     model: Model,
     output: Folder = None,
     precision: Annotated[
-        Literal["float32", "fp16"], typer.Option(help="Precision of the stored convolutions.")
+        Literal["float32", "fp16"], option("Precision of the stored convolutions.")
     ] = "float32",
     force: Force = False,
     json: Json = False,
@@ -207,15 +210,11 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
 
 def push(
     model: Model,
-    repo: Annotated[
-        str, typer.Argument(metavar="USER/NAME", help="Repository on the Hugging Face Hub.")
-    ],
-    private: Annotated[
-        bool, typer.Option("--private", help="Create a private repository.")
-    ] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; created if it is missing.")] = None,
+    repo: Annotated[str, argument("Repository on the Hugging Face Hub.", metavar="USER/NAME")],
+    private: Annotated[bool, option("Create a private repository.", "--private")] = False,
+    revision: Annotated[str | None, option("Branch; created if it is missing.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be sent, without the network.")
+        bool, option("Show what would be sent, without the network.", "--dry-run")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -250,15 +249,10 @@ def push(
 
 
 def convert(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE.pth", help="File of the original, or of its family.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Output folder.", rich_help_panel="Output")
-    ],
+    file: Annotated[Path, argument("File of the original, or of its family.", metavar="FILE.pth")],
+    output: Annotated[Path, option("Output folder.", "--output", "-o", panel="Output")],
     allow_missing_memory: Annotated[
-        bool,
-        typer.Option("--allow-missing-memory", help="Accept a file that lacks its memory."),
+        bool, option("Accept a file that lacks its memory.", "--allow-missing-memory")
     ] = False,
     force: Force = False,
     json: Json = False,

@@ -12,44 +12,48 @@ from pinmem_cli import names as known
 from pinmem_core.errors import ConfigError
 from pinmem_core.errors import shell_join as shell_join
 
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel="Output"),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Print only results and errors.", rich_help_panel="Output"),
-]
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, mps, cuda or cuda:N.")]
-Precision = Annotated[
-    Literal["float32", "bf16", "fp16"], typer.Option(help="Precision of the convolutions.")
-]
+
+def option(
+    help: str,
+    *names: str,
+    panel: str | None = None,
+    metavar: str | None = None,
+    complete: Callable[[], list[str]] | None = None,
+    **limits: Any,
+) -> Any:
+    """Return a Typer option; its names follow from the parameter unless given."""
+    completion = known.complete(complete) if complete else None
+    return typer.Option(
+        *names,
+        help=help,
+        rich_help_panel=panel,
+        metavar=metavar,
+        autocompletion=completion,
+        **limits,
+    )
+
+
+def argument(
+    help: str, *, metavar: str | None = None, complete: Callable[[], list[str]] | None = None
+) -> Any:
+    """Return a Typer argument."""
+    completion = known.complete(complete) if complete else None
+    return typer.Argument(help=help, metavar=metavar, autocompletion=completion)
+
+
+Json = Annotated[bool, option("Print one JSON object on stdout.", "--json", panel="Output")]
+Quiet = Annotated[bool, option("Print only results and errors.", "--quiet", "-q", panel="Output")]
+Device = Annotated[str, option("Device: auto, cpu, mps, cuda or cuda:N.")]
+Precision = Annotated[Literal["float32", "bf16", "fp16"], option("Precision of the convolutions.")]
 Compile = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Compile the network with torch: a slow start, faster afterwards."
-    ),
+    bool, option("Compile the network with torch: a slow start, faster afterwards.", "--compile")
 ]
-OutputFolder = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Folder to create.", rich_help_panel="Output"),
-]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Overwrite existing files.", rich_help_panel="Output"),
-]
+OutputFolder = Annotated[Path | None, option("Folder to create.", "--output", "-o", panel="Output")]
+Force = Annotated[bool, option("Overwrite existing files.", "--force", panel="Output")]
 
 
-Dataset = Annotated[
-    str,
-    typer.Argument(
-        help="Dataset: {datasets}, or your own.", autocompletion=known.complete(known.datasets)
-    ),
-]
-Prepared = Annotated[
-    str,
-    typer.Argument(help="Prepared dataset.", autocompletion=known.complete(known.datasets)),
-]
+Dataset = Annotated[str, argument("Dataset: {datasets}, or your own.", complete=known.datasets)]
+Prepared = Annotated[str, argument("Prepared dataset.", complete=known.datasets)]
 
 
 class _Help:

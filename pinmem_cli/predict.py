@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.names import complete, models, protocols
 from pinmem_cli.names import formats as known_formats
+from pinmem_cli.names import models, protocols
 from pinmem_cli.options import (
     Compile,
     Device,
@@ -15,7 +15,9 @@ from pinmem_cli.options import (
     Json,
     Precision,
     Quiet,
+    argument,
     names,
+    option,
     refuse_others,
     shell_join,
 )
@@ -47,44 +49,36 @@ _OF_STREAMS = (
 def predict(
     context: typer.Context,
     inputs: Annotated[
-        list[str],
-        typer.Argument(help="Images, videos, folders, quoted patterns, or - for standard input."),
+        list[str], argument("Images, videos, folders, quoted patterns, or - for standard input.")
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="File for one input, folder for several, or - for standard output.",
+        option(
+            "File for one input, folder for several, or - for standard output.", "--output", "-o"
         ),
     ],
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Run (folder or name), checkpoint folder, user/name@revision, last for the newest "
-            "finished run, or starter (the default) for the model that comes with pinmem.",
-            autocompletion=complete(models),
+        option(
+            "Run (folder or name), checkpoint folder, user/name@revision, last (newest finished "
+            "run), or starter (default; comes with pinmem).",
+            complete=models,
         ),
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format",
-            metavar="FORMATS",
-            help="{formats}; repeat, or separate by commas. Default: color.",
-            autocompletion=complete(known_formats),
+        option(
+            "{formats} (default: color).", "--format", metavar="FORMAT,...", complete=known_formats
         ),
     ] = None,
-    frames: Annotated[
-        bool, typer.Option("--frames", help="Write a video as a folder of frames.")
-    ] = False,
+    frames: Annotated[bool, option("Write a video as a folder of frames.", "--frames")] = False,
     force: Force = False,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="Inference protocol: {protocols}; or one with changes, as in "
-            "fast+flip+scales=0.5,1. By default, the model's own, else fast.",
-            autocompletion=complete(protocols),
+        option(
+            "{protocols}; or one with changes, e.g. fast+flip+scales=0.5,1. Default: the "
+            "model's own, else fast.",
+            complete=protocols,
         ),
     ] = None,
     precision: Precision = "float32",

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.names import complete, datasets, methods, recipes, runs
+from pinmem_cli.names import datasets, methods, recipes, runs
 from pinmem_cli.options import (
     Json,
     OutputFolder,
     Quiet,
     given_options,
     names,
+    option,
     refuse_others,
     shell_join,
     without,
@@ -55,106 +56,76 @@ def train(
     context: typer.Context,
     sources: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="DOMAINS",
-            help="Domains to train on, DATASET or DATASET:DOMAIN; repeat, or separate by commas. "
-            "Datasets: {datasets}.",
-            rich_help_panel=_DATA,
-            autocompletion=complete(datasets),
+        option(
+            "Domains to train on, DATASET or DATASET:DOMAIN. Datasets: {datasets}.",
+            metavar="DOMAIN,...",
+            panel=_DATA,
+            complete=datasets,
         ),
     ] = None,
     targets: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="DOMAINS",
-            help="Unseen domains to score on at the end; repeat, or separate by commas.",
-            rich_help_panel=_DATA,
-            autocompletion=complete(datasets),
+        option(
+            "Unseen domains to score on at the end.",
+            metavar="DOMAIN,...",
+            panel=_DATA,
+            complete=datasets,
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="Named settings: {recipes}. By default, the recipe of the first source.",
-            rich_help_panel=_HOW,
-            autocompletion=complete(recipes),
+        option(
+            "Named settings: {recipes}. By default, the recipe of the first source.",
+            panel=_HOW,
+            complete=recipes,
         ),
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option(
-            help="Training method: {methods}.",
-            rich_help_panel=_HOW,
-            autocompletion=complete(methods),
-        ),
+        str | None, option("Training method: {methods}.", panel=_HOW, complete=methods)
     ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="Number of iterations.", rich_help_panel=_HOW)
-    ] = None,
+    iterations: Annotated[int | None, option("Number of iterations.", min=1, panel=_HOW)] = None,
     batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images per domain and iteration.", rich_help_panel=_HOW),
+        int | None, option("Images per domain and iteration.", min=1, panel=_HOW)
     ] = None,
-    crop: Annotated[
-        int | None, typer.Option(help="Side of the training crops in pixels.", rich_help_panel=_HOW)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of all randomness.", rich_help_panel=_HOW)
-    ] = None,
+    crop: Annotated[int | None, option("Side of the training crops in pixels.", panel=_HOW)] = None,
+    seed: Annotated[int | None, option("Seed of all randomness.", min=0, panel=_HOW)] = None,
     device: Annotated[
-        str | None,
-        typer.Option(help="Device: auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW),
+        str | None, option("Device: auto, cpu, mps, cuda or cuda:N.", panel=_HOW)
     ] = None,
     init_weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Backbone weights: a file, or a name of torchvision.", rich_help_panel=_HOW
-        ),
+        str | None, option("Backbone weights: a file, or a name of torchvision.", panel=_HOW)
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any other setting, e.g. optim.lr=0.02; repeat for several.",
-            rich_help_panel=_HOW,
-        ),
+        option("Any other setting, e.g. optim.lr=0.02.", "--set", metavar="KEY=VALUE", panel=_HOW),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Resume a run: its folder, its name, or auto for the newest unfinished one.",
             metavar="RUN",
-            help="Resume a run: its folder, its name, or auto for the newest unfinished one.",
-            rich_help_panel="Instead",
-            autocompletion=complete(runs),
+            panel="Instead",
+            complete=runs,
         ),
     ] = None,
     sweep: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Train and score the variants and seeds of a study, and print its table.",
             metavar="FILE",
-            help="Train and score the variants and seeds of a study, and print its table.",
-            rich_help_panel="Instead",
+            panel="Instead",
         ),
     ] = None,
-    list_recipes: Annotated[
-        bool, typer.Option("--list", help="List the recipes.", rich_help_panel="Instead")
-    ] = False,
+    list_recipes: Annotated[bool, option("List the recipes.", "--list", panel="Instead")] = False,
     show: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RECIPE",
-            help="Show a recipe.",
-            rich_help_panel="Instead",
-            autocompletion=complete(recipes),
-        ),
+        str | None, option("Show a recipe.", metavar="RECIPE", panel="Instead", complete=recipes)
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Show the settings and the cost, draw a batch, and train nothing.",
             "--dry-run",
-            help="Show the settings and the cost, draw a batch, and train nothing.",
-            rich_help_panel=_OUTPUT,
+            panel=_OUTPUT,
         ),
     ] = False,
     output: OutputFolder = None,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pinmem_cli.names import complete, datasets
-from pinmem_cli.options import Dataset, Json, Prepared, Quiet, shell_join
+from pinmem_cli.names import datasets
+from pinmem_cli.options import Dataset, Json, Prepared, Quiet, argument, option, shell_join
 from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, fields, size, table
 
 if TYPE_CHECKING:
@@ -121,23 +121,17 @@ PREVIEW_EXAMPLES = (
 )
 
 ChosenSamples = Annotated[
-    str,
-    typer.Argument(
-        metavar="SELECTION",
-        help="DATASET, DATASET:DOMAIN or ...@SPLIT.",
-        autocompletion=complete(datasets),
-    ),
+    str, argument("DATASET, DATASET:DOMAIN or ...@SPLIT.", metavar="SELECTION", complete=datasets)
 ]
 
 
 def verify(
     name: Prepared,
     headers_only: Annotated[
-        bool, typer.Option("--headers-only", help="Check the files' headers only, not every pixel.")
+        bool, option("Check the files' headers only, not every pixel.", "--headers-only")
     ] = False,
     deep: Annotated[
-        bool,
-        typer.Option("--deep", help="Compare images with the digests of 'prepare --hash-images'."),
+        bool, option("Compare images with the digests of 'prepare --hash-images'.", "--deep")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -165,12 +159,9 @@ def verify(
 def stats(
     selection: ChosenSamples,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Plot class shares to this PNG, SVG or PDF."),
+        Path | None, option("Plot class shares to this PNG, SVG or PDF.", "--plot")
     ] = None,
-    images: Annotated[
-        int, typer.Option(min=0, help="Images read for mean and std; 0 for all.")
-    ] = 500,
+    images: Annotated[int, option("Images read for mean and std; 0 for all.", min=0)] = 500,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -207,10 +198,9 @@ def stats(
 def preview(
     selection: ChosenSamples,
     out: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="PNG to write; default: NAME-preview.png."),
+        Path | None, option("PNG to write; default: NAME-preview.png.", "--output", "-o")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=50, help="Number of samples.")] = 6,
+    count: Annotated[int, option("Number of samples.", min=1, max=50)] = 6,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -14,6 +14,7 @@ from pinmem_cli.options import (
     Quiet,
     given_options,
     names,
+    option,
     paths,
     refuse_others,
     shell_join,
@@ -41,29 +42,17 @@ EXTRACT_EXAMPLES = (
 FETCHING = "Download"
 AcceptTerms = Annotated[
     bool,
-    typer.Option(
-        "--accept-terms",
-        help="Accept the dataset's terms without being asked.",
-        rich_help_panel=FETCHING,
-    ),
+    option("Accept the dataset's terms without being asked.", "--accept-terms", panel=FETCHING),
 ]
 Parts = Annotated[
     list[str] | None,
-    typer.Option(
-        "--parts",
-        metavar="PARTS",
-        help="Parts to fetch, e.g. 1,3 (GTAV has ten); repeat, or separate by commas.",
-        rich_help_panel=FETCHING,
+    option(
+        "Parts to fetch, e.g. 1,3 (GTAV has ten).", "--parts", metavar="PART,...", panel=FETCHING
     ),
 ]
-CardFile = Annotated[Path | None, typer.Option("--card", help="YAML card of your own dataset.")]
+CardFile = Annotated[Path | None, option("YAML card of your own dataset.", "--card")]
 Sources = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--from",
-        metavar="PATHS",
-        help="Folders or archives that hold it; repeat, or separate by commas.",
-    ),
+    list[Path] | None, option("Folders or archives that hold it.", "--from", metavar="PATH,...")
 ]
 
 
@@ -111,14 +100,13 @@ def download(
     name: Dataset,
     parts: Parts = None,
     folder: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for the archives; default: in PINMEM_HOME."),
+        Path | None, option("Folder for the archives; default: in PINMEM_HOME.", "--output", "-o")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="Files fetched at once.")] = 4,
+    workers: Annotated[int, option("Files fetched at once.", min=1, max=16)] = 4,
     accept_terms: AcceptTerms = False,
     card_file: CardFile = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the files and their sizes; fetch nothing.")
+        bool, option("List the files and their sizes; fetch nothing.", "--dry-run")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -213,25 +201,13 @@ SHOWN = 3
 
 _SMALL = "Smaller images"
 Reencode = Annotated[
-    str | None,
-    typer.Option("--reencode", help="Re-encode images: jpeg, webp or png.", rich_help_panel=_SMALL),
+    str | None, option("Re-encode images: jpeg, webp or png.", "--reencode", panel=_SMALL)
 ]
 Quality = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=100,
-        help="Quality of jpeg and webp; default: 95.",
-        rich_help_panel=_SMALL,
-    ),
+    int | None, option("Quality of jpeg and webp; default: 95.", min=1, max=100, panel=_SMALL)
 ]
 Height = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="With --reencode: largest height of images and labels.",
-        rich_help_panel=_SMALL,
-    ),
+    int | None, option("With --reencode: largest height of images and labels.", min=1, panel=_SMALL)
 ]
 
 
@@ -256,7 +232,7 @@ def prepare(
     sources: Sources = None,
     card_file: CardFile = None,
     label_map: Annotated[
-        str | None, typer.Option("--label-map", help="Mapping from raw labels to classes.")
+        str | None, option("Mapping from raw labels to classes.", "--label-map")
     ] = None,
     reencode: Reencode = None,
     quality: Quality = None,
@@ -265,25 +241,16 @@ def prepare(
     accept_terms: AcceptTerms = False,
     remove_archives: Annotated[
         bool,
-        typer.Option(
-            "--remove-archives",
-            help="Delete downloaded archives after unpacking.",
-            rich_help_panel=FETCHING,
-        ),
+        option("Delete downloaded archives after unpacking.", "--remove-archives", panel=FETCHING),
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail if any sample is defective.")
-    ] = False,
+    strict: Annotated[bool, option("Fail if any sample is defective.", "--strict")] = False,
     hash_images: Annotated[
-        bool,
-        typer.Option("--hash-images", help="Record the SHA-256 of images, for 'verify --deep'."),
+        bool, option("Record the SHA-256 of images, for 'verify --deep'.", "--hash-images")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Samples processed at once; default: one per core.")
+        int | None, option("Samples processed at once; default: one per core.", min=1)
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("Show what would be done; do nothing.", "--dry-run")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from pinmem_cli.data.prepare import Height, Quality, Reencode, reencoding_of
-from pinmem_cli.options import Force, Json, Prepared, Quiet, names, shell_join
+from pinmem_cli.options import Force, Json, Prepared, Quiet, argument, names, option, shell_join
 from pinmem_cli.output import Output, size
 from pinmem_core.errors import ConfigError
 
@@ -20,15 +18,11 @@ CARD_EXAMPLES = ("pinmem data new-card ~/mycity --name mycity -o mycity.yaml",)
 def pack(
     name: Prepared,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Archive to write; default: NAME.tar.")
+        Path | None, option("Archive to write; default: NAME.tar.", "--output", "-o")
     ] = None,
     splits: Annotated[
         list[str] | None,
-        typer.Option(
-            "--splits",
-            metavar="SPLITS",
-            help="Only these splits, e.g. train,val; repeat, or separate by commas.",
-        ),
+        option("Only these splits, e.g. train,val.", "--splits", metavar="SPLIT,..."),
     ] = None,
     reencode: Reencode = None,
     quality: Quality = None,
@@ -66,12 +60,12 @@ def pack(
 
 
 def new_card(
-    folder: Annotated[Path, typer.Argument(help="Folder of your images and labels.")],
+    folder: Annotated[Path, argument("Folder of your images and labels.")],
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the dataset; default: the folder's.")
+        str | None, option("Name of the dataset; default: the folder's.", "--name")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Card to write; default: NAME.yaml.")
+        Path | None, option("Card to write; default: NAME.yaml.", "--output", "-o")
     ] = None,
     force: Force = False,
     json: Json = False,
