@@ -1,4 +1,4 @@
-"""The command line of pinmem: parses, prints and exits; the work is done by `pinmem_core`."""
+"""The command line of pinmem: parse, print and exit; `pinmem_core` does the work."""
 
 from pinmem_cli.idle_threads import let_idle_threads_sleep  # counts from here on
 

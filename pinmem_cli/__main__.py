@@ -1,4 +1,4 @@
-"""Lets `python -m pinmem_cli` do what `pinmem` does."""
+"""Run `pinmem` as `python -m pinmem_cli`."""
 
 from pinmem_cli.app import main
 

@@ -1,4 +1,4 @@
-"""The Typer app: verbs, version, and the boundary where errors become exit codes."""
+"""The Typer app: commands, version, and the boundary where errors become exit codes."""
 
 import sys
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pinmem_cli import (
 )
 from pinmem_cli.options import Group, add
 from pinmem_cli.output import exit_code, show_error, unforeseen
-from pinmem_cli.streams import mend_streams, printable
+from pinmem_cli.streams import printable, repair_streams
 from pinmem_core.errors import PinMemError
 from pinmem_core.version import __version__
 
@@ -105,7 +105,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; an unexpected error is reported in one sentence, too."""
-    mend_streams()
+    repair_streams()
     let_idle_threads_sleep()
     try:
         app()

@@ -1,4 +1,4 @@
-"""The demo: train a baseline and pinmem alike on synthetic scenes, and compare them where unseen.
+"""The demo: train a baseline and pinmem on synthetic scenes, and compare them on unseen ones.
 
 Run it as `python -m pinmem_cli.demo`.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from pinmem_cli.output import Output, exit_code, show_error, table
 from pinmem_cli.signals import deferred
-from pinmem_cli.streams import mend_streams
+from pinmem_cli.streams import repair_streams
 from pinmem_core.errors import PinMemError
 
 METHODS = ("aggregate", "pinmem")
@@ -24,13 +24,13 @@ IMAGES_PER_TARGET = 2
 
 
 def run_demo(output: Output) -> None:
-    """Train both methods, then print their scores and draw their predictions."""
+    """Train both methods, print their scores, and draw their predictions."""
     from pinmem_core.config import load_recipe, validate
     from pinmem_core.data.prepare import prepare_synthetic
     from pinmem_core.home import register_run, runs_root
 
     targets = validate(load_recipe("demo")).targets
-    output.note("drawing streets ...")
+    output.note("Drawing synthetic scenes ...")
     with output.listening() as listener:
         prepare_synthetic(targets, listener)
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}-demo"
@@ -44,24 +44,21 @@ def run_demo(output: Output) -> None:
     for phase, scores in results[METHODS[0]]["scores"].items():
         for name, score in scores.items():
             kind = "unseen" if score["seen"] is False else "seen"
-            figures = [results[method]["scores"][phase][name]["miou"] for method in METHODS]
-            rows.add_row(f"{name}  ({phase}, {kind})", *(f"{100 * of:.1f}" for of in figures))
+            mious = [results[method]["scores"][phase][name]["miou"] for method in METHODS]
+            rows.add_row(f"{name}  ({phase}, {kind})", *(f"{100 * of:.1f}" for of in mious))
     output.result({}, rows, "", f"picture: {picture}")
     output.next_step("pinmem train --help")
 
 
 def _train(runs: Mapping[str, Path], output: Output) -> dict[str, dict[str, Any]]:
-    """Train every method at once, each in a process with its share of the cores.
-
-    Small networks gain less from a second thread than two trainings gain from a core each.
-    """
+    """Train all methods in parallel, one process each: small networks gain little from threads."""
     threads = max(1, (os.cpu_count() or 1) // len(runs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "pinmem_cli", "train", "--recipe", "demo", "--json"]
     trainings: dict[str, subprocess.Popen[str]] = {}
     results = {}
     try:
-        with deferred():  # a process that has no name yet could not be ended
+        with deferred():  # until all processes are known
             for method, run in runs.items():
                 trainings[method] = subprocess.Popen(
                     [*command, "--method", method, "--output", str(run)],
@@ -84,7 +81,7 @@ def _train(runs: Mapping[str, Path], output: Output) -> dict[str, dict[str, Any]
 
 
 def _relay(method: str, training: "subprocess.Popen[str]", output: Output) -> None:
-    """Repeat what a training says, under its method's name."""
+    """Print the messages of a training with its method's name."""
     for line in training.stderr or ():
         output.note(f"{method}: {line.rstrip()}")
 
@@ -105,8 +102,8 @@ def _draw(runs: Mapping[str, str], targets: tuple[str, ...], path: Path) -> None
 
 
 def main() -> None:
-    """Run the demo; a failure is one sentence, and a signal ends the trainings as well."""
-    mend_streams()
+    """Run the demo; a signal ends the trainings, too."""
+    repair_streams()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))

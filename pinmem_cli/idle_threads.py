@@ -1,4 +1,4 @@
-"""Let torch's idle threads sleep where other processes need the processors.
+"""Let torch's idle threads sleep if other processes need the processors.
 
 Between two operations, OpenMP's threads spin for a while, which is fastest on an idle machine. Next
 to another busy process, they spin on processors that it needs, and a prediction takes several times

@@ -1,6 +1,6 @@
-"""The one sink of all commands: data goes to stdout, everything else to stderr.
+"""Output of all commands: data goes to stdout, everything else to stderr.
 
-Everything that is shown passes `printable` here, so that no name from outside can steer a terminal.
+All texts pass `printable`, so that no name from outside can control a terminal.
 """
 
 import errno
@@ -28,28 +28,28 @@ SCHEMA_VERSION = 1
 EXIT_CODES: dict[type[PinMemError], int] = {ConfigError: 2, DataError: 3, MachineError: 5}
 """Exit codes by kind of failure; any other failure is 1."""
 _UNFOLDED = 10_000
-"""Columns of a file or pipe, in which names are not folded."""
+"""Width of tables in files and pipes, where names are not folded."""
 _NO_MEMORY = re.compile("failed to map segment|allocate memory|out of memory", re.IGNORECASE)
-"""How loaders of libraries and torch word a lack of memory."""
+"""Messages of library loaders and of torch about a lack of memory."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 VERIFICATION_FAILED = 4
-"""The exit code of a check that found something."""
+"""Exit code of a check with findings."""
 
 
 def is_first_process() -> bool:
-    """Return whether this is the process that speaks, of those that torchrun has started."""
+    """Return whether this is the only process, or the first one of torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def exit_code(error: PinMemError) -> int:
-    """Return the exit code that tells this kind of failure."""
+    """Return the exit code of a failure."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 def unforeseen(error: Exception) -> PinMemError:
-    """Return the failure that stands for an exception that no command expected."""
+    """Convert an unexpected exception to a failure with a hint."""
     if _lacks_memory(error):
         return MachineError("there is not enough memory.", "Close other programs.")
     if not isinstance(error, OSError) or error.errno is None:
@@ -83,7 +83,7 @@ def say(message: str, style: str = "") -> None:
 
 
 def show_error(error: PinMemError) -> None:
-    """Say what failed and how to mend it."""
+    """Print an error and its hint."""
     speaker = "" if is_first_process() else f"process {os.environ['RANK']}: "
     errors().print(f"{speaker}error:", style="bold red", end=" ")
     say(error.message)
@@ -92,11 +92,11 @@ def show_error(error: PinMemError) -> None:
 
 
 class Output:
-    """How one command speaks.
+    """Output of one command.
 
     Args:
-        as_json: Give one JSON object on stdout instead of text.
-        quiet: Say nothing but results and errors.
+        as_json: Whether to print one JSON object on stdout instead of text.
+        quiet: Whether to print only results and errors.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -104,9 +104,9 @@ class Output:
         self.quiet = quiet
 
     def result(self, data: Mapping[str, Any], *human: str | Table) -> None:
-        """Give the result: `data` under --json, else the `human` lines and tables.
+        """Print the result: `data` as JSON, or the lines and tables `human`.
 
-        A text is one line: a newline in it is part of a name, and is shown as an escape.
+        Newlines in a text are escaped, because they are part of a name.
         """
         if self.as_json:
             answer = _presentable({"schema_version": SCHEMA_VERSION, **data})
@@ -122,12 +122,12 @@ class Output:
                 _print_table(console, part)
 
     def note(self, message: str) -> None:
-        """Say something that is no result."""
+        """Print a message on stderr."""
         if not self.quiet:
             say(message)
 
     def next_step(self, command: str) -> None:
-        """Name the command that usually comes next."""
+        """Print the command that usually comes next."""
         if not self.as_json:
             self.note(f"next: {command}")
 
@@ -152,7 +152,7 @@ class _Rows(Table):
 
 
 def table(*columns: str, text: Sequence[str] = ()) -> Table:
-    """Return an empty table of figures; the first column and those of `text` hold text."""
+    """Return an empty table of numbers; the first column and those of `text` hold text."""
     result = _Rows(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         is_text = column in (columns[0], *text)
@@ -162,7 +162,7 @@ def table(*columns: str, text: Sequence[str] = ()) -> Table:
 
 
 def fields(pairs: Sequence[tuple[str, str | Sequence[str]]]) -> Table:
-    """Return a table of names and what they stand for, a line or several, in two columns."""
+    """Return a table of names and their values, of one line or several, in two columns."""
     result = _Rows(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     result.add_column()
     result.add_column(overflow="fold")
@@ -176,7 +176,7 @@ def _lines(texts: Sequence[str]) -> Text:
 
 
 def _print_table(console: Console, rows: Table) -> None:
-    """Print a table; in a file or pipe, without the blanks that fill its columns."""
+    """Print a table; in files and pipes without trailing spaces."""
     with console.capture() as captured:
         console.print(rows, soft_wrap=False)
     lines = captured.get().splitlines()
@@ -201,7 +201,7 @@ def counted(counts: Mapping[str, int]) -> str:
 
 
 def size(count: int | None) -> str:
-    """Return a number of bytes for people, in decimal units as sites publish them."""
+    """Return a number of bytes in decimal units, such as "1.2 MB"."""
     return decimal(count) if count is not None else "unknown"
 
 

@@ -25,7 +25,7 @@ _WIDTH_WITH_BARS = 96
 
 
 class _Shortened(ProgressColumn):
-    """A text that gives way, where the terminal is narrow, to how much is done and left."""
+    """A text that is cut off first if the terminal is narrow."""
 
     def __init__(self, text: Callable[[Task], str]) -> None:
         super().__init__(Column(no_wrap=False))  # the table narrows only columns that may wrap
@@ -36,7 +36,7 @@ class _Shortened(ProgressColumn):
 
 
 class _Amount(ProgressColumn):
-    """How much is done: a count, or bytes with their speed."""
+    """Completed part: a count, or bytes with their speed."""
 
     def __init__(self) -> None:
         super().__init__(Column(no_wrap=True))
@@ -50,10 +50,10 @@ class _Amount(ProgressColumn):
 
 
 class EventView:
-    """Shows events on `console` between entering and leaving.
+    """Show events on a console while the context is open.
 
-    On a terminal every task has a bar, which vanishes at the end; elsewhere only metrics and
-    notices are printed, a line each.
+    On a terminal, each task has a bar, which vanishes at the end; elsewhere, only metrics and
+    notices are printed, one per line.
     """
 
     def __init__(self, console: Console) -> None:
@@ -62,7 +62,7 @@ class EventView:
             _Shortened(lambda task: task.description),
             _Amount(),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            _Shortened(lambda task: task.fields["figures"]),
+            _Shortened(lambda task: task.fields["metrics"]),
         ]
         if console.width >= _WIDTH_WITH_BARS:
             columns.insert(1, BarColumn(20))
@@ -87,7 +87,7 @@ class EventView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         if not self._bars.disable:  # rich before 15 would print an empty line
             self._bars.stop()
 
@@ -107,8 +107,8 @@ class EventView:
 
     def _show_progress(self, event: events.Progress) -> None:
         if event.task not in self._tasks:
-            total = event.total or None  # a bar that moves to and fro where nobody knows
-            task = self._bars.add_task(event.task, total=total, figures="", unit=event.unit)
+            total = event.total or None  # None for a bar without an end
+            task = self._bars.add_task(event.task, total=total, metrics="", unit=event.unit)
             self._tasks[event.task] = task
         self._current = self._tasks[event.task]
         self._bars.update(self._current, completed=event.done, total=event.total or None)
@@ -118,9 +118,9 @@ class EventView:
 
     def _show_metrics(self, event: events.Metrics) -> None:
         shown = {k: v for k, v in event.values.items() if k.endswith("total") or "val/" in k}
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        figures = f"{figures}  {self._speed}".rstrip()
+        metrics = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        metrics = f"{metrics}  {self._speed}".rstrip()
         if self.console.is_terminal and self._current is not None:
-            self._bars.update(self._current, figures=figures)
+            self._bars.update(self._current, metrics=metrics)
         else:
-            self.console.print(printable(f"iteration {event.iteration}  {figures}"))
+            self.console.print(printable(f"iteration {event.iteration}  {metrics}"))

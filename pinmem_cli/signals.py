@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a training run: the first saves it, another ends it at once.
+"""Ctrl-C, SIGTERM and SIGHUP during training: the first saves the run, the next ends it at once.
 
 SIGHUP, which comes when the terminal closes, counts as SIGTERM; `nohup` has it ignored, and then it
 stays ignored. One cause often sends several signals: the system and the shell of a closed terminal
@@ -26,7 +26,7 @@ _SAME_CAUSE = 1.0
 
 
 class Stop:
-    """Tells whether a signal has come, and which."""
+    """Whether a signal has come, and which."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -37,13 +37,13 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """What shells expect of a program that a signal has ended."""
+        """Exit code by the convention of shells."""
         return 128 + (signal.SIGINT if self.signal == signal.SIGINT else signal.SIGTERM)
 
 
 @contextmanager
 def stopping(output: Output) -> Iterator[Stop]:
-    """Yield what the first signal sets while the block runs; one after it acts as usual."""
+    """Yield a `Stop` that the first signal sets while the block runs; the next acts as usual."""
     stop = Stop()
     first = 0.0
 
@@ -57,9 +57,9 @@ def stopping(output: Output) -> Iterator[Stop]:
         stop.signal, first = number, time.monotonic()
         if number not in _DELIBERATE:
             _leave_terminal()
-        # A stream refuses where the signal came amid its writing, or its reader is gone.
+        # The stream fails if the signal interrupted a write to it, or its reader is gone.
         with suppress(RuntimeError, OSError):
-            output.note("finishing this iteration; the same signal again stops at once")
+            output.note("Finishing this iteration. The same signal again stops at once.")
 
     heeded = [
         number
@@ -80,7 +80,7 @@ def stopping(output: Output) -> Iterator[Stop]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let signals that come while the block runs act at its end."""
+    """Delay signals until the end of the block."""
     came: list[int] = []
     before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in _HEEDED}
     try:
@@ -93,7 +93,7 @@ def deferred() -> Iterator[None]:
 
 
 def _leave_terminal() -> None:
-    """Write nowhere from now on where a stream's reader is gone: that must not end the run."""
+    """Discard further output to a terminal or pipe that is gone, so that the run continues."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if os.isatty(descriptor) or not _has_reader(descriptor):
@@ -103,7 +103,7 @@ def _leave_terminal() -> None:
 
 
 def _has_reader(descriptor: int) -> bool:
-    """Return whether what is written to a descriptor can arrive."""
+    """Return whether a descriptor still has a reader."""
     try:
         if not hasattr(select, "poll"):
             return True

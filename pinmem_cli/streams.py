@@ -1,4 +1,4 @@
-"""The standard streams: closed ones, those of other encodings, and text that is safe to show."""
+"""Standard streams that are closed or of other encodings, and text that is safe to print."""
 
 import os
 import re
@@ -14,10 +14,10 @@ _UNSAFE = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""Return `text` as one line that a terminal shows and does not obey.
+    r"""Return `text` as one line without control characters.
 
-    Names of files, words of web servers and of cards come from outside. Control characters,
-    newlines among them, become escapes such as `\x1b` and `\n`; passwords in addresses are hidden.
+    File names and the texts of web servers and cards come from outside. Control characters, also
+    newlines, become escapes such as `\x1b` and `\n`; passwords in URLs are hidden.
     """
     return _UNSAFE.sub(lambda match: _escape(match[0]), redact_text(text))
 
@@ -29,12 +29,11 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def mend_streams() -> None:
-    """Make the standard streams usable whatever the parent process has done to them.
+def repair_streams() -> None:
+    """Make the standard streams usable, whatever the parent process did to them.
 
-    A closed stream becomes an empty one: otherwise the next file that is opened takes its number,
-    and what libraries print goes into that file. Text that an encoding lacks is escaped: a list of
-    results must not end a command whose work is done.
+    Closed streams are replaced by empty ones; otherwise, the next opened file takes their number,
+    and prints of libraries go into it. Characters that an encoding lacks are escaped.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)

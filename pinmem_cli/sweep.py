@@ -1,4 +1,4 @@
-"""`pinmem train --sweep`: a study's runs, and its table."""
+"""`pinmem train --sweep`: the runs of a study, and its table."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -269,8 +269,7 @@ def _show_recipes(out: Output) -> None:
         crop = config.augmentation.crop
         what = {"title": title, **network, "iterations": config.iterations, "crop": crop}
         recipes.append({"name": name, **what})
-        figures = str(config.iterations), str(crop)
-        rows.add_row(name, title, ", ".join(network.values()), *figures)
+        rows.add_row(name, title, ", ".join(network.values()), str(config.iterations), str(crop))
     out.result({"recipes": recipes}, rows)
     out.next_step(f"pinmem train --show {recipe_names()[0]}")
 

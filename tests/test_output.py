@@ -124,7 +124,7 @@ def test_closed_streams_end_no_command_and_reach_no_file(tmp_path):
     done = run("pinmem data list --json <&- >&- 2>&-")
     assert done.returncode == 0 and done.stdout == done.stderr == b""
     probe = (
-        "import os, sys; from pinmem_cli.streams import mend_streams; mend_streams()\n"
+        "import os, sys; from pinmem_cli.streams import repair_streams; repair_streams()\n"
         f"file = open({str(tmp_path / 'mask.png')!r}, 'wb'); os.write(1, b'x'); os.write(2, b'x')\n"
         "assert sys.stdin.read() == ''; print('y'); print('y', file=sys.stderr)\n"
     )

@@ -143,17 +143,18 @@ def verify(
     output = Output(as_json=json, quiet=quiet)
     with output.listening() as listener:
         result = check(name, headers_only=headers_only, deep=deep, on_event=listener)
-    found = [f"{finding.file}: {finding.reason}" for finding in result.findings]
-    verdict = f"{len(found)} findings" if found else "nothing wrong"
+    findings = [f"{finding.file}: {finding.reason}" for finding in result.findings]
+    verdict = f"{len(findings)} findings" if findings else "nothing wrong"
     output.result(
         {"dataset": name, **asdict(result)},
-        *found,
+        *findings,
         f"{name}: {result.checked} samples checked ({counted(result.counts)}): {verdict}",
     )
-    if found:
+    if findings:
         pack = " --from PACK" if PreparedDataset.open(name).came_in_pack else ""
         output.next_step(f"pinmem data prepare {name}{pack}")
         raise typer.Exit(VERIFICATION_FAILED)
+    output.next_step(f"pinmem data stats {name}")
 
 
 def stats(

@@ -88,9 +88,9 @@ def credentials_for(card: "DatasetCard") -> "Credentials | None":
 
     if not card.login:
         return None
-    found = find_credentials(card.login)
-    if found or not sys.stdin.isatty():
-        return found
+    saved = find_credentials(card.login)
+    if saved or not sys.stdin.isatty():
+        return saved
     site = redact_url(card.login)
     username = typer.prompt(printable(f"User name at {site}"), err=True)
     return Credentials(username, typer.prompt("Password", hide_input=True, err=True))
@@ -211,19 +211,21 @@ Height = Annotated[
 ]
 
 
-def reencoding_of(form: str | None, quality: int | None, height: int | None) -> "Reencoding | None":
+def reencoding_of(
+    format: str | None, quality: int | None, height: int | None
+) -> "Reencoding | None":
     """Return the re-encoding that the options ask for, None for none."""
     from pinmem_core.data.convert import Reencoding
 
-    if form is None:
-        for option, value in (("--height", height), ("--quality", quality)):
+    if format is None:
+        for name, value in (("--height", height), ("--quality", quality)):
             if value is not None:
                 hint = "Add '--reencode jpeg', for instance."
-                raise ConfigError(f"{option} needs --reencode.", hint)
+                raise ConfigError(f"{name} needs --reencode.", hint)
         return None
-    if form == "png" and quality is not None:
+    if format == "png" and quality is not None:
         raise ConfigError("--quality does nothing with png.", "Leave it out.")
-    return Reencoding(form, quality or 95, height)  # type: ignore[arg-type]  # it checks the name
+    return Reencoding(format, quality or 95, height)  # type: ignore[arg-type]  # it checks the name
 
 
 def prepare(

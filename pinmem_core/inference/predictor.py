@@ -240,29 +240,29 @@ class Predictor:
     def _stream(self, pixels: NDArray[np.uint8], scale: float) -> RowResampler:
         """Return the scores of an image at one scale as a row resampler."""
         size = pixels.shape[0], pixels.shape[1]
-        seen = _resized(pixels, scale, self.protocol.resample)
-        tiles = self._tiles(seen, scale)
-        return RowResampler(tiles.scores(self._look), len(seen), size)
+        resized = _resized(pixels, scale, self.protocol.resample)
+        tiles = self._tiles(resized, scale)
+        return RowResampler(tiles.scores(self._forward), len(resized), size)
 
-    def _tiles(self, seen: NDArray[np.uint8], scale: float) -> Tiles:
+    def _tiles(self, pixels: NDArray[np.uint8], scale: float) -> Tiles:
         """Split an image at one scale into windows."""
-        height, width = seen.shape[:2]
+        height, width = pixels.shape[:2]
         memory = self.memory / len(self.protocol.scales)
-        needed = self._memory_model()
+        model = self._memory_model()
         if isinstance(self.protocol.crop, int):
             crop = int(self.protocol.crop * scale)
         else:
-            crop = largest_crop(height, width, needed, memory)
+            crop = largest_crop(height, width, model, memory)
             if crop < max(height, width):
                 self._report_windows(height, width, crop)
         places = windows(height, width, crop, self.protocol.overlap)
         rows, columns = places[0]
-        pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
-        left = memory - needed.kept * (rows.stop - rows.start) * width
-        batch = max(1, int(left / (needed.pixel * pixels)))
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        left = memory - model.kept * (rows.stop - rows.start) * width
+        batch = max(1, int(left / (model.pixel * area)))
         if self.device.type == "cpu":
-            batch = min(batch, max(1, _CPU_BATCH // pixels))
-        return Tiles(seen, places, self.protocol.flip, batch, self.protocol.count)
+            batch = min(batch, max(1, _CPU_BATCH // area))
+        return Tiles(pixels, places, self.protocol.flip, batch, self.protocol.count)
 
     def _memory_model(self) -> MemoryModel:
         """Return the memory that a prediction needs.
@@ -285,13 +285,13 @@ class Predictor:
             )
             self.on_event(Notice(message, warning=whole_was_promised))
 
-    def _look(self, images: NDArray[np.uint8]) -> Tensor:
+    def _forward(self, images: NDArray[np.uint8]) -> Tensor:
         """Return the scores (N, K, h, w) of RGB windows (N, h, w, 3)."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-        seen = normalize(pixels, self.segmenter.normalization)
+        normalized = normalize(pixels, self.segmenter.normalization)
         try:
             with compiling_explained(), full_float32():
-                logits = self.network(seen)
+                logits = self.network(normalized)
         except torch.OutOfMemoryError:
             number, height, width = images.shape[:3]
             windows = f"{number} window{'s' * (number > 1)} of {width}x{height}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 Window = tuple[slice, slice]
 """Rows and columns of a window."""
-Look = Callable[[NDArray[np.uint8]], Tensor]
+Forward = Callable[[NDArray[np.uint8]], Tensor]
 """Function from RGB windows (N, h, w, 3) to their scores (N, K, h, w)."""
 
 STEP = 32
@@ -31,7 +31,7 @@ def window_stride(crop: int, overlap: float) -> int:
     return math.ceil(crop * (1 - overlap))
 
 
-def windows(height: int, width: int, crop: int, overlap: float) -> list[tuple[slice, slice]]:
+def windows(height: int, width: int, crop: int, overlap: float) -> list[Window]:
     """Return rows and columns of every window; the last windows are shifted inside the image."""
     stride = window_stride(crop, overlap)
 
@@ -47,10 +47,7 @@ def windows(height: int, width: int, crop: int, overlap: float) -> list[tuple[sl
 
 
 def window_counts(
-    places: Sequence[tuple[slice, slice]],
-    shape: tuple[int, ...],
-    count: str,
-    band: slice = slice(None),
+    places: Sequence[Window], shape: tuple[int, ...], count: str, band: slice = slice(None)
 ) -> Tensor:
     """Return the divisors that turn a sum of scores over windows into a mean.
 
@@ -143,40 +140,40 @@ class Tiles:
     batch: int
     count: str
 
-    def scores(self, look: Look) -> Iterator[Tensor]:
+    def scores(self, forward: Forward) -> Iterator[Tensor]:
         """Yield mean scores over windows in bands (V, K, h, W), from top to bottom."""
         height = len(self.pixels)
         tops = sorted({rows.start for rows, _ in self.places})
         total: Tensor | None = None
         for top, following in pairwise([*tops, height]):
-            total = self._added(total, top, look)
+            total = self._added(total, top, forward)
             yield from self._finished(total, slice(top, following))
             if following < height:
                 _move_up(total, following - top)
 
-    def _added(self, total: Tensor | None, top: int, look: Look) -> Tensor:
+    def _added(self, total: Tensor | None, top: int, forward: Forward) -> Tensor:
         """Add the scores of the row of windows at `top` to the sums (V, K, h, W) of its rows."""
         row = [place for place in self.places if place[0].start == top]
         views = [self.pixels, self.pixels[:, ::-1]] if self.flip else [self.pixels]
         if len(views) == len(self.places) == 1:
-            return look(np.stack(views))
+            return forward(np.stack(views))
         jobs = [(view, place) for place in row for view in range(len(views))]
         for start in range(0, len(jobs), self.batch):
             several = jobs[start : start + self.batch]
-            scores = look(np.stack([views[view][place] for view, place in several]))
-            total = self._zeros(scores, len(views)) if total is None else total
+            scores = forward(np.stack([views[view][place] for view, place in several]))
+            if total is None:
+                shape = len(views), *scores.shape[1:3], self.pixels.shape[1]
+                total = torch.empty(
+                    shape,
+                    dtype=scores.dtype,
+                    device=scores.device,
+                    memory_format=torch.channels_last,
+                ).zero_()
             for (view, (_, columns)), values in zip(several, scores, strict=True):
                 total[view, ..., columns] += values
             del scores, values  # free them before the next forward pass
         assert total is not None
         return total
-
-    def _zeros(self, scores: Tensor, views: int) -> Tensor:
-        shape = views, *scores.shape[1:3], self.pixels.shape[1]
-        layout = torch.channels_last
-        return torch.empty(
-            shape, dtype=scores.dtype, device=scores.device, memory_format=layout
-        ).zero_()
 
     def _finished(self, total: Tensor, rows: slice) -> Iterator[Tensor]:
         """Yield the finished rows of the sums as means, with the mirrored view flipped back."""
