@@ -123,7 +123,7 @@ def initialize_memory(
 ) -> None:
     """Set the memory to the class means of the untrained network's features.
 
-    Source: docs/method.md, section 3, "First memory". The means are those of
+    Source: docs/method.md, section 3, "Initial memory". The means are those of
     `memory.init_batches` augmented batches of all domains; with 0 the slots stay random.
     """
     memory, settings = segmenter.memory, config.model.memory
