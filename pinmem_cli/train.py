@@ -95,6 +95,13 @@ def train(
     init_weights: Annotated[
         str | None, option("Backbone weights: a file, or a name of torchvision.", panel=_HOW)
     ] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Log to tensorboard, wandb or mlflow; by comma, or repeated.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         option("Any other setting, e.g. optim.lr=0.02.", "--set", metavar="KEY=VALUE", panel=_HOW),
@@ -158,6 +165,7 @@ def train(
             "seed": seed,
             "device": device,
             "init_weights": init_weights,
+            "logger": names(logger) if logger else None,
         }
         _train(out, _resolve(out, recipe, options, settings or []), output, dry_run=dry_run)
 

@@ -4,20 +4,35 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pinmem_core.errors import ConfigError, unknown_name
 from pinmem_core.label_space import CLASSES
 from pinmem_core.renamed import KEYS
 
 
-class _Strict(BaseModel):
+class Settings(BaseModel):
+    """Base of all sections: immutable, finite numbers only, unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class MemoryConfig(_Strict):
+S = TypeVar("S", bound=Settings)
+
+
+class MemoryConfig(Settings):
     """The categorical memory (docs/method.md, section 3)."""
 
     read: Literal["gumbel", "softmax"] = "gumbel"
@@ -36,7 +51,7 @@ class MemoryConfig(_Strict):
     batches: two passes over an epoch of 2975 indices with batch size 4."""
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Settings):
     """The architecture: everything that defines a segmenter except its weights."""
 
     backbone: str = "resnet50"
@@ -52,12 +67,19 @@ class ModelConfig(_Strict):
     """Test-time batch norm (alpha-BN): weight of the mean and variance of the test image in
     prediction. 0 uses the running statistics of training only."""
     memory: MemoryConfig | None = MemoryConfig()
+    adapters: Mapping[str, Mapping[str, Any]] = {}
+    """Modules inserted into the backbone: the settings of each adapter, by its name."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
 
+    @model_serializer(mode="wrap")
+    def _without_empty_adapters(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.adapters else {k: v for k, v in fields.items() if k != "adapters"}
 
-class LossConfig(_Strict):
+
+class LossConfig(Settings):
     """Weights of the loss terms other than the segmentation loss (docs/method.md, section 3)."""
 
     auxiliary: float = Field(0.4, ge=0)
@@ -69,7 +91,7 @@ class LossConfig(_Strict):
     0, as published, all pixels have equal weight; at 1, all classes have equal weight."""
 
 
-class MetaConfig(_Strict):
+class MetaConfig(Settings):
     """The meta step of `pinmem` and `mldg` (docs/method.md, section 4)."""
 
     inner: Literal["meta-train", "all"] = "meta-train"
@@ -79,11 +101,11 @@ class MetaConfig(_Strict):
     """Weight of the outer losses."""
 
 
-class OptimConfig(_Strict):
+class OptimConfig(Settings):
     """The optimizer, its schedule, and the inner step of the meta methods."""
 
     name: str = "sgd"
-    """"sgd", as in the paper, or "adamw"."""
+    """"sgd", as in the paper, "adamw", or another optimizer of `training/optimizers`."""
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD."""
@@ -94,6 +116,18 @@ class OptimConfig(_Strict):
     """Also apply weight decay to biases and to the scales and shifts of norms."""
     backbone_lr_scale: float = Field(1.0, gt=0)
     """Factor of `lr` for the backbone."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Further factor of `lr` from each stage of the backbone to the one before it; the last stage
+    has it once."""
+    clip: float | None = Field(None, gt=0)
+    """Maximum norm of the gradient of all parameters; None: unlimited."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, e.g. 0.999, which validation and
+    checkpoints then use; None: no average."""
+    ema_batches: int = Field(50, ge=1)
+    """Batches of the sources that re-estimate the batch-norm statistics of the average."""
+    warmup: int = Field(0, ge=0)
+    """Iterations in which the learning rate rises linearly to that of the schedule."""
     schedule: Literal["exponential", "polynomial"] = "exponential"
     decay: float = Field(9.0, ge=0)
     """exponential: lr * exp(-decay * iteration / decay_span)."""
@@ -106,7 +140,7 @@ class OptimConfig(_Strict):
     inner_share: float = Field(0.25, gt=0)
 
 
-class AugmentationConfig(_Strict):
+class AugmentationConfig(Settings):
     """Augmentation of training images (docs/method.md, section 5)."""
 
     crop: int = Field(768, ge=32)
@@ -116,7 +150,7 @@ class AugmentationConfig(_Strict):
     """Domains of a step with strong colour jitter."""
 
 
-class EvaluationConfig(_Strict):
+class EvaluationConfig(Settings):
     """Validation during a run."""
 
     every: int | None = Field(None, ge=1)
@@ -125,7 +159,7 @@ class EvaluationConfig(_Strict):
     """Maximum number of images per domain, evenly spaced; None: all."""
 
 
-class CheckpointConfig(_Strict):
+class CheckpointConfig(Settings):
     """When a run saves snapshots for resuming."""
 
     every: int = Field(1000, ge=1)
@@ -136,7 +170,7 @@ class CheckpointConfig(_Strict):
     """Number of newest snapshots to keep."""
 
 
-class ComputeConfig(_Strict):
+class ComputeConfig(Settings):
     """Computation of a step: speed, memory and precision."""
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -160,10 +194,12 @@ class ComputeConfig(_Strict):
     recomputes the first stage only, which needs much memory and little compute."""
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Settings):
     """All settings of a run."""
 
     method: str = "pinmem"
+    method_config: Mapping[str, Any] = {}
+    """Settings of the method's own (`Method.Config`)."""
     use_memory: bool | None = None
     """Use a memory; None: as in the method's paper. It is optional for "aggregate"."""
     sources: tuple[str, ...] = ()
@@ -182,8 +218,8 @@ class TrainConfig(_Strict):
     init_weights: str | None = None
     """Weights of the backbone: name of torchvision's weights, file, or None for random weights."""
     log_every: int = Field(10, ge=1)
-    tensorboard: bool = False
-    """Also write metrics and some predictions for TensorBoard."""
+    logger: tuple[str, ...] = ()
+    """Loggers of metrics and some predictions: "tensorboard", "wandb", "mlflow"."""
     compute: ComputeConfig = ComputeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     model: ModelConfig = ModelConfig()
@@ -192,6 +228,11 @@ class TrainConfig(_Strict):
     optim: OptimConfig = OptimConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("logger", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _sources_are_not_repeated(self) -> Self:
@@ -255,29 +296,43 @@ def validate(settings: Mapping[str, Any]) -> TrainConfig:
         ConfigError: A key is unknown (the hint suggests the closest one) or a value is not allowed;
             the message names the key.
     """
+    return validated(TrainConfig, settings)
+
+
+def validated(section: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
+    """Return the section of settings with `values`.
+
+    Args:
+        section: Class of the settings.
+        values: Values by key.
+        prefix: Dotted key of the section, for messages.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is not allowed; the message names the key.
+    """
     try:
-        return TrainConfig.model_validate(settings)
+        return section.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = [str(part) for part in first["loc"]]
-        key = ".".join(path)
-        if first["type"] == "extra_forbidden":
-            hint = _suggest_key(path)
-            raise ConfigError(f"unknown configuration key '{key}'.", hint) from None
-        where = f"configuration key '{key}'" if key else "configuration"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {reason[0].lower()}{reason[1:]}.") from None
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(filter(None, [prefix, *path]))
+    if first["type"] == "extra_forbidden":
+        known = section().model_dump()
+        for name in path[:-1]:
+            known = known[name]
+        raise ConfigError(f"unknown configuration key '{key}'.", _suggestion(key, known))
+    where = f"configuration key '{key}'" if key else "configuration"
+    reason = first["msg"].removeprefix("Value error, ")
+    raise ConfigError(f"{where}: {reason[0].lower()}{reason[1:]}.")
 
 
-def _suggest_key(path: list[str]) -> str:
-    if renamed := KEYS.get(".".join(path)):
+def _suggestion(key: str, known: Mapping[str, Any]) -> str:
+    if renamed := KEYS.get(key):
         return f"It is called '{renamed}' now."
-    section: Any = TrainConfig().model_dump()
-    for name in path[:-1]:
-        section = section[name]
-    close = get_close_matches(path[-1], section, n=1)
-    hint = f"Did you mean '{'.'.join([*path[:-1], close[0]])}'? " if close else ""
-    return f"{hint}Known here: {', '.join(sorted(section))}."
+    section, _, name = key.rpartition(".")
+    close = get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{'.'.join(filter(None, [section, close[0]]))}'? " if close else ""
+    return f"{hint}Known here: {', '.join(sorted(known)) or 'none'}."
 
 
 _FOLDER = Path(__file__).with_name("recipes")

@@ -7,7 +7,11 @@ shows them as bars and lines, a notebook can plot them, a test collects them in 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two events of `ThrottledProgress`."""
@@ -32,6 +36,22 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Images:
+    """Pictures of one training iteration (counted from 1): RGB arrays (H, W, 3), by name."""
+
+    iteration: int
+    images: Mapping[str, "NDArray[np.uint8]"]
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """Start of a run, or of its resumed part: name of the run, and configuration as JSON data."""
+
+    name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Speed:
     """Training speed since the last event of this type.
 
@@ -52,7 +72,7 @@ class Notice:
     warning: bool = False
 
 
-Event = Progress | Metrics | Speed | Notice
+Event = Progress | RunStarted | Metrics | Images | Speed | Notice
 Listener = Callable[[Event], None]
 
 

@@ -13,6 +13,7 @@ KEYS: Mapping[str, str] = {
     "model.trunk": "model.backbone",
     "model.head": "model.decoder",
     "model.own_statistics": "model.test_time_bn",
+    "tensorboard": "logger=tensorboard",
 }
 """Current configuration keys by their names in version 1."""
 _TENSORS = {"trunk.": "backbone.", "head.": "decoder."}  # prefixes of tensor names
@@ -21,8 +22,10 @@ _TENSORS = {"trunk.": "backbone.", "head.": "decoder."}  # prefixes of tensor na
 def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return `settings` of a run with current keys."""
     result = dict(settings)
+    if result.pop("tensorboard", False):
+        result["logger"] = ["tensorboard"]
     for old, new in KEYS.items():
-        section, key = old.split(".")
+        section, _, key = old.rpartition(".")
         values = result.get(section)
         if isinstance(values, Mapping) and key in values:
             name = new.split(".")[1]

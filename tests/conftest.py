@@ -12,6 +12,7 @@ import pinmem_core.data.cards
 import pinmem_core.methods
 import pinmem_core.models.backbones
 import pinmem_core.models.decoders
+import pinmem_core.training.loggers
 import pinmem_core.training.optimizers
 from pinmem_cli.app import app
 from pinmem_core.config import TrainConfig, nested, validate
@@ -28,6 +29,7 @@ def pytest_configure() -> None:
         pinmem_core.methods,
         pinmem_core.models.backbones,
         pinmem_core.models.decoders,
+        pinmem_core.training.loggers,
         pinmem_core.training.optimizers,
     ):
         package.__path__.append(str(PLUGINS / package.__name__.rsplit(".", 1)[1]))

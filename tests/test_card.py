@@ -236,11 +236,8 @@ def test_metrics_are_json_though_a_value_is_not_finite(tmp_path):
 def test_the_place_of_the_first_weights_is_nobodys_business(run, tmp_path):
     from pinmem_core.training.run_folder import RunFolder
 
-    class Step:
-        config = small_config(init_weights="/home/ada/secret/w.safetensors")
-        segmenter = Segmenter(config.model)
-
-    RunFolder(tmp_path).save_checkpoint(1, Step())
+    config = small_config(init_weights="/home/ada/secret/w.safetensors")
+    RunFolder(tmp_path).save_checkpoint(1, config, Segmenter(config.model))
     for name in ("config.json", "README.md"):
         text = (tmp_path / "checkpoint" / name).read_text()
         assert "w.safetensors" in text and "ada" not in text

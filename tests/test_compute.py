@@ -15,7 +15,7 @@ from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.base import Backbone
 from pinmem_core.training import resume, train
-from pinmem_core.training.step import LossWatch, TrainStep
+from pinmem_core.training.step import FiniteLossCheck, TrainStep
 
 CPU = torch.device("cpu")
 
@@ -272,8 +272,7 @@ def test_frozen_parameters_stay_where_they_are(method, accumulate):
 
 def test_the_verdict_on_losses_is_read_when_asked_for(monkeypatch):
     step = iteration()
-    step.watch = LossWatch(CPU)
-    step.watch._waits = True
+    step.loss_check = FiniteLossCheck(CPU, deferred=True)
     bad = batch(seed=1)
     bad.images[0, 0, 0, 0, 0] = float("inf")
     step.step(0, batch())

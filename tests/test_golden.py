@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from reference.names import model_config, official_parameters, official_tensors
 from reference.networks import rule_segmenter, soft_counts
 
-from pinmem_core.config import LossConfig, OptimConfig
+from pinmem_core.config import OptimConfig, TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.inference.sliding_window import window_counts, windows
 from pinmem_core.methods import methods
+from pinmem_core.methods.base import StepContext
 from pinmem_core.training.optim import inner_learning_rate, learning_rate
 
 LABELS = Path(__file__).parent / "golden" / "labels.npz"
@@ -54,17 +55,18 @@ def iteration(batch):
     config = model_config("DeepR50V3PlusD", 16, memory=True)
     segmenter = rule_segmenter(config, 0, torch.float64)
     optim = OptimConfig()
-    method = methods.get("pinmem")(LossConfig())
+    method = methods.get("pinmem")(TrainConfig())
     optimizer = torch.optim.SGD(
         segmenter.parameters(),
         lr=learning_rate(optim, 0, 1),
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
     )
-    result = method.step(segmenter, batch, inner_learning_rate(optim, 0, 1))
+    context = StepContext(segmenter, batch, inner_learning_rate(optim, 0, 1))
+    result = method.step(context)
     norms = {name: p.grad.norm() for name, p in official_parameters(segmenter).items()}
     optimizer.step()
-    method.refresh(segmenter, batch)
+    method.refresh(context)
     return segmenter, result, norms
 
 

@@ -171,7 +171,7 @@ def test_no_two_crops_share_their_randomness(domains):
     crops = CropDataset([only, only], small_config(seed=1), range(2), augment=False)
     drawn = [crops[iteration] for iteration in range(3)]
     assert len({image.numpy().tobytes() for d in drawn for image in d.images}) == 12
-    assert len({appearance.seed for d in drawn for appearance in d.appearances}) == 12
+    assert len({appearance.seed for d in drawn for appearance in d.appearances[0]}) == 12
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(domains):
@@ -328,7 +328,7 @@ def test_meta_test_domains_are_the_strong_ones(domains):
     loader = DomainLoader(CropDataset(domains, config, range(1), augment=False), range(8))
     for iteration, batch in enumerate(loader):
         assert loader.crops.strong_domains(iteration) == set(batch.meta_test)
-        (appearances,) = {loader.crops[iteration].appearances}
+        (appearances,) = loader.crops[iteration].appearances
         assert {d for d in range(2) if appearances[d].strong} == set(batch.meta_test)
 
 

@@ -7,9 +7,10 @@ import torch
 from benchmarks.naive import naive_iteration
 from torch import nn
 
-from pinmem_core.config import LossConfig, ModelConfig
+from pinmem_core.config import LossConfig, ModelConfig, TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
+from pinmem_core.methods.base import StepContext
 from pinmem_core.models import Segmenter
 
 WEIGHTS = LossConfig(auxiliary=0.5, read=0.3, divergence=0.7, classification=0.6)
@@ -51,13 +52,14 @@ def by_naive(segmenter: Segmenter, batch: Batch) -> list[dict[str, dict[str, flo
 
 
 def by_pinmem(segmenter: Segmenter, batch: Batch) -> list[dict[str, dict[str, float]]]:
-    method, optimizer = methods.get("pinmem")(WEIGHTS), sgd(segmenter)
+    method, optimizer = methods.get("pinmem")(TrainConfig(loss=WEIGHTS)), sgd(segmenter)
     losses = []
     for _ in range(ITERATIONS):
         optimizer.zero_grad()
-        result = method.step(segmenter, batch, INNER_LR)
+        context = StepContext(segmenter, batch, INNER_LR)
+        result = method.step(context)
         optimizer.step()
-        method.refresh(segmenter, batch)
+        method.refresh(context)
         losses.append(
             {
                 phase: {n: t.item() for n, t in {**of.terms, "total": of.total}.items()}

@@ -17,8 +17,18 @@ from pinmem_core.events import Notice
 from pinmem_core.label_space import COLOR_TABLE
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
-from pinmem_core.training import dry_run as estimates
-from pinmem_core.training.dry_run import Estimate, batch_sheet, estimate, plan
+from pinmem_core.training.dry_run import (
+    Estimate,
+    batch_sheet,
+    domain_splits,
+    estimate,
+    extrapolated_seconds,
+    iteration_cost,
+    measured_on_gpu,
+    plan,
+    seconds_of,
+    step_tensors,
+)
 from pinmem_core.training.setup import resolve
 from pinmem_core.training.step import TrainStep
 from pinmem_core.visualize import heading
@@ -45,7 +55,7 @@ def _estimate(batch: Batch, **values: object) -> Estimate:
 
 def _cost(batch: Batch, **values: object) -> Cost:
     config = small_config(**values)
-    return estimates._cost(TrainStep(config, Segmenter(config.model), CPU), batch)
+    return iteration_cost(TrainStep(config, Segmenter(config.model), CPU), batch)
 
 
 def test_a_convolution_takes_what_paper_and_pencil_say():
@@ -69,8 +79,8 @@ def test_memory_is_the_most_that_exists_at_once_and_views_are_free():
 def test_what_is_counted_without_content_is_what_a_real_iteration_takes(method):
     config, batch = resolve(small_config(method=method)), _batch()
     iteration = TrainStep(config, Segmenter(config.model), CPU)
-    counted = estimates._cost(iteration, batch)
-    held = [batch.images, batch.labels, *estimates._tensors(iteration)]
+    counted = iteration_cost(iteration, batch)
+    held = [batch.images, batch.labels, *step_tensors(iteration)]
     assert cost_of(lambda: iteration.step(0, batch), held) == counted
 
 
@@ -81,11 +91,10 @@ def test_flops_follow_the_area_of_the_crops():
 
 
 @pytest.mark.slow
-def test_the_ways_to_split_three_domains_are_averaged(monkeypatch):
+def test_the_ways_to_split_three_domains_are_averaged():
     """One is meta-train and two are meta-test, or the other way round."""
-    monkeypatch.setattr(estimates, "_extrapolated", lambda *_: 0.0)
     batch = _batch(domains=3)
-    one, two = (_cost(split) for split in estimates._splits(small_config(), batch))
+    one, two = (_cost(split) for split in domain_splits(small_config(), batch))
     assert one.flops < two.flops  # meta-train images are seen three times, meta-test ones once
     three = _estimate(batch)
     assert three.flops == (one.flops + two.flops) / 2
@@ -112,29 +121,27 @@ def test_recomputing_takes_more_operations_and_less_memory():
 
 
 def test_a_gpu_that_is_too_small_is_told_with_what_it_would_take(monkeypatch):
-    def too_much(iteration, splits):
+    def too_much(splits):
         raise torch.OutOfMemoryError
 
     properties = SimpleNamespace(total_memory=8e9)
-    monkeypatch.setattr(estimates, "_timed", too_much)
     monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
     with pytest.raises(MachineError, match=r"about 21.0 GB, .* of the 8.0 GB"):
-        estimates._measured_on_gpu(None, [_batch()], Estimate(1.0, 21_000_000_000, 0.0))
+        measured_on_gpu(too_much, [_batch()], Estimate(1.0, 21_000_000_000, 0.0))
 
 
 @pytest.mark.parametrize(("side", "timed"), [(256, [64, 128]), (96, [96])])
-def test_a_large_crop_is_timed_by_the_line_through_two_small_ones(monkeypatch, side, timed):
+def test_a_large_crop_is_timed_by_the_line_through_two_small_ones(side, timed):
     """Iterations that take 1 s, and a millisecond for every pixel."""
     seen = []
 
-    def pretended(iteration, splits):
+    def pretended(splits):
         seen.append(splits[0].images.shape[-1])
         flops = 1e6 * seen[-1] ** 2
         return flops, 1 + 1e-9 * flops
 
-    monkeypatch.setattr(estimates, "_timed", pretended)
-    seconds = estimates._extrapolated(None, [_batch(side=side)], 1e6 * side**2)
+    seconds = extrapolated_seconds(pretended, [_batch(side=side)], 1e6 * side**2)
     assert seen == timed
     assert seconds == pytest.approx(1 + 1e-3 * side**2)
 
@@ -145,7 +152,7 @@ def test_the_estimated_time_is_of_the_right_size(monkeypatch):
     config, batch = small_config(), _batch(side=160)
     iteration = TrainStep(config, Segmenter(config.model), CPU)
     iteration.step(0, batch)
-    real = min(estimates._seconds(iteration, batch) for _ in range(3))
+    real = min(seconds_of(iteration, batch) for _ in range(3))
     assert real / 3 < _estimate(batch).seconds < 3 * real
 
 

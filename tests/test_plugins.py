@@ -1,4 +1,4 @@
-"""Adding a dataset, a backbone, a decoder, a method or an optimizer is adding one file."""
+"""A dataset, a backbone, a decoder, a method, an optimizer or a logger is one file to add."""
 
 from conftest import PLUGINS, small_config
 
@@ -13,20 +13,24 @@ from pinmem_core.training.optimizers import optimizers
 def test_one_file_each_is_enough(tmp_path):
     assert sorted(str(p.relative_to(PLUGINS)) for p in PLUGINS.rglob("*.py")) == [
         "backbones/tiny.py",
-        "datasets/toy.py",
+        "cards/toy.py",
         "decoders/flat.py",
-        "methods/warmup.py",
-        "optimizers/nesterov.py",
+        "loggers/lines.py",
+        "methods/consistency.py",
+        "optimizers/signed.py",
     ]
-    assert "toy" in cards() and "first-domain" in methods.all()
+    assert "toy" in cards() and "consistency" in methods.all()
     assert "tiny" in backbones.all() and "flat" in decoders.all()
-    assert "nesterov" in optimizers.all()
+    assert "signed" in optimizers.all()
     config = small_config(
-        method="first-domain",
+        method="consistency",
         model__backbone="tiny",
         model__decoder="flat",
-        optim__name="nesterov",
+        method_config__weight=0.5,
+        optim__name="signed",
+        logger=["lines"],
         targets=["toy:blue"],
     )
     result = train(config, tmp_path / "run")
     assert set(result.scores["target"]) == {"toy:blue"}
+    assert (result.run / "events.txt").read_text().startswith("start consistency\nmetrics 1 ")

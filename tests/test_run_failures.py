@@ -17,7 +17,7 @@ from pinmem_core.events import Metrics
 from pinmem_core.methods import methods
 from pinmem_core.models import load_checkpoint
 from pinmem_core.training import resume, train
-from pinmem_core.training.step import TrainStep
+from pinmem_core.training.step import FiniteLossCheck, TrainStep
 
 
 def config(**values):
@@ -127,7 +127,7 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch, waits):
     class Poisoning(Poisoned):
         def __init__(self, *arguments) -> None:
             super().__init__(*arguments)
-            self.watch._waits = waits
+            self.loss_check = FiniteLossCheck(torch.device("cpu"), deferred=waits)
             made.append(self)
 
     made: list[TrainStep] = []
@@ -153,8 +153,8 @@ def test_a_program_that_fails_in_a_way_nobody_thought_of(tmp_path, monkeypatch):
     heard = []
 
     class Failing(methods.get("pinmem")):
-        def refresh(self, segmenter, batch) -> None:
-            super().refresh(segmenter, batch)
+        def refresh(self, context) -> None:
+            super().refresh(context)
             if any(isinstance(e, Metrics) and e.iteration == 5 for e in heard):
                 raise RuntimeError("out of order")
 

@@ -67,7 +67,13 @@ def stopped_run(run: Path, number: int = 5, **values) -> Path:
 
 @pytest.mark.parametrize(
     ("method", "optimizer"),
-    [("aggregate", "sgd"), ("aggregate", "adamw"), ("mldg", "sgd"), ("pinmem", "sgd")],
+    [
+        ("aggregate", "sgd"),
+        ("aggregate", "adamw"),
+        ("mldg", "sgd"),
+        ("pinmem", "sgd"),
+        ("consistency", "signed"),
+    ],
 )
 def test_stopped_and_resumed_is_bit_equal_to_straight(tmp_path, method, optimizer):
     values = {"method": method, "optim__name": optimizer}

@@ -8,7 +8,7 @@ import torch
 from conftest import camvid_folder, small_config
 from safetensors.torch import load_file
 
-from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
+from pinmem_core.config import LossConfig, ModelConfig, OptimConfig, TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare, prepare_synthetic
@@ -17,6 +17,7 @@ from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Metrics, Notice, Progress
 from pinmem_core.images import write_png
 from pinmem_core.methods import methods
+from pinmem_core.methods.base import StepContext
 from pinmem_core.methods.losses import cross_entropy, divergence_loss, training_losses
 from pinmem_core.methods.meta import fast_weights, unrecorded_statistics
 from pinmem_core.models import Segmenter
@@ -79,7 +80,7 @@ def test_a_meta_step_equals_one_on_three_separate_networks():
     """The in-place step against the obvious one: copies of the network, nothing shared."""
     segmenter, batch, alpha = _segmenter(), _batch(), 0.05
     reference = copy.deepcopy(segmenter)
-    result = methods.get("pinmem")(LossConfig()).step(segmenter, batch, alpha)
+    result = methods.get("pinmem")(TrainConfig()).step(StepContext(segmenter, batch, alpha))
 
     images, labels = batch.of([0])
     reference.train()
@@ -117,7 +118,7 @@ def test_a_step_moves_batch_norm_once_and_leaves_weights_and_memory(name):
     images, labels = batch.all() if name == "aggregate" else batch.of(batch.meta_train)
     training_losses(alone, images, labels, LossConfig(), write=name == "pinmem")
 
-    methods.get(name)(LossConfig()).step(segmenter, batch, 0.01)
+    methods.get(name)(TrainConfig()).step(StepContext(segmenter, batch, 0.01))
     assert all(torch.equal(p, before[k]) for k, p in segmenter.named_parameters())
     assert slots is None or torch.equal(segmenter.memory.slots, slots)
     expected = _running(alone)
@@ -131,16 +132,15 @@ def test_the_refresh_writes_meta_train_images_in_evaluation_mode():
     images, labels = batch.of([0])
     with torch.no_grad():
         expected = frozen.memory.write(frozen.encode(images).feature, labels, frozen.memory.slots)
-    methods.get("pinmem")(LossConfig()).refresh(segmenter, batch)
+    methods.get("pinmem")(TrainConfig()).refresh(StepContext(segmenter, batch, 0.0))
     assert torch.equal(segmenter.memory.slots, expected)
     assert all(torch.equal(v, before[k]) for k, v in _running(segmenter).items())
 
 
 def test_three_domains_can_be_split_either_way():
     for meta_train, meta_test in (((2, 0), (1,)), ((1,), (0, 2))):
-        result = methods.get("pinmem")(LossConfig()).step(
-            _segmenter(), _batch(3, meta_train, meta_test), 0.01
-        )
+        context = StepContext(_segmenter(), _batch(3, meta_train, meta_test), 0.01)
+        result = methods.get("pinmem")(TrainConfig()).step(context)
         assert result.losses["outer"].total.isfinite()
 
 

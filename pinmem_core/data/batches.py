@@ -1,6 +1,6 @@
 """Training batches: domains, sampling and crops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ class Batch:
         meta_test: Indices of the domains for which the meta step reads the memory.
         redrawn: Number of crops that were redrawn because they had no labelled pixel.
         samples: Names "domain/sample" of the images, by domain; empty if unknown.
+        more_views: Further views of the images, each (D, B, 3, H, W): the same crops with another
+            photometric augmentation. A method asks for them with `Method.views`.
     """
 
     images: Tensor
@@ -42,6 +44,12 @@ class Batch:
     meta_test: tuple[int, ...]
     redrawn: int = 0
     samples: tuple[tuple[str, ...], ...] = ()
+    more_views: tuple[Tensor, ...] = ()
+
+    def view(self, number: int) -> "Batch":
+        """Return the batch with another view of the same crops as its images; 0 is the first."""
+        images = (self.images, *self.more_views)[number]
+        return replace(self, images=images, more_views=())
 
     def of(self, domains: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return images (N, 3, H, W) and labels (N, H, W) of `domains`, concatenated."""
@@ -53,13 +61,16 @@ class Batch:
         """Return all images and labels in image-major order: b0d0, b0d1, ..., b1d0, ..."""
         return self.images.transpose(0, 1).flatten(0, 1), self.labels.transpose(0, 1).flatten(0, 1)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with `change` applied to images, labels and further views."""
+        views = tuple(map(change, self.more_views))
+        return replace(
+            self, images=change(self.images), labels=change(self.labels), more_views=views
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-        )
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def parts(self, count: int) -> "list[Batch]":
         """Split each domain's images into `count` consecutive parts of equal size.
@@ -81,9 +92,7 @@ class Batch:
 
     def _slots(self, slots: slice) -> "Batch":
         samples = tuple(names[slots] for names in self.samples)
-        return replace(
-            self, images=self.images[:, slots], labels=self.labels[:, slots], samples=samples
-        )
+        return replace(self.map(lambda tensor: tensor[:, slots]), samples=samples)
 
 
 # Independent random streams of one seed.
@@ -157,9 +166,12 @@ def geometry_rng(
     return np.random.default_rng([seed, _GEOMETRY, iteration, domain, slot, attempt])
 
 
-def appearance_seed(seed: int, iteration: int, domain: int, slot: int, attempt: int) -> int:
-    """Return the seed for colour jitter and blur of one crop."""
-    return _derive(seed, _APPEARANCE, iteration, domain, slot, attempt)
+def appearance_seed(
+    seed: int, iteration: int, domain: int, slot: int, attempt: int, view: int = 0
+) -> int:
+    """Return the seed for colour jitter and blur of one view of a crop."""
+    further = (view,) if view else ()  # the first view has the seed that it has without others
+    return _derive(seed, _APPEARANCE, iteration, domain, slot, attempt, *further)
 
 
 def step_seed(seed: int, iteration: int, rank: int = 0) -> int:
@@ -181,14 +193,14 @@ class Crop(NamedTuple):
     Attributes:
         image: RGB image, (3, H, W) uint8.
         label: TrainIds, (H, W) uint8.
-        appearance: Parameters of the photometric augmentation.
+        appearances: Parameters of the photometric augmentation, one for each view.
         sample: Name "domain/sample" of the source image.
         redrawn: Number of rejected crops before it.
     """
 
     image: Tensor
     label: Tensor
-    appearance: Appearance
+    appearances: tuple[Appearance, ...]
     sample: str
     redrawn: int
 
@@ -200,23 +212,27 @@ class CropBatch(NamedTuple):
         images: Images, (N, 3, H, W); uint8 before photometric augmentation, normalised float32
             after.
         labels: TrainIds, (N, H, W) uint8.
-        appearances: Augmentation parameters of each crop; empty after the augmentation.
+        appearances: Augmentation parameters of each crop, by view; empty after the augmentation.
         samples: Names "domain/sample" of the crops.
         redrawn: Number of crops that were redrawn because they had no labelled pixel.
+        more_views: Further views after the augmentation, each (N, 3, H, W).
     """
 
     images: Tensor
     labels: Tensor
-    appearances: tuple[Appearance, ...]
+    appearances: tuple[tuple[Appearance, ...], ...]
     samples: tuple[str, ...]
     redrawn: int
+    more_views: tuple[Tensor, ...] = ()
 
     def augmented(self, normalization: Normalization) -> "CropBatch":
         """Return the crops after photometric augmentation, computed on their device."""
         if not self.appearances:
             return self
-        images = augment_photometric(self.images, self.appearances, normalization)
-        return self._replace(images=images, appearances=())
+        images, *more = (
+            augment_photometric(self.images, each, normalization) for each in self.appearances
+        )
+        return self._replace(images=images, appearances=(), more_views=tuple(more))
 
 
 class _Key(NamedTuple):
@@ -236,6 +252,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         slots: Range of each domain's images to load; other processes load the others.
         augment: Whether to apply the photometric augmentation; otherwise the consumer applies it.
         normalization: Mean and standard deviation that the network expects.
+        views: Number of views of each crop.
     """
 
     def __init__(
@@ -246,12 +263,14 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         *,
         augment: bool,
         normalization: Normalization = IMAGENET,
+        views: int = 1,
     ) -> None:
         self.domains = domains
         self.config = config
         self.slots = slots
         self.augment = augment
         self.normalization = normalization
+        self.views = views
 
     def __getitem__(self, iteration: int) -> CropBatch | PinMemError:
         """Return the crops of an iteration, or the error that prevents loading them.
@@ -281,7 +300,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         drawn = CropBatch(
             torch.stack([crop.image for crop in crops]),
             torch.stack([crop.label for crop in crops]),
-            tuple(crop.appearance for crop in crops),
+            tuple(zip(*(crop.appearances for crop in crops), strict=True)),
             tuple(crop.sample for crop in crops),
             sum(crop.redrawn for crop in crops),
         )
@@ -305,9 +324,12 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
             place = draw_geometry(rng, (label.shape[0], label.shape[1]), self.config.augmentation)
             cut = place.cut_label(label)
             if (cut != IGNORE_INDEX).any():
-                appearance = Appearance(appearance_seed(*random), key.strong)
+                appearances = tuple(
+                    Appearance(appearance_seed(*random, view), key.strong)
+                    for view in range(self.views)
+                )
                 name = f"{domain.name}/{sample.id}"
-                return Crop(place.cut_image(image), cut, appearance, name, attempt)
+                return Crop(place.cut_image(image), cut, appearances, name, attempt)
             sample = domain.samples[int(rng.integers(len(domain.samples)))]
         raise DataError(
             f"{MAX_REDRAWS} crops of {domain.name} in a row hold no labelled pixel; the last image "
@@ -319,9 +341,9 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
 def _shared(drawn: CropBatch) -> CropBatch:
     """Move the crops to shared memory; raise if it is full, where torch would hang."""
     try:
-        return drawn._replace(
-            images=drawn.images.share_memory_(), labels=drawn.labels.share_memory_()
-        )
+        for tensor in (drawn.images, drawn.labels, *drawn.more_views):
+            tensor.share_memory_()
+        return drawn
     except RuntimeError as error:
         raise MachineError(
             f"the loading processes have no shared memory left ({error}).",

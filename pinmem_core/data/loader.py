@@ -126,6 +126,7 @@ class DomainLoader:
         device: torch.device = _CPU,
         shard: tuple[int, int] = (0, 1),
         normalization: Normalization = IMAGENET,
+        views: int = 1,
     ) -> Self:
         """Return the loader for `iterations` of a run.
 
@@ -138,13 +139,16 @@ class DomainLoader:
             shard: Rank of this process and number of processes. Each process loads an equal part of
                 each domain's images; together they load the batch of a single process.
             normalization: Mean and standard deviation that the network expects.
+            views: Number of views of each crop, which differ in their photometric augmentation.
 
         Raises:
             ConfigError: The batch cannot be split equally over the processes.
         """
         slots = _slots(config.batch, *shard)
         augment = device.type != "cuda"
-        crops = CropDataset(domains, config, slots, augment=augment, normalization=normalization)
+        crops = CropDataset(
+            domains, config, slots, augment=augment, normalization=normalization, views=views
+        )
         return cls(crops, iterations, workers=config.workers, device=device)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -165,18 +169,20 @@ class DomainLoader:
                 yield self._batch(iteration, drawn)
 
     def _batch(self, iteration: int, drawn: CropBatch) -> Batch:
+        names = drawn.samples
         images = drawn.images.to(self.device, non_blocking=True)
-        images = drawn._replace(images=images).augmented(self.crops.normalization).images
         labels = drawn.labels.to(self.device, non_blocking=True).long()
+        more = tuple(view.to(self.device, non_blocking=True) for view in drawn.more_views)
+        drawn = drawn._replace(images=images, more_views=more).augmented(self.crops.normalization)
         each = len(self.crops.slots)
         shape = (len(self.crops.domains), each)
-        names = drawn.samples
         return Batch(
-            images.unflatten(0, shape),
+            drawn.images.unflatten(0, shape),
             labels.unflatten(0, shape),
             *self.crops.meta_split(iteration),
             drawn.redrawn,
             tuple(names[first : first + each] for first in range(0, len(names), each)),
+            tuple(view.unflatten(0, shape) for view in drawn.more_views),
         )
 
 

@@ -4,18 +4,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from pinmem_core.config import LossConfig, MetaConfig
+from pinmem_core.config import Settings, TrainConfig, validated
 from pinmem_core.data.batches import Batch
 from pinmem_core.distributed import averaged_gradients
 from pinmem_core.methods.losses import Losses
 from pinmem_core.methods.meta import fast_weights
 from pinmem_core.models import Segmenter
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Everything that one step of a method works on.
+
+    Attributes:
+        segmenter: Network to train.
+        batch: Batch of all domains; `batch.view(1)` is the second view of the images.
+        inner_lr: Step size α of an inner step.
+        iteration: Number of the iteration, from 0.
+    """
+
+    segmenter: Segmenter
+    batch: Batch
+    inner_lr: float | Tensor
+    iteration: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,42 +52,81 @@ class Method(ABC):
     """A method of training on several domains.
 
     Args:
-        weights: Weights of the loss terms.
+        config: Configuration of the run.
         scaler: Loss scaler for the backward passes; None for no scaling.
-        meta: Settings of a meta step.
 
     Attributes:
         memory: Whether the network must have a memory, may have one (by default none), or must not.
         meta: Whether domains are split into meta-train and meta-test; this needs two or more.
+        views: Number of views of each image that differ in their photometric augmentation.
+        cuda_graph: Whether a step can be captured as a CUDA graph: it must not wait for the GPU,
+            and must not depend on the iteration or on Python values that change.
+        Config: Class of the method's own settings; the default has none.
+        config: Configuration of the run.
+        settings: Settings of the method's own, `config.method_config` as a `Config`.
         averages_last: Whether the last backward pass of a step averages over the processes. A
             caller that sums the gradients of several steps sets it to False, and averages the sum.
+
+    Raises:
+        ConfigError: A setting of the method is unknown or not allowed.
     """
 
     memory: ClassVar[Literal["required", "optional", "none"]]
     meta: ClassVar[bool]
+    views: ClassVar[int] = 1
+    cuda_graph: ClassVar[bool] = False
+    Config: ClassVar[type[Settings]] = Settings
 
-    def __init__(
-        self,
-        weights: LossConfig,
-        scaler: GradScaler | None = None,
-        meta: MetaConfig = MetaConfig(),  # noqa: B008
-    ) -> None:
-        self.weights = weights
-        self.meta_config = meta
+    def __init__(self, config: TrainConfig, scaler: GradScaler | None = None) -> None:
+        self.config = config
+        self.settings: Any = self.read_settings(config)
         self.scaler = scaler or GradScaler(enabled=False)
         self.averages_last = True
 
-    @abstractmethod
-    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float | Tensor) -> StepResult:
-        """Accumulate the gradients of one batch into `.grad`, with `backward`.
+    @classmethod
+    def read_settings(cls, config: TrainConfig) -> Settings:
+        """Return the settings of the method's own.
 
-        Parameters and memory stay unchanged. The running statistics of batch norm move once.
+        Raises:
+            ConfigError: A setting is unknown or not allowed.
+        """
+        return validated(cls.Config, config.method_config, "method_config")
+
+    @classmethod
+    def adapters(cls, settings: Any) -> Mapping[str, Mapping[str, Any]]:
+        """Return the adapters that the method inserts into the backbone: settings by name.
+
+        They become a part of `config.model`, so that every checkpoint describes its network.
 
         Args:
-            segmenter: Network to train; it is set to training mode.
-            batch: Batch of all domains.
-            inner_lr: Step size α of an inner step.
+            settings: Settings of the method's own, a `Config`.
         """
+        return {}
+
+    def setup(self, segmenter: Segmenter) -> None:  # noqa: B027
+        """Prepare the training of a network, e.g. by hooks on some stages.
+
+        It runs once, before the first step or before a resumed run loads its state. Changes that
+        prediction needs belong in `adapters`.
+        """
+
+    @abstractmethod
+    def step(self, context: StepContext) -> StepResult:
+        """Accumulate the gradients of one batch into `.grad`, with `backward`.
+
+        The step sets the network to training mode. Parameters and memory stay unchanged. The
+        running statistics of batch norm move once.
+        """
+
+    def refresh(self, context: StepContext) -> None:  # noqa: B027
+        """Update the memory after the optimizer's step; do nothing without a memory."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state that a resumed run needs; its tensors keep their names and shapes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Load the result of `state_dict`."""
 
     def backward(self, segmenter: Segmenter, loss: Tensor, *, last: bool = False) -> None:
         """Accumulate the (scaled) gradients of the mean loss over all processes.
@@ -96,10 +152,7 @@ class Method(ABC):
 
     def inner_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return images and labels of the inner step: of the meta-train domains, or of all."""
-        return batch.all() if self.meta_config.inner == "all" else batch.of(batch.meta_train)
-
-    def refresh(self, segmenter: Segmenter, batch: Batch) -> None:  # noqa: B027
-        """Update the memory after the optimizer's step; do nothing without a memory."""
+        return batch.all() if self.config.meta.inner == "all" else batch.of(batch.meta_train)
 
 
 @torch.no_grad()

@@ -5,13 +5,10 @@ the memory.
 """
 
 import torch
-from torch import Tensor
 
-from pinmem_core.data.batches import Batch
-from pinmem_core.methods.base import Method, StepResult, rewrite_memory
+from pinmem_core.methods.base import Method, StepContext, StepResult, rewrite_memory
 from pinmem_core.methods.losses import training_losses
 from pinmem_core.methods.meta import unrecorded_statistics
-from pinmem_core.models import Segmenter
 
 
 class PinMem(Method):
@@ -19,20 +16,22 @@ class PinMem(Method):
 
     memory = "required"
     meta = True
+    cuda_graph = True
 
-    def step(self, segmenter: Segmenter, batch: Batch, inner_lr: float | Tensor) -> StepResult:
+    def step(self, context: StepContext) -> StepResult:
         """Accumulate the gradients of the inner loss at θ and of the outer loss at θ'."""
+        segmenter, batch = context.segmenter, context.batch
         memory = segmenter.memory
         assert memory is not None
         segmenter.train()
         images, labels = batch.of(batch.meta_train)
 
         # Inner: read and write M in the meta-train domains.
-        inner = training_losses(segmenter, *self.inner_batch(batch), self.weights, write=True)
+        inner = training_losses(segmenter, *self.inner_batch(batch), self.config.loss, write=True)
         self.backward(segmenter, inner.total)
 
         # θ' = θ - α ∇L_inner
-        with self.fast_weights(segmenter, inner_lr), unrecorded_statistics(segmenter):
+        with self.fast_weights(segmenter, context.inner_lr), unrecorded_statistics(segmenter):
             # M' = write(M) at θ', with a graph to the write map only.
             with torch.no_grad():
                 feature = segmenter.encode(images).feature
@@ -40,14 +39,14 @@ class PinMem(Method):
 
             # Outer: read M' in the meta-test domains.
             outer = training_losses(
-                segmenter, *batch.of(batch.meta_test), self.weights, slots=rewritten
+                segmenter, *batch.of(batch.meta_test), self.config.loss, slots=rewritten
             )
-            self.backward(segmenter, self.meta_config.outer_weight * outer.total, last=True)
+            self.backward(segmenter, self.config.meta.outer_weight * outer.total, last=True)
         return StepResult({"inner": inner, "outer": outer}, rewritten)
 
-    def refresh(self, segmenter: Segmenter, batch: Batch) -> None:
+    def refresh(self, context: StepContext) -> None:
         """Set M to write(M) with the updated network and the batch of the inner step."""
-        rewrite_memory(segmenter, *self.inner_batch(batch))
+        rewrite_memory(context.segmenter, *self.inner_batch(context.batch))
 
 
 METHODS = {"pinmem": PinMem}

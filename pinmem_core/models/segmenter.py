@@ -13,6 +13,7 @@ from pinmem_core.checkpoints.checkpoint import CheckpointModule
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.errors import ConfigError
+from pinmem_core.models.adapters import insert_adapters
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.base import Backbone
 from pinmem_core.models.decoders import decoders
@@ -88,6 +89,18 @@ class Segmenter(CheckpointModule):
                 temperature=config.memory.attention_temperature,
                 residual=config.memory.residual,
             )
+        self.adapt(config)
+
+    def adapt(self, config: ModelConfig) -> None:
+        """Insert the adapters of `config`, which equals the present one otherwise.
+
+        Pretrained weights of the backbone are loaded before.
+
+        Raises:
+            ConfigError: An adapter does not exist or does not fit the backbone.
+        """
+        insert_adapters(self.backbone, config.adapters)
+        self.config = config
         if config.test_time_bn:
             _require_batch_norm(self.backbone)
             set_alpha(self, config.test_time_bn)

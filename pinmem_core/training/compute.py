@@ -165,12 +165,12 @@ class StepGraphs:
 
     def _set_inputs(self, batch: Batch) -> None:
         if self._inputs is None:
-            self._inputs = replace(
-                batch, images=batch.images.clone(), labels=batch.labels.clone(), samples=()
-            )
+            self._inputs = replace(batch.map(torch.clone), samples=())
         else:
-            self._inputs.images.copy_(batch.images)
-            self._inputs.labels.copy_(batch.labels)
+            new = (batch.images, batch.labels, *batch.more_views)
+            held = (self._inputs.images, self._inputs.labels, *self._inputs.more_views)
+            for tensor, value in zip(held, new, strict=True):
+                tensor.copy_(value)
 
     def _capture(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, StepResult]:
         """Capture an iteration; this computes nothing and changes no state."""

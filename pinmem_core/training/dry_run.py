@@ -3,7 +3,7 @@
 import copy
 import os
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -29,9 +29,19 @@ from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.training.setup import initial_segmenter, resolve
-from pinmem_core.training.step import LossWatch, TrainStep
-from pinmem_core.visualize import GAP, caption, colorize, heading, legend, side_by_side, stacked
+from pinmem_core.training.step import FiniteLossCheck, TrainStep
+from pinmem_core.visualize import (
+    GAP,
+    caption,
+    colorize,
+    heading,
+    legend,
+    side_by_side,
+    stacked,
+)
 
+Measure = Callable[[Sequence[Batch]], tuple[float, float]]
+"""Function from the splits of a batch to mean FLOPs and seconds of an iteration."""
 _ROUNDS = 2
 _CROPS = (64, 128)
 """Sides of the crops for timing a CPU, in pixels; timing takes seconds with any network."""
@@ -72,15 +82,16 @@ def estimate(
     """
     compute = config.compute.model_copy(update={"compile": False})
     iteration = TrainStep(config.model_copy(update={"compute": compute}), segmenter, device)
-    splits = [split.to(device) for split in _splits(config, batch)]
-    full = [_cost(iteration, split) for split in splits]
+    splits = [split.to(device) for split in domain_splits(config, batch)]
+    full = [iteration_cost(iteration, split) for split in splits]
     flops, memory = fmean(f.flops for f in full), max(f.memory_bytes for f in full)
+    measure = partial(timed, iteration)
     if device.type == "cuda":
-        return _measured_on_gpu(iteration, splits, Estimate(flops, memory, 0.0))
-    return Estimate(flops, memory, _extrapolated(iteration, splits, flops))
+        return measured_on_gpu(measure, splits, Estimate(flops, memory, 0.0))
+    return Estimate(flops, memory, extrapolated_seconds(measure, splits, flops))
 
 
-def _splits(config: TrainConfig, batch: Batch) -> list[Batch]:
+def domain_splits(config: TrainConfig, batch: Batch) -> list[Batch]:
     """Return the batch once per possible number of meta-train domains; all are equally likely."""
     if not methods.get(config.method).meta:
         return [batch]
@@ -91,41 +102,41 @@ def _splits(config: TrainConfig, batch: Batch) -> list[Batch]:
     ]
 
 
-def _cost(iteration: TrainStep, batch: Batch) -> Cost:
+def iteration_cost(iteration: TrainStep, batch: Batch) -> Cost:
     """Return the cost of an iteration, counted on fake tensors."""
+    tensors = list(step_tensors(iteration))
     with FakeTensorMode() as fake:
-        images, labels = fake.from_tensor(batch.images), fake.from_tensor(batch.labels)
-        empty = {id(tensor): fake.from_tensor(tensor) for tensor in _tensors(iteration)}
-        held = [images, labels, *empty.values()]
+        batch = batch.map(fake.from_tensor)
+        empty = {id(tensor): fake.from_tensor(tensor) for tensor in tensors}
+        held = [batch.images, batch.labels, *batch.more_views, *empty.values()]
         iteration = copy.deepcopy(iteration, empty)
-        iteration.watch = _Unwatched(images.device)
+        # Fake tensors have no values to check.
+        iteration.loss_check = FiniteLossCheck(batch.images.device, deferred=True)
+        iteration.optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
         iteration.scaler = GradScaler(enabled=False)
-        batch = replace(batch, images=images, labels=labels)
         return cost_of(partial(iteration.step, 0, batch), held)
 
 
-def _tensors(iteration: TrainStep) -> Iterator[Tensor]:
-    """Yield all tensors that a deep copy of `iteration` would copy."""
+def step_tensors(iteration: TrainStep) -> Iterator[Tensor]:
+    """Yield all tensors that `iteration` holds between two steps."""
     yield from iteration.segmenter.parameters()
     yield from iteration.segmenter.buffers()
-    for state in iteration.optimizer.state.values():
-        yield from state.values()
-    yield iteration.watch.bad
+    for name, state in iteration.states().items():
+        if name != "model":
+            yield from state.values()
+    yield iteration.loss_check.bad
 
 
-class _Unwatched(LossWatch):
-    """Accept every loss: fake tensors have no values to check."""
+def measured_on_gpu(measure: Measure, splits: Sequence[Batch], counted: Estimate) -> Estimate:
+    """Return the estimate with the measured time and memory of real iterations.
 
-    def check(self) -> None:
-        """Accept the losses."""
-
-
-def _measured_on_gpu(iteration: TrainStep, splits: Sequence[Batch], counted: Estimate) -> Estimate:
-    """Return the estimate with the measured time and memory of real iterations."""
+    Raises:
+        MachineError: An iteration does not fit into the GPU's memory.
+    """
     device = splits[0].images.device
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        _, seconds = _timed(iteration, splits)
+        _, seconds = measure(splits)
     except torch.OutOfMemoryError:
         total = torch.cuda.get_device_properties(device).total_memory
         raise MachineError(
@@ -137,34 +148,34 @@ def _measured_on_gpu(iteration: TrainStep, splits: Sequence[Batch], counted: Est
     return replace(counted, memory_bytes=peak, seconds=seconds)
 
 
-def _extrapolated(iteration: TrainStep, splits: Sequence[Batch], flops: float) -> float:
+def extrapolated_seconds(measure: Measure, splits: Sequence[Batch], flops: float) -> float:
     """Return the time for `flops`, extrapolated linearly from two small crops.
 
     A crop that is not larger than these is timed directly. The line does not start at zero, because
     updating the weights takes the same time for any crop.
     """
     if splits[0].images.shape[-1] <= _CROPS[-1]:
-        return _timed(iteration, splits)[1]
+        return measure(splits)[1]
     (few, short), (more, longer) = (
-        _timed(iteration, [_cropped(split, side) for split in splits]) for side in _CROPS
+        measure([_cropped(split, side) for split in splits]) for side in _CROPS
     )
     slope = max(0.0, (longer - short) / (more - few))
     return longer + slope * (flops - more)
 
 
 def _cropped(batch: Batch, side: int) -> Batch:
-    images, labels = batch.images[..., :side, :side], batch.labels[..., :side, :side]
-    return replace(batch, images=images.contiguous(), labels=labels.contiguous())
+    return batch.map(lambda tensor: tensor[..., :side, :side].contiguous())
 
 
-def _timed(iteration: TrainStep, splits: Sequence[Batch]) -> tuple[float, float]:
+def timed(iteration: TrainStep, splits: Sequence[Batch]) -> tuple[float, float]:
     """Return mean FLOPs and seconds of an iteration over `splits`; counting serves as warm-up."""
     flops = [cost_of(partial(iteration.step, 0, split)).flops for split in splits]
-    seconds = [min(_seconds(iteration, split) for _ in range(_ROUNDS)) for split in splits]
+    seconds = [min(seconds_of(iteration, split) for _ in range(_ROUNDS)) for split in splits]
     return fmean(flops), fmean(seconds)
 
 
-def _seconds(iteration: TrainStep, batch: Batch) -> float:
+def seconds_of(iteration: TrainStep, batch: Batch) -> float:
+    """Return the seconds of an iteration."""
     wait_for(batch.images.device)
     began = time.perf_counter()
     iteration.step(0, batch)
@@ -300,7 +311,10 @@ def _first_batch(
 ) -> tuple[Batch, NDArray[np.uint8], float]:
     """Return a run's first batch, a picture of it, and the loading time of the next one."""
     alone = config.model_copy(update={"workers": 0})
-    loader = DomainLoader.of(domains, alone, range(2), device, normalization=normalization)
+    views = methods.get(config.method).views
+    loader = DomainLoader.of(
+        domains, alone, range(2), device, normalization=normalization, views=views
+    )
     batches = iter(loader)
     first = next(batches)
     names, strong = [domain.name for domain in domains], loader.crops.strong_domains(0)

@@ -1,8 +1,13 @@
-"""Parameter groups of the optimizer, and learning rates as functions of the iteration."""
+"""The optimizer, its parameter groups, learning rates and state, and the average of the weights."""
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from pinmem_core.config import OptimConfig
@@ -13,11 +18,13 @@ from pinmem_core.training.optimizers import Groups, optimizers
 def learning_rate(config: OptimConfig, iteration: int, iterations: int) -> float:
     """Return the learning rate of `iteration`, counted from 0, in a run of `iterations`.
 
-    The paper's "exponential" schedule decays over a constant span, independent of `iterations`.
+    The paper's "exponential" schedule decays over a constant span, independent of `iterations`. In
+    the first `warmup` iterations the rate is (iteration + 1) / warmup of that of the schedule.
     """
+    warm = min(1.0, (iteration + 1) / config.warmup) if config.warmup else 1.0
     if config.schedule == "exponential":
-        return config.lr * math.exp(-config.decay * iteration / config.decay_span)
-    return float(config.lr * (1 - iteration / iterations) ** config.power)
+        return warm * config.lr * math.exp(-config.decay * iteration / config.decay_span)
+    return float(warm * config.lr * (1 - iteration / iterations) ** config.power)
 
 
 def inner_learning_rate(config: OptimConfig, iteration: int, iterations: int) -> float:
@@ -41,7 +48,7 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
 
 
 def build_optimizer(config: OptimConfig, segmenter: Segmenter) -> Optimizer:
-    """Return the optimizer `config.name` over all parameters of a segmenter.
+    """Return the optimizer `config.name` over the parameters of a segmenter.
 
     Raises:
         ConfigError: The optimizer does not exist.
@@ -52,13 +59,18 @@ def build_optimizer(config: OptimConfig, segmenter: Segmenter) -> Optimizer:
 def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
     """Return the parameters in groups of equal learning rate and weight decay.
 
-    The backbone has its own `lr_scale`. Biases and the scales and shifts of norms have no weight
-    decay if `config.decay_vectors` is off. With the default settings, all parameters are in one
-    group, in the order of the network.
+    The backbone has its own `lr_scale`, which shrinks from stage to stage by `layer_decay`. Biases
+    and the scales and shifts of norms have no weight decay if `config.decay_vectors` is off. Frozen
+    parameters are in no group. With the default settings, all parameters are in one group, in the
+    order of the network.
     """
+    depths = _depths(segmenter) if config.layer_decay < 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in segmenter.named_parameters():
+        if not parameter.requires_grad:
+            continue
         scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
+        scale *= config.layer_decay ** depths.get(parameter, 0)
         decays = config.decay_vectors or parameter.ndim > 1
         decay = config.weight_decay if decays else 0.0
         groups.setdefault((scale, decay), []).append(parameter)
@@ -66,3 +78,114 @@ def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
         {"params": parameters, "lr": config.lr * scale, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
+
+
+def _depths(segmenter: Segmenter) -> dict[nn.Parameter, int]:
+    """Return how many stages each parameter of the backbone is from the decoder, from 1.
+
+    A parameter outside of the stages belongs to the stage before it, or to the first one.
+    """
+    stages = segmenter.backbone.stages()
+    stage_of = {p: index for index, stage in enumerate(stages) for p in stage.parameters()}
+    depths, current = {}, 0
+    for parameter in segmenter.backbone.parameters():
+        current = stage_of.get(parameter, current)
+        depths[parameter] = len(stages) - current
+    return depths
+
+
+def optimizer_state(
+    optimizer: Optimizer, model: nn.Module
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state of an optimizer: tensors by "parameter/name", and numbers as JSON data.
+
+    Args:
+        optimizer: Optimizer of parameters of `model`.
+        model: Network whose parameter names identify the state.
+    """
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}/{kind}"] = value
+            else:
+                numbers[f"{name}/{kind}"] = value
+    groups = [
+        {k: v for k, v in group.items() if isinstance(v, int | float) and k != "lr"}
+        for group in optimizer.param_groups
+    ]
+    return tensors, {"state": numbers, "groups": groups}
+
+
+def load_optimizer_state(
+    optimizer: Optimizer,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
+) -> None:
+    """Load the result of `optimizer_state`, in place where the state exists already."""
+    parameters = dict(model.named_parameters())
+    for key, value in {**tensors, **numbers.get("state", {})}.items():
+        name, _, kind = key.rpartition("/")
+        state = optimizer.state[parameters[name]]
+        if isinstance(state.get(kind), Tensor):
+            state[kind].copy_(value)
+        else:  # an optimizer that creates its state in its first step
+            state[kind] = value.to(parameters[name].device) if isinstance(value, Tensor) else value
+    for group, values in zip(optimizer.param_groups, numbers.get("groups", ()), strict=False):
+        group.update(values)
+
+
+class WeightAverage:
+    """Exponential moving average of the trained parameters.
+
+    Args:
+        model: Network whose parameters are averaged.
+        decay: Weight of the old average in an update, in 0..1.
+
+    Attributes:
+        average: Averages by parameter name; initially the parameters.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the parameters."""
+        values = [parameter.detach() for parameter in self._parameters.values()]
+        torch._foreach_lerp_(list(self.average.values()), values, 1 - self.decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Use the averages as parameters in the block."""
+        kept = {name: parameter.data for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            parameter.data = self.average[name]
+        try:
+            yield
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data = kept[name]
+
+
+@torch.no_grad()
+def estimate_statistics(segmenter: Segmenter, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of batch norm to their mean over batches of training images.
+
+    Args:
+        segmenter: Network; it is left in training mode.
+        batches: Normalised images, each (N, 3, H, W).
+    """
+    norms = [m for m in segmenter.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    segmenter.train()
+    for done, images in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 / done
+        segmenter.auxiliary_logits(segmenter.run(images).encoding)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -33,6 +33,7 @@ from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.plots import plot_losses, write_plot
 from pinmem_core.renamed import current_settings
 from pinmem_core.training import snapshots
+from pinmem_core.training.optim import optimizer_state
 from pinmem_core.training.step import TrainStep
 
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
@@ -142,7 +143,7 @@ class RunFolder:
         return list(read_json_lines(self.path / _METRICS, _metrics_line, ignore))
 
     def save(self, done: int, step: TrainStep) -> None:
-        """Save a snapshot to resume from after `done` iterations, and a checkpoint.
+        """Save a snapshot to resume from after `done` iterations.
 
         Raises:
             MachineError: The disk is full, or the folder cannot be written to.
@@ -150,28 +151,27 @@ class RunFolder:
         if not self.writes:
             return
         metrics = self.path / _METRICS
-        facts = snapshots.Facts(
+        meta = snapshots.SnapshotMeta(
             iteration=done,
             logged=metrics.stat().st_size if metrics.exists() else 0,
             scaler=step.scaler.state_dict(),
             processes=world_size(),
+            optimizer=optimizer_state(step.optimizer, step.segmenter)[1],
         )
-        keep = step.config.checkpoint.keep
-        snapshots.save_snapshot(self.path, facts, step.segmenter, step.optimizer, keep)
-        self.save_checkpoint(done, step)
+        snapshots.save_snapshot(self.path, meta, step.states(), step.config.checkpoint.keep)
 
-    def save_checkpoint(self, done: int, step: TrainStep) -> None:
+    def save_checkpoint(self, done: int, config: TrainConfig, segmenter: Segmenter) -> None:
         """Save the network after `done` iterations as a checkpoint.
 
         Raises:
             MachineError: The disk is full, or the folder cannot be written to.
         """
         if self.writes:
-            training = step.config.model_dump(mode="json")
-            if step.config.init_weights:  # keep local paths private
-                training["init_weights"] = Path(step.config.init_weights).name
+            training = config.model_dump(mode="json")
+            if config.init_weights:  # keep local paths private
+                training["init_weights"] = Path(config.init_weights).name
             about = {"training": training, "iteration": done, RECORD: self.trained_on}
-            save_checkpoint(step.segmenter, self.checkpoint, about)
+            save_checkpoint(segmenter, self.checkpoint, about)
 
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
         """Return the newest intact snapshot, or None; warn about damaged ones."""
@@ -184,8 +184,8 @@ class RunFolder:
     def go_back_to(self, snapshot: snapshots.Snapshot) -> None:
         """Remove metrics that were logged after a snapshot."""
         metrics = self.path / _METRICS
-        if self.writes and metrics.exists() and metrics.stat().st_size > snapshot.facts.logged:
-            os.truncate(metrics, snapshot.facts.logged)
+        if self.writes and metrics.exists() and metrics.stat().st_size > snapshot.meta.logged:
+            os.truncate(metrics, snapshot.meta.logged)
 
     def finish(
         self,

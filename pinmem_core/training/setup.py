@@ -19,12 +19,14 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.label_space import CLASSES
 from pinmem_core.methods import methods
+from pinmem_core.methods.base import Method
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import class_prototypes
+from pinmem_core.training.loggers import loggers
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the requirements of its method applied.
+    """Return the configuration with the requirements and adapters of its method applied.
 
     Raises:
         ConfigError: The configuration contradicts itself, or names no source.
@@ -54,20 +56,26 @@ def resolve(config: TrainConfig) -> TrainConfig:
             "activations.",
             "Set one of them to false.",
         )
-    _require_recordable(config.compute)
+    _require_capturable(config.compute, method)
+    for name in config.logger:
+        loggers.get(name)
     if config.model.num_classes != len(CLASSES):
         raise ConfigError(
             f"model.num_classes is {config.model.num_classes}, but prepared labels have the "
             f"{len(CLASSES)} classes of Cityscapes."
         )
-    if wanted:
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"memory": None})})
+    settings = method.read_settings(config)
+    adapters = {**config.model.adapters, **method.adapters(settings)}
+    memory = config.model.memory if wanted else None
+    model = config.model.model_copy(update={"memory": memory, "adapters": adapters})
+    own = settings.model_dump(mode="json")
+    return config.model_copy(update={"model": model, "method_config": own})
 
 
-def _require_recordable(compute: ComputeConfig) -> None:
+def _require_capturable(compute: ComputeConfig, method: type[Method]) -> None:
     """Raise ConfigError for settings that need the host within an iteration: no CUDA graph can."""
     obstacles = {
+        "the method": not method.cuda_graph,
         "compute.precision=fp16": compute.precision == "fp16",
         "compute.recompute": bool(compute.recompute),
         "several processes": started_by_torchrun(),
@@ -98,7 +106,7 @@ def initial_segmenter(
         MachineError: The weights cannot be downloaded.
     """
     torch.manual_seed(config.seed)
-    segmenter = Segmenter(config.model)
+    segmenter = Segmenter(config.model.model_copy(update={"adapters": {}}))
     name, source = config.model.backbone, config.init_weights
     if source:
         loaded = on_first_rank(
@@ -110,6 +118,7 @@ def initial_segmenter(
                 f"the weights {source} of {name} are not on this machine: training downloads them"
             )
             on_event(Notice(message))
+    segmenter.adapt(config.model)  # after loading, because adapters rename weights
     return segmenter
 
 

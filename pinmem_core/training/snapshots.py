@@ -1,51 +1,52 @@
 """Snapshots: the complete state of a run after an iteration, for an exact resume.
 
 Batches, augmentation and the random numbers of a step are functions of (seed, iteration). So a
-snapshot holds only weights, memory, statistics and the optimizer's state. A snapshot is a folder
-that is written under a temporary name and renamed. Its `manifest.json` holds the size and SHA-256
-of each file, so a damaged snapshot is detected, reported and skipped.
+snapshot holds only tensors: the network, the state of the optimizer, and where they exist the state
+of the method and the average of the weights. A snapshot is a folder that is written under a
+temporary name and renamed. Its `manifest.json` holds the size and SHA-256 of each file, so a
+damaged snapshot is detected, reported and skipped.
 """
 
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
-from torch.optim import Optimizer
 
-from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
 from pinmem_core.files import remove_leftovers, staged_folder
-from pinmem_core.models import Segmenter
 from pinmem_core.renamed import current_tensors
 
 FOLDER = "snapshots"
+State = Mapping[str, Tensor]
 _NAME = re.compile(r"[0-9]{8,}", re.ASCII)
-_WEIGHTS, _OPTIMIZER, _MANIFEST = "model.safetensors", "optimizer.safetensors", "manifest.json"
+_MANIFEST = "manifest.json"
+_REQUIRED, _OPTIONAL = {"model", "optimizer"}, {"method", "ema"}
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Metadata of a snapshot.
+class SnapshotMeta(BaseModel):
+    """Metadata of a snapshot."""
 
-    Attributes:
-        iteration: Number of completed iterations.
-        logged: Size of `metrics.jsonl`, in bytes.
-        scaler: State of the loss scaler; empty without a scaler.
-        processes: Number of training processes.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    iteration: int
-    logged: int
+    iteration: NonNegativeInt
+    """Number of completed iterations."""
+    logged: NonNegativeInt
+    """Size of `metrics.jsonl`, in bytes."""
     scaler: dict[str, Any]
-    processes: int
+    """State of the loss scaler; empty without a scaler."""
+    processes: NonNegativeInt
+    """Number of training processes."""
+    optimizer: dict[str, Any] = {}
+    """State of the optimizer that is not tensors."""
 
 
 @dataclass(frozen=True)
@@ -54,57 +55,44 @@ class Snapshot:
 
     Attributes:
         folder: Folder of the snapshot.
-        facts: Metadata of the snapshot.
+        meta: Metadata of the snapshot.
     """
 
     folder: Path
-    facts: Facts
+    meta: SnapshotMeta
 
-    def restore(self, segmenter: Segmenter, optimizer: Optimizer) -> None:
-        """Load the state into a segmenter and its optimizer.
-
-        Raises:
-            DataError: The tensors do not fit this segmenter and optimizer.
-        """
-        weights, buffers = (
-            current_tensors(safetensors.torch.load_file(self.folder / name))
-            for name in (_WEIGHTS, _OPTIMIZER)
-        )
-        ours = dict(_buffers(segmenter, optimizer))
-        if problem := state_dict_mismatch(weights, segmenter.state_dict()) or state_dict_mismatch(
-            buffers, ours
-        ):
-            raise DataError(
-                f"the snapshot {self.folder} does not fit the run's configuration: {problem}.",
-                "If you edited the run's config.json, undo this, or start a new run.",
-            )
-        segmenter.load_state_dict(weights)
-        parameters = dict(segmenter.named_parameters())
-        for key, value in buffers.items():
-            name, _, kind = key.rpartition("/")
-            optimizer.state[parameters[name]][kind].copy_(value)
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors by name, of "model", "optimizer", and where written of others."""
+        return {
+            file.stem: current_tensors(safetensors.torch.load_file(file))
+            for file in sorted(self.folder.glob("*.safetensors"))
+        }
 
 
-def save_snapshot(
-    run: Path, facts: Facts, segmenter: Segmenter, optimizer: Optimizer, keep: int
-) -> None:
+def save_snapshot(run: Path, meta: SnapshotMeta, states: Mapping[str, State], keep: int) -> None:
     """Write a snapshot, and remove all but the `keep` newest snapshots up to it.
 
     Snapshots of later iterations were damaged when the run was resumed. They stay until the run
     reaches their iteration again.
 
+    Args:
+        run: Folder of the run.
+        meta: Metadata of the snapshot.
+        states: Tensors by name, of "model", "optimizer", "method" and "ema".
+        keep: Number of snapshots to keep.
+
     Raises:
         MachineError: The disk is full, or the folder cannot be written to.
     """
-    weights = {name: _on_cpu(value) for name, value in segmenter.state_dict().items()}
-    buffers = dict(_buffers(segmenter, optimizer))
-    with staged_folder(run / FOLDER / f"{facts.iteration:08}") as folder:
-        safetensors.torch.save_file(weights, folder / _WEIGHTS)
-        safetensors.torch.save_file(buffers, folder / _OPTIMIZER)
-        files = {name: _fingerprint(folder / name) for name in (_WEIGHTS, _OPTIMIZER)}
-        manifest = {**asdict(facts), "files": files}
+    kept = {name: state for name, state in states.items() if state or name in _REQUIRED}
+    with staged_folder(run / FOLDER / f"{meta.iteration:08}") as folder:
+        for name, state in kept.items():
+            tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            safetensors.torch.save_file(tensors, folder / f"{name}.safetensors")
+        files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
+        manifest = meta.model_dump() | {"files": files}
         (folder / _MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
-    for old in [f for f in _folders(run) if int(f.name) <= facts.iteration][:-keep]:
+    for old in [f for f in _folders(run) if int(f.name) <= meta.iteration][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -120,8 +108,9 @@ def newest_snapshot(run: Path, on_event: Listener) -> Snapshot | None:
         try:
             return _read(folder)
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-            reason = str(error).removesuffix(".")
-            on_event(Notice(f"{folder} is damaged and skipped: {reason}", warning=True))
+            reason = f"its {_MANIFEST} is invalid" if isinstance(error, ValidationError) else error
+            message = f"{folder} is damaged and skipped: {str(reason).removesuffix('.')}"
+            on_event(Notice(message, warning=True))
     return None
 
 
@@ -129,35 +118,22 @@ def _read(folder: Path) -> Snapshot:
     """Return the snapshot in `folder`, or raise an error of any kind if it is damaged."""
     manifest = read_json_object(folder / _MANIFEST)
     files = manifest.pop("files")
-    if not isinstance(files, dict) or sorted(files) != sorted((_WEIGHTS, _OPTIMIZER)):
-        raise ValueError(f"its {_MANIFEST} does not list the two files of a snapshot")
-    for name, fingerprint in files.items():
-        if _fingerprint(folder / name) != fingerprint:
-            raise ValueError(f"{name} was changed after it was written")
-    facts = Facts(**manifest)
-    numbers = (facts.iteration, facts.logged, facts.processes)
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError(f"its {_MANIFEST} has an invalid number")
-    if facts.iteration != int(folder.name) or not isinstance(facts.scaler, dict):
+    names = {file.removesuffix(".safetensors") for file in files}
+    if not isinstance(files, dict) or not _REQUIRED <= names <= _REQUIRED | _OPTIONAL:
+        raise ValueError(f"its {_MANIFEST} does not list the files of a snapshot")
+    for file, fingerprint in files.items():
+        if _fingerprint(folder / file) != fingerprint:
+            raise ValueError(f"{file} was changed after it was written")
+    meta = SnapshotMeta.model_validate(manifest)
+    if meta.iteration != int(folder.name):
         raise ValueError(f"its {_MANIFEST} belongs to another iteration")
-    return Snapshot(folder, facts)
+    return Snapshot(folder, meta)
 
 
 def _folders(run: Path) -> list[Path]:
     """Return the folders of all snapshots, oldest first."""
     folders = [path for path in (run / FOLDER).glob("[0-9]*") if _NAME.fullmatch(path.name)]
     return sorted(folders, key=lambda folder: int(folder.name))
-
-
-def _buffers(segmenter: Segmenter, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in segmenter.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                yield f"{name}/{kind}", _on_cpu(value)
-
-
-def _on_cpu(value: Tensor) -> Tensor:
-    return value.detach().cpu().contiguous()
 
 
 def _fingerprint(path: Path) -> list[object]:

@@ -1,25 +1,36 @@
 """One iteration: learning rates, gradients of the method, optimizer step, memory refresh."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.utils import clip_grad_norm_
 
+from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, step_seed
-from pinmem_core.distributed import all_gather, all_reduce_mean, all_reduce_sum, rank
-from pinmem_core.errors import PinMemError
+from pinmem_core.distributed import (
+    all_gather,
+    all_reduce_mean,
+    all_reduce_sum,
+    rank,
+)
+from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.methods import methods
-from pinmem_core.methods.base import StepResult
+from pinmem_core.methods.base import StepContext, StepResult
 from pinmem_core.methods.losses import mean_losses
 from pinmem_core.models import Segmenter
 from pinmem_core.training.compute import StepGraphs, prepare
 from pinmem_core.training.optim import (
+    WeightAverage,
     build_optimizer,
+    estimate_statistics,
     inner_learning_rate,
     learning_rate,
+    load_optimizer_state,
+    optimizer_state,
     set_learning_rate,
 )
 from pinmem_core.training.snapshots import Snapshot
@@ -35,24 +46,37 @@ class TrainStep:
 
     Attributes:
         segmenter: Network after the set-up.
-        optimizer: Optimizer of `config.optim`, with an initial state of zeros.
+        method: Training method.
+        optimizer: Optimizer of `config.optim`.
+        average: Moving average of the weights; None without `optim.ema`.
         scaler: Loss scaler of an fp16 run; disabled otherwise.
+        loss_check: Check of all losses.
     """
 
     def __init__(self, config: TrainConfig, segmenter: Segmenter, device: torch.device) -> None:
         self.config = config
-        self.segmenter = prepare(segmenter, config.compute, device)
-        self.optimizer = build_optimizer(config.optim, self.segmenter)
         self.scaler = GradScaler(device.type, enabled=config.compute.precision == "fp16")
-        self.method = methods.get(config.method)(config.loss, self.scaler, config.meta)
+        self.method = methods.get(config.method)(config, self.scaler)
         self.method.averages_last = config.compute.accumulate == 1
-        self.watch = LossWatch(device)
+        self.segmenter = prepare(segmenter, config.compute, device)
+        self.method.setup(self.segmenter)
+        self.optimizer = build_optimizer(config.optim, self.segmenter)
+        ema = config.optim.ema
+        self.average = None if ema is None else WeightAverage(self.segmenter, ema)
+        self.loss_check = FiniteLossCheck(device, deferred=device.type != "cpu")
         self._inner_lr: float | Tensor = config.optim.inner_lr
+        self._iteration = 0
         self._run: Callable[[Batch], StepResult] = self._learn
         if config.compute.graph and device.type == "cuda":
             self._inner_lr = torch.tensor(config.optim.inner_lr, device=device)
             for group in self.optimizer.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=device)
+            if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+                raise ConfigError(
+                    f"compute.graph contradicts the optimizer '{config.optim.name}', which waits "
+                    "for the GPU.",
+                    "Set 'compute.graph' to false.",
+                )
             self._run = StepGraphs(self._learn)
 
     def step(self, iteration: int, batch: Batch) -> StepResult:
@@ -62,16 +86,73 @@ class TrainStep:
             PinMemError: A loss is not finite (on a GPU, `check` raises this error).
         """
         torch.manual_seed(step_seed(self.config.seed, iteration, rank()))
+        self._iteration = iteration
         self._set_rates(iteration)
         result = self._run(batch)
-        self.watch.note(iteration, self._judged(result), batch)
+        self.loss_check.record(iteration, self._checked(result), batch)
         return result
 
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors of a snapshot, of the network and what trains it."""
+        return {
+            "model": self.segmenter.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.segmenter)[0],
+            "method": self.method.state_dict(),
+            "ema": self.average.average if self.average else {},
+        }
+
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore the state of a snapshot."""
-        snapshot.restore(self.segmenter, self.optimizer)
+        """Restore the state of a snapshot.
+
+        Raises:
+            DataError: The tensors do not fit this network and its optimizer.
+        """
+        states, own = snapshot.states(), self.states()
+        if not own["optimizer"]:  # the state is created in the first step
+            parameters = dict(self.segmenter.named_parameters())
+            own["optimizer"] = {
+                key: value
+                for key, value in states["optimizer"].items()
+                if key.rpartition("/")[0] in parameters
+            }
+        for name, expected in own.items():
+            if problem := state_dict_mismatch(states.get(name, {}), expected):
+                raise DataError(
+                    f"the snapshot {snapshot.folder} does not fit the run's configuration: "
+                    f"{problem}.",
+                    "If you edited the run's config.json, undo this, or start a new run.",
+                )
+        self.segmenter.load_state_dict(states["model"])
+        load_optimizer_state(
+            self.optimizer, self.segmenter, states["optimizer"], snapshot.meta.optimizer
+        )
+        self.method.load_state_dict(states.get("method", {}))
+        for name, value in states.get("ema", {}).items():
+            own["ema"][name].copy_(value)
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict(snapshot.facts.scaler)
+            self.scaler.load_state_dict(snapshot.meta.scaler)
+
+    def network(self, batches: Iterable[Batch]) -> Segmenter:
+        """Return a plain copy of the network for prediction; every process must call this.
+
+        With `optim.ema`, its weights are the averages, and its batch-norm statistics are those of
+        `batches` under these weights.
+
+        Args:
+            batches: Batches of the sources; not read without `optim.ema`.
+        """
+        plain = Segmenter(self.config.model)
+        if self.average is None:
+            plain.load_state_dict(self.segmenter.state_dict())
+            return plain
+        kept = [(buffer, buffer.clone()) for buffer in self.segmenter.buffers()]
+        torch.manual_seed(self.config.seed)
+        with self.average.applied():
+            estimate_statistics(self.segmenter, (batch.all()[0] for batch in batches))
+            plain.load_state_dict(self.segmenter.state_dict())
+        for buffer, value in kept:
+            buffer.copy_(value)
+        return plain
 
     def check(self) -> None:
         """Wait for the device, and raise an error if a loss was not finite.
@@ -79,7 +160,7 @@ class TrainStep:
         Raises:
             PinMemError: A loss was not finite, or gradients in fp16 overflow at any scale.
         """
-        self.watch.check()
+        self.loss_check.check()
         if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
             raise PinMemError(
                 "the gradients overflow in fp16 at any loss scale.",
@@ -89,20 +170,21 @@ class TrainStep:
     def _set_rates(self, iteration: int) -> None:
         """Set both learning rates; tensors (for a CUDA graph) are changed in place."""
         optim, span = self.config.optim, self.config.iterations
-        lr = learning_rate(optim, iteration, span)
-        inner_lr = inner_learning_rate(optim, iteration, span)
-        set_learning_rate(self.optimizer, lr)
-        kept = self._inner_lr
+        set_learning_rate(self.optimizer, learning_rate(optim, iteration, span))
+        inner_lr, kept = inner_learning_rate(optim, iteration, span), self._inner_lr
         self._inner_lr = kept.fill_(inner_lr) if isinstance(kept, Tensor) else inner_lr
+
+    def _context(self, batch: Batch) -> StepContext:
+        return StepContext(self.segmenter, batch, self._inner_lr, self._iteration)
 
     def _learn(self, batch: Batch) -> StepResult:
         """Run one whole iteration with the current learning rates, without waiting for the GPU."""
-        result = self._add_gradients(batch, self._inner_lr)
+        result = self._add_gradients(batch)
         self._update(result)
-        self.method.refresh(self.segmenter, batch)
+        self.method.refresh(self._context(batch))
         return result
 
-    def _judged(self, result: StepResult) -> StepResult:
+    def _checked(self, result: StepResult) -> StepResult:
         """Return the losses that must be finite.
 
         In fp16 these are the losses of the first phase. The scaler itself skips steps that
@@ -113,7 +195,7 @@ class TrainStep:
         first = next(iter(result.losses))
         return StepResult({first: result.losses[first]})
 
-    def _add_gradients(self, batch: Batch, inner_lr: float | Tensor) -> StepResult:
+    def _add_gradients(self, batch: Batch) -> StepResult:
         """Compute the gradients of the batch in `.grad`: of one step, or the mean of several.
 
         Processes average the sum of several steps' gradients once. An inner gradient is averaged in
@@ -122,12 +204,12 @@ class TrainStep:
         self.optimizer.zero_grad()
         count = self.config.compute.accumulate
         if count == 1:
-            return self.method.step(self.segmenter, batch, inner_lr)
+            return self.method.step(self._context(batch))
         sums: dict[torch.nn.Parameter, torch.Tensor] = {}
         results = []
         for part in batch.parts(count):
             self.optimizer.zero_grad()  # an inner step uses only the gradient of its part
-            results.append(self.method.step(self.segmenter, part, inner_lr))
+            results.append(self.method.step(self._context(part)))
             for parameter in self.segmenter.parameters():
                 if parameter.grad is not None:
                     total = sums.setdefault(parameter, torch.zeros_like(parameter.grad))
@@ -140,54 +222,65 @@ class TrainStep:
         return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
 
     def _update(self, result: StepResult) -> None:
-        """Step the optimizer, unless a loss is not finite."""
-        self.watch.judge(self._judged(result))
+        """Step the optimizer and the average, unless a loss is not finite."""
+        bad = self.loss_check.update(self._checked(result))
+        if self.config.optim.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.segmenter.parameters(), self.config.optim.clip)
         if not self.scaler.is_enabled():
-            self.optimizer.found_inf = self.watch.bad  # type: ignore[attr-defined]
+            if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+                self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+            elif bad:  # waits for the device; torch's fused optimizers do not
+                return
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average:
+            self.average.update()
 
 
-class _Seen(NamedTuple):
+class _Recorded(NamedTuple):
     iteration: int
     terms: Mapping[str, Mapping[str, Tensor]]
     samples: tuple[tuple[str, ...], ...]
 
 
-class LossWatch:
-    """Check the losses of every iteration.
+class FiniteLossCheck:
+    """Check that the losses of every iteration are finite.
 
     Reading a number from a GPU waits for all of its queued work. So the flag `bad` stays on the
-    device, where the optimizer skips its step, and the host reads it when it waits anyway. On a CPU
-    the host reads the flag in every iteration.
+    device, where the optimizer skips its step, and the host reads it when it waits anyway.
+
+    Args:
+        device: Device of the losses.
+        deferred: Whether only `check` reads the flag; otherwise `record` reads it, too.
 
     Attributes:
         bad: Flag, 0-dim float: 1 after a loss was not finite on any process, otherwise 0.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, deferred: bool) -> None:
         self.bad = torch.zeros((), device=device)
-        self._waits = device.type != "cpu"
-        self._seen: list[_Seen] = []
+        self._deferred = deferred
+        self._recorded: list[_Recorded] = []
 
-    def judge(self, result: StepResult) -> None:
-        """Set `bad` on the device if a loss is not finite; call this before the optimizer steps."""
+    def update(self, result: StepResult) -> Tensor:
+        """Set `bad` on the device if a loss is not finite, and return it."""
         totals = torch.stack([losses.total.detach() for losses in result.losses.values()])
         bad = all_reduce_sum((~totals.isfinite()).any().to(self.bad))
-        torch.maximum(self.bad, bad.clamp(max=1), out=self.bad)
+        return torch.maximum(self.bad, bad.clamp(max=1), out=self.bad)
 
-    def note(self, iteration: int, result: StepResult, batch: Batch) -> None:
+    def record(self, iteration: int, result: StepResult, batch: Batch) -> None:
         """Record the losses of an iteration, counted from 0, for the message of `check`.
 
         Raises:
-            PinMemError: A loss is not finite, and the device is a CPU.
+            PinMemError: A loss is not finite, and the check is not deferred.
         """
         terms = {
             phase: {name: term.detach() for name, term in losses.terms.items()}
             for phase, losses in result.losses.items()
         }
-        self._seen.append(_Seen(iteration, terms, batch.samples))
-        if not self._waits:
+        self._recorded.append(_Recorded(iteration, terms, batch.samples))
+        if not self._deferred:
             self.check()
 
     def check(self) -> None:
@@ -196,10 +289,10 @@ class LossWatch:
         Raises:
             PinMemError: A loss was not finite; the optimizer has not stepped since.
         """
-        seen, self._seen = self._seen, []
+        recorded, self._recorded = self._recorded, []
         if not self.bad:
             return
-        causes = all_gather(next(filter(None, map(_cause, seen)), None))
+        causes = all_gather(next(filter(None, map(_cause, recorded)), None))
         raise PinMemError(
             f"the loss is not finite in {next(filter(None, causes))}; "
             "the optimizer has not stepped.",
@@ -207,15 +300,15 @@ class LossWatch:
         )
 
 
-def _cause(seen: _Seen) -> str | None:
+def _cause(recorded: _Recorded) -> str | None:
     """Return the terms of an iteration that are not finite, and its samples; None if all are."""
     bad = {
         phase: names
-        for phase, terms in seen.terms.items()
+        for phase, terms in recorded.terms.items()
         if (names := [name for name, term in terms.items() if not term.isfinite()])
     }
     if not bad:
         return None
     where = "; ".join(f"{phase}: {', '.join(names)}" for phase, names in bad.items())
-    samples = ", ".join(name for domain in seen.samples for name in domain)
-    return f"iteration {seen.iteration + 1} ({where}), with the samples {samples}"
+    samples = ", ".join(name for domain in recorded.samples for name in domain)
+    return f"iteration {recorded.iteration + 1} ({where}), with the samples {samples}"

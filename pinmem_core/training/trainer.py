@@ -37,23 +37,33 @@ from pinmem_core.evaluation import (
     load_validation,
 )
 from pinmem_core.evaluation.evaluate import comparison_sheet
-from pinmem_core.events import Event, Listener, Metrics, Notice, Progress, Speed, ignore
+from pinmem_core.events import (
+    Event,
+    Images,
+    Listener,
+    Metrics,
+    Notice,
+    Progress,
+    RunStarted,
+    Speed,
+    ignore,
+)
 from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.locks import hold_lock
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
+from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder
 from pinmem_core.training.setup import initial_segmenter, initialize_memory, resolve
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
-from pinmem_core.training.tensorboard import TensorBoard
 
 PROTOCOL = "paper-train"
 """Protocol for the scores of a run."""
 _SHOWN = 4
-"""Predictions per domain in TensorBoard."""
+"""Predictions per domain for the loggers."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ def resume(
         config = folder.read_config()
         with _alone_in(folder, on_event):
             snapshot = folder.newest_snapshot(on_event)
-            done = snapshot.facts.iteration if snapshot else 0
+            done = snapshot.meta.iteration if snapshot else 0
             on_event(Notice(f"resuming at iteration {done}/{config.iterations}"))
             return _complete(_Trainer(config, folder, on_event, stop, snapshot))
 
@@ -202,7 +212,8 @@ class _Trainer(ExitStack):
         # Comes after the data, so that no weights are downloaded if data is missing.
         segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
         self.step = TrainStep(config, segmenter, self.device)
-        self.tensorboard: TensorBoard | None = None
+        self.loggers: list[Logger] = []
+        self._scored: tuple[int, Segmenter] | None = None
         self.trained = False
         self.saved = time.monotonic()
 
@@ -220,18 +231,21 @@ class _Trainer(ExitStack):
 
     def run(self) -> dict[str, dict[str, Scores]]:
         """Train to the end and return the scores of the last checkpoint."""
-        done = self._begin()
-        if self.config.tensorboard and self.folder.writes:
-            board = TensorBoard(self.folder.path / "tensorboard", after=done)
-            self.tensorboard = self.enter_context(board)
-        self._train(range(done, self.config.iterations))
+        done, last = self._begin(), self.config.iterations
+        if self.folder.writes:
+            for name in self.config.logger:
+                logger = loggers.get(name)(self.folder.path, done)
+                self.loggers.append(self.enter_context(logger))
+        self._emit(RunStarted(self.folder.path.name, self.config.model_dump(mode="json")))
+        self._train(range(done, last))
         self.trained = True
-        self.folder.save_checkpoint(self.config.iterations, self.step)
+        network = self._network(last)
+        self.folder.save_checkpoint(last, self.config, network)
         scores = {
-            "source": self._scores(self.validation, self._forward_unless_stopped),
-            "target": self._scores(self.targets, self._forward_unless_stopped),
+            "source": self._scores(last, self.validation, self._forward_unless_stopped),
+            "target": self._scores(last, self.targets, self._forward_unless_stopped),
         }
-        self.folder.draw(self.step.segmenter)
+        self.folder.draw(network)
         self.folder.finish(scores, PROTOCOL, self.seen)
         return scores
 
@@ -250,11 +264,11 @@ class _Trainer(ExitStack):
         on_first_rank(lambda: self.folder.require_same(self._samples(), self.on_event))
         self.step.restore(self.snapshot)
         self.folder.go_back_to(self.snapshot)
-        before, now = self.snapshot.facts.processes, world_size()
+        before, now = self.snapshot.meta.processes, world_size()
         if before != now:
             message = f"{now} instead of {before} processes: the same images and means, but other "
             self.on_event(Notice(f"{message}random numbers in dropout and in the memory's read"))
-        return self.snapshot.facts.iteration
+        return self.snapshot.meta.iteration
 
     def _samples(self) -> dict[str, dict[str, Any]]:
         """Return the ids of all samples, of which there may be millions, and their digests."""
@@ -283,19 +297,23 @@ class _Trainer(ExitStack):
 
     def _train(self, iterations: range) -> None:
         throughput = Throughput(self.config.batch * len(self.domains), self.device)
-        loader = DomainLoader.of(
+        loader = self._loader(iterations)
+        for iteration, batch in zip(iterations, loader, strict=True):
+            result = self.step.step(iteration, batch)
+            throughput.count()
+            self._report(iteration, batch, result, throughput)
+        self.on_event(Notice(throughput.summary()))
+
+    def _loader(self, iterations: range) -> DomainLoader:
+        return DomainLoader.of(
             self.domains,
             self.config,
             iterations,
             device=self.device,
             shard=(rank(), world_size()),
             normalization=self.step.segmenter.normalization,
+            views=self.step.method.views,
         )
-        for iteration, batch in zip(iterations, loader, strict=True):
-            result = self.step.step(iteration, batch)
-            throughput.count()
-            self._report(iteration, batch, result, throughput)
-        self.on_event(Notice(throughput.summary()))
 
     def _report(
         self, iteration: int, batch: Batch, result: StepResult, throughput: "Throughput"
@@ -317,6 +335,7 @@ class _Trainer(ExitStack):
             self.step.check()
             on_first_rank(self._require_same_labels)
             self.folder.save(done, self.step)
+            self.folder.save_checkpoint(done, config, self._network(done))
             self.saved = time.monotonic()
         if stopped and not last:
             raise self._stopped(done)
@@ -326,35 +345,30 @@ class _Trainer(ExitStack):
         minutes = self.config.checkpoint.minutes
         return minutes is not None and any_rank(time.monotonic() - self.saved > 60 * minutes)
 
+    def _emit(self, event: Event) -> None:
+        self.on_event(event)
+        for logger in self.loggers:
+            logger(event)
+
     def _log(self, done: int, values: dict[str, float]) -> None:
         self.folder.log(done, values)
-        event = Metrics(done, values)
-        self.on_event(event)
-        if self.tensorboard:
-            self.tensorboard(event)
+        self._emit(Metrics(done, values))
 
     def _validate(self, done: int) -> None:
         """Score the sources' validation images during training."""
-        scores = self._scores(self.validation, self.on_event)
+        scores = self._scores(done, self.validation, self.on_event)
         values = {f"val/{name}": score.miou for name, score in scores.items()}
         for name, score in scores.items():
             known = {k: iou for k, iou in score.iou.items() if iou is not None}
             values |= {f"iou/{name}/{k}": iou for k, iou in known.items()}
         self._log(done, values)
-        if self.tensorboard:
-            predictor = self._predictor()
-            self.tensorboard.pictures(
-                done,
-                {
-                    target.name: comparison_sheet(
-                        {"prediction": predictor}, target.samples[:_SHOWN]
-                    )
-                    for target in self.validation
-                },
-            )
+        if self.loggers:
+            shown = {"prediction": self._predictor(done)}
+            sheets = {t.name: comparison_sheet(shown, t.samples[:_SHOWN]) for t in self.validation}
+            self._emit(Images(done, sheets))
 
-    def _scores(self, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
-        predictor = self._predictor()
+    def _scores(self, done: int, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
+        predictor = self._predictor(done)
         scores = {
             target.name: evaluate(
                 predictor, target.samples, on_event=on_event, task=f"scoring {target.name}"
@@ -366,11 +380,17 @@ class _Trainer(ExitStack):
             on_event(Notice(message, warning=True))
         return {name: of_target for name, of_target in scores.items() if of_target.pixels}
 
-    def _predictor(self) -> Predictor:
+    def _network(self, done: int) -> Segmenter:
+        """Return the network after `done` iterations, as it is scored and saved."""
+        if self._scored is None or self._scored[0] != done:
+            last = self.config.iterations
+            batches = self._loader(range(last, last + self.config.optim.ema_batches))
+            self._scored = done, self.step.network(batches)
+        return self._scored[1]
+
+    def _predictor(self, done: int) -> Predictor:
         """Return a predictor with the network as in its checkpoint, in full precision."""
-        plain = Segmenter(self.config.model)
-        plain.load_state_dict(self.step.segmenter.state_dict())
-        return Predictor(plain, device=str(self.device), protocol=PROTOCOLS[PROTOCOL])
+        return Predictor(self._network(done), device=str(self.device), protocol=PROTOCOLS[PROTOCOL])
 
     def _stopped(self, done: int) -> StoppedRunError:
         return StoppedRunError(

@@ -26,6 +26,7 @@ from pinmem_core.events import ignore
 from pinmem_core.export.official import convert_official
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.training import snapshots
+from pinmem_core.training.optim import load_optimizer_state, optimizer_state
 
 _PLUGIN = str(Path(__file__).parents[1] / "plugins" / "backbones")
 if _PLUGIN not in pinmem_core.models.backbones.__path__:
@@ -94,8 +95,10 @@ def _snapshots() -> Mapping[str, bytes]:
     optimizer = _optimizer(_segmenter())
     with tempfile.TemporaryDirectory() as folder:
         for iteration in (3, 6):
-            facts = snapshots.Facts(iteration=iteration, logged=10, scaler={}, processes=1)
-            snapshots.save_snapshot(Path(folder), facts, _segmenter(), optimizer, keep=2)
+            meta = snapshots.SnapshotMeta(iteration=iteration, logged=10, scaler={}, processes=1)
+            tensors = optimizer_state(optimizer, _segmenter())[0]
+            states = {"model": _segmenter().state_dict(), "optimizer": tensors}
+            snapshots.save_snapshot(Path(folder), meta, states, keep=2)
         return _files(Path(folder))
 
 
@@ -119,15 +122,17 @@ def _read_snapshot(case: Case, folder: Path) -> str:
     require(found is not None, "no snapshot, though one is intact")
     assert found
     iterations = (6,) if case.intact else (3, 6)
-    require(found.facts.iteration in iterations, f"iteration {found.facts.iteration}")
+    require(found.meta.iteration in iterations, f"iteration {found.meta.iteration}")
     place = f"run/{found.folder.relative_to(folder / 'run')}"
-    require(int(found.folder.name) == found.facts.iteration, f"{place} is of another iteration")
+    require(int(found.folder.name) == found.meta.iteration, f"{place} is of another iteration")
     torch.manual_seed(1)
     segmenter = Segmenter(_segmenter().config)
     optimizer = _optimizer(segmenter)
     for state in optimizer.state.values():
         state["momentum_buffer"].zero_()
-    found.restore(segmenter, optimizer)
+    states = found.states()
+    segmenter.load_state_dict(states["model"])
+    load_optimizer_state(optimizer, segmenter, states["optimizer"], {})
     expected = _segmenter().state_dict()
     same = all(torch.equal(value, expected[key]) for key, value in segmenter.state_dict().items())
     require(same, "other weights")

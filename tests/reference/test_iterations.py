@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pinmem_core.config import LossConfig, ModelConfig, OptimConfig
+from pinmem_core.config import LossConfig, ModelConfig, OptimConfig, TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
-from pinmem_core.methods.base import Method, StepResult
+from pinmem_core.methods.base import Method, StepContext, StepResult
 from pinmem_core.methods.losses import classification_loss, divergence_loss
 from pinmem_core.models import Segmenter
 from pinmem_core.training.optim import inner_learning_rate, learning_rate
@@ -197,7 +197,7 @@ def described_method(fixture: Fixture) -> Method:
         classification=float(chosen["mem_clsloss"]),
     )
     function = re.search(r"train\.py:(\w+)", fixture.about["what"])[1]
-    return methods.get(METHODS[function])(weights)
+    return methods.get(METHODS[function])(TrainConfig(loss=weights))
 
 
 def drawn_batch(fixture: Fixture, iteration: int) -> Batch:
@@ -236,10 +236,11 @@ def run_iteration(
     optimizer.param_groups[0]["lr"] = rates["lr"]
     witness = Witness(segmenter, method)
     with witness.watching():
-        result = method.step(segmenter, batch, rates["inner_lr"])
+        context = StepContext(segmenter, batch, rates["inner_lr"])
+        result = method.step(context)
         total = gradients(segmenter)
         optimizer.step()
-        method.refresh(segmenter, batch)
+        method.refresh(context)
     computed = {
         **rates,
         **loss_terms(result),

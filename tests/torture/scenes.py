@@ -225,7 +225,7 @@ def _state_of_run(place: Place) -> Callable[[], object]:
         newest = newest_snapshot(run, lambda event: damaged.append(str(event)))
         checkpoint = restore_folder(run / "checkpoint")
         done = load_checkpoint(checkpoint)[1]["iteration"] if checkpoint.exists() else None
-        iteration = newest.facts.iteration if newest else None
+        iteration = newest.meta.iteration if newest else None
         state = {"snapshot": iteration, "checkpoint": done, "damaged": damaged}
         (place.root / "state.json").write_text(json.dumps(state))
 

@@ -1,0 +1,29 @@
+"""Adapters: modules inserted into a backbone. They are part of the architecture of a checkpoint.
+
+To add one, add a module here with a dict `ADAPTERS` from names to subclasses of `Adapter`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pinmem_core.config import validated
+from pinmem_core.discovery import Registry
+from pinmem_core.models.adapters.base import Adapter
+from pinmem_core.models.backbones.base import Backbone
+
+adapters: Registry[type[Adapter]] = Registry("adapter", __name__, "ADAPTERS")
+
+
+def insert_adapters(backbone: Backbone, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Insert adapters into a backbone, in the order of `settings`.
+
+    Args:
+        backbone: Backbone with all of its weights; it is changed in place.
+        settings: Settings of each adapter, by its name.
+
+    Raises:
+        ConfigError: An adapter does not exist, or does not fit the backbone; or a setting is
+            unknown or not allowed.
+    """
+    for name, values in settings.items():
+        validated(adapters.get(name), values, f"model.adapters.{name}").insert(backbone)

@@ -1,0 +1,18 @@
+"""The interface of an adapter."""
+
+from abc import ABC, abstractmethod
+
+from pinmem_core.config import Settings
+from pinmem_core.models.backbones.base import Backbone
+
+
+class Adapter(Settings, ABC):
+    """A change of a backbone. The fields of a subclass are its settings."""
+
+    @abstractmethod
+    def insert(self, backbone: Backbone) -> None:
+        """Change the modules of `backbone` in place; keep or convert its weights.
+
+        Raises:
+            ConfigError: The adapter does not fit this backbone.
+        """
