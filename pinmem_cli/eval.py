@@ -155,7 +155,7 @@ def _scores(report: "Report") -> Table:
         if headline:
             rows.add_row("  95 % interval", *(_interval(domain.interval) for domain in domains))
     rows.add_row("pixel accuracy", *(percent(of.pixel_accuracy) for of in scores.values()))
-    rows.add_row("ECE", *(percent(domain.result.calibration.ece) for domain in domains))
+    rows.add_row("ECE", *(percent(domain.calibration.ece) for domain in domains))
     rows.add_row("images", *(f"{of.images:,}" for of in scores.values()))
     rows.add_row("split", *report.splits.values())
     return rows

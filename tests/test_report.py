@@ -23,7 +23,6 @@ from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix
 from pinmem_core.evaluation.plots import plot_reliability
 from pinmem_core.evaluation.report import Pictures, as_html, embedded
 from pinmem_core.evaluation.results import (
-    DomainReport,
     DomainResult,
     ImageResult,
     Origin,
@@ -54,8 +53,7 @@ def _domain(name, spoilt=0.3, seen=False):
     truth = (np.arange(600) % 3 > 0).astype(np.uint8)
     images = tuple(_image(f"image_{seed}", seed, spoilt) for seed in range(12))
     calibration = Calibration.of(confidence, truth, np.ones_like(truth))
-    result = DomainResult(name, "val", images, calibration, seen, 0)
-    return DomainReport(result, f"d-{name}", (0.2, 0.3))
+    return DomainResult(name, "val", images, calibration, seen, 0, (0.2, 0.3), f"d-{name}")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +101,7 @@ def _saved(tmp_path, report, name):
 def test_the_file_for_programs_holds_every_count(report):
     data = json.loads(report.as_text())
     target = data["targets"]["town:night"]
-    result = report.domains["town:night"].result
+    result = report.domains["town:night"]
     for image, saved in zip(result.images, target["per_image"], strict=True):
         again = image_counts(saved)
         assert again.id == image.id and saved["miou"] == image.matrix.miou()
@@ -121,7 +119,7 @@ def test_pixels_that_were_predicted_as_no_class_are_kept(report):
     missed[3] = 7
     image = ImageResult("x", np.eye(19, dtype=np.int64), missed)
     domain = report.domains["town:night"]
-    domain = replace(domain, result=replace(domain.result, images=(image,)))
+    domain = replace(domain, images=(image,))
     (saved,) = domain.as_json()["per_image"]
     assert image_counts(saved).missed[3] == 7 and image_counts(saved).missed.sum() == 7
 
@@ -180,7 +178,7 @@ def test_the_page_can_be_walked_by_heading_and_link(page):
 
 def test_the_page_says_the_figures_and_what_made_them(page, report):
     for domain in report.domains.values():
-        scores = domain.result.scores
+        scores = domain.scores
         assert f">{100 * scores.miou:.1f}<" in page and f"{scores.pixels:,}" in page
         assert f"{100 * scores.iou['road']:.1f}" in page
     assert "20.0 to 30.0" in page and "ab" * 32 in page
@@ -197,8 +195,8 @@ def test_a_confusion_matrix_shows_shares_of_the_true_class(report):
     matrix = ConfusionMatrix()
     matrix.add(np.array([[0, 0, 0, 10]], np.uint8), np.array([[0, 0, 13, 10]], np.uint8))
     domain = report.domains["town:night"]
-    result = replace(domain.result, images=(ImageResult("x", matrix.counts, matrix.missed),))
-    page = as_html(Report(report.origin, {"town:night": replace(domain, result=result)}))
+    domain = replace(domain, images=(ImageResult("x", matrix.counts, matrix.missed),))
+    page = as_html(Report(report.origin, {"town:night": domain}))
     assert 'title="road predicted as car: 33.33%, 1 pixels">33<' in page
     assert 'title="sky predicted as sky: 100.00%, 1 pixels">100<' in page
     shown = page[page.index('<div class="confusion">') :].partition("</table>")[0]

@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_
 from pinmem_core.evaluation.memory_analysis import SAMPLES_PER_DOMAIN, memory_pictures
 from pinmem_core.evaluation.metrics import CLASS_SET_NAMES, Calibration, ConfusionMatrix
 from pinmem_core.evaluation.plots import plot_reliability
-from pinmem_core.evaluation.results import LEVEL, DomainReport, Origin, Report, TrainedOn
+from pinmem_core.evaluation.results import LEVEL, DomainResult, Origin, Report, TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import staged_folder, write_atomic
 from pinmem_core.inference import Predictor, get_protocol, protocol_of
@@ -146,7 +146,7 @@ def _score(
     targets: Sequence[Target],
     galleries: Mapping[str, Gallery],
     on_event: Listener,
-) -> dict[str, DomainReport]:
+) -> dict[str, DomainResult]:
     domains = {}
     for target in targets:
         result = evaluate_domain(
@@ -158,7 +158,7 @@ def _score(
         )
         digest = PreparedDataset.open(Selection.parse(target.name).dataset).summary["digest"]
         interval = bootstrap_interval(result.images, level=LEVEL)
-        domains[target.name] = DomainReport(result, digest, interval)
+        domains[target.name] = replace(result, interval=interval, dataset_digest=digest)
     return domains
 
 

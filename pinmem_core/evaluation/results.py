@@ -1,6 +1,5 @@
 """Results of an evaluation, with the provenance of the model, and their JSON format."""
 
-import binascii
 import hashlib
 import platform
 import re
@@ -36,6 +35,16 @@ from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.version import __version__
 
+SCHEMA_VERSION = 2
+"""Version of `report.json`."""
+LEVEL = 0.95
+"""Confidence level of the bootstrap intervals."""
+RECORD = "trained_on"
+"""Key of the training images in a checkpoint's `config.json`."""
+_BYTES = 6
+"""Length of a digest in bytes. The probability that any of a thousand ids collides with one of a
+million others is 4e-6."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
@@ -68,6 +77,8 @@ class DomainResult:
         calibration: Calibration counts of all images.
         seen: Whether the network was trained on the domain; None if unknown.
         trained_images: Number of images that the network was trained on; None if unknown.
+        interval: Interval (low, high) of the mIoU over the classes that occur, in 0..1.
+        dataset_digest: Digest of the prepared dataset; equal digests mean equal data.
     """
 
     name: str
@@ -76,6 +87,8 @@ class DomainResult:
     calibration: Calibration
     seen: bool | None = None
     trained_images: int | None = None
+    interval: tuple[float, float] = (0, 1)
+    dataset_digest: str = ""
 
     @cached_property
     def matrix(self) -> ConfusionMatrix:
@@ -87,12 +100,20 @@ class DomainResult:
         """Scores of all images together."""
         return Scores.of(self.matrix, len(self.images))
 
-
-RECORD = "trained_on"
-"""Key of the record in a checkpoint's `config.json`."""
-_BYTES = 6
-"""Length of a digest in bytes. The probability that any of a thousand ids collides with one of a
-million others is 4e-6."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the target's entry in `report.json`."""
+        return {
+            "seen": self.seen,
+            "images_trained_on": self.trained_images,
+            "split": self.split,
+            "dataset_digest": self.dataset_digest,
+            **asdict(self.scores),
+            "interval": {"level": LEVEL, "low": self.interval[0], "high": self.interval[1]},
+            "calibration": _calibration_json(self.calibration),
+            "counts": self.matrix.counts.tolist(),
+            "missed": self.matrix.missed.tolist(),
+            "per_image": [_image_json(image) for image in self.images],
+        }
 
 
 @dataclass(frozen=True)
@@ -204,21 +225,17 @@ def _digest(dataset: str, sample_id: str) -> bytes:
 
 def _parsed(record: Any) -> dict[str, frozenset[bytes]] | None:
     """Return the digests of a record; None if the record is missing or damaged."""
-    if not isinstance(record, dict) or not record:
-        return None
     digests = {}
-    for dataset, entry in record.items():
-        try:
+    try:
+        for dataset, entry in record.items():
             joined = b64decode(entry["ids"], validate=True)
-            count = entry["images"]
-        except (KeyError, TypeError, ValueError, binascii.Error):
-            return None
-        if len(joined) != _BYTES * count:
-            return None
-        digests[dataset] = frozenset(
-            joined[start : start + _BYTES] for start in range(0, len(joined), _BYTES)
-        )
-    return digests
+            if len(joined) != _BYTES * entry["images"]:
+                return None
+            starts = range(0, len(joined), _BYTES)
+            digests[dataset] = frozenset(joined[start : start + _BYTES] for start in starts)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return digests or None
 
 
 @dataclass(frozen=True)
@@ -303,62 +320,27 @@ class Origin:
         }
 
 
-SCHEMA_VERSION = 2
-LEVEL = 0.95
-"""Confidence level of the bootstrap intervals."""
-
-
-@dataclass(frozen=True, eq=False)
-class DomainReport:
-    """Report of one target.
-
-    Attributes:
-        result: Counts and scores.
-        dataset_digest: Digest of the prepared dataset; equal digests mean equal data.
-        interval: Interval (low, high) of the mIoU over the classes that occur, in 0..1.
-    """
-
-    result: DomainResult
-    dataset_digest: str
-    interval: tuple[float, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the target's entry in `report.json`."""
-        return {
-            "seen": self.result.seen,
-            "images_trained_on": self.result.trained_images,
-            "split": self.result.split,
-            "dataset_digest": self.dataset_digest,
-            **asdict(self.result.scores),
-            "interval": {"level": LEVEL, "low": self.interval[0], "high": self.interval[1]},
-            "calibration": _calibration_json(self.result.calibration),
-            "counts": self.result.matrix.counts.tolist(),
-            "missed": self.result.matrix.missed.tolist(),
-            "per_image": [_image_json(image) for image in self.result.images],
-        }
-
-
 @dataclass(frozen=True, eq=False)
 class Report:
     """Report of one checkpoint.
 
     Attributes:
         origin: Provenance of the scores.
-        domains: Reports of the targets, by name.
+        domains: Results of the targets, by name.
     """
 
     origin: Origin
-    domains: dict[str, DomainReport]
+    domains: dict[str, DomainResult]
 
     @property
     def scores(self) -> dict[str, Scores]:
         """Scores by target."""
-        return {name: domain.result.scores for name, domain in self.domains.items()}
+        return {name: domain.scores for name, domain in self.domains.items()}
 
     @property
     def splits(self) -> dict[str, str]:
         """Evaluated split by target."""
-        return {name: domain.result.split for name, domain in self.domains.items()}
+        return {name: domain.split for name, domain in self.domains.items()}
 
     @property
     def protocol(self) -> str:
@@ -373,7 +355,7 @@ class Report:
     @property
     def seen(self) -> dict[str, bool | None]:
         """Whether the network was trained on each target; None if unknown."""
-        return {name: domain.result.seen for name, domain in self.domains.items()}
+        return {name: domain.seen for name, domain in self.domains.items()}
 
     @property
     def averages(self) -> dict[str, dict[str, float | None]]:
