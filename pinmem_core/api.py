@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from pinmem_core.events import Listener, ignore
 from pinmem_core.home import runs_root
 from pinmem_core.methods import methods
 from pinmem_core.models.backbones import backbones
+from pinmem_core.models.backbones.timm import Timm
+from pinmem_core.models.decoders import decoders
 from pinmem_core.training import RunResult
 
 
@@ -171,9 +174,21 @@ def list_methods() -> list[str]:
     return sorted(methods.all())
 
 
-def list_backbones() -> list[str]:
-    """Return the names of all backbones."""
-    return sorted(backbones.all())
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Return the names of backbones that match a pattern.
+
+    Args:
+        pattern: Pattern with wildcards. "timm:PATTERN" searches the networks of timm, e.g.
+            "timm:dinov2*"; without timm, there are none.
+    """
+    if pattern.startswith("timm:"):
+        return [f"timm:{name}" for name in Timm.available(pattern.removeprefix("timm:"))]
+    return [name for name in backbones.all() if ":" not in name and fnmatch(name, pattern)]
+
+
+def list_decoders() -> list[str]:
+    """Return the names of all decoders."""
+    return list(decoders.all())
 
 
 def list_models() -> list[str]:

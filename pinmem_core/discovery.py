@@ -5,9 +5,10 @@ to the package's `__path__`.
 """
 
 import sys
+from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pinmem_core.errors import unknown_name
 
@@ -43,10 +44,16 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """Return the plug-in `name`.
 
+        A family "prefix:*" is called with the rest of the name first.
+
         Raises:
             ConfigError: The name is unknown; the hint suggests the closest one.
         """
         known = self.all()
-        if name not in known:
-            raise unknown_name(self.kind, name, known)
-        return known[name]
+        if name in known:
+            return known[name]
+        prefix, colon, rest = name.partition(":")
+        if colon and f"{prefix}:*" in known:
+            family: Any = known[f"{prefix}:*"]
+            return cast(T, partial(family, rest))
+        raise unknown_name(self.kind, name, known)

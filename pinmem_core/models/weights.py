@@ -87,8 +87,6 @@ def torchvision_weights(network: str, name: str, download: bool) -> Mapping[str,
             f"there is no weights file '{name}', and torchvision publishes none for '{network}'."
         ) from None
     if name not in known.__members__:
-        if "/" in name or "." in name:
-            raise ConfigError(f"the weights file '{name}' does not exist.")
         raise unknown_name(f"weights of {network}", name, known.__members__)
     weights = known[name]
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(weights.url).path).name)

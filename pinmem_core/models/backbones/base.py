@@ -75,7 +75,12 @@ class Backbone(nn.Module, ABC):
             MachineError: The weights cannot be downloaded.
         """
         path = expanded(source)
-        state = read_weights(path) if path.is_file() else self.published(source, download)
+        if path.is_file():
+            state: Mapping[str, Tensor] | None = read_weights(path)
+        elif "/" in source or "." in source:
+            raise ConfigError(f"the weights file '{source}' does not exist.")
+        else:
+            state = self.published(source, download)
         if state is not None:
             self.load_weights(state, source)
         return state is not None

@@ -1,0 +1,205 @@
+"""Backbones of timm: `timm:NAME` is any network there that can return intermediate features.
+
+Hierarchical networks (ConvNeXt, Swin, ResNet, EfficientNet, ...) have features of several strides.
+Plain ViTs (DINOv2, DINOv3, EVA-02, ...) have one, so a simple feature pyramid (Li et al., ECCV
+2022) rescales the outputs of four evenly spaced blocks.
+"""
+
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from torch import Tensor, nn
+
+from pinmem_core.checkpoints.hub import HubName, asking_hub
+from pinmem_core.errors import ConfigError, MachineError, unknown_name
+from pinmem_core.models.backbones.base import Backbone
+from pinmem_core.models.weights import load_strictly, read_weights
+
+_FILE = "model.safetensors"
+"""Weights in the repositories of timm on the Hub."""
+_PATCH = 16
+"""Side of the patches of ViTs, in pixels. Weights for patches of another size are resampled."""
+_STRIDES = (4, 8, 16, 32)
+
+
+class Timm(Backbone):
+    """A network of timm without its head; `network` has timm's parameter names.
+
+    Args:
+        name: Name in timm, with or without the tag of its weights.
+        output_stride: Output stride, 8, 16 or 32.
+        options: Arguments of `timm.create_model`, e.g. `drop_path_rate`.
+
+    Raises:
+        ConfigError: The network does not exist, or cannot have the output stride.
+        MachineError: timm is missing.
+    """
+
+    def __init__(self, name: str, output_stride: int, **options: Any) -> None:
+        super().__init__()
+        timm = _timm()
+        if not timm.is_model(name):
+            close = get_close_matches(name, timm.list_models(), n=3)
+            hint = f"Similar ones: {', '.join(close)}." if close else None
+            raise ConfigError(f"timm has no network '{name}'.", hint)
+        self.name = f"timm:{name}"
+        with torch.device("meta"):
+            original = timm.create_model(name)
+        self.plain = len({layer["reduction"] for layer in _layers(original)}) == 1
+        sizes = _vit_sizes(original) if self.plain else _sizes(original, output_stride)
+        try:
+            self.network: Any = timm.create_model(name, num_classes=0, **(sizes | options))
+        except TypeError as error:
+            if "output_stride" not in str(error):
+                raise
+            raise ConfigError(
+                f"the backbone '{self.name}' has a fixed output stride.",
+                "Use '--set model.output_stride=32'.",
+            ) from error
+        cfg = self.network.pretrained_cfg
+        self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
+        self._choose_layers(output_stride)
+        self.network.prune_intermediate_layers(
+            self.indices, prune_norm=not self.plain, prune_head=True
+        )
+        self.unused_weights = (*(original.state_dict().keys() - self.network.state_dict().keys()),)
+
+    def _choose_layers(self, output_stride: int) -> None:
+        layers = _layers(self.network)
+        count, patch = len(layers), layers[0]["reduction"]
+        self.pyramid = nn.ModuleList()
+        if self.plain:
+            self.indices = [max(0, part * count // 4 - 1) for part in (1, 2, 3, 4)]
+            strides = [min(stride, output_stride) for stride in _STRIDES]
+            self.strides = [stride * patch // _PATCH for stride in strides]
+            dim = layers[0]["num_chs"]
+            self.pyramid.extend(_rescaling(dim, _PATCH / stride) for stride in strides)
+        else:
+            self.indices = [i for i in range(count) if layers[i]["reduction"] >= _STRIDES[0]]
+            self.strides = [layers[i]["reduction"] for i in self.indices]
+        self.channels = [layers[i]["num_chs"] for i in self.indices]
+        self.size_multiple = max(self.strides[-1], patch if self.plain else 1)
+
+    @classmethod
+    def available(cls, pattern: str) -> list[str]:
+        """Return the names in timm that match a pattern with wildcards; [] without timm."""
+        if find_spec("timm") is None:
+            return []
+        names: list[str] = _timm().list_models(pattern) or _timm().list_models(f"*{pattern}")
+        return names
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features, (N, C, ·, ·)."""
+        indices = [*dict.fromkeys(self.indices)]
+        outputs = self.network.forward_intermediates(
+            images, indices=indices, norm=self.plain, intermediates_only=True, output_fmt="NCHW"
+        )
+        of_layer = dict(zip(indices, outputs, strict=True))
+        features = [of_layer[index] for index in self.indices]
+        if not self.plain:
+            return features
+        return [scale(feature) for scale, feature in zip(self.pyramid, features, strict=True)]
+
+    def stages(self) -> list[nn.Module]:
+        """Return the blocks up to each feature."""
+        stages: list[nn.Module] = []
+        used: dict[str, int] = {}
+        for index in self.indices:
+            path = _layers(self.network)[index]["module"]
+            parent, _, last = path.rpartition(".")
+            if last.isdigit():
+                stage = self.network.get_submodule(parent)[used.get(parent, 0) : int(last) + 1]
+                used[parent] = int(last) + 1
+            else:
+                stage = self.network.get_submodule(path)
+            stages.append(nn.ModuleList(_blocks(stage)))
+        return stages
+
+    def published(self, name: str, download: bool) -> Mapping[str, Tensor] | None:
+        """Return timm's weights by their tag, e.g. "lvd142m"; "default" is the network's own."""
+        architecture = self.name.removeprefix("timm:").partition(".")[0]
+        tagged: list[str] = _timm().list_pretrained(f"{architecture}.*")
+        tags = [known.partition(".")[2] for known in tagged]
+        if name in tags:
+            repo = _timm().models.get_pretrained_cfg(f"{architecture}.{name}").hf_hub_id
+        elif name == "default" and tags:
+            repo = self.network.pretrained_cfg["hf_hub_id"]
+        else:
+            raise unknown_name(f"weights of {self.name}", name, tags)
+        cached = try_to_load_from_cache(repo, _FILE)
+        if not download and not isinstance(cached, str):
+            return None
+        with asking_hub(HubName(repo), f"fetch {repo}"):
+            return read_weights(Path(hf_hub_download(repo, _FILE)))
+
+    def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load weights with timm's names; patches and positions are resampled."""
+        adapt = getattr(sys.modules[type(self.network).__module__], "checkpoint_filter_fn", None)
+        if adapt is not None:
+            state = adapt(dict(state), self.network)
+        what = f"the weights in {source}"
+        load_strictly(self.network, state, what, self.name, self.unused_weights)
+
+
+def _timm() -> Any:
+    try:
+        return import_module("timm")
+    except ImportError:
+        raise MachineError(
+            "timm is not installed.", "Install it with: pip install 'pinmem[backbones]'"
+        ) from None
+
+
+def _layers(network: Any) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = network.feature_info
+    return layers
+
+
+def _sizes(network: Any, output_stride: int) -> dict[str, Any]:
+    """Return the options that give a hierarchical network its stride, and images of any size."""
+    options: dict[str, Any] = {}
+    if output_stride < _STRIDES[-1]:
+        options["output_stride"] = output_stride
+    if hasattr(getattr(network, "patch_embed", None), "strict_img_size"):  # Swin
+        options["strict_img_size"] = False
+    return options
+
+
+def _vit_sizes(vit: Any) -> dict[str, Any]:
+    """Return the options that give a plain ViT patches of 16 pixels, and images of any size."""
+    options: dict[str, Any] = {"dynamic_img_size": True}
+    patch, grid = vit.patch_embed.patch_size, vit.patch_embed.grid_size
+    if patch[0] != _PATCH:
+        options |= {"patch_size": _PATCH, "img_size": tuple(_PATCH * side for side in grid)}
+    return options
+
+
+def _rescaling(dim: int, factor: float) -> nn.Module:
+    """Return layers that scale a map by 4, 2, 1 or 1/2."""
+    if factor == 4:
+        return nn.Sequential(
+            nn.ConvTranspose2d(dim, dim, 2, 2),
+            nn.GroupNorm(1, dim),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim, dim, 2, 2),
+        )
+    if factor == 2:
+        return nn.ConvTranspose2d(dim, dim, 2, 2)
+    return nn.MaxPool2d(2) if factor < 1 else nn.Identity()
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """Return the blocks in containers, and in stages of timm, which have an attribute `blocks`."""
+    if isinstance(module, nn.Sequential | nn.ModuleList) or hasattr(module, "blocks"):
+        return [block for child in module.children() for block in _blocks(child)]
+    return [] if isinstance(module, nn.Identity) else [module]
+
+
+BACKBONES = {"timm:*": Timm}
