@@ -290,3 +290,57 @@ def test_loading_a_checkpoint_of_another_precision_is_no_mismatch():
         state_dict_mismatch({"a": torch.ones(2, dtype=torch.bfloat16), "n": state["n"]}, state)
         is None
     )
+
+
+def test_a_checkpoint_brings_back_the_same_network(tmp_path):
+    segmenter = Segmenter(ModelConfig(backbone="tiny", feature_dim=16)).eval()
+    save_checkpoint(segmenter, tmp_path / "c", {"iteration": 7})
+    save_checkpoint(segmenter, tmp_path / "c", {"iteration": 8})  # replaces
+    loaded, config = load_checkpoint(tmp_path / "c")
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(loaded(images), segmenter(images))
+    assert torch.equal(loaded.memory.slots, segmenter.memory.slots)
+    assert config["iteration"] == 8 and loaded.config == segmenter.config
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def _truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _drop_memory(folder):
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "model.safetensors")
+    del state["memory.slots"]
+    save_file(state, folder / "model.safetensors")
+
+
+def _other_version(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 9'))
+
+
+def _other_width(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"feature_dim": 16', '"feature_dim": 24'))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_truncate, "cannot be read"),
+        (_drop_memory, r"memory\.slots"),
+        (_other_version, "format version 9"),
+        (_other_width, "does not fit"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path, spoil, said):
+    folder = tmp_path / "c"
+    save_checkpoint(Segmenter(ModelConfig(backbone="tiny", feature_dim=16)), folder, {})
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_checkpoint(folder)
+    assert "\n" not in error.value.message

@@ -11,6 +11,7 @@ import pytest
 import torch
 from export_networks import network
 
+import pinmem_core as pm
 from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
 from pinmem_core.export import graph
@@ -18,7 +19,6 @@ from pinmem_core.export.check import compare, pictures
 from pinmem_core.export.files import export_model
 from pinmem_core.export.torch_export import write_program
 from pinmem_core.inference import Predictor
-from pinmem_core.models.backbones import backbones
 from pinmem_core.models.decoders import decoders
 from pinmem_core.models.norm import set_alpha
 
@@ -259,7 +259,7 @@ def how_slow(backbone):
 
 @pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
 @pytest.mark.parametrize("head", sorted(decoders.all()))
-@pytest.mark.parametrize("backbone", [how_slow(name) for name in sorted(backbones.all())])
+@pytest.mark.parametrize("backbone", [how_slow(name) for name in pm.list_backbones()])
 def test_every_network_in_every_form(tmp_path, backbone, head, memory):
     segmenter = network(backbone, head, memory=memory)
     for name, form, run in (("a.onnx", "onnx", by_hand), ("a.pt2", "torch-export", by_torch)):

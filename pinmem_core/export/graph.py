@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import IMAGENET, Normalization, normalize
-from pinmem_core.errors import PinMemError
+from pinmem_core.errors import ConfigError, PinMemError
 from pinmem_core.inference.optimize import folded
 from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
@@ -147,9 +147,15 @@ def trace(graph: Graph) -> ExportedProgram:
     """Trace a graph with torch.export.
 
     Raises:
+        ConfigError: The backbone needs a fixed size.
         PinMemError: The network cannot be traced.
     """
     size = graph.signature.size
+    if size is None and graph.network.backbone.size_multiple > 1:
+        raise ConfigError(
+            f"the backbone '{graph.network.config.backbone}' is exported for one image size only.",
+            "Give the size: '--size 1024x512'.",
+        )
     count, height, width = (1, *size) if size else _TRACED
     pixels = torch.zeros(count, height, width, 3, dtype=torch.uint8)
     shapes = None if size else (_free_axes(graph),)
