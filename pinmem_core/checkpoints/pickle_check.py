@@ -1,188 +1,34 @@
 """Check a pickle of weights before torch builds anything from it.
 
 A few kilobytes of pickle can ask for a terabyte, for a hash that takes years, or for a function
-that runs anything. `PickleCheck` follows the steps of the pickle on stand-ins, knows the few
-functions that rebuild tensors, and compares what they ask for with what the file stores.
+that runs code. `PickleCheck` runs the pickle on placeholders: nothing is imported and nothing is
+called. It knows the few functions that rebuild tensors, and compares their arguments with the sizes
+of the storages in the file.
 """
 
 import pickletools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, BinaryIO
 
 import torch
 
 _LARGEST_TUPLE = 1000
-"""Entries of a tuple, those of the tuples in it included: a hash visits all of them."""
+"""Maximum number of entries of a tuple, nested ones included; a hash visits all of them."""
 _LARGEST_BITS = 71
-"""Of an integer: many longer ones can share a hash, which makes a dict slow."""
+"""Maximum bits of an integer; many longer ones can share a hash, which makes a dict slow."""
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1"),
     *("BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-class OddPickleError(Exception):
-    """A pickle that `torch.save` does not write."""
-
-
-class NotWeightsError(Exception):
-    """A pickle that asks for what weights do not need; says so as a sentence's end."""
-
-
-class Attributes(dict[Any, Any]):
-    """Stands for an OrderedDict or a Counter, which may have attributes."""
-
-
-class Tuple(tuple[Any, ...]):
-    """Stands for a tuple; knows how many entries a walk through it visits."""
-
-    entries: int
-
-    def __new__(cls, items: Iterable[Any]) -> "Tuple":
-        """Return the tuple of `items`, or raise NotWeightsError if they are too many."""
-        new = super().__new__(cls, items)
-        new.entries = 1 + sum(item.entries if isinstance(item, Tuple) else 1 for item in new)
-        if new.entries > _LARGEST_TUPLE:
-            raise NotWeightsError(f"holds a tuple of more than {_LARGEST_TUPLE:,} entries")
-        return new
-
-
-def as_key(value: Any) -> Any:
-    """Return `value` if it can be a key whose hash is quick, or raise NotWeightsError."""
-    if value is None or isinstance(value, str | bytes | int | float):
-        return value
-    raise NotWeightsError("holds a key that is neither text nor number")
-
-
-class Machine:
-    """The stack machine that a pickle is a program of, with the steps that torch knows.
-
-    Args:
-        find: Returns what stands for a "module name".
-        call: Returns what stands for the result of a function called with some arguments.
-        load: Returns what stands for the storage of a persistent id.
-        build: Checks that an object may be given a state.
-    """
-
-    def __init__(
-        self,
-        find: Callable[[str], object],
-        call: Callable[[object, tuple[Any, ...]], object],
-        load: Callable[[object], object],
-        build: Callable[[object, object], None],
-    ) -> None:
-        self._find = find
-        self._call = call
-        self._load = load
-        self._build = build
-        self._stack: list[Any] = []
-        self._outer: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
-
-    def step(self, name: str, argument: Any) -> None:
-        """Carry out one step.
-
-        Args:
-            name: Of the step, as `pickletools` calls it.
-            argument: Of the step, None if it has none.
-
-        Raises:
-            NotWeightsError: The step asks for what weights do not need.
-            OddPickleError: It is a step that `torch.save` does not write.
-        """
-        stack = self._stack
-        if name in _VALUES:
-            if isinstance(argument, int) and argument.bit_length() > _LARGEST_BITS:
-                raise NotWeightsError(f"holds an integer of more than {_LARGEST_BITS} bits")
-            stack.append(argument)
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(self._memo[argument])
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = stack[-1]
-        elif name in _SHORT_TUPLES:
-            self._shorten(_SHORT_TUPLES[name])
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name == "MARK":
-            self._outer.append(stack)
-            self._stack = []
-        elif name == "TUPLE":
-            items = self._marked()
-            self._stack.append(Tuple(items))
-        elif name == "GLOBAL":
-            stack.append(self._find(argument))
-        elif name not in ("PROTO", "STOP"):
-            self._change(name)
-
-    def result(self) -> Any:
-        """Return what the pickle has built."""
-        return self._stack.pop()
-
-    def _change(self, name: str) -> None:
-        """Carry out a step that changes the top of the stack, or makes an empty container."""
-        match name:
-            case "REDUCE":
-                arguments = self._popped(tuple)
-                self._stack[-1] = self._call(self._stack[-1], arguments)
-            case "BINPERSID":
-                self._stack[-1] = self._load(self._stack[-1])
-            case "BUILD":
-                state = self._stack.pop()
-                self._build(self._stack[-1], state)
-            case "APPEND":
-                value = self._stack.pop()
-                self._top(list).append(value)
-            case "APPENDS":
-                values = self._marked()
-                self._top(list).extend(values)
-            case "SETITEM":
-                value, key = self._stack.pop(), self._stack.pop()
-                self._top(dict)[as_key(key)] = value
-            case "SETITEMS":
-                values = self._marked()
-                pairs = zip(values[::2], values[1::2], strict=True)
-                self._top(dict).update({as_key(key): value for key, value in pairs})
-            case "EMPTY_DICT":
-                self._stack.append({})
-            case "EMPTY_LIST":
-                self._stack.append([])
-            case "EMPTY_TUPLE":
-                self._stack.append(Tuple(()))
-            case "EMPTY_SET":
-                self._stack.append(set())
-            case _:
-                raise OddPickleError
-
-    def _shorten(self, count: int) -> None:
-        if len(self._stack) < count:
-            raise OddPickleError
-        self._stack[-count:] = [Tuple(self._stack[-count:])]
-
-    def _marked(self) -> list[Any]:
-        """Return what has been put onto the stack since the last mark."""
-        items = self._stack
-        self._stack = self._outer.pop()
-        return items
-
-    def _popped(self, kind: type) -> Any:
-        value = self._top(kind)
-        self._stack.pop()
-        return value
-
-    def _top(self, kind: type) -> Any:
-        if not isinstance(self._stack[-1], kind):
-            raise OddPickleError
-        return self._stack[-1]
-
-
 _MOST_STEPS = 500_000
 _MOST_CALLS = 100_000
 _MOST_DIMENSIONS = 64
 _REPEATED = 2**27
-"""Values of tensors beyond those that the file stores: a tensor may repeat a single value."""
+"""Maximum number of tensor values beyond the stored ones; a tensor may repeat a single value."""
 
 _STORAGES = {
     "ComplexDoubleStorage": 16,
@@ -192,7 +38,7 @@ _STORAGES = {
     **dict.fromkeys(("CharStorage", "ByteStorage", "BoolStorage"), 1),
     "UntypedStorage": 1,
 }
-"""Bytes of a value, by the class of its storage."""
+"""Bytes per value by class of storage."""
 _TYPES = {
     f"torch {name}": kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)
 }
@@ -207,26 +53,51 @@ _GLOBALS = {
     "torch.storage UntypedStorage",
     *_TYPES,
 }
-"""What a file of weights may name."""
+"""Classes, functions and constants that a file of weights may name."""
+
+
+class OddPickleError(Exception):
+    """A pickle that `torch.save` does not write."""
+
+
+class NotWeightsError(Exception):
+    """A pickle that asks for more than weights need; the message ends a sentence."""
+
+
+class _Attributes(dict[Any, Any]):
+    """Placeholder for an OrderedDict or a Counter, which may have attributes."""
+
+
+class _Tuple(tuple[Any, ...]):
+    """Placeholder for a tuple; counts its entries, nested ones included."""
+
+    entries: int
+
+    def __new__(cls, items: Iterable[Any]) -> "_Tuple":
+        new = super().__new__(cls, items)
+        new.entries = 1 + sum(item.entries if isinstance(item, _Tuple) else 1 for item in new)
+        if new.entries > _LARGEST_TUPLE:
+            raise NotWeightsError(f"holds a tuple of more than {_LARGEST_TUPLE:,} entries")
+        return new
 
 
 @dataclass(frozen=True)
 class _Global:
-    """Stands for a class, function or constant."""
+    """Placeholder for a class, function or constant."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Result:
-    """Stands for what a function returned."""
+    """Placeholder for the result of a function."""
 
     kind: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """Stands for values that the file stores."""
+    """Placeholder for values that the file stores."""
 
     values: int
     value_bytes: int
@@ -234,10 +105,10 @@ class _Storage:
 
 @dataclass
 class PickleCheck:
-    """The check of the pickles of one file.
+    """Check of the pickles of one file.
 
     Attributes:
-        largest: Returns the bytes that the storage of a key may have.
+        largest: Function that returns the maximum bytes of the storage with a key.
         file_bytes: Size of the file.
         storages: Bytes of each storage that the pickles refer to, by key.
     """
@@ -251,24 +122,25 @@ class PickleCheck:
     _values: int = 0
 
     def run(self, stream: BinaryIO) -> Any:
-        """Run the next pickle of a stream on stand-ins, and return what it builds.
+        """Run the next pickle of a stream on placeholders, and return its result.
 
         Raises:
-            NotWeightsError: It asks for what weights do not need.
-            OddPickleError: It is damaged, or not written by torch.save.
+            NotWeightsError: The pickle asks for more than weights need.
+            OddPickleError: The pickle is damaged, or not written by torch.save.
         """
-        machine = Machine(_find, self._call, self._load, _build)
+        machine = _Machine(self)
         try:
             for opcode, argument, _ in pickletools.genops(stream):
                 self._steps += 1
                 if self._steps > _MOST_STEPS:
                     raise NotWeightsError(f"takes more than {_MOST_STEPS:,} steps to rebuild")
                 machine.step(opcode.name, argument)
-            return machine.result()
+            return machine.stack.pop()
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise OddPickleError from error
 
-    def _call(self, function: object, arguments: tuple[Any, ...]) -> object:
+    def call(self, function: object, arguments: tuple[Any, ...]) -> object:
+        """Return the placeholder for the result of a function."""
         self._calls += 1
         if self._calls > _MOST_CALLS:
             raise NotWeightsError(f"holds more than {_MOST_CALLS:,} tensors")
@@ -311,14 +183,11 @@ class PickleCheck:
         return _Result("tensor")
 
     def _count(self, size: tuple[int, ...]) -> None:
-        values = 1
-        for count in size:
-            values *= count
-        self._values += values
+        self._values += prod(size)
         if self._values > _REPEATED + self.file_bytes:
             raise NotWeightsError("holds tensors of far more values than it stores")
 
-    def _load(self, identity: object) -> _Storage:
+    def load(self, identity: object) -> _Storage:
         """Return the storage of a persistent id."""
         match identity:
             case ("storage", _Global(name=kind), str() as key, str(), int() as values, *view):
@@ -341,6 +210,98 @@ class PickleCheck:
         raise OddPickleError
 
 
+class _Machine:
+    """The stack machine that runs a pickle, with the opcodes that torch writes."""
+
+    def __init__(self, check: PickleCheck) -> None:
+        self.check = check
+        self.stack: list[Any] = []
+        self._outer: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        """Run the opcode `name`."""
+        stack = self.stack
+        if name in _VALUES:
+            if isinstance(argument, int) and argument.bit_length() > _LARGEST_BITS:
+                raise NotWeightsError(f"holds an integer of more than {_LARGEST_BITS} bits")
+            stack.append(argument)
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif name in _SHORT_TUPLES:
+            self._shorten(_SHORT_TUPLES[name])
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "MARK":
+            self._outer.append(stack)
+            self.stack = []
+        elif name == "TUPLE":
+            items = self._marked()
+            self.stack.append(_Tuple(items))
+        elif name == "GLOBAL":
+            stack.append(_find(argument))
+        elif name not in ("PROTO", "STOP"):
+            self._change(name)
+
+    def _change(self, name: str) -> None:
+        """Run an opcode that changes the top of the stack, or makes an empty container."""
+        match name:
+            case "REDUCE":
+                arguments = self._popped(tuple)
+                self.stack[-1] = self.check.call(self.stack[-1], arguments)
+            case "BINPERSID":
+                self.stack[-1] = self.check.load(self.stack[-1])
+            case "BUILD":
+                state = self.stack.pop()
+                _build(self.stack[-1], state)
+            case "APPEND":
+                value = self.stack.pop()
+                self._top(list).append(value)
+            case "APPENDS":
+                values = self._marked()
+                self._top(list).extend(values)
+            case "SETITEM":
+                value, key = self.stack.pop(), self.stack.pop()
+                self._top(dict)[_key(key)] = value
+            case "SETITEMS":
+                values = self._marked()
+                pairs = zip(values[::2], values[1::2], strict=True)
+                self._top(dict).update({_key(key): value for key, value in pairs})
+            case "EMPTY_DICT":
+                self.stack.append({})
+            case "EMPTY_LIST":
+                self.stack.append([])
+            case "EMPTY_TUPLE":
+                self.stack.append(_Tuple(()))
+            case "EMPTY_SET":
+                self.stack.append(set())
+            case _:
+                raise OddPickleError
+
+    def _shorten(self, count: int) -> None:
+        if len(self.stack) < count:
+            raise OddPickleError
+        self.stack[-count:] = [_Tuple(self.stack[-count:])]
+
+    def _marked(self) -> list[Any]:
+        """Return the values on the stack since the last mark."""
+        items = self.stack
+        self.stack = self._outer.pop()
+        return items
+
+    def _popped(self, kind: type) -> Any:
+        value = self._top(kind)
+        self.stack.pop()
+        return value
+
+    def _top(self, kind: type) -> Any:
+        if not isinstance(self.stack[-1], kind):
+            raise OddPickleError
+        return self.stack[-1]
+
+
 def _find(name: str) -> _Global:
     if name not in _GLOBALS:
         shown = name.replace(" ", ".")[:100]
@@ -349,20 +310,20 @@ def _find(name: str) -> _Global:
 
 
 def _small(name: str, arguments: tuple[Any, ...]) -> object:
-    """Return what a function of small arguments returns."""
+    """Return the result of a function without tensors."""
     match name, arguments:
         case "OrderedDict", ():
-            return Attributes()
+            return _Attributes()
         case "OrderedDict", (list() as pairs,):
-            return Attributes({as_key(key): value for key, value in pairs})
+            return _Attributes({_key(key): value for key, value in pairs})
         case "Counter", () | (dict(),):
-            return Attributes(*arguments)
+            return _Attributes(*arguments)
         case "set", (list() as entries,):
-            return {as_key(entry) for entry in entries}
+            return {_key(entry) for entry in entries}
         case "encode", (str() as text, "latin1"):
             return text.encode("latin1")
         case "Size", (tuple() as size,):
-            return Tuple(_counts(size))
+            return _Tuple(_counts(size))
         case "device" | "_get_layout", (str(), *_):
             return _Result(name)
         case "dtype", (str() as kind, *_) if kind[:1] in "biuf" and kind[1:] in "1248":
@@ -375,7 +336,7 @@ def _small(name: str, arguments: tuple[Any, ...]) -> object:
 def _build(target: object, state: object) -> None:
     """Raise OddPickleError unless `target` may be given the attributes in `state`."""
     match target, state:
-        case Attributes(), dict() if state.keys() <= {"_metadata"}:
+        case _Attributes(), dict() if state.keys() <= {"_metadata"}:
             return  # others would hide the methods
         case _Result("numpy.dtype"), (3, "<" | ">" | "|", None, None, None, -1, -1, 0):
             return
@@ -383,9 +344,16 @@ def _build(target: object, state: object) -> None:
 
 
 def _counts(numbers: object) -> tuple[int, ...]:
-    """Return numbers that may be a size, stride or offset."""
+    """Return `numbers` if they can be a size, stride or offset."""
     if not isinstance(numbers, tuple) or len(numbers) > _MOST_DIMENSIONS:
         raise OddPickleError
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise OddPickleError
     return numbers
+
+
+def _key(value: Any) -> Any:
+    """Return `value` if it is a key with a fast hash."""
+    if value is None or isinstance(value, str | bytes | int | float):
+        return value
+    raise NotWeightsError("holds a key that is neither text nor number")

@@ -22,14 +22,14 @@ _NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
 ]
-"""Trainers save a score as NumPy's; rebuilding a number runs no code."""
+"""NumPy scalars, which some trainers save; rebuilding a number runs no code."""
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number that the legacy format begins with, after the pickle's protocol."""
+"""Magic number of the legacy format, after the protocol of the pickle."""
 _LARGEST_PICKLE = 2 * 2**20
 _LARGEST_DIRECTORY = 4 * 2**20
-"""Bytes of an archive's list of members; 60,000 tensors take as much."""
+"""Maximum bytes of an archive's list of members, enough for 60,000 tensors."""
 _LARGEST_GROWTH = 4
 _SMALL = 16 * 2**20
 
@@ -37,9 +37,9 @@ _SMALL = 16 * 2**20
 def read_torch_file(path: Path) -> Any:
     """Return what `torch.save` wrote to `path`: tensors on the CPU, containers and numbers.
 
-    Anything else is refused unread, so no file can run code, and none can take far more time or
-    memory than its size asks for. Tensors of an archive (torch 1.6 and newer) lie in the file
-    itself: a copy is what outlives it.
+    A file with anything else is rejected before it is unpickled, so no file can run code or take
+    far more time or memory than its size. Tensors of an archive (torch 1.6 and newer) are mapped
+    from the file.
 
     Raises:
         DataError: The file is missing, damaged, not of `torch.save`, asks to run code, or would
@@ -63,19 +63,19 @@ def read_torch_file(path: Path) -> Any:
                 raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
             raise DataError(
                 f"{path} cannot be read: it is cut short, damaged, or not written by torch.save.",
-                "Download or copy it anew, and compare the sizes.",
+                "Download or copy it again, and compare the sizes.",
             ) from None
 
 
 def is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
-    """Return whether a value that was read holds weights by name, and nothing else."""
+    """Return whether a value is a mapping from names to weights."""
     return isinstance(value, Mapping) and all(
         isinstance(name, str) and is_weight(weight) for name, weight in value.items()
     )
 
 
 def is_weight(value: object) -> TypeGuard[Tensor]:
-    """Return whether a value that was read is an ordinary tensor: dense, and with values."""
+    """Return whether a value is a dense tensor with values."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -85,7 +85,7 @@ def is_weight(value: object) -> TypeGuard[Tensor]:
 
 
 def _check(path: Path) -> bool:
-    """Return whether tensors lie in the file as they are; raise if it is damaged or no weights."""
+    """Check a file; return whether its tensors are uncompressed, so that torch can map them."""
     with path.open("rb") as file:
         beginning = file.read(_LARGEST_PICKLE)
     if beginning.startswith(_ZIP):
@@ -97,7 +97,7 @@ def _check(path: Path) -> bool:
 
 
 def _check_legacy(beginning: bytes, size: int) -> None:
-    """Check the pickles of the legacy format, and that the storages after them are there."""
+    """Check the pickles of the legacy format, and that their storages follow."""
     stream = io.BytesIO(beginning)
     stream.seek(2 + len(_LEGACY))
     check = PickleCheck(lambda key: size, size)
@@ -153,7 +153,7 @@ def _check_pickle(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], size
 
 
 def _directory_bytes(path: Path) -> int:
-    """Return how many bytes the list of an archive's members has, where it ends as torch's do."""
+    """Return the bytes of an archive's list of members, if the archive ends as those of torch."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 98))
         end = file.read()
