@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, DataError
-from pinmem_core.export.official import MEMORY, convert_official, recognised
+from pinmem_core.export.official import MEMORY, convert_official, recognized
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
 CLASSES, DIM = 5, 8
@@ -181,7 +181,7 @@ def test_a_score_of_old_numpy_is_read(whole, tmp_path):
 )
 def test_the_architecture_is_recognised(config):
     with torch.device("meta"):
-        assert recognised(official_tensors(Segmenter(config))) == config
+        assert recognized(official_tensors(Segmenter(config))) == config
 
 
 def test_a_missing_memory_is_refused_unless_allowed_and_then_empty(whole, tmp_path):

@@ -69,31 +69,35 @@ _NETWORKS: Mapping[tuple[str, tuple[int, ...], str], tuple[str, int]] = {
 }
 """Backbone and the original's output stride, by block type, number of blocks in layer1 to layer4,
 and decoder."""
-
 _DECODERS = {"aspp.img_conv.": "deeplabv3plus", "aspp.conv2d_list.": "deeplabv2"}
 """Decoders by a prefix of tensor names that only they have."""
+_LOSSES = "criterion"
+"""Prefix of the losses' buffers, which inference does not need."""
 
 
-def recognised(given: Mapping[str, Tensor]) -> ModelConfig | None:
+def recognized(given: Mapping[str, Tensor]) -> ModelConfig | None:
     """Return the architecture of a state dict with the original's names, or None if unknown.
 
     Settings of the memory are the defaults; the output stride is the original's.
     """
     blocks = "bottleneck" if any(".conv3." in name for name in given) else "basic"
-    counts = tuple(_count_blocks(given, layer) for layer in range(1, 5))
-    head = next((head for prefix, head in _DECODERS.items() if _has(given, prefix)), "")
-    if (blocks, counts, head) not in _NETWORKS:
+    layers = (f"layer{number}." for number in range(1, 5))
+    counts = tuple(len({n.split(".")[1] for n in given if n.startswith(la)}) for la in layers)
+    decoder = next((head for prefix, head in _DECODERS.items() if _has(given, prefix)), "")
+    if (blocks, counts, decoder) not in _NETWORKS:
         return None
-    backbone, output_stride = _NETWORKS[blocks, counts, head]
-    num_classes, feature_dim = _sizes(given)
+    backbone, output_stride = _NETWORKS[blocks, counts, decoder]
+    last = given.get("final2.0.weight")  # (K, feature_dim, 1, 1)
+    sizes = {}
+    if last is not None and last.ndim == 4:
+        sizes = {"num_classes": last.shape[0], "feature_dim": last.shape[1]}
     try:
         return ModelConfig(
             backbone=backbone,
-            decoder=head,
+            decoder=decoder,
             output_stride=output_stride,
-            num_classes=num_classes,
-            feature_dim=feature_dim,
             memory=MemoryConfig() if _has(given, "memory.") else None,
+            **sizes,
         )
     except ValidationError:  # no segmenter has such a size
         return None
@@ -101,23 +105,6 @@ def recognised(given: Mapping[str, Tensor]) -> ModelConfig | None:
 
 def _has(given: Mapping[str, Tensor], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in given)
-
-
-def _count_blocks(given: Mapping[str, Tensor], layer: int) -> int:
-    prefix = f"layer{layer}."
-    return len({name.split(".")[1] for name in given if name.startswith(prefix)})
-
-
-def _sizes(given: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Return K and the channels of the feature; the defaults if the classifier is invalid."""
-    last = given.get("final2.0.weight")
-    if last is None or last.ndim != 4:
-        return ModelConfig().num_classes, ModelConfig().feature_dim
-    return last.shape[0], last.shape[1]
-
-
-_LOSSES = "criterion"
-"""Prefix of the losses' buffers, which inference does not need."""
 
 
 def convert_official(
@@ -146,22 +133,35 @@ def convert_official(
         DataError: The file cannot be read, or contains code.
     """
     given = _tensors(path, read_torch_file(path))
-    config = recognised(given)
+    config = recognized(given)
     if config is None:
         names = _listed(given)
         raise CheckpointError(f"{path} holds no network that pinmem knows, but {names}.", FAMILY)
     with torch.device("meta"):
         segmenter = Segmenter(config)
-    assumed = _assumptions(config)
+    method = "pinmem" if config.memory else "aggregate"
+    assumed = [f"method {method}", *_assumptions(config)]
     if config.memory and MEMORY not in given:
-        _require_permission(path, allow_missing_memory)
+        if not allow_missing_memory:
+            raise CheckpointError(
+                f"{path} holds a network with memory, but not the memory itself (entry 'memory'): "
+                "it would read from noise.",
+                "Convert the whole file that training wrote, not its state dict alone; or take an "
+                "empty memory with --allow-missing-memory.",
+            )
         given[MEMORY] = torch.zeros(config.num_classes, config.feature_dim)
         assumed.append("an empty memory (zeros)")
-    if not any(name.startswith("dsn.") for name in given):
-        given |= _fresh_auxiliary(segmenter)
+    if not _has(given, "dsn."):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            head = AuxiliaryHead(segmenter.backbone.channels[-2], config.num_classes)
+        given |= {official_name(f"auxiliary.{n}"): t for n, t in head.state_dict().items()}
         assumed.append("a random auxiliary head (only training uses it)")
     _fill(path, segmenter, given)
-    return segmenter.eval(), _about(path, config, assumed)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    about = {"file": path.name, "sha256": digest, "method": method, "assumed": assumed}
+    return segmenter.eval(), {"converted": about}
 
 
 def _tensors(path: Path, content: object) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ def _listed(entries: Mapping[Any, object]) -> str:
 
 
 def _assumptions(config: ModelConfig) -> list[str]:
-    assumed = [f"method {_method(config)}", f"output stride {config.output_stride}"]
+    assumed = [f"output stride {config.output_stride}"]
     if config.backbone == "resnet101":
         assumed.append("strides in the 3x3 convolutions, as torchvision has them")
     if config.num_classes != len(CLASSES):
@@ -196,47 +196,15 @@ def _assumptions(config: ModelConfig) -> list[str]:
     return assumed
 
 
-def _method(config: ModelConfig) -> str:
-    return "pinmem" if config.memory else "aggregate"
-
-
-def _require_permission(path: Path, allowed: bool) -> None:
-    if not allowed:
-        raise CheckpointError(
-            f"{path} holds a network with memory, but not the memory itself (entry 'memory'): "
-            "it would read from noise.",
-            "Convert the whole file that training wrote, not its state dict alone; or take an "
-            "empty memory with --allow-missing-memory.",
-        )
-
-
-def _fresh_auxiliary(segmenter: Segmenter) -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        head = AuxiliaryHead(segmenter.backbone.channels[-2], segmenter.config.num_classes)
-    return {official_name(f"auxiliary.{name}"): t for name, t in head.state_dict().items()}
-
-
 def _fill(path: Path, segmenter: Segmenter, given: dict[str, Tensor]) -> None:
     """Load copies of the tensors into the segmenter; names and shapes must match exactly."""
     ours = {official_name(name): name for name in segmenter.state_dict()}
     wanted = dict(zip(ours, segmenter.state_dict().values(), strict=True))
-    given = _counters(wanted) | given
+    # files of early torch versions lack these counters
+    counters = {n: torch.tensor(0) for n in wanted if n.endswith("num_batches_tracked")}
+    given = counters | given
     if problem := state_dict_mismatch(given, wanted):
         network = f"{segmenter.config.decoder} on {segmenter.config.backbone}"
         raise CheckpointError(f"{path} is no {network}: {problem}.", FAMILY)
     copies = {ours[n]: given[n].detach().to(t.dtype, copy=True) for n, t in wanted.items()}
     segmenter.load_state_dict(copies, assign=True)
-
-
-def _counters(wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return zero `num_batches_tracked` buffers, which files of early torch versions lack."""
-    names = (name for name in wanted if name.endswith("num_batches_tracked"))
-    return {name: torch.tensor(0) for name in names}
-
-
-def _about(path: Path, config: ModelConfig, assumed: list[str]) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {"file": path.name, "sha256": digest, "method": _method(config), "assumed": assumed}
-    return {"converted": about}

@@ -1,7 +1,7 @@
 """Predict videos frame by frame, with constant memory; read and write video files by PyAV."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
@@ -199,13 +199,10 @@ def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
         container.mux(stream.encode())
 
 
-class _Seen(NamedTuple):
+class _Analyzed(NamedTuple):
     number: int
     frame: Frame
     prediction: Prediction
-
-
-_Sink = Callable[[_Seen], None]
 
 
 def require_pyav() -> None:
@@ -226,36 +223,27 @@ def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[P
         MachineError: An output cannot be written.
     """
     source = job.source.path
+    options = analyze_options(output.format for output in job.outputs)
     height = width = done = 0
-    with (
-        open_video(source) as video,
-        closing(_written(predictor, job, video, on_event)) as sizes,
-    ):
-        for done, size in enumerate(sizes, start=1):
-            height, width = size
-            on_event(Progress(f"predicting {source.name}", done, video.length))
-    return job.predicted(width, height, done)
-
-
-def _written(
-    predictor: Predictor, job: Job, video: Video, on_event: Listener
-) -> Generator[tuple[int, int], None, None]:
-    """Yield (height, width) of each frame after its outputs are written."""
-    wanted = analyze_options(output.format for output in job.outputs)
     with ExitStack() as stack:
+        video = stack.enter_context(open_video(source))
         frames = stack.enter_context(closing(prefetch(video.frames)))
         sinks = [stack.enter_context(_sink(output, video)) for output in job.outputs]
-        seen = (
-            _Seen(number, frame, predictor.analyze(frame.pixels, **wanted))
-            for number, frame in enumerate(_of_one_size(frames, job.source.path, on_event))
+        analyzed = (
+            _Analyzed(number, frame, predictor.analyze(frame.pixels, **options))
+            for number, frame in enumerate(_of_one_size(frames, source, on_event))
         )
 
-        def write(item: _Seen) -> tuple[int, int]:
+        def write(item: _Analyzed) -> tuple[int, int]:
             for sink in sinks:
                 sink(item)
             return item.prediction.train_ids.shape
 
-        yield from stack.enter_context(closing(parallel_map(write, seen, 1, waiting=3)))
+        written = stack.enter_context(closing(parallel_map(write, analyzed, 1, waiting=3)))
+        for done, size in enumerate(written, start=1):
+            height, width = size
+            on_event(Progress(f"predicting {source.name}", done, video.length))
+    return job.predicted(width, height, done)
 
 
 def _of_one_size(frames: Iterable[Frame], source: Path, on_event: Listener) -> Iterator[Frame]:
@@ -276,31 +264,25 @@ def _of_one_size(frames: Iterable[Frame], source: Path, on_event: Listener) -> I
         yield frame._replace(pixels=np.asarray(scaled))
 
 
-def _sink(output: Output, video: Video) -> AbstractContextManager[_Sink]:
-    return _folder_sink(output) if output.is_folder else _video_sink(output, video)
-
-
 @contextmanager
-def _folder_sink(output: Output) -> Iterator[_Sink]:
-    """Yield a function that writes frames to a folder; it appears when the block succeeds."""
-    with staged_folder(output.path) as folder:
+def _sink(output: Output, video: Video) -> Iterator[Callable[[_Analyzed], None]]:
+    """Yield a function that writes a frame; the output appears when the block succeeds."""
+    if output.is_folder:
+        suffix = FORMATS[output.format].suffix
+        with staged_folder(output.path) as folder:
 
-        def write(item: _Seen) -> None:
-            path = folder / f"{item.number:06}{FORMATS[output.format].suffix}"
-            with path.open("wb") as file:
-                write_prediction(output.format, item.frame.pixels, item.prediction, file)
+            def save(item: _Analyzed) -> None:
+                with (folder / f"{item.number:06}{suffix}").open("wb") as file:
+                    write_prediction(output.format, item.frame.pixels, item.prediction, file)
 
-        yield write
-
-
-@contextmanager
-def _video_sink(output: Output, video: Video) -> Iterator[_Sink]:
+            yield save
+        return
     with write_video(output.path, video) as add:
 
-        def write(item: _Seen) -> None:
+        def append(item: _Analyzed) -> None:
             pixels = render(output.format, item.frame.pixels, item.prediction)
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
             add(item.frame._replace(pixels=pixels))
 
-        yield write
+        yield append
