@@ -11,7 +11,7 @@ from pinmem_core.checkpoints.hub import STARTER
 from pinmem_core.config import TrainConfig, load_recipe, nested, recipe_names, validate
 from pinmem_core.data.catalog import cards, get_card, read_card
 from pinmem_core.data.convert import Reencoding
-from pinmem_core.data.locate import obtain
+from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare as prepare_dataset
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.evaluation import Report
@@ -113,7 +113,7 @@ def prepare(
     """
     found = read_card(Path(card)) if card else get_card(dataset)
     given = [source] if isinstance(source, str | Path) else source
-    folders = obtain(found, [*map(Path, given)], on_event=on_event)
+    folders = locate_raw_files(found, [*map(Path, given)], on_event=on_event)
     return prepare_dataset(
         found,
         folders,

@@ -6,7 +6,7 @@ import pytest
 from conftest import camvid_folder
 
 from pinmem_core.data.catalog import get_card
-from pinmem_core.data.locate import obtain
+from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset, Selection, select
 from pinmem_core.errors import ConfigError, DataError
@@ -212,4 +212,4 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path):
 def test_the_users_folders_are_remembered(tmp_path):
     source = camvid_folder(tmp_path / "raw", {"0001TP": 3})
     prepare(CAMVID, [source])
-    assert obtain(CAMVID) == [source]
+    assert locate_raw_files(CAMVID) == [source]

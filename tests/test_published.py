@@ -8,7 +8,7 @@ import pytest
 from published import CASES, TABLES, Case, table
 
 from pinmem_core.data.catalog import get_card, shipped_cards
-from pinmem_core.data.locate import obtain
+from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import DataError
@@ -18,7 +18,7 @@ from pinmem_core.images import read_label
 def _prepared(case: Case, tmp_path: Path) -> PreparedDataset:
     card = get_card(case.dataset)
     return prepare(
-        card, obtain(card, [case.write(tmp_path / "archives")]), label_map=case.label_map
+        card, locate_raw_files(card, [case.write(tmp_path / "archives")]), label_map=case.label_map
     )
 
 
@@ -54,7 +54,7 @@ def test_mapillarys_maps_are_kept_apart(tmp_path):
     card = get_card("mapillary")
     files = CASES["mapillary 2.0 in bare folders"]().write(tmp_path / "archives")
     with pytest.raises(DataError, match=r"another version of mapillary than .* 'pinmem'"):
-        prepare(card, obtain(card, [files]), label_map="pinmem")
+        prepare(card, locate_raw_files(card, [files]), label_map="pinmem")
 
 
 REAL = Path(os.environ.get("PINMEM_DATA", Path(__file__).parents[2] / "shared" / "data"))

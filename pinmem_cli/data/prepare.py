@@ -174,13 +174,13 @@ def extract(
     quiet: Quiet = False,
 ) -> None:
     """Unpack archives; 'prepare' does this itself."""
-    from pinmem_core.data.locate import obtain
+    from pinmem_core.data.locate import locate_raw_files
     from pinmem_core.home import archives_root
 
     card = card_of(name, card_file)
     output = Output(as_json=json, quiet=quiet)
     with output.listening() as listener:
-        folders = obtain(card, paths(sources) or [archives_root(name)], on_event=listener)
+        folders = locate_raw_files(card, paths(sources) or [archives_root(name)], on_event=listener)
     output.result({"dataset": name, "folders": [str(f) for f in folders]}, *map(str, folders))
     source = [word for folder in folders for word in ("--from", folder)]
     output.next_step(f"pinmem data prepare {shell_join(name, *_card(card_file), *source)}")
@@ -260,7 +260,7 @@ def prepare(
 
     Images stay where they are unless --reencode is given. A second run does only what is missing.
     """
-    from pinmem_core.data.locate import obtain, sources_of_last_time
+    from pinmem_core.data.locate import locate_raw_files, sources_of_last_time
     from pinmem_core.data.prepare import prepare as prepare_dataset
     from pinmem_core.data.share import is_pack
 
@@ -281,7 +281,7 @@ def prepare(
         settle_terms(card, output, accept=accept_terms)
         credentials = credentials_for(card)
     with output.listening() as listener:
-        folders = obtain(
+        folders = locate_raw_files(
             card,
             sources or [],
             parts=names(parts),

@@ -20,23 +20,35 @@ from pinmem_core.yaml_text import YamlTextError, compose_yaml, load_yaml
 _LARGEST_LIST = 64 << 20
 """Bytes of the text file of a split list."""
 _LONG_LIST = 10_000
-"""Entries of a split list that still stand in the card: reading YAML is slow, and bounded."""
+"""Entries of a split list that are written into the card: reading YAML is slow and bounded."""
 
 
 def read_card(path: Path) -> DatasetCard:
     """Return the card in the YAML file `path`.
 
     Raises:
-        ConfigError: The file is missing, no YAML, or no card; the message names line and key.
+        ConfigError: The file is missing, not YAML, or not a card; the message names line and key.
     """
-    text = _text(path, "the card ")
+    return parse_card(_text(path, "the card ", MAX_BYTES), path)
+
+
+def parse_card(text: str, path: Path) -> DatasetCard:
+    """Return the card in a YAML text.
+
+    Args:
+        text: The YAML.
+        path: File of the card, for messages; text files of split lists are in its folder.
+
+    Raises:
+        ConfigError: The text is not YAML, or not a card; the message names line and key.
+    """
     try:
         values = load_yaml(text)
     except YamlTextError as error:
         place = f"{path}, line {error.line}" if error.line else str(path)
         raise ConfigError(f"{place}: {error.reason}.") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"the card {path} is no list of 'key: value' lines.")
+        raise ConfigError(f"the card {path} is not a list of 'key: value' lines.")
     try:
         return DatasetCard.model_validate(_with_split_lists(values, path.parent))
     except ConfigError as error:
@@ -49,30 +61,33 @@ def read_card(path: Path) -> DatasetCard:
         raise ConfigError(f"{path}, line {line}: {key}: {reason[0].lower()}{reason[1:]}.") from None
 
 
-def write_card(card: DatasetCard, path: Path, *, shared: bool = False) -> None:
-    """Write a card as YAML that `read_card` reads back; long split lists as text files next to it.
+def card_text(card: DatasetCard) -> str:
+    """Return a card as YAML for others, without passwords and tokens in addresses."""
+    return _yaml(redact_values(_values(card)))
 
-    Args:
-        card: What is written.
-        path: The file.
-        shared: The file is for others: passwords and tokens in addresses are left out, and all is
-            in the one file.
-    """
-    values = card.model_dump(mode="json", exclude_defaults=True)
-    if shared:
-        values = redact_values(values)
-    else:
-        lists = values.get("split_lists", {})
-        for number, (split, entries) in enumerate(lists.items()):
-            text = "\n".join(entries)
-            if len(entries) > _LONG_LIST and text.split() == entries:
-                lists[split] = f"{path.stem}.split-{number}.txt"
-                (path.parent / lists[split]).write_text(f"{text}\n", encoding="utf-8")
-    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+def write_card(card: DatasetCard, path: Path) -> None:
+    """Write a card as YAML for `read_card`; long split lists become text files next to it."""
+    values = _values(card)
+    lists = values.get("split_lists", {})
+    for number, (split, entries) in enumerate(lists.items()):
+        text = "\n".join(entries)
+        if len(entries) > _LONG_LIST and text.split() == entries:
+            lists[split] = f"{path.stem}.split-{number}.txt"
+            (path.parent / lists[split]).write_text(f"{text}\n", encoding="utf-8")
+    path.write_text(_yaml(values), encoding="utf-8")
+
+
+def _values(card: DatasetCard) -> dict[str, Any]:
+    return card.model_dump(mode="json", exclude_defaults=True)
+
+
+def _yaml(values: Any) -> str:
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _with_split_lists(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Replace the name of a split's text file by the entries in it."""
+    """Replace the text file of a split list by its entries."""
     lists = values.get("split_lists")
     if not isinstance(lists, dict):
         return values
@@ -84,7 +99,8 @@ def _entries(split: str, entry: object, folder: Path) -> object:
     if not isinstance(entry, str):
         return entry
     name = f"split_lists.{split}: the list '{entry[:200]}'"
-    if not entry or _is_absolute(entry) or ".." in PurePosixPath(entry.replace("\\", "/")).parts:
+    is_absolute = PurePosixPath(entry).is_absolute() or PureWindowsPath(entry).anchor
+    if not entry or is_absolute or ".." in PurePosixPath(entry.replace("\\", "/")).parts:
         raise ConfigError(f"{name} is not a path below the card's folder.")
     path = folder / entry
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -92,12 +108,7 @@ def _entries(split: str, entry: object, folder: Path) -> object:
     return _text(path, f"split_lists.{split}: the list ", _LARGEST_LIST).split()
 
 
-def _is_absolute(path: str) -> bool:
-    """Return whether a path starts at a root or drive, on any system."""
-    return PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).anchor)
-
-
-def _text(path: Path, name: str, limit: int = MAX_BYTES) -> str:
+def _text(path: Path, name: str, limit: int) -> str:
     try:
         return read_text(path, limit)
     except DataError as error:
@@ -108,51 +119,47 @@ def _line(node: yaml.Node | None, keys: Sequence[int | str]) -> int:
     """Return the line of the innermost key or entry on the path `keys` that exists."""
     line = 1
     for key in keys:
-        step = _step(node, key)
-        if step is None:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(k, v) for k, v in node.value if str(k.value) == str(key)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+            pairs = [(node.value[key], node.value[key])]
+        else:
             break
-        line, node = step[0].start_mark.line + 1, step[1]
+        if not pairs:
+            break
+        line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
     return line
 
 
-def _step(node: yaml.Node | None, key: int | str) -> tuple[yaml.Node, yaml.Node] | None:
-    """Return where `key` stands in `node`, and its value."""
-    if isinstance(node, yaml.MappingNode):
-        return next(((k, v) for k, v in node.value if str(k.value) == str(key)), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(key, int):
-        return node.value[key], node.value[key]
-    return None
-
-
 def shipped_cards() -> dict[str, DatasetCard]:
-    """Return the card of every dataset that pinmem knows by itself, by name."""
-    found: list[DatasetCard] = discover(cards_package.__name__, "CARD")
+    """Return the cards that come with pinmem by name."""
+    modules: list[DatasetCard] = discover(cards_package.__name__, "CARD")
     folders = map(Path, cards_package.__path__)
     files = (path for folder in folders for path in sorted(folder.glob("*.yaml")))
-    return {card.name: card for card in [*found, *map(_read_once, files)]}
+    return {card.name: card for card in [*modules, *map(_read_once, files)]}
 
 
 def cards() -> dict[str, DatasetCard]:
-    """Return every known dataset's card by name, sorted; those of the user's own data, too.
+    """Return all known cards by name, sorted, including those of the user's prepared datasets.
 
-    An own card that cannot be read is left out: `damaged_cards` returns its error.
+    A user's card that cannot be read is left out; `damaged_cards` returns its error.
     """
-    known = _own_cards()[0] | shipped_cards()
+    known = _user_cards()[0] | shipped_cards()
     return {name: known[name] for name in sorted(known)}
 
 
 def damaged_cards() -> dict[str, ConfigError]:
-    """Return why cards of the user's own data cannot be read, by the dataset's name."""
-    return _own_cards()[1]
+    """Return the errors of the user's cards that cannot be read, by dataset name."""
+    return _user_cards()[1]
 
 
 def card_of_user(name: str) -> Path:
-    """Return where the card of the user's own dataset `name` is kept once it is prepared."""
+    """Return the file of the card of the user's prepared dataset `name`."""
     return dataset_root(name) / "card.yaml"
 
 
 def name_to_type(card: DatasetCard) -> str:
-    """Return what names a dataset in a command: its card's file, too, until it is prepared."""
+    """Return the arguments that name a dataset in a command: with its card until it is prepared."""
     return card.name if card.name in cards() else f"{card.name} --card CARD.yaml"
 
 
@@ -166,7 +173,7 @@ def get_card(name: str) -> DatasetCard:
     shipped = shipped_cards()
     if name in shipped:
         return shipped[name]
-    own, damaged = _own_cards()
+    own, damaged = _user_cards()
     if name in damaged:
         raise damaged[name]
     if name not in own:
@@ -174,20 +181,20 @@ def get_card(name: str) -> DatasetCard:
     return own[name]
 
 
-def _own_cards() -> tuple[dict[str, DatasetCard], dict[str, ConfigError]]:
-    """Return the readable cards of the user's own data by name, and the errors of the others."""
-    found, damaged = {}, {}
+def _user_cards() -> tuple[dict[str, DatasetCard], dict[str, ConfigError]]:
+    """Return the cards of the user's prepared datasets, and the errors of damaged ones."""
+    own, damaged = {}, {}
     for path in sorted(home().glob("datasets/[!.]*/card.yaml")):
         name = path.parent.name
         try:
             card = read_card(path)
             if card.name != name:
                 raise ConfigError(f"{path} is the card of '{card.name}', not of '{name}'.")
-            found[name] = card
+            own[name] = card
         except ConfigError as error:
-            hint = f"Mend or remove it: {path}. Other datasets are not affected."
+            hint = f"Correct or remove it: {path}. Other datasets are not affected."
             damaged[name] = ConfigError(error.message, error.hint or hint)
-    return found, damaged
+    return own, damaged
 
 
 _read_once = lru_cache(maxsize=None)(read_card)

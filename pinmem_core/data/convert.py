@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from pinmem_core.data.encodings import ENCODINGS, Decoder
 from pinmem_core.data.layouts import RawSample
 from pinmem_core.data.prepared import RECORDS, digest
-from pinmem_core.data.samples import Sample, own_path
+from pinmem_core.data.samples import Sample, Text, own_path
 from pinmem_core.documents import read_json_lines
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.events import ignore
@@ -29,17 +30,21 @@ from pinmem_core.label_space import CLASSES, LabelMap
 from pinmem_core.png import label_png
 
 Format = Literal["jpeg", "png", "webp"]
-_SUFFIX = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+
+_VERSION = 2
+"""Raised whenever the same files would be converted differently."""
+_SHOWN = 5
+"""Number of unknown values of a label that a message shows."""
 
 
 @dataclass(frozen=True)
 class Reencoding:
-    """How images are written anew.
+    """Format and size in which images are written.
 
     Attributes:
-        format: File format; png loses nothing.
-        quality: Of jpeg and webp, 1 to 100.
-        height: Taller images and their labels are shrunk to this; None keeps every size.
+        format: File format; PNG is lossless.
+        quality: Quality of JPEG and WebP, 1 to 100.
+        height: Maximum height in pixels, for images and labels; None keeps every size.
 
     Raises:
         ConfigError: A value is out of range.
@@ -59,82 +64,75 @@ class Reencoding:
 
     @property
     def suffix(self) -> str:
-        """The file name suffix of this format."""
-        return _SUFFIX[self.format]
+        """The file name suffix of the format."""
+        return ".jpg" if self.format == "jpeg" else f".{self.format}"
 
     def image(self, pixels: NDArray[np.uint8]) -> bytes:
-        """Return the file of an (H, W, 3) image, shrunk bicubically where it is too tall."""
-        picture = Image.fromarray(pixels)
-        picture = picture.resize(self._size(picture), Image.Resampling.BICUBIC)
+        """Encode an (H, W, 3) image, downsampled bicubically if it is too high."""
+        image = Image.fromarray(pixels)
+        image = image.resize(self._size(image), Image.Resampling.BICUBIC)
         data = BytesIO()
         options = {} if self.format == "png" else {"quality": self.quality}
-        picture.save(data, self.format, **options)
+        image.save(data, self.format, **options)
         return data.getvalue()
 
     def label(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return (H, W) trainIds at the size of the image, by nearest neighbour."""
-        picture = Image.fromarray(train_ids)
-        return np.asarray(picture.resize(self._size(picture), Image.Resampling.NEAREST))
+        image = Image.fromarray(train_ids)
+        return np.asarray(image.resize(self._size(image), Image.Resampling.NEAREST))
 
-    def _size(self, picture: Image.Image) -> tuple[int, int]:
-        if self.height is None or picture.height <= self.height:
-            return picture.size
-        return max(1, round(picture.width * self.height / picture.height)), self.height
+    def _size(self, image: Image.Image) -> tuple[int, int]:
+        if self.height is None or image.height <= self.height:
+            return image.size
+        return max(1, round(image.width * self.height / image.height)), self.height
+
+
+_Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a converted sample beside its line in the manifest.
+    """The record of a converted sample.
 
     Attributes:
-        key: Digest of all that its files were made from; equal keys need no second conversion.
-        sample: Its line in the manifest, paths as written there.
-        label_sha256: Of the (H, W) trainIds.
-        pixels: Labelled pixels by trainId.
-        image_sha256: Of the image's file, where `prepare` was asked for it.
+        key: Digest of everything that the files depend on; equal keys mean equal files.
+        sample: Line of the manifest, with paths as written there.
+        label_sha256: SHA-256 of the (H, W) trainIds.
+        pixels: Number of labelled pixels by trainId.
+        image_sha256: SHA-256 of the image file, if `prepare` was asked for it.
     """
 
-    key: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    key: Text
     sample: Sample
-    label_sha256: str
-    pixels: tuple[int, ...]
-    image_sha256: str | None = None
+    label_sha256: Text
+    pixels: Annotated[tuple[_Count, ...], Field(min_length=len(CLASSES), max_length=len(CLASSES))]
+    image_sha256: Text | None = None
 
     def to_json(self) -> str:
         """Return the record as a line."""
         fields = {**vars(self), "sample": json.loads(self.sample.to_json())}
-        if self.image_sha256 is None:  # versions that know no such key read the others
+        if self.image_sha256 is None:  # earlier versions do not know the key
             del fields["image_sha256"]
         return json.dumps(fields)
 
-    @classmethod
-    def of_fields(cls, fields: dict[str, Any]) -> "Record":
-        """Return the record of a line.
 
-        Raises:
-            TypeError: A field is missing, unknown, or of another type.
-        """
-        sample, pixels = Sample.of_fields(fields["sample"]), tuple(fields["pixels"])
-        record = cls(**fields | {"sample": sample, "pixels": pixels})
-        if not all(isinstance(text, str) for text in (record.key, record.label_sha256)):
-            raise TypeError("a key or digest is not a text")
-        if len(pixels) != len(CLASSES) or not all(type(n) is int and n >= 0 for n in pixels):
-            raise TypeError("the pixels are not the counts of the classes")
-        return record
+_ADAPTER = TypeAdapter(Record)
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """Yield the records kept in `folder`; lines that are torn or odd are passed over."""
-    return read_json_lines(folder / RECORDS, Record.of_fields, ignore)
+    """Yield the records in `folder`; damaged lines are skipped."""
+    return read_json_lines(folder / RECORDS, _ADAPTER.validate_python, ignore)
 
 
 def own_files(sample: Sample) -> list[Path]:
-    """Return the files of a sample that lie inside its prepared dataset, relative to its root."""
+    """Return the files of a sample inside its prepared dataset, relative to the root."""
     return [path for path in (sample.image, sample.label) if path.parts[0] in ("images", "labels")]
 
 
 def placed(sample: Sample) -> Sample:
-    """Return a sample, own files where `own_path` has them; earlier versions kept them together."""
+    """Return a sample with its own files at `own_path`; earlier versions used one folder."""
     own = own_files(sample)
     image, label = (
         own_path(path.parts[0], path.name) if path in own else path
@@ -144,15 +142,14 @@ def placed(sample: Sample) -> Sample:
 
 
 def is_intact(record: Record, folder: Path) -> bool:
-    """Tell whether the files that `prepare` wrote into `folder` are still what they were."""
+    """Return whether the files that `prepare` wrote into `folder` are unchanged."""
+    sample = record.sample
     try:
-        image, label = record.sample.image, record.sample.label
-        if image in own_files(record.sample):
-            check_image(folder / image)
-        train_ids = read_train_ids(folder / label)
+        if sample.image in own_files(sample):
+            check_image(folder / sample.image)
+        return label_digest(read_train_ids(folder / sample.label)) == record.label_sha256
     except DataError:
         return False
-    return label_digest(train_ids) == record.label_sha256
 
 
 def file_digest(path: Path) -> str:
@@ -179,7 +176,7 @@ def count_pixels(train_ids: NDArray[np.uint8]) -> tuple[int, ...]:
 
 
 def totals(records: Sequence[Record]) -> dict[str, Any]:
-    """Return what `dataset.json` says of all samples together: counts, class pixels and digest."""
+    """Return the counts, class pixels and digest of `dataset.json`."""
     pixels = np.sum([record.pixels for record in records], axis=0)
     return {
         "counts": dict(sorted(Counter(r.sample.split for r in records).items())),
@@ -188,37 +185,31 @@ def totals(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-_VERSION = 2
-"""Raised whenever the same files would be written differently."""
-_SHOWN = 5
-"""Unknown values of a label that are named."""
-
-
 @dataclass(frozen=True)
 class Defect:
-    """A file that was left out.
-
-    Attributes:
-        file: Its path.
-        reason: What is wrong with it, for people.
-        rule: The rule that excludes it, for counting.
-    """
+    """A file that is left out: its path, the reason, and the rule that excludes it."""
 
     file: str
     reason: str
     rule: str
 
 
+class _DefectError(Exception):
+    def __init__(self, file: Path, reason: str, rule: str) -> None:
+        super().__init__(reason)
+        self.defect = Defect(str(file), reason.rstrip("."), rule)
+
+
 @dataclass(frozen=True)
 class Conversion:
-    """How the samples of a dataset are converted.
+    """Conversion of the samples of a dataset.
 
     Attributes:
-        encoding: How label files are read.
-        label_map: Translates them.
-        reencoding: How images are written anew; None leaves them where they are.
-        root: Where the prepared dataset will be.
-        folder: Where its files are written until it is complete.
+        encoding: Encoding of the label files.
+        label_map: Label map from raw values to trainIds.
+        reencoding: Format and size of images; None leaves image files in place.
+        root: Folder of the prepared dataset.
+        folder: Folder into which files are written until the dataset is complete.
         hash_images: Whether to record the SHA-256 of images.
     """
 
@@ -231,12 +222,11 @@ class Conversion:
 
     @cached_property
     def _decode(self) -> Decoder:
-        """The reader of label files; looking it up lists a folder, which a sample need not."""
-        return ENCODINGS.get(self.encoding)
+        return ENCODINGS.get(self.encoding)  # lists a folder: not for each sample
 
     def key(self, raw: RawSample) -> str:
-        """Return a digest of all that the files of a sample are made from."""
-        made_from = [
+        """Return a digest of everything that the files of a sample depend on."""
+        depends_on = [
             _VERSION,
             raw.id,
             _state(raw.image),
@@ -245,28 +235,30 @@ class Conversion:
             self.label_map.digest,
             asdict(self.reencoding) if self.reencoding else None,
         ]
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
     def convert(self, raw: RawSample, split: str) -> Record | Defect:
-        """Check one pair and write its files, or say why it cannot be used."""
-        try:
-            size = self._check_image(raw)
-            return self._write(raw, split, self.read_label(raw, size))
-        except _UnusableError as fault:
-            return fault.defect
-
-    def _check_image(self, raw: RawSample) -> tuple[int, int]:
-        """Return the (width, height) of a sound image."""
+        """Check one pair and write its files, or return its defect."""
         try:
             check_image(raw.image, pixels=self.reencoding is None)
-            return image_size(raw.image)
+            size = image_size(raw.image)
         except DataError as error:
-            raise _unreadable(raw.image, error) from None
+            return _unreadable(raw.image, error).defect
+        try:
+            train_ids = self.read_label(raw, size)
+            image = Path(portable(raw.image, self.root))
+            if self.reencoding:
+                image = own_path("images", raw.id + self.reencoding.suffix)
+                write_atomic(self.folder / image, self._reencoded(raw, self.reencoding))
+                train_ids = self.reencoding.label(train_ids)
+            return self.write_label(raw, split, image, train_ids)
+        except _DefectError as error:
+            return error.defect
 
     def read_label(self, raw: RawSample, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return the (H, W) trainIds of a sound label; `size` is the image's (width, height)."""
+        """Return the (H, W) trainIds of a valid label; `size` is the image's (width, height)."""
         if raw.label is None:
-            raise _UnusableError(raw.image, raw.lack, "missing partner")
+            raise _DefectError(raw.image, raw.label_missing, "missing partner")
         try:
             values = self._decode(raw.label, self.label_map)
             train_ids, unknown = self.label_map.apply(values)
@@ -275,28 +267,16 @@ class Conversion:
         height, width = train_ids.shape
         if (width, height) != size:
             reason = f"is {width}x{height}, but its image is {size[0]}x{size[1]}"
-            raise _UnusableError(raw.label, reason, "other size")
+            raise _DefectError(raw.label, reason, "other size")
         if unknown:
-            reason = f"holds values that the label map does not know: {self._few(unknown)}"
-            raise _UnusableError(raw.label, reason, "unknown value")
+            separator = "; " if self.label_map.of_colors else ", "
+            few = separator.join(map(self.label_map.text, unknown[:_SHOWN]))
+            few += f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            reason = f"holds values that the label map does not know: {few}"
+            raise _DefectError(raw.label, reason, "unknown value")
         if (values == values[0, 0]).all():
-            raise _UnusableError(raw.label, "is of a single value", "single value")
+            raise _DefectError(raw.label, "is of a single value", "single value")
         return train_ids
-
-    def _few(self, values: Sequence[int]) -> str:
-        """Return the first of some raw values as a card has them."""
-        rest = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-        return ("; " if self.label_map.of_colors else ", ").join(
-            map(self.label_map.text, values[:_SHOWN])
-        ) + rest
-
-    def _write(self, raw: RawSample, split: str, train_ids: NDArray[np.uint8]) -> Record:
-        image = Path(portable(raw.image, self.root))
-        if self.reencoding:
-            image = own_path("images", raw.id + self.reencoding.suffix)
-            write_atomic(self.folder / image, self._reencoded(raw, self.reencoding))
-            train_ids = self.reencoding.label(train_ids)
-        return self.write_label(raw, split, image, train_ids)
 
     def _reencoded(self, raw: RawSample, reencoding: Reencoding) -> bytes:
         try:
@@ -310,9 +290,8 @@ class Conversion:
         """Write the trainIds of a sample and return its record."""
         pixels = count_pixels(train_ids)
         if not any(pixels):
-            raise _UnusableError(
-                raw.label or raw.image, "no pixel of it belongs to a class", "nothing labelled"
-            )
+            reason = "no pixel of it belongs to a class"
+            raise _DefectError(raw.label or raw.image, reason, "nothing labelled")
         label = own_path("labels", f"{raw.id}.png")
         write_atomic(self.folder / label, label_png(train_ids))
         height, width = train_ids.shape
@@ -325,29 +304,21 @@ class Conversion:
         )
 
 
-class _UnusableError(Exception):
-    """A file is not what it should be."""
-
-    def __init__(self, file: Path, reason: str, rule: str) -> None:
-        super().__init__(reason)
-        self.defect = Defect(str(file), reason.rstrip("."), rule)
-
-
-def _unreadable(path: Path, error: Exception) -> _UnusableError:
-    return _UnusableError(path, str(error).removeprefix(f"{path} "), "unreadable")
+def _unreadable(path: Path, error: Exception) -> _DefectError:
+    return _DefectError(path, str(error).removeprefix(f"{path} "), "unreadable")
 
 
 def portable(path: Path, root: Path) -> str:
-    """Return `path` relative to `root` where both lie under `PINMEM_HOME`, which may move."""
+    """Return `path` relative to `root` if both are under `PINMEM_HOME`, which may move."""
     return os.path.relpath(path, root) if path.is_relative_to(home()) else str(path)
 
 
 def _state(path: Path | None) -> list[object] | None:
-    """Return what changes when a file does."""
+    """Return the path, size and modification time of a file."""
     if path is None:
         return None
     try:
         status = path.stat()
     except OSError:
-        return [str(path)]  # told when the file is opened
+        return [str(path)]  # reported when the file is opened
     return [str(path), status.st_size, status.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""Layouts: the images and label files of a card below some folders."""
+"""Match the layouts of a card with the images and label files below some folders."""
 
 import re
 from collections import Counter, defaultdict
@@ -26,22 +26,22 @@ from pinmem_core.paths import as_id, as_text
 
 _SHOWN = 3
 LONGEST_MATCH = 3.0
-"""Seconds that an expression may take over a single path."""
+"""Seconds that an expression may take for a single path."""
 _MEAN = 1e-4
-"""Seconds that it may take over a path of many, on average: twenty times the usual."""
+"""Seconds that it may take for one of many paths on average: twenty times the usual time."""
 
 
 @dataclass(frozen=True)
 class RawSample:
-    """An image and the label file that belongs to it, as they lie on disk.
+    """An image and its label file on disk.
 
     Attributes:
-        id: Name of the sample.
-        domain: Its domain inside the dataset.
-        split: Its split; None where folders tell none.
-        image: The image file.
-        label: The label file; None where it is missing.
-        others: Names of a few files that lie where the missing label should be.
+        id: Id of the sample.
+        domain: Domain inside the dataset.
+        split: Split; None if no folder gives it.
+        image: Image file.
+        label: Label file; None if it is missing.
+        others: Names of up to three files in place of the missing label.
     """
 
     id: str
@@ -52,31 +52,31 @@ class RawSample:
     others: tuple[str, ...] = ()
 
     @property
-    def lack(self) -> str:
-        """What to say where the label is missing."""
+    def label_missing(self) -> str:
+        """The message for a missing label."""
         there = f", but {', '.join(self.others)} is there" if self.others else ""
         return f"its label is missing{there}"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What some folders hold of a dataset.
+class LayoutMatch:
+    """The files of a dataset that a layout matches.
 
     Attributes:
-        layout: The layout that fits best.
-        samples: By id; one without a label file has None there.
+        layout: Layout that fits best.
+        samples: Samples sorted by id; `label` is None without a label file.
         orphans: Label files without an image.
-        doubles: Images of samples that were found elsewhere already.
-        other_layouts: The layout of each split that `layout` finds no or few labels of.
-        label_map: The label map that was asked for; None for that of each layout.
+        duplicates: Images of samples that were already found elsewhere.
+        other_layouts: Layout of each split for which `layout` matches no or few labels.
+        label_map: Name of the requested label map; None for the default of each layout.
         is_assumed: Whether another version of the dataset might look the same.
-        left_splits: Splits whose labels do not hold the trainIds that were asked for.
+        left_splits: Splits whose labels do not hold the requested trainIds.
     """
 
     layout: Layout
     samples: list[RawSample]
     orphans: list[Path] = field(default_factory=list)
-    doubles: list[Path] = field(default_factory=list)
+    duplicates: list[Path] = field(default_factory=list)
     other_layouts: Mapping[str, Layout] = field(default_factory=dict)
     label_map: str | None = None
     is_assumed: bool = False
@@ -89,39 +89,33 @@ class Found:
 
     @property
     def pairs(self) -> int:
-        """How many samples are complete."""
-        return sum(sample.label is not None for sample in self.samples)
-
-    def layout_of(self, sample: RawSample) -> Layout:
-        """Return the layout by which a sample was found."""
-        return self.other_layouts.get(sample.split or "", self.layout)
+        """Number of samples with a label."""
+        return len(self.labels)
 
     def label_map_of(self, layout: Layout) -> str:
-        """Return the name of the label map that translates the labels of a layout."""
+        """Return the name of the label map for the labels of a layout."""
         return self.label_map or layout.label_maps[0]
 
-    def by_split(self) -> dict[str | None, list[RawSample]]:
-        """Return the samples of each split that folders tell."""
-        splits = defaultdict(list)
+    def labels_by_split(self) -> dict[str | None, list[Path]]:
+        """Return the label files of each split that folders give."""
+        splits: dict[str | None, list[Path]] = defaultdict(list)
         for sample in self.samples:
-            splits[sample.split].append(sample)
+            splits[sample.split] += [sample.label] if sample.label else []
         return splits
 
-    def pairs_by_split(self) -> Counter[str]:
-        """Return how many complete samples each split has, those without a split left out."""
-        return Counter(s.split for s in self.samples if s.label and s.split)
 
+def find_samples(
+    card: DatasetCard, folders: Sequence[Path], label_map: str | None = None
+) -> LayoutMatch:
+    """Return the files of a dataset in `folders`, by the layout with the most complete pairs.
 
-def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | None = None) -> Found:
-    """Return what `folders` hold of a dataset, by the layout with most complete pairs.
-
-    A split of which another layout finds more than twice as many pairs is taken from that one.
-    Names are compared without regard to the case of letters and to how accents are encoded.
+    A split for which another layout matches more than twice as many pairs is taken from that one.
+    The case of letters and the encoding of accents do not matter.
 
     Args:
-        card: The dataset.
-        folders: Where to look, at any depth.
-        label_map: Only layouts whose labels this map fits; None for any.
+        card: Card of the dataset.
+        folders: Folders to search, at any depth.
+        label_map: Name of a label map; only layouts with such labels are considered. None for any.
 
     Raises:
         ConfigError: The card has no such label map.
@@ -135,19 +129,19 @@ def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | No
             raise DataError(f"{folder} is not a folder.", "Name the folder that holds the dataset.")
     files = RawFiles(folders)
     layouts = [lay for lay in card.layouts if label_map in (None, *lay.label_maps)]
-    candidates = _candidates(card, layouts, disguised, files)
-    if files.hold_backslashes and not any(found.pairs for found in candidates):
+    matches = _match_all(card, layouts, disguised, files)
+    if files.hold_backslashes and not any(match.pairs for match in matches):
         files = RawFiles(folders, split_backslashes=True)
-        candidates = _candidates(card, layouts, disguised, files)
+        matches = _match_all(card, layouts, disguised, files)
     classes, named = count_classes(files), label_map is not None
     fitting = [
-        found
-        for found in candidates
-        if fits_version(card, found.layout, found.labels, classes, named=named)
+        match
+        for match in matches
+        if fits_version(card, match.layout, match.labels, classes, named=named)
     ]
-    best = max(fitting, key=lambda found: (found.pairs, len(found.samples)), default=None)
+    best = max(fitting, key=lambda match: (match.pairs, len(match.samples)), default=None)
     places = ", ".join(map(str, folders))
-    if any(found.pairs for found in candidates) and not (best and best.pairs):
+    if any(match.pairs for match in matches) and not (best and best.pairs):
         raise DataError(
             f"the labels in {places} are of another version of {card.name} than the label map "
             f"'{label_map}' is for.",
@@ -155,36 +149,26 @@ def find_samples(card: DatasetCard, folders: Sequence[Path], label_map: str | No
         )
     if best is None or not best.samples:
         expected = "; ".join(f"{layout.image} ({layout.name})" for layout in layouts)
+        suffixes = islice(files.suffixes().items(), _SHOWN)
+        counts = ", ".join(f"{count} *{suffix}" for suffix, count in suffixes)
+        found = f"{counts}, e.g. {files.texts[0]}" if counts else "no files"
         raise DataError(
             f"{places} holds no images of {card.name}.",
-            f"Looked at any depth for: {expected}. Found: {_listed(files)}.",
+            f"Looked at any depth for: {expected}. Found: {found}.",
         )
     assumed = not named and is_assumed(best.layout, best.labels, classes)
     return replace(_by_split(best, fitting), label_map=label_map, is_assumed=assumed)
 
 
-def _candidates(
-    card: DatasetCard, layouts: Sequence[Layout], disguised: Sequence[Layout], files: RawFiles
-) -> list[Found]:
-    """Return what each layout finds."""
-    found = [_match(card, layout, files) for layout in layouts]
-    return found + [_with_train_ids(_match(card, layout, files)) for layout in disguised]
-
-
-def refuse_disguised(card: DatasetCard, found: Found) -> None:
+def refuse_disguised(card: DatasetCard, match: LayoutMatch) -> None:
     """Refuse labels that would be read as Cityscapes ids, but hold trainIds.
-
-    Args:
-        card: The dataset.
-        found: Its files.
 
     Raises:
         DataError: The labels of a split are such.
     """
-    for split, samples in found.by_split().items():
-        labels = [sample.label for sample in samples if sample.label]
-        layout = found.layout_of(samples[0])
-        if not labels or found.label_map == TRAIN_IDS or not reads_ids(card, layout):
+    for split, labels in match.labels_by_split().items():
+        layout = match.other_layouts.get(split or "", match.layout)
+        if not labels or match.label_map == TRAIN_IDS or not reads_ids(card, layout):
             continue
         if hold_train_ids(labels):
             of_split = f" of the split {split}" if split else ""
@@ -196,35 +180,36 @@ def refuse_disguised(card: DatasetCard, found: Found) -> None:
             )
 
 
-def _listed(files: RawFiles) -> str:
-    """Return what there is instead of what was looked for."""
-    suffixes = files.suffixes()
-    counts = ", ".join(f"{count} *{suffix}" for suffix, count in islice(suffixes.items(), _SHOWN))
-    return f"{counts}, e.g. {files.texts[0]}" if counts else "no files"
+def _match_all(
+    card: DatasetCard, layouts: Sequence[Layout], disguised: Sequence[Layout], files: RawFiles
+) -> list[LayoutMatch]:
+    matches = [_match(card, layout, files) for layout in layouts]
+    return matches + [_with_train_ids(_match(card, layout, files)) for layout in disguised]
 
 
-def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> Found:
-    matches = _matches(layout, layout.image, files)
-    found = [_sample(card, layout, match, number, files) for number, match in matches.items()]
+def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> LayoutMatch:
+    images = _matching_paths(layout, layout.image, files)
+    every = [_sample(card, layout, fields, number, files) for number, fields in images.items()]
+    used = {sample.label for sample in every}
+    every = [sample for sample in every if sample.image not in used]  # the label of another
     samples: dict[str, RawSample] = {}
-    for sample in sorted(found, key=lambda sample: sample.label is None):  # pairs come first
+    for sample in sorted(every, key=lambda sample: sample.label is None):  # pairs come first
         samples.setdefault(sample.id, sample)
-    matching = _matches(layout, layout.label, files, inner=fields_of(layout.image))
-    used = {sample.label for sample in found}
-    return Found(
+    labels = _matching_paths(layout, layout.label, files, inner=fields_of(layout.image))
+    return LayoutMatch(
         layout,
         samples=[samples[key] for key in sorted(samples)],
-        orphans=[path for path in map(files.path, matching) if path not in used],
-        doubles=[sample.image for sample in found if samples[sample.id] is not sample],
+        orphans=[path for path in map(files.path, labels) if path not in used],
+        duplicates=[sample.image for sample in every if samples[sample.id] is not sample],
     )
 
 
-def _matches(
+def _matching_paths(
     layout: Layout, pattern: str, files: RawFiles, inner: Mapping[str, str] | None = None
-) -> dict[int, regex.Match[str]]:
-    """Return the matches of a layout's path by the number of the file.
+) -> dict[int, dict[str, str]]:
+    """Return the fields of each path that a pattern matches, by the number of the file.
 
-    An expression of many parts may fit a path in more ways than there is time to try.
+    Matching is limited in time, as an expression may match a path in exponentially many ways.
     """
     try:
         expression = _expression(pattern, inner)
@@ -233,13 +218,13 @@ def _matches(
         raise DataError(
             f"the path '{pattern[:200]}' of the layout '{layout.name}' is wrong: {reason}."
         ) from None
-    found: dict[int, regex.Match[str]] = {}
+    fields: dict[int, dict[str, str]] = {}
     end = process_time() + LONGEST_MATCH + _MEAN * len(files.texts)
     text = ""
     try:
         for number, text in enumerate(files.texts):
             if match := expression.fullmatch(text, timeout=LONGEST_MATCH):
-                found[number] = match
+                fields[number] = match.groupdict()
             if process_time() > end:
                 raise TimeoutError
     except TimeoutError:
@@ -247,19 +232,22 @@ def _matches(
             f"the layout '{layout.name}' takes too long to compare with paths such as {text}.",
             "Give its fields expressions that match less, e.g. {frame:[0-9]+}.",
         ) from None
-    return found
+    return fields
 
 
 def _sample(
-    card: DatasetCard, layout: Layout, match: regex.Match[str], number: int, files: RawFiles
+    card: DatasetCard, layout: Layout, fields: Mapping[str, str], number: int, files: RawFiles
 ) -> RawSample:
-    fields = match.groupdict()
     image = files.path(number)
     label = _label(as_text(layout.label).format(**fields), image, files)
     split = layout.split.format(**fields) if layout.split else None
+    domain = layout.domain.format(**fields) if layout.domain else card.name
+    if domain not in card.domains:  # the card's spelling, if only the case differs
+        same = (known for known in card.domains if known.casefold() == domain.casefold())
+        domain = next(same, domain)
     return RawSample(
         id=as_id(layout.id.format(**fields)),
-        domain=_domain(card, layout.domain.format(**fields)) if layout.domain else card.name,
+        domain=domain,
         split=split_called(split) if split else None,
         image=image,
         label=label,
@@ -268,28 +256,23 @@ def _sample(
 
 
 def _label(tail: str, image: Path, files: RawFiles) -> Path | None:
-    """Return the file that `tail` names: of several the one of the same case, then the closest."""
+    """Return the file that `tail` names; among several, that of the same case, then the closest."""
     numbers = files.ending_with(tail)
     if len(numbers) == 1:
         return files.path(numbers[0])
-    return max(
-        map(files.path, numbers),
-        key=lambda path: (path.as_posix().endswith(tail), _shared(path, image)),
-        default=None,
-    )
 
+    def rank(path: Path) -> tuple[bool, int]:
+        pairs = enumerate(zip(path.parts, image.parts, strict=False))
+        shared = next((n for n, (a, b) in pairs if a != b), len(path.parts))
+        return path.as_posix().endswith(tail), shared
 
-def _domain(card: DatasetCard, name: str) -> str:
-    """Return a domain as the card writes it, where only the case of letters differs."""
-    if name in card.domains:
-        return name
-    return next((known for known in card.domains if known.casefold() == name.casefold()), name)
+    return max(map(files.path, numbers), key=rank, default=None)
 
 
 def _others(
     layout: Layout, fields: Mapping[str, str], number: int, files: RawFiles
 ) -> tuple[str, ...]:
-    """Return names of files that lie where a sample's label should be, and are named like it."""
+    """Return the names of files at the place of a sample's label with a similar name."""
     label = as_text(layout.label)
     end = max((match.end() for match in FIELD.finditer(label) if match[1]), default=len(label))
     beginning = label[:end].format(**fields)
@@ -297,34 +280,29 @@ def _others(
     return tuple(files.path(other).name for other in islice(others, _SHOWN))
 
 
-def _shared(one: Path, other: Path) -> int:
-    """Return how many leading folders two paths share: a part's labels lie beside its images."""
-    pairs = zip(one.parts, other.parts, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), len(one.parts))
-
-
-def _with_train_ids(found: Found) -> Found:
-    """Return what was found without those splits whose labels hold no trainIds."""
-    holding = {
-        split: hold_train_ids([sample.label for sample in samples if sample.label])
-        for split, samples in found.by_split().items()
-    }
+def _with_train_ids(match: LayoutMatch) -> LayoutMatch:
+    """Return a match without the splits whose labels do not hold trainIds."""
+    holding = {split: hold_train_ids(labels) for split, labels in match.labels_by_split().items()}
     return replace(
-        found,
-        samples=[sample for sample in found.samples if holding[sample.split]],
+        match,
+        samples=[sample for sample in match.samples if holding[sample.split]],
         left_splits=tuple(split for split, holds in holding.items() if split and not holds),
     )
 
 
-def _by_split(best: Found, fitting: Sequence[Found]) -> Found:
-    """Return `best` with those splits that another layout finds far more labels of."""
-    have = best.pairs_by_split()
+def _by_split(best: LayoutMatch, fitting: Sequence[LayoutMatch]) -> LayoutMatch:
+    """Return `best` with the splits for which another layout matches far more labels."""
+
+    def pairs(match: LayoutMatch) -> Counter[str]:
+        return Counter(s.split for s in match.samples if s.label and s.split)
+
+    have = pairs(best)
     if best.pairs > have.total():
-        return best  # without splits, layouts do not divide the dataset
+        return best  # some samples have no split
     samples = {sample.id: sample for sample in best.samples}
     layouts: dict[str, Layout] = {}
-    for other in sorted(fitting, key=lambda found: -found.pairs):
-        more = other.pairs_by_split()
+    for other in sorted(fitting, key=lambda match: -match.pairs):
+        more = pairs(other)
         splits = {split for split in more if more[split] > 2 * have[split]}
         samples |= {s.id: s for s in other.samples if s.split in splits}
         layouts |= dict.fromkeys(splits, other.layout)
@@ -334,11 +312,11 @@ def _by_split(best: Found, fitting: Sequence[Found]) -> Found:
 
 
 def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> regex.Pattern[str]:
-    """Return the regular expression of a layout's path, at any depth and in any case of letters.
+    """Return the regular expression of a pattern, at any depth and in any case.
 
     Args:
-        pattern: The path with its fields.
-        inner: Expressions of fields that `pattern` itself says none for.
+        pattern: Path with fields.
+        inner: Expressions of fields that have none in `pattern`.
     """
     pattern = as_text(pattern)
     expression, end = "", 0

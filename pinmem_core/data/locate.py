@@ -36,7 +36,7 @@ _DEEPEST = 2
 """Levels of archives within an archive that are unpacked."""
 
 
-def obtain(
+def locate_raw_files(
     card: DatasetCard,
     sources: Sequence[Path] = (),
     *,

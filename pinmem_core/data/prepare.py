@@ -24,8 +24,8 @@ from pinmem_core.data.convert import (
     read_records,
     totals,
 )
-from pinmem_core.data.layouts import Found, RawSample, find_samples, refuse_disguised
-from pinmem_core.data.locate import obtain
+from pinmem_core.data.layouts import LayoutMatch, RawSample, find_samples, refuse_disguised
+from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepared import (
     MANIFEST,
     RECORDS,
@@ -45,7 +45,7 @@ from pinmem_core.paths import as_id, expanded
 from pinmem_core.version import __version__
 
 HELD_OUT = 5
-"""Where nobody published a split, one sample in so many is held out for validation."""
+"""One in this many samples is held out for validation where no split is published."""
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -65,10 +65,10 @@ def expand(entries: Sequence[str]) -> Iterator[str]:
 def split_of_each(
     samples: Sequence[RawSample], lists: Mapping[str, Sequence[str]]
 ) -> dict[str, str | None]:
-    """Return each sample's split by id; None for one that the lists leave out.
+    """Return the split of each sample by id; None for a sample that no list contains.
 
-    Lists overrule folders. Without either, the last fifth of each domain is "val": a contiguous
-    part, because neighbouring frames of a drive are nearly the same.
+    Lists take precedence over folders. Without either, the last fifth of each domain is "val":
+    contiguous, because neighbouring frames of a drive are nearly the same.
     """
     if lists:
         listed = {sample_id: split for split, ids in lists.items() for sample_id in expand(ids)}
@@ -84,10 +84,8 @@ def split_of_each(
     return {s.id: s.split or ("val" if s.id in held_out else "train") for s in samples}
 
 
-@dataclass(frozen=True)
-class _Planned:
-    raw: RawSample
-    split: str
+Planned = tuple[RawSample, str]
+"""A sample to convert, and its split."""
 
 
 def prepare(
@@ -104,56 +102,58 @@ def prepare(
     """Verify and remap a dataset, and write its prepared form under `PINMEM_HOME`.
 
     Samples with a defect are left out and listed with the reason. The prepared dataset replaces an
-    older one only when it is complete; samples whose files have not changed since are taken over
-    from it, and from a run that was interrupted.
+    older one only when it is complete. Samples whose files have not changed are reused from the
+    older one, and from an interrupted run.
 
     Args:
-        card: The dataset.
-        folders: Where its files lie, at any depth.
-        label_map: One of the card's; None for the default of the layout that is found.
-        reencoding: How images are written anew; None leaves them where they are.
+        card: Card of the dataset.
+        folders: Folders with the raw files, at any depth.
+        label_map: Name of one of the card's label maps; None for the default of the layout.
+        reencoding: Format and size of images; None leaves image files in place.
         strict: Refuse the dataset at the first defect instead of leaving samples out.
         hash_images: Record the SHA-256 of every image, which `verify` can then compare.
-        jobs: Samples converted at once; None for one a core.
-        on_event: Hears of the progress.
+        jobs: Number of threads; None for one per core.
+        on_event: Callback for progress events.
 
     Raises:
         ConfigError: The card has no such label map.
-        DataError: The folders do not hold the dataset, or nothing in it is usable.
-        MachineError: Another process is preparing it.
+        DataError: The folders do not hold the dataset, or no sample is usable.
+        MachineError: Another process is preparing the dataset.
     """
     root = dataset_root(card.name)
     folders = [expanded(folder).absolute() for folder in folders]
     with hold_lock(lock_file(root), f"the dataset {card.name}", on_event):
-        found = find_samples(card, folders, label_map)
-        refuse_disguised(card, found)
-        _announce_layouts(found, on_event)
+        match = find_samples(card, folders, label_map)
+        refuse_disguised(card, match)
+        _announce_layouts(match, on_event)
         with resumable_folder(root) as work:
 
-            def conversion_by(layout: Layout) -> Conversion:
-                used = card.label_map(found.label_map_of(layout))
+            def conversion_of(layout: Layout) -> Conversion:
+                used = card.label_map(match.label_map_of(layout))
                 return Conversion(layout.encoding, used, reencoding, root, work, hash_images)
 
-            conversion = conversion_by(found.layout)
-            others = {split: conversion_by(lay) for split, lay in found.other_layouts.items()}
-            planned, defects = _plan(card, found)
+            conversion = conversion_of(match.layout)
+            others = {split: conversion_of(lay) for split, lay in match.other_layouts.items()}
+            planned, defects = _plan(card, match)
             records, more = _convert_all(planned, conversion, others, jobs, on_event)
             defects += more
             _refuse_unusable(card, records, defects, strict=strict)
-            size = _sweep(work, records)
-            _write(card, found, folders, conversion, others, records, defects, size)
+            summary = _summary(card, match, conversion, others, records, defects)
+            summary["sources"] = [portable(folder, root) for folder in folders]
+            summary["bytes"] = _remove_unused_files(work, records)
+            _write(card, work, records, summary)
     return PreparedDataset.open(card.name)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What `prepare` would work on.
+    """A dry run of `prepare`.
 
     Attributes:
         layout: Name of the layout that fits.
         label_map: Name of the label map.
-        counts: Complete pairs by split.
-        defects: What would be left out, as far as names tell.
+        counts: Number of complete pairs by split.
+        defects: Samples to leave out, by the names of files.
     """
 
     layout: str
@@ -169,18 +169,21 @@ def survey(card: DatasetCard, folders: Sequence[Path], label_map: str | None = N
         ConfigError: The card has no such label map.
         DataError: The folders do not hold the dataset.
     """
-    found = find_samples(card, [expanded(folder) for folder in folders], label_map)
-    refuse_disguised(card, found)
-    planned, defects = _plan(card, found)
-    lonely = [p.raw for p in planned if p.raw.label is None]
-    defects += [Defect(str(raw.image), raw.lack, "missing partner") for raw in lonely]
-    counts = Counter(p.split for p in planned if p.raw.label)
-    name = found.label_map_of(found.layout)
-    return Survey(found.layout.name, name, dict(sorted(counts.items())), defects)
+    match = find_samples(card, [expanded(folder) for folder in folders], label_map)
+    refuse_disguised(card, match)
+    planned, defects = _plan(card, match)
+    defects += [
+        Defect(str(raw.image), raw.label_missing, "missing partner")
+        for raw, _ in planned
+        if raw.label is None
+    ]
+    counts = Counter(split for raw, split in planned if raw.label)
+    name = match.label_map_of(match.layout)
+    return Survey(match.layout.name, name, dict(sorted(counts.items())), defects)
 
 
 def prepare_synthetic(selections: Iterable[str], on_event: Listener = ignore) -> None:
-    """Prepare the synthetic datasets of `selections` that are not prepared yet.
+    """Generate and prepare the synthetic datasets of `selections` that do not exist yet.
 
     Raises:
         ConfigError: A selection is not valid.
@@ -188,81 +191,87 @@ def prepare_synthetic(selections: Iterable[str], on_event: Listener = ignore) ->
     for name in {Selection.parse(text).dataset: None for text in selections}:
         card = get_card(name)
         if card.draw and not (dataset_root(name) / SUMMARY).exists():
-            prepare(card, obtain(card, on_event=on_event), on_event=on_event)
+            prepare(card, locate_raw_files(card, on_event=on_event), on_event=on_event)
 
 
-def _announce_layouts(found: Found, on_event: Listener) -> None:
-    if found.is_assumed:
+def _announce_layouts(match: LayoutMatch, on_event: Listener) -> None:
+    if match.is_assumed:
         message = (
-            f"the labels are taken for '{found.layout.name}', because they hold no larger values; "
+            f"the labels are taken for '{match.layout.name}', because they hold no larger values; "
             "if they are of another version, name its map with --label-map"
         )
         on_event(Notice(message, warning=True))
-    if found.left_splits:
-        message = f"left out, as their labels hold no trainIds: {', '.join(found.left_splits)}"
+    if match.left_splits:
+        message = f"left out, as their labels hold no trainIds: {', '.join(match.left_splits)}"
         on_event(Notice(message, warning=True))
-    for split, layout in found.other_layouts.items():
+    for split, layout in match.other_layouts.items():
         on_event(
             Notice(
                 f"the labels of the split {split} are read by the layout '{layout.name}', those of "
-                f"the others by '{found.layout.name}'"
+                f"the others by '{match.layout.name}'"
             )
         )
 
 
-def _plan(card: DatasetCard, found: Found) -> tuple[list[_Planned], list[Defect]]:
-    """Return what to convert, and what the card or the folders rule out."""
+def _plan(card: DatasetCard, match: LayoutMatch) -> tuple[list[Planned], list[Defect]]:
+    """Return the samples to convert, and those that the card or the folders exclude."""
     known = {
         sample_id: defect.reason
         for defect in card.known_defects
         if defect.exclude
         for sample_id in expand(defect.samples)
     }
-    splits = split_of_each(found.samples, card.split_lists)
+    splits = split_of_each(match.samples, card.split_lists)
     planned = []
-    defects = [Defect(str(p), "its image is missing", "missing partner") for p in found.orphans]
-    defects += [Defect(str(p), "the sample was found before", "double") for p in found.doubles]
-    for raw in found.samples:
+    defects = [Defect(str(p), "its image is missing", "missing partner") for p in match.orphans]
+    defects += [Defect(str(p), "the sample was found before", "double") for p in match.duplicates]
+    for raw in match.samples:
         split = splits[raw.id]
         if raw.id in known:
             defects.append(Defect(str(raw.image), known[raw.id], "known defect"))
         elif split is None:
             defects.append(Defect(str(raw.image), "no split lists it", "not listed"))
         else:
-            planned.append(_Planned(raw, split))
+            planned.append((raw, split))
     return planned, defects
 
 
 def _convert_all(
-    planned: Sequence[_Planned],
+    planned: Sequence[Planned],
     conversion: Conversion,
     others: Mapping[str, Conversion],
     jobs: int | None,
     on_event: Listener,
 ) -> tuple[list[Record], list[Defect]]:
-    """Convert what no earlier run has converted; every result is noted at once.
+    """Convert what no earlier run has converted, and record each result at once.
 
     Args:
-        planned: The samples.
-        conversion: How they are converted.
-        others: How those of some splits, as folders tell them, are converted instead.
-        jobs: Samples converted at once; None for one a core.
+        planned: Samples and their splits.
+        conversion: Conversion of most samples.
+        others: Conversion of the splits that have another layout.
+        jobs: Number of threads; None for one per core.
         on_event: Callback for progress events.
     """
-    earlier = _earlier(conversion)
+    earlier = {
+        record.key: (folder, record)
+        for folder in (conversion.root, conversion.folder)
+        for record in read_records(folder)
+    }
     records: list[Record] = []
     defects: list[Defect] = []
 
-    def convert(item: _Planned) -> Record | Defect:
-        how = others.get(item.raw.split or "", conversion)
-        taken = _take_over(earlier, item, how)
-        return taken or how.convert(item.raw, item.split)
+    def convert(item: Planned) -> Record | Defect:
+        raw, split = item
+        used = others.get(raw.split or "", conversion)
+        earlier_result = earlier.get(used.key(raw))
+        reused = _reuse(*earlier_result, item, used) if earlier_result else None
+        return reused or used.convert(raw, split)
 
     with (
         (conversion.folder / RECORDS).open("a", encoding="utf-8") as journal,
         closing(parallel_map(convert, planned, jobs)) as results,
     ):
-        journal.write("\n")  # after what may be half a line
+        journal.write("\n")  # ends an incomplete last line
         for done, result in enumerate(results, start=1):
             if isinstance(result, Defect):
                 defects.append(result)
@@ -274,23 +283,12 @@ def _convert_all(
     return records, defects
 
 
-def _earlier(conversion: Conversion) -> dict[str, tuple[Path, Record]]:
-    """Return what earlier runs converted, by key: the folder that holds it and its record."""
-    known = {}
-    for folder in (conversion.root, conversion.folder):
-        for record in read_records(folder):
-            known[record.key] = folder, record
-    return known
-
-
-def _take_over(
-    earlier: Mapping[str, tuple[Path, Record]], item: _Planned, conversion: Conversion
-) -> Record | None:
-    """Return the record of a sample that need not be converted again, its files in place."""
-    folder, record = earlier.get(conversion.key(item.raw), (None, None))
-    if folder is None or record is None or not is_intact(record, folder):
+def _reuse(folder: Path, record: Record, item: Planned, conversion: Conversion) -> Record | None:
+    """Put the files of an earlier conversion in place; None if they are missing or changed."""
+    if not is_intact(record, folder):
         return None
-    sample = replace(placed(record.sample), split=item.split, domain=item.raw.domain)
+    raw, split = item
+    sample = replace(placed(record.sample), split=split, domain=raw.domain)
     for old, new in zip(own_files(record.sample), own_files(sample), strict=True):
         if folder / old != conversion.folder / new:
             link_or_copy(folder / old, conversion.folder / new)
@@ -303,73 +301,74 @@ def _take_over(
 def _refuse_unusable(
     card: DatasetCard, records: Sequence[Record], defects: Sequence[Defect], *, strict: bool
 ) -> None:
-    faults = [defect for defect in defects if defect.rule not in ("known defect", "not listed")]
-    if records and not (strict and faults):
+    unexpected = [d for d in defects if d.rule not in ("known defect", "not listed")]
+    if records and not (strict and unexpected):
         return
-    first = (faults or defects)[0]
+    shown = unexpected or defects
     raise DataError(
-        f"{len(faults or defects)} of {len(records) + len(defects)} samples of {card.name} cannot "
-        f"be used; the first: {first.file}: {first.reason}.",
+        f"{len(shown)} of {len(records) + len(defects)} samples of {card.name} cannot be used; the "
+        f"first: {shown[0].file}: {shown[0].reason}.",
         "Nothing was written." + (" Without --strict they are left out." if records else ""),
     )
 
 
-def _sweep(work: Path, records: Iterable[Record]) -> int:
-    """Remove what an interrupted run has left and this one does not want.
-
-    Returns:
-        Bytes of the labels and images that stay.
-    """
-    wanted = {str(path) for record in records for path in own_files(record.sample)}
+def _remove_unused_files(work: Path, records: Iterable[Record]) -> int:
+    """Remove files of an interrupted run that no record names; return the size of the others."""
+    used = {str(path) for record in records for path in own_files(record.sample)}
     total = 0
     for kind in ("labels", "images"):
         for folder, _, names in os.walk(work / kind, topdown=False):
-            below = os.path.relpath(folder, work)
+            relative = os.path.relpath(folder, work)
             for name in names:
                 path = Path(folder, name)
-                if f"{below}{os.sep}{name}" in wanted:
+                if f"{relative}{os.sep}{name}" in used:
                     total += path.stat().st_size
                 else:
                     path.unlink()
-            with suppress(OSError):  # usually it is not empty
+            with suppress(OSError):  # not empty
                 Path(folder).rmdir()
     return total
 
 
-def _write(
+def _summary(
     card: DatasetCard,
-    found: Found,
-    folders: Sequence[Path],
+    match: LayoutMatch,
     conversion: Conversion,
     others: Mapping[str, Conversion],
     records: Sequence[Record],
     defects: Sequence[Defect],
-    size: int,
-) -> None:
-    def label_map_by(layout: Layout, used: Conversion) -> dict[str, str]:
-        return {"name": found.label_map_of(layout), "digest": used.label_map.digest}
+) -> dict[str, Any]:
+    """Return `dataset.json`, of which the caller fills in the sources and the size."""
 
-    summary: dict[str, Any] = {
+    def label_map_of(layout: Layout, used: Conversion) -> dict[str, str]:
+        return {"name": match.label_map_of(layout), "digest": used.label_map.digest}
+
+    return {
         "schema_version": SCHEMA_VERSION,
         "dataset": card.name,
         "title": card.title,
         "card_version": card.version,
-        "layout": found.layout.name,
+        "layout": match.layout.name,
         "encoding": conversion.encoding,
-        "label_map": label_map_by(found.layout, conversion),
+        "label_map": label_map_of(match.layout, conversion),
         "other_layouts": {
-            split: {"layout": layout.name, "label_map": label_map_by(layout, others[split])}
-            for split, layout in found.other_layouts.items()
+            split: {"layout": layout.name, "label_map": label_map_of(layout, others[split])}
+            for split, layout in match.other_layouts.items()
         },
         "reencoding": asdict(conversion.reencoding) if conversion.reencoding else None,
-        "sources": [portable(folder, conversion.root) for folder in folders],
-        "bytes": size,
+        "sources": [],
+        "bytes": 0,
         **totals(records),
         "excluded": [asdict(defect) for defect in sorted(defects, key=lambda d: d.file)],
         "pinmem_version": __version__,
     }
-    write_lines(conversion.folder / RECORDS, (r.to_json() for r in records))
-    write_lines(conversion.folder / MANIFEST, (r.sample.to_json() for r in records))
+
+
+def _write(
+    card: DatasetCard, work: Path, records: Sequence[Record], summary: Mapping[str, Any]
+) -> None:
+    write_lines(work / RECORDS, (r.to_json() for r in records))
+    write_lines(work / MANIFEST, (r.sample.to_json() for r in records))
     if card.name not in shipped_cards():
-        write_card(card, conversion.folder / card_of_user(card.name).name)
-    write_atomic(conversion.folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
+        write_card(card, work / card_of_user(card.name).name)
+    write_atomic(work / SUMMARY, (json_text(summary, indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Raw files below some folders, and which version of a dataset they are."""
+"""Raw files below some folders, and the version of a dataset that they belong to."""
 
 import re
 from bisect import bisect_left
@@ -26,35 +26,35 @@ _NAMES = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 _ABBREVIATIONS = {"trn", "dev", "tst"}
-"""Names that are parts of other words, too, such as "device"."""
+"""Names that are parts of other words, such as "device"."""
 _WORDS = "|".join(
     rf"(?<![a-z]){name}(?![a-z])" if name in _ABBREVIATIONS else name
     for name in sorted(_NAMES, key=len, reverse=True)
 )
 SPLIT = re.compile(f"(.*?)({_WORDS})(.*)", re.IGNORECASE | re.DOTALL)
-"""A name that tells a split: what is before it, the split, what is after it."""
+"""A name that contains a split: the text before it, the split, the text after it."""
 NUMBER = re.compile(r"\d+[_\-. ]+")
-"""What some put before the names of folders to have them in order."""
+"""A number before the name of a folder, for sorting."""
 
 
 def split_called(name: str) -> str:
-    """Return "train", "val" or "test" for what else it may be called; other names as they are."""
+    """Return "train", "val" or "test" for one of its other names; other names unchanged."""
     return _NAMES.get(NUMBER.sub("", name.lower(), count=1), name)
 
 
 class RawFiles:
-    """All files below some folders, by their paths as text; the case of letters does not count.
+    """All files below some folders by their paths as text; the case of letters does not matter.
 
-    The name of a folder that an archive was unpacked into is a part of the paths: it may stand for
+    The name of a folder that an archive was unpacked into is part of the paths: it may stand for
     the folder that the archive lacks.
 
     Args:
-        folders: Where to look, at any depth.
-        split_backslashes: Whether backslashes in names separate folders, as in what some tools
-            unpack of an archive that was made on Windows.
+        folders: Folders to list, at any depth.
+        split_backslashes: Whether backslashes in names separate folders, as some tools unpack
+            archives from Windows.
 
     Attributes:
-        texts: The path of each file below its folder, as `as_text` has it.
+        texts: Path of each file below its folder, as returned by `as_text`.
         hold_backslashes: Whether names hold backslashes.
     """
 
@@ -62,21 +62,18 @@ class RawFiles:
         self.texts: list[str] = []
         self._places: list[tuple[Path, str]] = []
         for folder in sorted(folders):
-            found = sorted((as_text(path), path) for path in iter_files(folder))
+            paths = sorted((as_text(path), path) for path in iter_files(folder))
             prefix = f"{as_text(folder.name)}/" if (folder / MARKER).is_file() else ""
-            self.texts += (prefix + text for text, _ in found)
-            self._places += ((folder, path) for _, path in found)
+            self.texts += (prefix + text for text, _ in paths)
+            self._places += ((folder, path) for _, path in paths)
         self.hold_backslashes = any("\\" in text for text in self.texts)
         if split_backslashes:
             self.texts = [text.replace("\\", "/") for text in self.texts]
         self._tails: dict[int, dict[str, list[int]]] = {}
         self._sorted_tails: dict[int, list[str]] = {}
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     def path(self, number: int) -> Path:
-        """Return where the file with this number in `texts` lies."""
+        """Return the location of the file with this number in `texts`."""
         folder, path = self._places[number]
         return folder / path
 
@@ -85,9 +82,9 @@ class RawFiles:
         return self._by_tail(tail.count("/") + 1).get(tail.casefold(), [])
 
     def beginning_with(self, beginning: str, parts: int) -> Iterator[int]:
-        """Yield the files the last `parts` parts of whose paths begin with `beginning`.
+        """Yield the files whose last `parts` path parts begin with `beginning`.
 
-        After it no letter or digit follows: "a/1" is not the beginning of "a/10.png".
+        No letter or digit follows it: "a/1" is not the beginning of "a/10.png".
         """
         start = beginning.casefold()
         if parts not in self._sorted_tails:
@@ -99,9 +96,8 @@ class RawFiles:
                 yield from self._by_tail(parts)[tail]
 
     def suffixes(self) -> dict[str, int]:
-        """Return how many files have each suffix, the most frequent first."""
-        counts = Counter(PurePosixPath(text).suffix for text in self.texts)
-        return dict(counts.most_common())
+        """Return the number of files with each suffix, the most frequent first."""
+        return dict(Counter(PurePosixPath(text).suffix for text in self.texts).most_common())
 
     def _by_tail(self, length: int) -> dict[str, list[int]]:
         if length not in self._tails:
@@ -113,16 +109,19 @@ class RawFiles:
 
 
 TRAIN_IDS = "trainids"
-"""The standard map that reads such labels as what they are."""
+"""The standard label map of trainIds."""
 
 _LABELS_SAMPLED = 8
+_FILES_SAMPLED = 32
 _IDS = build_label_map("cityscapes-ids", STANDARD_MAPS)
 _ONLY_IDS = slice(len(CLASSES), 34)
-"""Cityscapes ids that are no trainIds: vegetation, sky, cars and all that no street lacks."""
+"""Cityscapes ids that are no trainIds; among them are classes of nearly every street scene."""
+_CONFIG = re.compile(r"config(_v[0-9.]+)?\.json", re.IGNORECASE)
+_ROAD = CLASSES[TRAIN_ID["road"]].color
 
 
 def reads_ids(card: DatasetCard, layout: Layout) -> bool:
-    """Return whether the labels of a layout are read as pictures of Cityscapes ids."""
+    """Return whether the labels of a layout are read as images of Cityscapes ids."""
     label_map = card.label_map(layout.label_maps[0])
     return layout.encoding == "ids" and label_map.digest == _IDS.digest
 
@@ -130,7 +129,7 @@ def reads_ids(card: DatasetCard, layout: Layout) -> bool:
 def hold_train_ids(labels: Sequence[Path]) -> bool:
     """Return whether labels hold 255 and no value from 19 to 33, as trainIds do and ids do not.
 
-    A few evenly spread files are read; those that cannot be read count for nothing.
+    Evenly spaced files are read; unreadable ones are ignored.
     """
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
     for path in evenly_spaced(labels, _LABELS_SAMPLED):
@@ -143,17 +142,11 @@ def hold_train_ids(labels: Sequence[Path]) -> bool:
     return bool(counts[IGNORE_INDEX] and not counts[_ONLY_IDS].any())
 
 
-_FILES_SAMPLED = 32
-"""Label files that are opened to find the largest id."""
-_CONFIG = re.compile(r"config(_v[0-9.]+)?\.json", re.IGNORECASE)
-_ROAD = CLASSES[TRAIN_ID["road"]].color
-
-
 def count_classes(files: RawFiles) -> int | None:
-    """Return how many classes the configuration among some files lists.
+    """Return the number of classes in the configuration file of a dataset.
 
     Returns:
-        The number; None without a configuration, or with several that differ.
+        The number; None without a configuration, or if several differ.
     """
     counts = set()
     for number, text in enumerate(files.texts):
@@ -170,16 +163,16 @@ def count_classes(files: RawFiles) -> int | None:
 def fits_version(
     card: DatasetCard, layout: Layout, labels: Sequence[Path], classes: int | None, *, named: bool
 ) -> bool:
-    """Return whether labels may be of the version that a layout is for.
+    """Return whether labels may be of the version of the dataset that a layout is for.
 
-    The label map that the user names decides; else the palette in the labels; else the number of
+    The label map that the user names decides; else the palette of the labels; else the number of
     classes in a configuration; else the largest id.
 
     Args:
-        card: The dataset.
-        layout: Its layout.
+        card: Card of the dataset.
+        layout: Layout of the card.
         labels: Label files.
-        classes: How many classes a configuration lists; None where none does.
+        classes: Number of classes in a configuration; None without one.
         named: Whether the user has named the label map of the layout.
     """
     if layout.largest_id is None:
@@ -199,14 +192,14 @@ def fits_version(
 
 
 def is_assumed(layout: Layout, labels: Sequence[Path], classes: int | None) -> bool:
-    """Return whether nothing but small ids speaks for the version that a layout is for."""
+    """Return whether only small ids indicate the version that a layout is for."""
     if layout.largest_id is None or layout.largest_id[0] > 0:
         return False
     return classes is None and _road_in_palette(labels) is None
 
 
 def largest_id(card: DatasetCard, layout: Layout, labels: Sequence[Path]) -> int:
-    """Return the largest raw id in a few evenly spread label files."""
+    """Return the largest raw id in evenly spaced label files."""
     decode = ENCODINGS.get(layout.encoding)
     largest = 0
     for path in evenly_spaced(labels, _FILES_SAMPLED):
@@ -218,7 +211,7 @@ def largest_id(card: DatasetCard, layout: Layout, labels: Sequence[Path]) -> int
 
 
 def _road_in_palette(labels: Sequence[Path]) -> int | None:
-    """Return which value the palette of the first label paints as road; None without a palette."""
+    """Return the value with the colour of roads in the palette of the first label, or None."""
     if not labels:
         return None
     try:

@@ -4,18 +4,27 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from pinmem_core.data.archive_readers import MOST_MEMBERS
 from pinmem_core.data.archives import extract
 from pinmem_core.data.card import DatasetCard
-from pinmem_core.data.catalog import card_of_user, get_card, read_card, shipped_cards, write_card
+from pinmem_core.data.catalog import (
+    card_of_user,
+    card_text,
+    get_card,
+    parse_card,
+    read_card,
+    shipped_cards,
+    write_card,
+)
 from pinmem_core.data.convert import (
     Record,
     Reencoding,
@@ -36,6 +45,7 @@ from pinmem_core.data.prepared import (
     digest,
 )
 from pinmem_core.data.samples import Sample, own_path
+from pinmem_core.data.verify import check_files
 from pinmem_core.documents import json_text, parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Notice, Progress, ignore
@@ -50,208 +60,36 @@ from pinmem_core.png import label_png
 FORMAT_VERSION = 1
 """Raised whenever older versions of pinmem would misread a pack."""
 HEADER = "pinmem-pack.json"
-"""A pack's first member: the version of its format, and what is inside."""
+"""First member: the version of the format, and what the pack holds."""
 CARD = "card.yaml"
-"""Its second member: the card of the dataset."""
-
+"""Second member: the card of the dataset."""
 IMAGE_DIGESTS = "images.sha256"
-"""Its last member: the SHA-256 of every image, as `sha256sum` writes and checks it."""
+"""Last member: the SHA-256 of each image, as `sha256sum` writes and checks it."""
 
-_AT_ONCE = 64
+_LARGEST_CARD = 16 << 20
+_LARGEST_DIGESTS = 1 << 28
+_TEXTS = 8
+"""Upper bound of the number of members that are not images or labels."""
+_MOST_LISTED = 100_000
+"""Entries of split lists in the card of a pack, which is one file within the limits of YAML."""
+_SHOWN = 3
 
 Content = Path | bytes
-"""Of a member: the file to copy, or the bytes themselves."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+"""Content of a member: a file to copy, or the bytes themselves."""
 
 
-@dataclass(frozen=True)
-class PackedSample:
-    """A sample where it lies here, and its record in the pack."""
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    source: Sample
-    record: Record
-
-
-def packed_samples(
-    dataset: PreparedDataset,
-    splits: Sequence[str],
-    reencoding: Reencoding | None = None,
-    jobs: int | None = None,
-    on_event: Listener = ignore,
-) -> list[PackedSample]:
-    """Return what a pack will hold of a dataset, every label read and checked.
-
-    Args:
-        dataset: The dataset.
-        splits: Which to pack; none means all.
-        reencoding: How images will be written anew.
-        jobs: Labels read at once; None for one a core.
-        on_event: Hears of the progress.
-
-    Raises:
-        ConfigError: A split does not exist.
-        DataError: A label cannot be read, or is not the one that was prepared.
-    """
-    for split in splits:
-        if split not in dataset.counts:
-            raise unknown_name(f"split of {dataset.name}", split, dataset.counts)
-    samples = [sample for sample in dataset.samples if not splits or sample.split in splits]
-    digests = {record.sample.id: record.label_sha256 for record in read_records(dataset.root)}
-
-    def pack(sample: Sample) -> PackedSample:
-        return PackedSample(sample, _record(sample, digests.get(sample.id), reencoding))
-
-    packed = []
-    with closing(parallel_map(pack, samples, jobs)) as results:
-        for item in results:
-            packed.append(item)
-            on_event(Progress("checking labels", len(packed), len(samples)))
-    return packed
-
-
-def texts(
-    card: DatasetCard, summary: Mapping[str, Any], packed: Iterable[PackedSample]
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and bytes of the members that come before the pictures."""
-    records = [item.record for item in packed]
-    header = {
-        "format_version": FORMAT_VERSION,
-        "dataset": card.name,
-        "samples": len(records),
-        "digest": summary["digest"],
-    }
-    yield HEADER, as_json(header)
-    yield CARD, _yaml(card)
-    yield SUMMARY, as_json(summary)
-    yield MANIFEST, "".join(f"{record.sample.to_json()}\n" for record in records).encode()
-    yield RECORDS, "".join(f"{record.to_json()}\n" for record in records).encode()
-
-
-def pictures(
-    packed: Iterable[PackedSample], reencoding: Reencoding | None = None, jobs: int | None = None
-) -> Generator[tuple[str, Content], None, None]:
-    """Yield the names and contents of labels and images, each kind sorted by name.
-
-    Raises:
-        DataError: A picture cannot be read, or is not the one that was prepared.
-    """
-    labels = {item.record.sample.label.as_posix(): item.source for item in packed}
-    images = {item.record.sample.image.as_posix(): item.source for item in packed}
-    for sources, content in ((labels, _label), (images, _image)):
-
-        def made(
-            entry: tuple[str, Sample], content: Callable[..., Content] = content
-        ) -> tuple[str, Content]:
-            name, source = entry
-            with source.mendable():
-                return name, content(source, reencoding)
-
-        yield from parallel_map(made, sorted(sources.items()), jobs)
-
-
-def packed_summary(
-    summary: Mapping[str, Any],
-    packed: Sequence[PackedSample],
-    reencoding: Reencoding | None = None,
-) -> dict[str, Any]:
-    """Return what `dataset.json` will say in a pack; unpacking adds the bytes of the pictures."""
-    return {
-        **{key: value for key, value in summary.items() if key != "bytes"},
-        **totals([item.record for item in packed]),
-        "splits": sorted({item.source.split for item in packed}),
-        "reencoding": asdict(reencoding) if reencoding else summary["reencoding"],
-        "sources": [],
-        "excluded": [_without_folders(defect) for defect in summary["excluded"]],
-    }
-
-
-def _record(sample: Sample, sha256: str | None, reencoding: Reencoding | None) -> Record:
-    """Return the record that a sample will have in a pack."""
-    with sample.mendable():
-        train_ids = read_train_ids(sample.label)
-        if label_digest(train_ids) != sha256:
-            raise _changed(sample.label)
-    if reencoding:
-        train_ids = reencoding.label(train_ids)
-    height, width = train_ids.shape
-    suffix = reencoding.suffix if reencoding else sample.image.suffix
-    name = as_portable_name(sample.id)
-    packed = replace(
-        sample,
-        image=own_path("images", name + as_portable_name(suffix)),
-        label=own_path("labels", f"{name}.png"),
-        width=width,
-        height=height,
-    )
-    # No key: no other machine has what these files were made from.
-    return Record("", packed, label_digest(train_ids), count_pixels(train_ids))
-
-
-def _label(sample: Sample, reencoding: Reencoding | None) -> Content:
-    return label_png(reencoding.label(read_train_ids(sample.label))) if reencoding else sample.label
-
-
-def _image(sample: Sample, reencoding: Reencoding | None) -> Content:
-    if image_size(sample.image) != (sample.width, sample.height):
-        raise _changed(sample.image)
-    if reencoding:
-        return reencoding.image(read_image(sample.image))
-    check_image(sample.image)
-    return sample.image
-
-
-def content_digest(content: Content) -> str:
-    """Return the SHA-256 of a member."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    return file_digest(content)
-
-
-def _changed(path: Path) -> DataError:
-    return DataError(f"{path} has changed since the dataset was prepared.")
-
-
-def _without_folders(defect: Mapping[str, str]) -> dict[str, str]:
-    """Return a defect that keeps the last two parts of its file's path."""
-    path = PurePath(defect["file"])
-    short = "/".join(path.relative_to(path.anchor).parts[-2:])
-    return {**defect, "file": short, "reason": defect["reason"].replace(defect["file"], short)}
-
-
-def as_json(values: Mapping[str, Any]) -> bytes:
-    """Return an object as the text of a file."""
-    return (json_text(values, indent=2) + "\n").encode()
-
-
-def _yaml(card: DatasetCard) -> bytes:
-    with TemporaryDirectory() as folder:
-        path = Path(folder, CARD)
-        write_card(card, path, shared=True)
-        return path.read_bytes()
-
-
-_LONGEST_TEXT = 16 << 20  # as of a card that is a file of its own
-_LARGEST_DIGESTS = 1 << 28
-"""Bytes of the digests of all images, some hundred for each."""
-_SHOWN = 3
-_TEXTS = 8
-"""Members of a pack that are no pictures, at most."""
-_MOST_LISTED = 100_000
-"""Entries of split lists in a card of one file, which has to stay below the limits of YAML."""
+    format_version: int
+    dataset: str
+    samples: int
+    digest: str
 
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What was packed.
-
-    Attributes:
-        path: The file.
-        samples: How many it holds.
-        bytes: Its size.
-        digest: Of the dataset inside.
-    """
+    """Summary of a pack: its file, number of samples, size in bytes and the dataset's digest."""
 
     path: Path
     samples: int
@@ -272,43 +110,53 @@ def pack(
     """Write a prepared dataset and its images to the file `out`, whole or not at all.
 
     Args:
-        name: Of the dataset.
-        out: The pack, a ".tar".
-        reencoding: How images are written anew; None copies their files as they are.
-        splits: Which to pack; none means all.
+        name: Name of the dataset.
+        out: File of the pack, a ".tar".
+        reencoding: Format and size of the images in the pack; None copies the files.
+        splits: Splits to pack; empty for all.
         overwrite: Whether `out` may exist.
-        jobs: Pictures read and written at once; None for one a core.
-        on_event: Hears of the progress.
+        jobs: Number of threads; None for one per core.
+        on_event: Callback for progress events.
 
     Raises:
-        ConfigError: The dataset or a split is unknown, or `out` exists or is no ".tar".
+        ConfigError: The dataset or a split is unknown, or `out` exists or is not a ".tar".
         DataError: The dataset is not prepared, or its files have changed since.
         MachineError: `out` cannot be written, or another process is changing the dataset.
     """
     out = expanded(out).absolute()
-    _refuse_place(out, overwrite=overwrite)
+    if out.suffix != ".tar":
+        raise ConfigError(f"a pack is a .tar, which {out} is not.", "Name it 'NAME.tar'.")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise ConfigError(f"{out} exists.", "Name another file, or add --force.")
     card = get_card(name)
     with hold_lock(lock_file(dataset_root(name)), f"the dataset {name}", on_event):
         dataset = PreparedDataset.open(name)
-        chosen = [count for split, count in dataset.counts.items() if split in (splits or {split})]
-        _refuse_too_many(card, sum(chosen))
-        packed = packed_samples(dataset, splits, reencoding, jobs, on_event)
-        summary = packed_summary(dataset.summary, packed, reencoding)
-        with _tar(out) as tar, closing(pictures(packed, reencoding, jobs)) as files:
-            for member, text in texts(card, summary, packed):
-                _add(tar, member, text)
-            digests = []
-            for done, (member, content) in enumerate(files, start=1):
-                _add(tar, member, content)
-                if member.startswith("images/"):
-                    digests.append(f"{content_digest(content)}  {member}\n")
-                on_event(Progress("packing", done, 2 * len(packed)))
-            _add(tar, IMAGE_DIGESTS, "".join(digests).encode())
-    return PackSummary(out, len(packed), out.stat().st_size, summary["digest"])
+        for split in splits:
+            if split not in dataset.counts:
+                raise unknown_name(f"split of {name}", split, dataset.counts)
+        samples = [sample for sample in dataset.samples if not splits or sample.split in splits]
+        _refuse_too_many(card, len(samples))
+        records = _packed_records(dataset, samples, reencoding, jobs, on_event)
+        summary = _packed_summary(dataset.summary, records, reencoding)
+        header = _Header(
+            format_version=FORMAT_VERSION,
+            dataset=name,
+            samples=len(records),
+            digest=summary["digest"],
+        )
+        with _tar(out) as tar:
+            _add(tar, HEADER, _json(header.model_dump()))
+            _add(tar, CARD, card_text(card).encode())
+            _add(tar, SUMMARY, _json(summary))
+            _add(tar, MANIFEST, "".join(f"{r.sample.to_json()}\n" for r in records).encode())
+            _add(tar, RECORDS, "".join(f"{r.to_json()}\n" for r in records).encode())
+            digests = _add_files(tar, samples, records, reencoding, jobs, on_event)
+            _add(tar, IMAGE_DIGESTS, digests.encode())
+    return PackSummary(out, len(records), out.stat().st_size, summary["digest"])
 
 
 def is_pack(path: Path) -> bool:
-    """Tell whether the file `path` is a pack, by what it begins with."""
+    """Return whether `path` is a pack, by its first member."""
     try:
         with tarfile.open(path, "r:") as tar:
             first = tar.next()
@@ -321,24 +169,24 @@ def packed_card(path: Path) -> DatasetCard:
     """Return the card of the dataset in a pack.
 
     Raises:
-        DataError: `path` is no pack, or one that this version of pinmem cannot read.
+        DataError: `path` is not a pack, or one that this version of pinmem cannot read.
     """
     return _read_head(path)[1]
 
 
 def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) -> PreparedDataset:
-    """Put the dataset of a pack in its place under `PINMEM_HOME`, once every file is checked.
+    """Check every file of a pack, then put its dataset in place under `PINMEM_HOME`.
 
     A prepared dataset of the same name is replaced.
 
     Args:
-        path: The pack.
-        name: The dataset that it has to hold; None for any.
-        on_event: Hears of the progress.
+        path: File of the pack.
+        name: Name of the dataset that it has to hold; None for any.
+        on_event: Callback for progress events.
 
     Raises:
         ConfigError: The pack holds another dataset than `name`.
-        DataError: The pack is damaged or hostile, or of another version of pinmem.
+        DataError: The pack is damaged or hostile, or from another version of pinmem.
         MachineError: The disk is too small, or another process is changing the dataset.
     """
     path = expanded(path).absolute()
@@ -346,47 +194,134 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
     if name not in (None, card.name):
         raise ConfigError(f"{path} holds the dataset '{card.name}', not '{name}'.")
     root = dataset_root(card.name)
-    news = _news_of_card(path, card)
-    lock = hold_lock(lock_file(root), f"the dataset {card.name}", on_event)
-    with lock, _workplace(root) as parent:
-        folder = extract(path, parent, on_event=on_event)
-        _check(path, folder, header, on_event)
-        _note_bytes(folder)
-        with staged_folder(root) as staging:
-            for part in (MANIFEST, RECORDS, SUMMARY, "labels", "images"):
-                (folder / part).rename(staging / part)
-            if card.name not in shipped_cards():
-                (folder / CARD).rename(staging / card_of_user(card.name).name)
-    if news:
-        on_event(Notice(news, warning=True))
+    card_notice = _card_notice(path, card)
+    work = root.with_name(f".{root.name}.unpacked")
+    with hold_lock(lock_file(root), f"the dataset {card.name}", on_event):
+        shutil.rmtree(work, ignore_errors=True)  # left by a killed process
+        try:
+            folder = extract(path, work, on_event=on_event)
+            _check(path, folder, header, on_event)
+            with staged_folder(root) as staging:
+                for part in (MANIFEST, RECORDS, SUMMARY, "labels", "images"):
+                    (folder / part).rename(staging / part)
+                if card.name not in shipped_cards():
+                    write_card(card, staging / card_of_user(card.name).name)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    if card_notice:
+        on_event(Notice(card_notice, warning=True))
     return PreparedDataset.open(card.name)
 
 
-def _news_of_card(path: Path, card: DatasetCard) -> str | None:
-    """Return what a pack's card changes here: later commands fetch and prepare by it."""
-    if card.name in shipped_cards():
-        return None
-    place = card_of_user(card.name)
-    try:
-        if read_card(place) == card:
-            return None
-    except ConfigError:
-        pass  # there is none, or a damaged one
-    done = "taken in place of the one that was here" if place.exists() else "now known here"
-    addresses = sorted({url for archive in card.archives for url in archive.url})
-    sites = f"; it names archives at {', '.join(addresses[:_SHOWN])}" if addresses else ""
-    return f"{path} brought its own card of '{card.name}' ({card.title}), {done}{sites}"
+def _packed_records(
+    dataset: PreparedDataset,
+    samples: Sequence[Sample],
+    reencoding: Reencoding | None,
+    jobs: int | None,
+    on_event: Listener,
+) -> list[Record]:
+    """Return the records of the samples in the pack, with each label read and checked."""
+    digests = {record.sample.id: record.label_sha256 for record in read_records(dataset.root)}
+
+    def record_of(sample: Sample) -> Record:
+        with sample.repair_hint():
+            train_ids = read_train_ids(sample.label)
+            if label_digest(train_ids) != digests.get(sample.id):
+                raise _changed(sample.label)
+        if reencoding:
+            train_ids = reencoding.label(train_ids)
+        height, width = train_ids.shape
+        suffix = reencoding.suffix if reencoding else sample.image.suffix
+        name = as_portable_name(sample.id)
+        image = own_path("images", name + as_portable_name(suffix))
+        label = own_path("labels", f"{name}.png")
+        packed = replace(sample, image=image, label=label, width=width, height=height)
+        # The key is empty: other machines do not have the source files.
+        return Record("", packed, label_digest(train_ids), count_pixels(train_ids))
+
+    records = []
+    with closing(parallel_map(record_of, samples, jobs)) as results:
+        for record in results:
+            records.append(record)
+            on_event(Progress("checking labels", len(records), len(samples)))
+    return records
 
 
-def _refuse_place(out: Path, *, overwrite: bool) -> None:
-    if out.suffix != ".tar":
-        raise ConfigError(f"a pack is a .tar, which {out} is not.", "Name it 'NAME.tar'.")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise ConfigError(f"{out} exists.", "Name another file, or add --force.")
+def _packed_summary(
+    summary: Mapping[str, Any], records: Sequence[Record], reencoding: Reencoding | None
+) -> dict[str, Any]:
+    """Return the `dataset.json` of the pack; unpacking adds the size of the files."""
+    return {
+        **{key: value for key, value in summary.items() if key != "bytes"},
+        **totals(records),
+        "splits": sorted({record.sample.split for record in records}),
+        "reencoding": asdict(reencoding) if reencoding else summary["reencoding"],
+        "sources": [],
+        "excluded": [_without_folders(defect) for defect in summary["excluded"]],
+    }
+
+
+def _without_folders(defect: Mapping[str, str]) -> dict[str, str]:
+    """Return a defect with the last two parts of its file's path."""
+    path = PurePath(defect["file"])
+    short = "/".join(path.relative_to(path.anchor).parts[-2:])
+    return {**defect, "file": short, "reason": defect["reason"].replace(defect["file"], short)}
+
+
+def _add_files(
+    tar: tarfile.TarFile,
+    samples: Sequence[Sample],
+    records: Sequence[Record],
+    reencoding: Reencoding | None,
+    jobs: int | None,
+    on_event: Listener,
+) -> str:
+    """Add labels, then images, each sorted by name; return the digests of the images as lines."""
+
+    def content_of(file: tuple[str, Sample]) -> Content:
+        name, sample = file
+        with sample.repair_hint():
+            if name.startswith("labels"):
+                if not reencoding:
+                    return sample.label
+                return label_png(reencoding.label(read_train_ids(sample.label)))
+            if image_size(sample.image) != (sample.width, sample.height):
+                raise _changed(sample.image)
+            if reencoding:
+                return reencoding.image(read_image(sample.image))
+            check_image(sample.image)
+            return sample.image
+
+    pairs = list(zip(records, samples, strict=True))
+    labels = {record.sample.label.as_posix(): sample for record, sample in pairs}
+    images = {record.sample.image.as_posix(): sample for record, sample in pairs}
+    files = [(name, kind[name]) for kind in (labels, images) for name in sorted(kind)]
+    digests = []
+    with closing(parallel_map(content_of, files, jobs)) as contents:
+        for done, ((name, _), content) in enumerate(zip(files, contents, strict=True), start=1):
+            _add(tar, name, content)
+            if name in images:
+                digests.append(f"{_digest_of(content)}  {name}\n")
+            on_event(Progress("packing", done, len(files)))
+    return "".join(digests)
+
+
+def _digest_of(content: Content) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return file_digest(content)
+
+
+def _changed(path: Path) -> DataError:
+    return DataError(f"{path} has changed since the dataset was prepared.")
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json_text(values, indent=2) + "\n").encode()
 
 
 def _refuse_too_many(card: DatasetCard, samples: int) -> None:
-    """Refuse what could be packed, but not be unpacked again."""
+    """Refuse a dataset that could be packed, but not unpacked."""
     most = MOST_MEMBERS // 2 - _TEXTS
     if samples > most:
         raise DataError(
@@ -404,7 +339,7 @@ def _refuse_too_many(card: DatasetCard, samples: int) -> None:
 
 @contextmanager
 def _tar(out: Path) -> Iterator[tarfile.TarFile]:
-    """Yield an archive that takes the place of `out` when the block succeeds."""
+    """Yield an archive that replaces `out` when the block succeeds."""
     part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -420,7 +355,7 @@ def _tar(out: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: Content) -> None:
-    """Add a member that tells nothing of its file but its name and size."""
+    """Add a member with no owner, time or mode of its file: equal data give equal packs."""
     info = tarfile.TarInfo(name)
     if isinstance(content, bytes):
         info.size = len(content)
@@ -431,66 +366,56 @@ def _add(tar: tarfile.TarFile, name: str, content: Content) -> None:
             tar.addfile(info, file)
 
 
-@dataclass(frozen=True)
-class _Header:
-    dataset: str
-    samples: int
-    digest: str
-
-
 def _read_head(path: Path) -> tuple[_Header, DatasetCard]:
-    """Return what a pack says of itself, and its card."""
+    """Return the header and the card of a pack."""
     if not path.is_file():
         raise DataError(f"there is no file {path}.")
     try:
         with tarfile.open(path, "r:") as tar:
-            fields = dict(parse_json(_next_text(tar, HEADER).decode(), f"{path}: {HEADER}"))
-            card_text = _next_text(tar, CARD)
-        version = fields.pop("format_version")
-        header = _Header(**fields)
-    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
-        hint = "A pack is what 'pinmem data pack' has written."
+            fields = parse_json(_next_text(tar, HEADER), f"{path}: {HEADER}")
+            text = _next_text(tar, CARD)
+        header = _Header.model_validate(fields)
+    except (OSError, tarfile.TarError, ValueError) as error:
+        hint = "'pinmem data pack' writes packs."
         raise DataError(f"{path} is no pack, or a damaged one.", hint) from error
-    if version != FORMAT_VERSION:
+    if header.format_version != FORMAT_VERSION:
         raise _other_version(path)
-    card = _card(path, card_text)
+    try:
+        card = parse_card(text, Path(CARD))
+    except ConfigError as error:
+        raise _damaged(path, error.message.rstrip(".")) from error
     if card.name != header.dataset:
         raise _damaged(path, f"it says '{header.dataset}', but its card says '{card.name}'")
     return header, card
 
 
-def _next_text(tar: tarfile.TarFile, name: str) -> bytes:
+def _next_text(tar: tarfile.TarFile, name: str) -> str:
     info = tar.next()
-    if info is None or info.name != name or info.size > _LONGEST_TEXT:
+    if info is None or info.name != name or info.size > _LARGEST_CARD:
         raise ValueError(f"no {name}")
     file = tar.extractfile(info)
-    return file.read() if file else b""
+    return file.read().decode() if file else ""
 
 
-def _card(path: Path, text: bytes) -> DatasetCard:
-    with TemporaryDirectory() as folder:
-        file = Path(folder, CARD)
-        file.write_bytes(text)
-        try:
-            return read_card(file)
-        except ConfigError as error:
-            reason = error.message.replace(str(file), CARD).rstrip(".")
-            raise _damaged(path, reason) from error
-
-
-@contextmanager
-def _workplace(root: Path) -> Iterator[Path]:
-    """Yield an empty neighbour of `root` that vanishes with the block."""
-    folder = root.with_name(f".{root.name}.unpacked")
-    shutil.rmtree(folder, ignore_errors=True)  # a killed process has left it
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _card_notice(path: Path, card: DatasetCard) -> str | None:
+    """Return a message where the pack brings a new card: later commands download by it."""
+    if card.name in shipped_cards():
+        return None
+    place = card_of_user(card.name)
+    with suppress(ConfigError):  # there is none, or a damaged one
+        if read_card(place) == card:
+            return None
+    done = "taken in place of the one that was here" if place.exists() else "now known here"
+    addresses = sorted({url for archive in card.archives for url in archive.url})
+    sites = f"; it names archives at {', '.join(addresses[:_SHOWN])}" if addresses else ""
+    return f"{path} brought its own card of '{card.name}' ({card.title}), {done}{sites}"
 
 
 def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> None:
-    """Refuse a pack, unpacked into `folder`, whose files are not those that were packed."""
+    """Refuse a pack, unpacked into `folder`, whose files differ from the packed ones.
+
+    Records get the digests of their images, and `dataset.json` the size of the files.
+    """
     try:
         summary = read_json_object(folder / SUMMARY, LARGEST_SUMMARY)
         manifest = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
@@ -499,69 +424,40 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
     if summary.get("schema_version") != SCHEMA_VERSION:
         raise _other_version(path)
     records = list(read_records(folder))
-    found = digest((record.sample, record.label_sha256) for record in records)
-    said = (summary.get("dataset"), summary.get("digest"), found, len(records))
-    if said != (header.dataset, header.digest, header.digest, header.samples):
+    actual = digest((record.sample, record.label_sha256) for record in records)
+    described = (summary.get("dataset"), summary.get("digest"), actual, len(records))
+    if described != (header.dataset, header.digest, header.digest, header.samples):
         raise _damaged(path, "its parts are of different datasets")
     if manifest != [record.sample.to_json() for record in records]:
         raise _damaged(path, "its manifest is not of its records")
     if (folder / IMAGE_DIGESTS).exists():  # packs of earlier versions have none
-        digests = _image_digests(path, folder)
+        try:
+            lines = read_text(folder / IMAGE_DIGESTS, _LARGEST_DIGESTS).splitlines()
+        except DataError as error:
+            raise _damaged(path, f"its {IMAGE_DIGESTS} cannot be read") from error
+        digests = dict(line.split("  ", 1)[::-1] for line in lines if "  " in line)
         images = [record.sample.image.as_posix() for record in records]
         pairs = zip(records, images, strict=True)
         records = [replace(record, image_sha256=digests.get(image, "")) for record, image in pairs]
-    _check_pictures(path, folder, records, on_event)
-    write_lines(folder / RECORDS, (record.to_json() for record in records))
-
-
-def _note_bytes(folder: Path) -> None:
-    """Note in an unpacked `dataset.json` how many bytes its pictures have."""
-    summary = read_json_object(folder / SUMMARY, LARGEST_SUMMARY)
-    summary["bytes"] = sum(folder_size(folder / kind) for kind in ("labels", "images"))
-    write_atomic(folder / SUMMARY, as_json(summary))
-
-
-def _image_digests(path: Path, folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each image by its name."""
-    try:
-        lines = read_text(folder / IMAGE_DIGESTS, _LARGEST_DIGESTS).splitlines()
-    except DataError as error:
-        raise _damaged(path, f"its {IMAGE_DIGESTS} cannot be read") from error
-    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
-
-
-def _check_pictures(
-    path: Path, folder: Path, records: Sequence[Record], on_event: Listener
-) -> None:
-    def fault(record: Record) -> str | None:
-        return _fault(folder, record)
-
-    with closing(parallel_map(fault, records)) as faults:
-        for done, found in enumerate(faults, start=1):
-            if found:
-                raise _damaged(path, found)
+    with closing(parallel_map(lambda record: _problem(folder, record), records)) as problems:
+        for done, problem in enumerate(problems, start=1):
+            if problem:
+                raise _damaged(path, problem)
             on_event(Progress("checking", done, len(records)))
+    write_lines(folder / RECORDS, (record.to_json() for record in records))
+    summary["bytes"] = sum(folder_size(folder / kind) for kind in ("labels", "images"))
+    write_atomic(folder / SUMMARY, _json(summary))
 
 
-def _fault(folder: Path, record: Record) -> str | None:
-    """Return what is wrong with the files of a sample, None if nothing."""
-    sample = record.sample
-    paths = [sample.image, sample.label]
-    if own_files(sample) != paths or any(".." in path.parts for path in paths):
-        return f"the files of '{sample.id}' would lie outside of the dataset"
-    try:
-        check_image(folder / sample.image)
-        if record.image_sha256 not in (None, file_digest(folder / sample.image)):
-            return f"{sample.image} is not the image that was packed"
-        size = image_size(folder / sample.image)
-        train_ids = read_train_ids(folder / sample.label)
-    except (DataError, ValueError) as error:
-        return str(error).replace(f"{folder}{os.sep}", "").rstrip(".")
-    if size != (sample.width, sample.height):
-        return f"{sample.image} is not of the size that was packed"
-    if label_digest(train_ids) != record.label_sha256 or train_ids.shape != size[::-1]:
-        return f"{sample.label} is not the label that was packed"
-    return None
+def _problem(folder: Path, record: Record) -> str | None:
+    """Return what is wrong with the files of a sample, or None."""
+    paths = [record.sample.image, record.sample.label]
+    if own_files(record.sample) != paths or any(".." in path.parts for path in paths):
+        return f"the files of '{record.sample.id}' would lie outside of the dataset"
+    sample, deep = record.sample.below(folder), record.image_sha256 is not None
+    findings = check_files(sample, record, headers_only=False, deep=deep).findings
+    texts = (f"{finding.file} {finding.reason}" for finding in findings)
+    return next((text.replace(f"{folder}{os.sep}", "") for text in texts), None)
 
 
 def _damaged(path: Path, reason: str) -> DataError:
@@ -571,5 +467,5 @@ def _damaged(path: Path, reason: str) -> DataError:
 def _other_version(path: Path) -> DataError:
     return DataError(
         f"{path} was packed by another version of pinmem.",
-        "Have the same version on both machines, and pack it again.",
+        "Use the same version on both machines, and pack it again.",
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.data.catalog import get_card
-from pinmem_core.data.locate import obtain
+from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
 from pinmem_core.errors import DataError
 from pinmem_core.events import Notice
@@ -52,7 +52,7 @@ def put(folder: Path, **archives: dict[str, bytes]) -> Path:
 
 def counts(card: DatasetCard, *sources: Path, events: list | None = None) -> dict[str, int]:
     heard = [] if events is None else events
-    return prepare(card, obtain(card, sources, on_event=heard.append)).counts
+    return prepare(card, locate_raw_files(card, sources, on_event=heard.append)).counts
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_archives_of_other_names_are_named_with_a_command_that_works(tmp_path):
     members = {"my streets.zip": IMAGES | LABELS, "b.7z": {}, "c.zip.part": {}, "d.txt": {}}
     folder = put(tmp_path / "in", **members)
     with pytest.raises(DataError) as caught:
-        obtain(BDD, [folder])
+        locate_raw_files(BDD, [folder])
     text = f"{caught.value.message} {caught.value.hint}"
     assert all(str(folder / name) in text for name in ("my streets.zip", "b.7z", "c.zip.part"))
     assert f"--from '{folder / 'my streets.zip'}'" in text and "d.txt" not in text
@@ -103,7 +103,7 @@ def test_a_folder_that_holds_the_dataset_is_taken_and_its_archives_are_named(tmp
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     events: list = []
-    assert obtain(BDD, [folder], on_event=events.append) == [folder]
+    assert locate_raw_files(BDD, [folder], on_event=events.append) == [folder]
     assert [
         e.message for e in events if "10k_images_train.zip" in e.message and "x.zip" in e.message
     ]
@@ -140,7 +140,7 @@ def test_archives_in_an_archive_share_its_limit(tmp_path, home):
         file.writestr("zeros", bytes(40 << 20))
     (tmp_path / "x.zip").write_bytes(zipped({f"{n}.zip": bomb.getvalue() for n in range(3)}))
     with pytest.raises(DataError, match="would grow to more than 200 times"):
-        obtain(BDD, [tmp_path / "x.zip"])
+        locate_raw_files(BDD, [tmp_path / "x.zip"])
     written = sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
     assert written < 90 << 20
 
@@ -149,16 +149,16 @@ def test_an_archive_of_an_unknown_kind_is_named_as_one(tmp_path):
     (tmp_path / "a.7z").write_bytes(b"7z")
     (tmp_path / "a.txt").write_bytes(b"a")
     with pytest.raises(DataError, match="an archive of a kind"):
-        obtain(BDD, [tmp_path / "a.7z"])
+        locate_raw_files(BDD, [tmp_path / "a.7z"])
     with pytest.raises(DataError, match="neither a folder nor an archive"):
-        obtain(BDD, [tmp_path / "a.txt"])
+        locate_raw_files(BDD, [tmp_path / "a.txt"])
 
 
 @pytest.mark.parametrize("name", ["a.7z", "a.tar.zst", "a.zip.part", "a.zip.crdownload"])
 def test_no_command_is_given_for_archives_that_it_would_refuse(tmp_path, name):
     put(tmp_path / "in", **{name: IMAGES})
     with pytest.raises(DataError, match=f"archives that its card does not name: .*{name}") as error:
-        obtain(BDD, [tmp_path / "in"])
+        locate_raw_files(BDD, [tmp_path / "in"])
     assert "--from" not in error.value.hint and "Unpack it with another tool" in error.value.hint
 
 
