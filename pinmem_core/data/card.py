@@ -22,7 +22,7 @@ from pinmem_core.data.label_maps import STANDARD_MAPS, LabelMapSpec, build_label
 from pinmem_core.label_space import LabelMap
 
 Drawing = Callable[[Path, Callable[[int, int], None]], None]
-"""Writes a generated dataset below a folder, calling back with (done, total)."""
+"""Writes a synthetic dataset into a folder and reports (done, total) to a callback."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -30,19 +30,18 @@ def _as_tuple(value: Any) -> Any:
 
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-"""One text or several; YAML may leave the brackets of a single one away."""
+"""One or more texts; in YAML, a single one needs no brackets."""
 
 
 _NO_REPEAT = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)
-"""What stands for one character in an expression: an escape, or a set in brackets."""
+"""One character of an expression: an escape, or a set in brackets."""
 _MOST_REPEATS = 2
 
 FIELD = re.compile(r"\{\{|\}\}|\{(\w+)(?::([^{}]+))?\}")
-"""In a layout's image pattern, a doubled brace, which stands for itself, or a field and the
-expression that its value fits."""
+"""A doubled brace of a layout's pattern, which stands for itself, or a field and its expression."""
 
 MOST_SAMPLES = 2_000_000
-"""Samples that the ranges of a card may stand for."""
+"""Maximum number of samples in the ranges of a list."""
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _LONGEST_INDEX = 12
 _LARGEST_FILE = 1 << 60
@@ -57,11 +56,11 @@ def _as_file_name(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_as_file_name)]
-"""The name of a file: no path, and not hidden."""
+"""The name of a file: not a path, not hidden."""
 
 
 def _bounded_ranges(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse ranges that are empty, or that would fill the memory once they are expanded."""
+    """Refuse ranges that are empty, or too large to be expanded."""
     total = 0
     for first, last in (match.groups() for match in map(_RANGE.fullmatch, entries) if match):
         shown = f"'{first[:20]}..{last[:20]}'"
@@ -76,11 +75,11 @@ def _bounded_ranges(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 
 SampleIds = Annotated[tuple[str, ...], AfterValidator(_bounded_ranges)]
-"""Ids of samples, a sample or a range "00001..00010" an entry."""
+"""Ids of samples; an entry is an id or a range "00001..00010"."""
 
 
 def fields_of(image: str) -> dict[str, str]:
-    """Return the fields of an image pattern, and the expression of each, "" where it has none."""
+    """Return the expression of each field of an image pattern; "" for a field without one."""
     fields: dict[str, str] = {}
     for match in FIELD.finditer(image):
         if match[1]:
@@ -93,22 +92,22 @@ class _Strict(BaseModel):
 
 
 class Archive(_Strict):
-    """A file in which a dataset is handed out."""
+    """A published file of a dataset."""
 
     file: FileName
-    """Its name; also what is awaited where a person has to fetch it."""
+    """Name of the file, also if a person has to download it."""
     url: Texts = ()
-    """Where to fetch it: addresses of the same bytes, tried in turn."""
+    """Addresses of the same bytes, tried in turn."""
     bytes: int | None = Field(None, gt=0, le=_LARGEST_FILE)
-    """Exact size, where it is published."""
+    """Exact size, if it is published."""
     about: ByteSize | None = None
-    """Rounded size, e.g. "5.71 GB", where only that is published."""
+    """Rounded size, e.g. "5.71 GB", if only that is published."""
     md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     part: str | None = None
-    """Archives with the same part belong together and are of use without the others."""
+    """Archives of the same part belong together and are usable without the others."""
     aliases: Annotated[tuple[FileName, ...], BeforeValidator(_as_tuple)] = ()
-    """Other names under which the file circulates."""
+    """Other names of the file."""
 
     @field_validator("about")
     @classmethod
@@ -119,37 +118,37 @@ class Archive(_Strict):
 
     @property
     def expected_bytes(self) -> int | None:
-        """The exact size, else the rounded one, else None."""
+        """The exact size, or the rounded one, or None."""
         return self.bytes or self.about
 
 
 class Layout(_Strict):
-    """One way in which a dataset lies on disk.
+    """One layout of a dataset on disk.
 
-    Paths hold fields in braces and fit at any depth below the folders that the user names. `image`
-    is matched against the files that exist: `{field}` stands for any characters but a slash,
-    `{field:regex}` for what the expression (without braces) says, and `{{` and `}}` for braces. The
-    other texts are then filled with the fields. The case of letters does not matter.
+    Patterns hold fields in braces and match at any depth below the user's folders. `image` is
+    matched with the existing files: `{field}` matches any characters except a slash,
+    `{field:regex}` an expression without braces, and `{{` and `}}` stand for braces. The fields
+    then fill the other texts. The case of letters does not matter.
     """
 
     name: str
-    """How the layout is called in reports."""
+    """Name of the layout in reports."""
     image: str = Field(max_length=20_000)
     """Pattern of the image files, e.g. "images/{drive}_{frame}.jpg"."""
     label: str = Field(max_length=4096)
     """Path of an image's label, e.g. "labels/{drive}_{frame}.png"."""
     encoding: str = "ids"
-    """How a label file is read; `pinmem_core.data.encodings` holds the ways."""
+    """Name of the encoding of label files, from `pinmem_core.data.encodings`."""
     label_maps: Texts = Field(min_length=1)
-    """The label maps that fit these labels, the default one first."""
+    """Label maps for these labels, the default one first."""
     largest_id: tuple[int, int] | None = None
-    """Where versions share a layout: the range in which the largest raw id of the data lies."""
+    """Range of the largest raw id of the data, if versions share a layout."""
     id: str = Field(max_length=1000)
-    """Name of a sample, unique in the dataset; files are called like it."""
+    """Id of a sample, unique in the dataset; also the name of its files."""
     domain: str | None = Field(None, max_length=1000)
-    """Domain of a sample; None for a dataset that is one domain, called like itself."""
+    """Domain of a sample; None for a dataset with one domain of the same name."""
     split: str | None = Field(None, max_length=1000)
-    """Split of a sample; None where the layout tells none."""
+    """Split of a sample; None if the layout does not give it."""
 
     @field_validator("image")
     @classmethod
@@ -177,73 +176,76 @@ class Layout(_Strict):
 
 
 class KnownDefect(_Strict):
-    """Something wrong with what was published."""
+    """A defect of the published files."""
 
     reason: str
     samples: SampleIds = ()
-    """Ids of the samples concerned; empty where nobody published them."""
+    """Ids of the samples concerned; empty if they are not published."""
     exclude: bool = False
     """Whether `prepare` leaves these samples out."""
 
 
 class DatasetCard(_Strict):
-    """All that pinmem knows about one dataset."""
+    """Description of a dataset."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)
-    """What users type."""
+    """Name on the command line."""
     title: str
-    """What the dataset calls itself."""
+    """Title of the dataset."""
     version: int = Field(1, ge=0, le=1_000_000)
     """Raised whenever the card changes what `prepare` produces."""
     homepage: str = ""
-    """Where to read about it."""
+    """Address of the homepage."""
     citation: str = ""
-    """How to cite it."""
+    """Citation."""
     terms: str = ""
     """Its licence or terms of use, in a sentence or two."""
     terms_url: str = ""
-    """Where they stand in full."""
+    """Address of the full terms."""
     must_accept: bool = False
-    """Whether the terms have to be accepted before pinmem fetches anything."""
+    """Whether the terms have to be accepted before a download."""
     login: str | None = None
-    """Address of the site's login form, where archives are given to accounts only."""
+    """Address of the login form, if archives need an account."""
     steps: tuple[str, ...] = ()
-    """What a person has to do to get the archives, where pinmem cannot fetch them."""
+    """Steps for a person to get the archives, if pinmem cannot download them."""
     archives: tuple[Archive, ...] = ()
-    """The files that hold the labelled splits."""
+    """Files of the labelled splits."""
     other_archives: Annotated[tuple[FileName, ...], BeforeValidator(_as_tuple)] = ()
-    """Names of archives in which the same files are packed otherwise."""
+    """Names of archives that hold the same files in another packing."""
     label_maps: dict[str, LabelMapSpec] = Field({}, max_length=16)
-    """This dataset's own label maps; the standard ones need no entry."""
+    """Label maps of this dataset, in addition to the standard ones."""
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=64)
-    """The layouts found in the wild; the one with most pairs is taken, the first of equals."""
+    """Known layouts; the one with the most pairs is taken, the first of equals."""
     domains: dict[str, str] = {}
-    """All of its domains by name, with a few words on each; empty for a single one."""
+    """Domains by name, with a short description; empty for a single domain."""
     counts: dict[str, Annotated[int, Field(ge=0, le=1_000_000_000)]] = {}
-    """Published number of labelled samples by split, where a split is published."""
+    """Published number of labelled samples by split, if a split is published."""
     split_lists: dict[str, SampleIds] = Field({}, max_length=16)
-    """Ids by split, a sample or a range "00001..00010" an entry; they overrule folders. In YAML a
-    split may name a text file beside the card that holds an entry a line."""
+    """Ids by split; they take precedence over folders. In YAML, a split may name a text file next to
+    the card, with an entry on each line."""
     known_defects: tuple[KnownDefect, ...] = ()
     notes: tuple[str, ...] = ()
-    """What users should know: traps, choices, conventions."""
+    """Known issues, choices and conventions."""
     evaluate: Literal["val", "all"] | None = None
-    """Which samples of a domain that a run has not trained on are scored by default; None: the
-    validation split where the data come with one, else all."""
+    """Samples of an unseen domain that are scored by default; None for the validation split if the
+    data have one, else all."""
     recipe: str = "paper-resnet50"
-    """The training recipe that suits its images, where the user names none."""
+    """Default training recipe for its images."""
     draw: Drawing | None = Field(None, exclude=True)
-    """For a dataset that pinmem draws: how."""
+    """Generator of a synthetic dataset."""
 
     @model_validator(mode="before")
     @classmethod
     def _one_domain(cls, values: Any) -> Any:
-        """Give a dataset without domains the one that is called like itself."""
+        """Add the only domain of a dataset without domains, with the dataset's name."""
         if not isinstance(values, Mapping) or values.get("domains"):
             return values
         layouts = values.get("layouts")
-        if not isinstance(layouts, list | tuple) or any(map(_domain_of, layouts)):
+        if not isinstance(layouts, list | tuple):
             return values
+        for lay in layouts:
+            if lay.get("domain") if isinstance(lay, Mapping) else getattr(lay, "domain", None):
+                return values
         return {**values, "domains": {str(values.get("name")): str(values.get("title"))}}
 
     @model_validator(mode="after")
@@ -262,7 +264,7 @@ class DatasetCard(_Strict):
 
     @property
     def label_map_names(self) -> tuple[str, ...]:
-        """The label maps to choose from; each layout's first is its default."""
+        """Names of the label maps; the first of each layout is its default."""
         return tuple(dict.fromkeys(name for lay in self.layouts for name in lay.label_maps))
 
     def label_map(self, name: str) -> LabelMap:
@@ -276,7 +278,7 @@ class DatasetCard(_Strict):
 
 
 def _refuse_endless(name: str, expression: str) -> None:
-    """Raise a ValueError for an expression that may take hours over a single name."""
+    """Raise `ValueError` for an expression that may take hours for a single name."""
     bare = _NO_REPEAT.sub("x", expression)
     if re.search(r"\(\?(#|[a-zA-Z-]*x)", bare):
         raise ValueError(f"the expression of the field '{name}' may not hold comments")
@@ -290,7 +292,7 @@ def _refuse_endless(name: str, expression: str) -> None:
 
 
 def _check_template(key: str, template: str, known: Iterable[str]) -> None:
-    """Raise a ValueError unless a template is made of text and of known fields alone."""
+    """Raise `ValueError` unless a template consists of text and known fields."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
@@ -302,9 +304,3 @@ def _check_template(key: str, template: str, known: Iterable[str]) -> None:
             raise ValueError(f"{key}: a field is only its name in braces, not '{{{name}...}}'")
         if name not in known:
             raise ValueError(f"{key}: the image's pattern has no field '{name}'")
-
-
-def _domain_of(layout: Any) -> Any:
-    if isinstance(layout, Mapping):
-        return layout.get("domain")
-    return getattr(layout, "domain", None)

@@ -19,7 +19,7 @@ _COLOR = re.compile(r"\d{1,3}(,\d{1,3}){2}")
 def _as_raw(value: Any) -> int | str:
     text = str(value).replace(" ", "") if isinstance(value, int | str) else ""
     if _ID.fullmatch(text) and int(text) < 1 << 16:
-        return int(text)  # written as text where a format has no other keys
+        return int(text)  # a text where a format has no other keys
     if _COLOR.fullmatch(text) and max(map(int, text.split(","))) < 1 << 8:
         return text
     raise ValueError(
@@ -38,15 +38,17 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | str) else value
 
 
-def _no_value_twice(names: Any) -> Any:
+def _unique_values(names: Any) -> Any:
     """Refuse a raw value that is written in two ways, such as 1 and "1"."""
     if isinstance(names, Mapping):
         _refuse_repeated(_as_raw(raw) for raw in names)
     return names
 
 
-def _one_class_each(classes: dict[str, tuple[int | str, ...]]) -> dict[str, tuple[int | str, ...]]:
-    """Refuse a raw value that two classes list: only one of them would have it."""
+def _disjoint_classes(
+    classes: dict[str, tuple[int | str, ...]],
+) -> dict[str, tuple[int | str, ...]]:
+    """Refuse a raw value of two classes."""
     _refuse_repeated(raw for raws in classes.values() for raw in set(raws))
     return classes
 
@@ -61,23 +63,23 @@ Raw = Annotated[int | str, BeforeValidator(_as_raw)]
 """An id, or a colour written "red,green,blue"."""
 
 RawValues = Annotated[tuple[Raw, ...], BeforeValidator(_as_tuple)]
-"""One raw value or several; YAML may leave the brackets of a single one away."""
+"""One or more raw values; in YAML, a single one needs no brackets."""
 
 ClassName = Annotated[str, AfterValidator(_as_class)]
 """The name of one of the 19 classes, or "ignore"."""
 
 
 class LabelMapSpec(BaseModel):
-    """A label map as a card holds it."""
+    """A label map as written in a card."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     like: str | None = None
-    """Another map to start from; what is said here overrules it."""
-    values: Annotated[dict[Raw, str], BeforeValidator(_no_value_twice)] = {}
-    """Name of every raw value that may occur; those that no class lists are ignored."""
-    classes: Annotated[dict[ClassName, RawValues], AfterValidator(_one_class_each)] = {}
-    """The raw values of each class, by the class's name; "ignore" takes values back."""
+    """Another map to start from; the other keys override its entries."""
+    values: Annotated[dict[Raw, str], BeforeValidator(_unique_values)] = {}
+    """Name of every raw value that may occur; values without a class are ignored."""
+    classes: Annotated[dict[ClassName, RawValues], AfterValidator(_disjoint_classes)] = {}
+    """Raw values of each class by its name; "ignore" removes values from a class."""
 
 
 _CITYSCAPES_NAMES = (
@@ -92,23 +94,23 @@ STANDARD_MAPS: Mapping[str, LabelMapSpec] = {
         values={IGNORE_INDEX: IGNORE}, classes={c.name: (c.train_id,) for c in CLASSES}
     ),
     "cityscapes-ids": LabelMapSpec(
-        # license plate is -1, which eight bits hold as 255
+        # license plate is -1, which is 255 in eight bits
         values={**dict(enumerate(_CITYSCAPES_NAMES.split(", "))), 255: "license plate"},
         classes={c.name: (c.label_id,) for c in CLASSES},
     ),
 }
-"""Maps that every card may name: trainIds as they are, and the ids of cityscapesScripts."""
+"""Maps that every card may use: trainIds unchanged, and the ids of cityscapesScripts."""
 
 
 def build_label_map(name: str, specs: Mapping[str, LabelMapSpec]) -> LabelMap:
-    """Return the lookup table that `specs[name]` describes.
+    """Return the lookup table of the label map `specs[name]`.
 
     Raises:
         ConfigError: No map has that name.
         ValueError: The map is empty, or mixes ids and colours.
     """
     values, train_ids = _flatten(name, specs)
-    colors = {_is_color(raw) for raw in train_ids}
+    colors = {isinstance(raw, str) for raw in train_ids}
     if len(colors) != 1:
         raise ValueError(f"the label map '{name}' is empty, or mixes ids and colours")
     if colors == {True}:
@@ -118,21 +120,17 @@ def build_label_map(name: str, specs: Mapping[str, LabelMapSpec]) -> LabelMap:
 
 
 def _flatten(name: str, specs: Mapping[str, LabelMapSpec]) -> tuple[dict[Raw, str], dict[Raw, int]]:
-    """Return the names and the trainIds of a map's raw values, inherited ones included."""
+    """Return the names and the trainIds of a map's raw values, including inherited ones."""
     if name not in specs:
         raise unknown_name("label map", name, specs)
     spec = specs[name]
-    rest = {other: s for other, s in specs.items() if other != name}  # so that no circle closes
+    rest = {other: s for other, s in specs.items() if other != name}  # no cycles
     values, train_ids = _flatten(spec.like, rest) if spec.like else ({}, {})
     values |= spec.values
     train_ids = dict.fromkeys(values, IGNORE_INDEX) | train_ids
     for class_name, raws in spec.classes.items():
         train_ids |= dict.fromkeys(raws, TRAIN_ID.get(class_name, IGNORE_INDEX))
     return values, train_ids
-
-
-def _is_color(raw: Raw) -> bool:
-    return isinstance(raw, str) and "," in raw
 
 
 def _color(text: str) -> tuple[int, int, int]:

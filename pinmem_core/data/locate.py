@@ -27,12 +27,12 @@ from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.paths import expanded, folder_size
 
 _SHOWN = 5
-"""Archives that a message names."""
+"""Number of archives that a message names."""
 _UNKNOWN_KIND = (
     "Unpack it with another tool, and name the folder instead; end the download of what is called "
     "'.part' or '.crdownload' first."
 )
-_DEEPEST = 2
+_MAX_NESTING = 2
 """Levels of archives within an archive that are unpacked."""
 
 
@@ -45,47 +45,48 @@ def locate_raw_files(
     keep_archives: bool = True,
     on_event: Listener = ignore,
 ) -> list[Path]:
-    """Return the folders that hold a dataset's raw files.
+    """Return the folders with a dataset's raw files; unpack, generate or download them if needed.
 
     Args:
-        card: The dataset.
-        sources: Folders or archives of the user's; archives are unpacked under `PINMEM_HOME`.
-            Without any, those of the last time are taken, or the dataset is drawn or downloaded.
-        parts: Which parts to download; none means all.
-        credentials: For a site with a login.
-        keep_archives: Whether downloaded archives stay once they are unpacked.
-        on_event: Hears of the progress.
+        card: Card of the dataset.
+        sources: Folders or archives of the user; archives are unpacked under `PINMEM_HOME`. Without
+            any, the sources of the last preparation are used, or the dataset is generated or
+            downloaded.
+        parts: Parts to download; empty for all.
+        credentials: Login for the site.
+        keep_archives: Whether downloaded archives stay after unpacking.
+        on_event: Callback for progress events.
 
     Raises:
-        ConfigError: A person has to fetch the data, or terms are not accepted yet.
+        ConfigError: A person has to download the data, or terms are not accepted yet.
         DataError: A source does not exist, or an archive is damaged or hostile.
-        MachineError: The disk is too small, or nothing here unpacks the format.
+        MachineError: The disk is too small, or no tool unpacks the format.
     """
-    raw = lock_file(raw_root(card.name))
-    with hold_lock(raw, f"the raw files of {card.name}", on_event):
+    lock = lock_file(raw_root(card.name))
+    with hold_lock(lock, f"the raw files of {card.name}", on_event):
         if sources:
             return _from_sources(card, sources, on_event)
         if card.draw:
-            return [_drawn(card, on_event)]
-        own = _own_sources(card)
-        gone = [folder for folder in own if not folder.is_dir()]
-        if own and not gone:
+            return [_generated(card, on_event)]
+        own = _last_sources(card)
+        missing = [folder for folder in own if not folder.is_dir()]
+        if own and not missing:
             on_event(Notice(f"taken from {', '.join(map(str, own))}, as the last time"))
             return own
-        for folder in gone:
+        for folder in missing:
             message = f"{folder}, from which {card.name} was prepared the last time, is not there"
             on_event(Notice(message, warning=True))
         return _downloaded(card, parts, credentials, keep_archives, on_event)
 
 
 def sources_of_last_time(card: DatasetCard) -> list[Path]:
-    """Return the user's own folders that the dataset was prepared from, if all are still there."""
-    own = _own_sources(card)
+    """Return the user's folders of the last preparation, if all of them still exist."""
+    own = _last_sources(card)
     return own if all(folder.is_dir() for folder in own) else []
 
 
-def _own_sources(card: DatasetCard) -> list[Path]:
-    """Return the user's own folders that the dataset was prepared from, there or not."""
+def _last_sources(card: DatasetCard) -> list[Path]:
+    """Return the user's folders of the last preparation."""
     try:
         summary = read_summary(card.name)
     except (ConfigError, DataError):
@@ -95,20 +96,23 @@ def _own_sources(card: DatasetCard) -> list[Path]:
 
 
 def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener) -> list[Path]:
-    """Return the folders of the user's sources; archives that are left alone are named."""
-    found = [_unpacked(card, path, on_event) for path in sources]
-    folders = [folder for some, _ in found for folder in some]
-    left = [archive for _, others in found for archive in others]
-    if not left:
+    """Return the folders of the user's sources, and report archives that are not unpacked."""
+    folders: list[Path] = []
+    skipped: list[Path] = []
+    for path in sources:
+        more, others = _unpacked(card, path, on_event)
+        folders += more
+        skipped += others
+    if not skipped:
         return folders
-    names = ", ".join(map(str, left[:_SHOWN]))
-    names += f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+    names = ", ".join(map(str, skipped[:_SHOWN]))
+    names += f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
     if _holds(card, folders):
         on_event(Notice(f"not unpacked, as the dataset is found without: {names}"))
     elif any(folder.is_relative_to(raw_root(card.name)) for folder in folders):
         on_event(Notice(f"not unpacked, as the card does not name it: {names}", warning=True))
     else:
-        known = [path for path in left[:_SHOWN] if is_archive(Path(original_name(path.name)))]
+        known = [path for path in skipped[:_SHOWN] if is_archive(Path(original_name(path.name)))]
         command = shell_join(*(word for path in known for word in ("--from", path)))
         raise DataError(
             f"{', '.join(map(str, sources))} holds no pairs of {card.name}, but archives that its "
@@ -121,9 +125,9 @@ def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener
 
 
 def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> tuple[list[Path], list[Path]]:
-    """Return the folders that a source stands for, and the archives in it that are left alone.
+    """Return the folders of a source, and the archives in it that are not unpacked.
 
-    Those are `path` itself, or the folders that its archives were unpacked into.
+    The folders are `path` itself, or those of its unpacked archives.
     """
     path = expanded(path).absolute()
     if not path.exists():
@@ -132,23 +136,23 @@ def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> tuple[list[P
         return [_extracted(card, path, on_event)], []
     there = sorted(file for file in path.glob("*") if resembles_archive(file.name))
     archives = {name: file for file in reversed(there) if (name := _known_name(card, file.name))}
-    archives |= {file.name: file for file in there if file.name in archives}  # no copy where it is
+    archives |= {file.name: file for file in there if file.name in archives}  # rather than a copy
     if not archives or _holds(card, [path]):
         return [path], there
-    left = [file for file in there if file not in archives.values()]
+    skipped = [file for file in there if file not in archives.values()]
     folders = [_extracted(card, archives[name], on_event) for name in sorted(archives)]
-    return folders if _holds(card, folders) else [path, *folders], left
+    return folders if _holds(card, folders) else [path, *folders], skipped
 
 
 def _known_name(card: DatasetCard, name: str) -> str | None:
-    """Return what the card calls an archive; the case of letters and "(1)" do not count."""
+    """Return the card's name of an archive, regardless of case and of "(1)"."""
     known = {n.casefold(): n for a in card.archives for n in (a.file, *a.aliases)}
     known |= {n.casefold(): n for n in card.other_archives}
     return known.get(name.casefold()) or known.get(original_name(name).casefold())
 
 
 def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
-    """Unpack an archive, and the archives in it, below the dataset's raw folder."""
+    """Unpack an archive, and the archives in it, into the dataset's raw folder."""
     name = _known_name(card, archive.name) or original_name(archive.name)
     if not is_archive(Path(name)):
         if resembles_archive(archive.name):
@@ -157,14 +161,14 @@ def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
             )
         raise DataError(f"{archive} is neither a folder nor an archive.", "Name one of them.")
     folder = extract(archive, raw_root(card.name), name=name, on_event=on_event)
-    left = allowed_growth(archive)
-    for _ in range(_DEEPEST):
+    limit = allowed_growth(archive)
+    for _ in range(_MAX_NESTING):
         inner = [path for path in sorted(folder.rglob("*")) if is_archive(path) and path.is_file()]
         if not inner or _holds(card, [folder]):
             break
         with changing(folder):
             for path in inner:
-                left -= folder_size(extract(path, path.parent, limit=left, on_event=on_event))
+                limit -= folder_size(extract(path, path.parent, limit=limit, on_event=on_event))
                 path.unlink()  # the outer archive still holds it
     return folder
 
@@ -176,7 +180,7 @@ def _holds(card: DatasetCard, folders: Sequence[Path]) -> bool:
         return False
 
 
-def _drawn(card: DatasetCard, on_event: Listener) -> Path:
+def _generated(card: DatasetCard, on_event: Listener) -> Path:
     folder = raw_root(card.name) / f"drawn-{card.version}"
     if card.draw and not restore_folder(folder).exists():
         with staged_folder(folder) as staging:
@@ -191,12 +195,10 @@ def _downloaded(
     keep_archives: bool,
     on_event: Listener,
 ) -> list[Path]:
-    """Download and unpack what is not unpacked yet."""
+    """Download and unpack the archives that are not unpacked yet."""
     raw = raw_root(card.name)
     wanted = [archive for archive in card.archives if not parts or archive.part in parts]
-    missing = [
-        archive for archive in wanted if not restore_folder(raw / stem(archive.file)).exists()
-    ]
+    missing = [a for a in wanted if not restore_folder(raw / stem(a.file)).exists()]
     if missing or not wanted:
         subset = card.model_copy(update={"archives": tuple(missing)}) if wanted else card
         for path in download(subset, parts=parts, credentials=credentials, on_event=on_event):

@@ -23,7 +23,7 @@ _SLOW = (
     "pinmem_core.training",
     "pinmem_core.inference.jobs",
     "pinmem_core.methods.pinmem",
-    "pinmem_core.data.encodings.pictures",
+    "pinmem_core.data.encodings.images",
     "pinmem_core.data.share",
     "pinmem_core.data.verify",
     "pinmem_core.export.files",

@@ -1,4 +1,4 @@
-"""Label encodings: how label files are read."""
+"""Label encodings: readers of label files."""
 
 from collections.abc import Callable
 from pathlib import Path

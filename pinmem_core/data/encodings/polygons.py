@@ -13,25 +13,21 @@ from pinmem_core.images import MAX_MEGAPIXELS
 from pinmem_core.label_space import LabelMap
 
 _GROUP = "group"
-"""Ends the label of several objects drawn as one; the base label counts."""
-_CORNERS = 3
-"""Of the smallest polygon that covers anything; smaller ones are not drawn."""
-_LARGEST_FILE = 16 << 20
-"""Bytes; Cityscapes' largest has less than 1 MB."""
-_FARTHEST = 1_000_000
-"""The largest coordinate, in pixels; annotators draw a little beyond the border."""
-_MOST_WORK = 10_000_000_000
-"""Pixels that may be painted and edges that may be met by rows: some seconds of drawing."""
+"""Suffix of the label of several objects in one polygon, e.g. "cargroup"."""
+_MIN_CORNERS = 3
+_MAX_BYTES = 16 << 20  # Cityscapes' largest file has less than 1 MB
+_MAX_COORDINATE = 1_000_000  # annotations reach a little beyond the border
+_MAX_WORK = 10_000_000_000  # pixels painted and edges crossed by rows: some seconds
 
 
 def read_polygons(path: Path, label_map: LabelMap) -> NDArray[Any]:
     """Return the (H, W) ids of a polygon file, later polygons over earlier ones.
 
-    What no polygon covers is "unlabeled", as AutoNUE's `createLabels.py` has it.
+    Pixels outside of all polygons are "unlabeled", as in AutoNUE's `createLabels.py`.
 
     Raises:
-        DataError: The file is no such JSON, names a label that the dataset does not define, or
-            claims a picture or polygons of a size that no photo has.
+        DataError: The file is not such JSON, names an unknown label, or holds an image or polygons
+            of an implausible size.
     """
     try:
         scene = read_scene(path)
@@ -40,7 +36,7 @@ def read_polygons(path: Path, label_map: LabelMap) -> NDArray[Any]:
             raise ValueError(f"it claims {size[0]}x{size[1]} pixels")
         shapes = [shape for shape in map(_shape, scene["objects"]) if shape is not None]
         drawn = [(_id(label, label_map), points) for label, points in shapes]
-        if sum(_work(points, size) for _, points in drawn) > _MOST_WORK:
+        if sum(_work(points, size) for _, points in drawn) > _MAX_WORK:
             raise ValueError("its polygons are too many or too large to be drawn")
         canvas = Image.new("L", size, label_map.ids["unlabeled"])
     except (ValueError, KeyError, TypeError) as error:
@@ -53,16 +49,15 @@ def read_polygons(path: Path, label_map: LabelMap) -> NDArray[Any]:
 
 
 def read_scene(path: Path) -> Any:
-    """Return what a polygon file holds, as JSON has it.
+    """Return the JSON of a polygon file.
 
     Raises:
-        DataError: It cannot be read, is no JSON, or breaks a limit of `read_json`.
+        DataError: It cannot be read, is not JSON, or exceeds a limit of `read_json`.
     """
-    return read_json(path, _LARGEST_FILE)
+    return read_json(path, _MAX_BYTES)
 
 
 def _side(scene: Any, key: str) -> int:
-    """Return a side of the picture."""
     value = scene[key]
     if not isinstance(value, int | float) or not 0 < value < 1 << 31 or value != int(value):
         raise ValueError(f"{key} is no number of pixels")
@@ -70,7 +65,7 @@ def _side(scene: Any, key: str) -> int:
 
 
 def _shape(shape: Any) -> tuple[str, NDArray[Any]] | None:
-    """Return the label and the (N, 2) points of an object; None of one that does not count."""
+    """Return the label and the (N, 2) points of an object; None for one that is not drawn."""
     if not isinstance(shape, dict):
         raise ValueError("an object in it is no set of keys")
     if shape.get("deleted"):
@@ -80,7 +75,7 @@ def _shape(shape: Any) -> tuple[str, NDArray[Any]] | None:
         raise ValueError(f"the label {label!r:.40} is no text")
     if not isinstance(polygon, list):
         raise ValueError(f"a polygon of '{label:.40}' is no list")
-    if len(polygon) < _CORNERS:
+    if len(polygon) < _MIN_CORNERS:
         return None
     try:
         points = np.asarray(polygon)
@@ -88,13 +83,13 @@ def _shape(shape: Any) -> tuple[str, NDArray[Any]] | None:
         points = np.empty(0)
     if points.dtype.kind not in "iuf" or points.shape[1:] != (2,):
         raise ValueError(f"a polygon of '{label:.40}' is no list of points x, y")
-    if not ((points >= -_FARTHEST) & (points <= _FARTHEST)).all():  # NaN is neither
-        raise ValueError(f"a polygon of '{label:.40}' reaches beyond {_FARTHEST:,} pixels")
+    if not ((points >= -_MAX_COORDINATE) & (points <= _MAX_COORDINATE)).all():  # NaN is neither
+        raise ValueError(f"a polygon of '{label:.40}' reaches beyond {_MAX_COORDINATE:,} pixels")
     return label, points
 
 
 def _work(points: NDArray[Any], size: tuple[int, int]) -> float:
-    """Return how many steps drawing a polygon takes at most."""
+    """Return an upper bound of the steps of drawing a polygon."""
     low, high = (np.clip(limit, 0, size) for limit in (points.min(axis=0), points.max(axis=0)))
     width, height = (high - low + 1).tolist()
     return float(height * (width + len(points)))

@@ -10,7 +10,7 @@ from pinmem_core.label_space import LabelMap
 
 
 def read_values(path: Path, label_map: LabelMap) -> NDArray[Any]:
-    """Return (H, W) ids, or the (H, W, 3) colours that the picture shows where the map has such."""
+    """Return the (H, W) ids of an image, or its (H, W, 3) colours if the label map has colours."""
     return read_colors(path) if label_map.of_colors else read_ids(path)
 
 
