@@ -221,7 +221,7 @@ class DatasetCard(_Strict):
     counts: dict[str, Annotated[int, Field(ge=0, le=1_000_000_000)]] = {}
     """Published number of labelled samples by split, if a split is published."""
     split_lists: dict[str, SampleIds] = Field({}, max_length=16)
-    """Ids by split; they take precedence over folders. In YAML, a split may name a text file next to
+    """Ids by split, instead of those of folders. In YAML, a split may name a text file next to
     the card, with an entry on each line."""
     known_defects: tuple[KnownDefect, ...] = ()
     notes: tuple[str, ...] = ()
