@@ -4,6 +4,7 @@ Matplotlib is imported when the first plot is drawn. It never uses pyplot's glob
 writes equal plots as equal files.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,24 +27,19 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import GridSpec
     from matplotlib.lines import Line2D
 
-FORMATS = ("png", "svg", "pdf")
-"""File formats of a plot, the suffixes of their files."""
 INK, FAINT, GRID = "#212529", "#66707a", "#dee2e6"
 """Colours of text, of secondary text and of grid lines."""
 # Colours of Okabe and Ito, which colour-blind people can distinguish.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
-_DPI = 100
 _STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": GRID,
-    "axes.formatter.limits": (-3, 5),
-    "axes.grid.axis": "y",
     "axes.labelcolor": FAINT,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
-    "figure.dpi": _DPI,
+    "figure.dpi": 100,
     "font.size": 9.5,
     "grid.color": GRID,
     "legend.frameon": False,
@@ -59,7 +55,7 @@ _METADATA = {
     "svg": {"Creator": None, "Date": None, "Format": None, "Type": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
-"""Metadata that would differ between dates and versions; None leaves it out."""
+"""Formats, with the metadata that would differ between dates and versions; None leaves it out."""
 _MANY = 50
 """Number of points from which a curve shows its running mean."""
 _FEW = 30
@@ -101,7 +97,7 @@ def plot_format(path: Path) -> str:
         ConfigError: The suffix is none of these.
     """
     form = path.suffix.lower().removeprefix(".")
-    if form not in FORMATS:
+    if form not in _METADATA:
         raise ConfigError(
             f"a plot cannot be written to {path}: its format is unknown.",
             "End the name of the file with .png, .svg or .pdf.",
@@ -221,6 +217,9 @@ def plot_class_shares(
 @contextmanager
 def plot_style() -> Iterator[None]:
     """Set the style of all plots; a user's matplotlibrc has no effect."""
+    logger = logging.getLogger("matplotlib")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)  # it reports on stderr that it builds its font cache
     import matplotlib
 
     with warnings.catch_warnings():
