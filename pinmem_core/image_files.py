@@ -78,15 +78,15 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read: {reason}.", hint)
 
 
-def exif_transpose(picture: Image.Image) -> Image.Image:
+def exif_transpose(image: Image.Image) -> Image.Image:
     """Load the pixels of an image and rotate them by its EXIF orientation.
 
     Pillow rotates a TIFF when it loads the pixels. The orientation of other files is read from the
     header, as in `image_size`.
     """
-    turn = None if picture.format == "TIFF" else _TRANSPOSE.get(_orientation(picture))
-    picture.load()
-    return picture if turn is None else picture.transpose(turn)
+    turn = None if image.format == "TIFF" else _TRANSPOSE.get(_orientation(image))
+    image.load()
+    return image if turn is None else image.transpose(turn)
 
 
 def check_image(path: Path, *, pixels: bool = True) -> None:
@@ -102,13 +102,13 @@ def check_image(path: Path, *, pixels: bool = True) -> None:
     Raises:
         DataError: The file is missing, damaged, or not an image.
     """
-    with open_image(path) as picture:
+    with open_image(path) as image:
         try:
-            if picture.format == "PNG":
+            if image.format == "PNG":
                 check_png_file(path, pixels=pixels)
             elif pixels:
-                picture.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))
-                picture.load()
+                image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+                image.load()
         except Exception as error:
             raise unreadable(path, error) from error
 
@@ -119,11 +119,11 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or not an image.
     """
-    with open_image(path) as picture:
-        width, height = picture.size
-        if isinstance(picture, TiffImageFile):  # Pillow swaps the size of a TIFF only
-            width, height = picture.tag_v2[_TIFF_WIDTH], picture.tag_v2[_TIFF_HEIGHT]
-        return (height, width) if _orientation(picture) >= _SIDEWAYS else (width, height)
+    with open_image(path) as image:
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # Pillow swaps the size of a TIFF only
+            width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+        return (height, width) if _orientation(image) >= _SIDEWAYS else (width, height)
 
 
 def check_png_file(path: Path, content: bytes | None = None, *, pixels: bool = True) -> None:
@@ -136,10 +136,10 @@ def check_png_file(path: Path, content: bytes | None = None, *, pixels: bool = T
         check_png(file, pixels=pixels)
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1 if the EXIF block is damaged."""
     try:
         # The method of PngImageFile would decode the image.
-        return int(Image.Image.getexif(picture).get(_ORIENTATION, 1))
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
     except Exception:
         return 1

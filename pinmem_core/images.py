@@ -84,45 +84,45 @@ def decode_image(
         DataError: The file is missing, damaged, not an image, larger than `MAX_MEGAPIXELS`, or has
             32-bit values.
     """
-    with open_image(path, content) as picture:
+    with open_image(path, content) as image:
         try:
-            pixels = np.asarray(_rgb(exif_transpose(picture), path))
-            if picture.format == "PNG" and not checked and _may_be_short(picture):
+            pixels = np.asarray(_rgb(exif_transpose(image), path))
+            if image.format == "PNG" and not checked and _may_be_short(image):
                 check_png_file(path, content)
         except DataError:
             raise
         except Exception as error:  # Pillow raises many types for damaged files
             raise unreadable(path, error) from error
-        return DecodedImage(pixels, _frames(picture))
+        return DecodedImage(pixels, _frames(image))
 
 
-def _may_be_short(picture: Image.Image) -> bool:
+def _may_be_short(image: Image.Image) -> bool:
     """Return whether rows of a PNG may be missing; Pillow fills them with black."""
-    width, height = picture.size
-    last_row = picture.crop((0, height - 1, width, height))
-    return bool(picture.info.get("interlace")) or last_row.getbbox() is None
+    width, height = image.size
+    last_row = image.crop((0, height - 1, width, height))
+    return bool(image.info.get("interlace")) or last_row.getbbox() is None
 
 
-def _rgb(picture: Image.Image, path: Path) -> Image.Image:
-    if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PPM"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F"):
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
         raise DataError(
             f"{path} cannot be read: it holds 32-bit values of unknown range.",
             "Convert it to 8 or 16 bits.",
         )
-    if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
         black = Image.new("RGB", seen.size)
         black.paste(seen, mask=seen.getchannel("A"))
         return black
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _frames(picture: Image.Image) -> int:
+def _frames(image: Image.Image) -> int:
     """Return the number of frames or pages; 1 if it is unknown."""
     try:
-        return 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
+        return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     except Exception:
         return 1
 

@@ -50,15 +50,15 @@ def read_label(path: Path, *, checked: bool = False) -> NDArray[Any]:
     Raises:
         DataError: The file is missing, damaged, lossy, not opaque, or of an unsupported format.
     """
-    picture, largest, inverted = _read(path, checked=checked)
-    if picture.mode == "1":
-        bits = np.asarray(picture).astype(np.uint8)
+    image, largest, inverted = _read(path, checked=checked)
+    if image.mode == "1":
+        bits = np.asarray(image).astype(np.uint8)
         return 1 - bits if inverted else bits
-    pixels = np.asarray(picture)
-    if picture.mode in ("LA", "PA", "RGBA"):
+    pixels = np.asarray(image)
+    if image.mode in ("LA", "PA", "RGBA"):
         pixels = _opaque(pixels, path)
-    if picture.mode in ("P", "PA"):
-        _refuse_greys(picture, pixels, path)
+    if image.mode in ("P", "PA"):
+        _reject_greys(image, pixels, path)
     stretched = 65535 if pixels.dtype.itemsize > 1 else 255
     if largest < stretched:  # Pillow has rounded value * stretched / largest, which is reversible
         pixels = (pixels.astype(np.int64) * largest + stretched // 2) // stretched
@@ -89,14 +89,14 @@ def read_colors(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: As for `read_label`, or the file holds 16-bit ids.
     """
-    picture, largest, _ = _read(path, checked=False)
+    image, largest, _ = _read(path, checked=False)
     if largest > 255:
         raise DataError(
             f"{path} holds 16-bit ids, not colours.", "Set 'encoding: ids' in the card."
         )
-    if picture.mode in ("LA", "PA", "RGBA"):
-        _opaque(np.asarray(picture), path)
-    return np.asarray(picture.convert("RGB"))
+    if image.mode in ("LA", "PA", "RGBA"):
+        _opaque(np.asarray(image), path)
+    return np.asarray(image.convert("RGB"))
 
 
 def read_rgb16(path: Path) -> NDArray[np.uint16]:
@@ -149,42 +149,42 @@ def read_train_ids(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
 
 def _read(path: Path, *, checked: bool) -> tuple[Image.Image, int, bool]:
     """Return the rotated image, its largest storable value, and whether Pillow inverts it."""
-    with open_image(path) as picture:
-        largest, inverted = _form(path, picture)
-        if picture.format == "PNG" and not checked:
+    with open_image(path) as image:
+        largest, inverted = _storage(path, image)
+        if image.format == "PNG" and not checked:
             check_image(path)
         try:
-            return exif_transpose(picture), largest, inverted
+            return exif_transpose(image), largest, inverted
         except Exception as error:
             raise unreadable(path, error) from error
 
 
-def _form(path: Path, picture: Image.Image) -> tuple[int, bool]:
+def _storage(path: Path, image: Image.Image) -> tuple[int, bool]:
     """Return the largest storable value of a file, and whether Pillow inverts it."""
-    compression = picture.info.get("compression") if picture.format == "TIFF" else "raw"
-    webp = picture.format == "WEBP" and not _is_lossless_webp(path.read_bytes())
-    if picture.format in _LOSSY or compression in _LOSSY_TIFF or webp:
+    compression = image.info.get("compression") if image.format == "TIFF" else "raw"
+    webp = image.format == "WEBP" and not _is_lossless_webp(path.read_bytes())
+    if image.format in _LOSSY or compression in _LOSSY_TIFF or webp:
         raise DataError(
-            f"{path} is compressed lossily ({picture.format}), which changes class ids.",
+            f"{path} is compressed lossily ({image.format}), which changes class ids.",
             "Export the labels as PNG from their source. Converting this file does not help.",
         )
-    if picture.format == "WEBP":
+    if image.format == "WEBP":
         return 255, False
-    tiles = picture.tile if isinstance(picture, ImageFile) else []
+    tiles = image.tile if isinstance(image, ImageFile) else []
     names = {_raw_name(tile.codec_name, tile.args) for tile in tiles}
-    form, largest = names.pop() if len(names) == 1 else ("", 0)
-    areas = [tile.extents or (0, 0, *picture.size) for tile in tiles]
+    mode, largest = names.pop() if len(names) == 1 else ("", 0)
+    areas = [tile.extents or (0, 0, *image.size) for tile in tiles]
     covered = sum((right - left) * (lower - upper) for left, upper, right, lower in areas)
-    whole = covered >= picture.width * picture.height
-    if not (largest and whole and compression in _LOSSLESS_TIFF and _has_own_depth(picture, tiles)):
+    whole = covered >= image.width * image.height
+    if not (largest and whole and compression in _LOSSLESS_TIFF and _has_own_depth(image, tiles)):
         raise DataError(
-            f"{path} is stored as {picture.format} '{form or picture.mode}', whose values pinmem "
+            f"{path} is stored as {image.format} '{mode or image.mode}', whose values pinmem "
             "cannot read exactly.",
             f"Labels are {_FORMATS}. Convert it to such a PNG without changing its values.",
         )
     if tiles[0].codec_name == "ppm":
-        _require_at_most(largest, path, tiles[0].offset, picture.width * picture.height)
-    return largest, form == "1;I"
+        _require_at_most(largest, path, tiles[0].offset, image.width * image.height)
+    return largest, mode == "1;I"
 
 
 def _require_at_most(largest: int, path: Path, offset: int, count: int) -> None:
@@ -204,15 +204,15 @@ def _raw_name(codec: str, args: Any) -> tuple[str, int]:
     return name, _MAX_VALUES.get(name, 0)
 
 
-def _has_own_depth(picture: Image.Image, tiles: Any) -> bool:
+def _has_own_depth(image: Image.Image, tiles: Any) -> bool:
     """Return whether Pillow reads a BMP with its own number of bits per pixel.
 
     Depending on the palette, Pillow may read 4 bits as 1 or 8.
     """
-    if picture.format != "BMP" or picture.mode not in ("1", "L") or tiles[0].codec_name != "raw":
+    if image.format != "BMP" or image.mode not in ("1", "L") or tiles[0].codec_name != "raw":
         return True
-    bits = 1 if picture.mode == "1" else 8
-    return bool(tiles[0].args[1] == (picture.width * bits + 31 >> 3) & ~3)
+    bits = 1 if image.mode == "1" else 8
+    return bool(tiles[0].args[1] == (image.width * bits + 31 >> 3) & ~3)
 
 
 def _is_lossless_webp(content: bytes) -> bool:
@@ -226,12 +226,12 @@ def _is_lossless_webp(content: bytes) -> bool:
     return b"VP8L" in kinds and not {b"VP8 ", b"ALPH", b"ANMF"} & {*kinds}
 
 
-def _refuse_greys(picture: Image.Image, pixels: NDArray[np.uint8], path: Path) -> None:
+def _reject_greys(image: Image.Image, pixels: NDArray[np.uint8], path: Path) -> None:
     """Raise DataError if a palette of greys differs from its ids.
 
     Optimizers turn grey images of few values into such images; the ids are then the greys.
     """
-    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     colours = colours[: int(pixels.max(initial=0)) + 1]
     greys = colours[:, 0]
     if (colours != greys[:, None]).any() or {*greys.tolist()} <= {0, 255}:

@@ -1,4 +1,4 @@
-"""Write the tables of docs/study.md anew from the figures beside this file.
+"""Rebuild the tables of docs/study.md from the JSON files in this folder.
 
 Run `python docs/study/tables.py`. A table stands between `<!-- variants NAME -->`, or
 `<!-- classes NAME -->`, and `<!-- end -->`; its figures are those of NAME.json.

@@ -57,7 +57,7 @@ def prefetch_crops(
     if died:  # raised outside of `except`, because torch's error would keep the processes alive
         raise MachineError(
             "a process that loads images was killed.",
-            "The usual reason is a lack of memory: use fewer 'workers', or 0 for none.",
+            "It probably ran out of memory. Use fewer 'workers', or 0.",
         )
 
 
