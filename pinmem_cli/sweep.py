@@ -88,7 +88,7 @@ def _table(result: "StudyTable") -> Table:
                 cells += ["", ""]
             else:
                 low, high = difference.interval
-                cells.append(difference.points.as_text("+"))
+                cells.append(difference.as_text("+"))
                 cells.append(f"{100 * low:+.1f} to {100 * high:+.1f}")
         rows.add_row(name, *cells)
     return rows

@@ -123,7 +123,7 @@ class OptimConfig(Settings):
     """Maximum norm of the gradient of all parameters; None: unlimited."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, e.g. 0.999, which validation and
-    checkpoints then use; None: no average."""
+    checkpoints then use; the memory keeps its slots. None: no average."""
     ema_batches: int = Field(50, ge=1)
     """Batches of the sources that re-estimate the batch-norm statistics of the average."""
     warmup: int = Field(0, ge=0)

@@ -211,7 +211,7 @@ def test_gradients_that_overflow_in_fp16_cost_a_step_and_lower_the_scale():
     step = iteration(precision="fp16")
     before = {n: t.clone() for n, t in step.segmenter.named_parameters()}
     step.scaler.scale(torch.ones(()))  # makes its tensors
-    step.scaler._scale.fill_(2.0**40)
+    step.scaler.load_state_dict(step.scaler.state_dict() | {"scale": 2.0**40})
     step.step(0, batch())
     assert step.scaler.get_scale() == 2.0**39
     for name, parameter in step.segmenter.named_parameters():
@@ -219,7 +219,7 @@ def test_gradients_that_overflow_in_fp16_cost_a_step_and_lower_the_scale():
     buffers = [state["momentum_buffer"] for state in step.optimizer.state.values()]
     assert all((buffer == 0).all() for buffer in buffers)
     step.check()
-    step.scaler._scale.fill_(0.5)
+    step.scaler.load_state_dict(step.scaler.state_dict() | {"scale": 0.5})
     with pytest.raises(PinMemError, match="overflow in fp16"):
         step.check()
 

@@ -179,9 +179,9 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     difference = table.rows["softer"].differences["toy:red@all"]
     assert difference.reference == "paper"
     soft = table.rows["softer"].targets["toy:red@all"].values
-    assert difference.points.values == tuple(np.subtract(soft, expected))
+    assert difference.values == tuple(np.subtract(soft, expected))
     assert "| `softer`: read by softmax | 2 |" in table.as_markdown()
-    assert StudyTable.from_json(json.loads(json.dumps(table.as_json()))) == table
+    assert StudyTable.model_validate(json.loads(json.dumps(table.as_json()))) == table
 
 
 def test_a_study_without_reports_has_no_table(sweep_file, tmp_path):
@@ -213,9 +213,9 @@ def test_the_interval_over_seeds_is_that_of_one_pair_where_all_are_alike():
 
 
 def test_a_spread_says_mean_and_sample_deviation():
-    scores = SeedScores((0.30, 0.32, 0.34))
+    scores = SeedScores(values=(0.30, 0.32, 0.34))
     assert scores.as_text() == "32.0 ± 2.0"
-    assert SeedScores((0.015,)).as_text("+") == "+1.5"
+    assert SeedScores(values=(0.015,)).as_text("+") == "+1.5"
 
 
 STUDIES = Path(__file__).parents[1] / "docs/study"

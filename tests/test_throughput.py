@@ -15,7 +15,7 @@ import pinmem_core.training
 from pinmem_core.training.trainer import Throughput, peak_memory
 pace = Throughput(4, torch.device("cpu"))
 pace.count()
-assert pace.tell().memory_bytes == 0
+assert pace.speed().memory_bytes == 0
 assert pace.summary().endswith("images/s")
 """
 

@@ -21,7 +21,9 @@ def filled(page: str) -> str:
 
 
 def _table(kind: str, name: str) -> str:
-    study = StudyTable.from_json(json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")))
+    study = StudyTable.model_validate(
+        json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    )
     if kind == "variants":
         return study.variants_as_markdown()
     (target,) = next(iter(study.rows.values())).targets

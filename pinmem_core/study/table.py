@@ -1,10 +1,11 @@
 """The table of a study, computed from its reports."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Self
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
@@ -15,34 +16,27 @@ from pinmem_core.files import write_atomic
 from pinmem_core.study.sweep import Sweep, report_path
 
 
-@dataclass(frozen=True)
-class SeedScores:
-    """mIoU, or its difference, over seeds.
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
 
-    Attributes:
-        values: One value per seed, in the order of the study; mIoU in 0..1, differences in -1..1.
-    """
+
+class SeedScores(_Part):
+    """mIoU, or its difference, over seeds."""
 
     values: tuple[float, ...]
+    """One value per seed, in the order of the study; mIoU in 0..1, differences in -1..1."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def mean(self) -> float:
         """Mean of the values."""
         return mean(self.values)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def deviation(self) -> float | None:
         """Sample standard deviation of the values; None for one value."""
         return stdev(self.values) if len(self.values) > 1 else None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the values as JSON data."""
-        return {"mean": self.mean, "deviation": self.deviation, "values": list(self.values)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build the object from the result of `as_json`."""
-        return cls(tuple(data["values"]))
 
     def as_text(self, sign: str = "") -> str:
         """Return the mean ± deviation in points, e.g. "34.1 ± 0.8"."""
@@ -50,105 +44,46 @@ class SeedScores:
         return f"{100 * self.mean:{sign}.1f}{deviation}"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference between a variant and a reference variant on a target.
+class Difference(SeedScores):
+    """Paired difference between a variant and a reference variant on a target."""
 
-    Attributes:
-        reference: Name of the reference variant.
-        points: Differences of mIoU by seed, in -1..1.
-        interval: Interval (low, high) of their mean, by bootstrap over seeds and images.
-    """
-
-    reference: str
-    points: SeedScores
+    reference: str = Field(alias="beside")
+    """Name of the reference variant."""
     interval: tuple[float, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the values as JSON data."""
-        return {"beside": self.reference, **self.points.as_json(), "interval": list(self.interval)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build the object from the result of `as_json`."""
-        low, high = data["interval"]
-        return cls(data["beside"], SeedScores.from_json(data), (low, high))
+    """Interval (low, high) of the mean, by bootstrap over seeds and images."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """Results of one variant.
-
-    Attributes:
-        about: Description of the variant.
-        seeds: Seeds with a report.
-        source: Mean mIoU over the sources' validation splits, in 0..1.
-        targets: mIoU by target, in 0..1.
-        iou: IoU by target and class, mean over seeds, in 0..1; None for a class that does not
-            occur.
-        differences: Difference to the reference variant by target, over the seeds of both.
-    """
+class Row(_Part):
+    """Results of one variant."""
 
     about: str
+    """Description of the variant."""
     seeds: tuple[int, ...]
+    """Seeds with a report."""
     source: SeedScores
+    """Mean mIoU over the sources' validation splits, in 0..1."""
     targets: dict[str, SeedScores]
+    """mIoU by target, in 0..1."""
     iou: dict[str, dict[str, float | None]]
+    """IoU by target and class, mean over seeds, in 0..1; None for a class that does not occur."""
     differences: dict[str, Difference]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the values as JSON data."""
-        return {
-            "about": self.about,
-            "seeds": list(self.seeds),
-            "source": self.source.as_json(),
-            "targets": {target: scores.as_json() for target, scores in self.targets.items()},
-            "iou": self.iou,
-            "differences": {target: d.as_json() for target, d in self.differences.items()},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build the object from the result of `as_json`."""
-        return cls(
-            data["about"],
-            tuple(data["seeds"]),
-            SeedScores.from_json(data["source"]),
-            {target: SeedScores.from_json(scores) for target, scores in data["targets"].items()},
-            data["iou"],
-            {target: Difference.from_json(d) for target, d in data["differences"].items()},
-        )
+    """Difference to the reference variant by target, over the seeds of both."""
 
 
-@dataclass(frozen=True)
-class StudyTable:
-    """The table of a study.
-
-    Attributes:
-        title: Title of the study.
-        protocol: Name and description of the protocol, "NAME: DESCRIPTION".
-        rows: Results by variant, without variants that have no report.
-    """
+class StudyTable(_Part):
+    """The table of a study."""
 
     title: str
+    """Title of the study."""
     protocol: str
-    rows: dict[str, Row]
+    """Name and description of the protocol, "NAME: DESCRIPTION"."""
+    rows: dict[str, Row] = Field(alias="variants")
+    """Results by variant, without variants that have no report."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the table as JSON data."""
-        return {
-            "schema_version": 1,
-            "title": self.title,
-            "protocol": self.protocol,
-            "level": LEVEL,
-            "variants": {name: row.as_json() for name, row in self.rows.items()},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build the object from the result of `as_json`."""
-        rows = {name: Row.from_json(row) for name, row in data["variants"].items()}
-        return cls(data["title"], data["protocol"], rows)
+        """Return the table as JSON data; `StudyTable.model_validate` reads it back."""
+        data = self.model_dump(mode="json", by_alias=True)
+        return {"schema_version": 1, "level": LEVEL, **data}
 
     def as_markdown(self) -> str:
         """Return all tables as Markdown."""
@@ -194,7 +129,8 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
         raise DataError(f"{folder} holds no report of this study yet.")
     rows = {name: _row(sweep, name, reports) for name in sweep.variants if reports[name]}
     protocol = next(r for by_seed in reports.values() for r in by_seed.values()).protocol
-    table = StudyTable(sweep.title, f"{protocol['name']}: {protocol['description']}", rows)
+    protocol_text = f"{protocol['name']}: {protocol['description']}"
+    table = StudyTable(title=sweep.title, protocol=protocol_text, rows=rows)
     write_atomic(folder / "study.json", (json_text(table.as_json(), indent=1) + "\n").encode())
     write_atomic(folder / "study.md", table.as_markdown().encode())
     return table
@@ -206,13 +142,15 @@ def _row(sweep: Sweep, name: str, reports: Mapping[str, Mapping[int, SavedReport
     theirs = {} if name == reference else reports[reference]
     shared = [seed for seed in ours if seed in theirs]
     sources = [target for target in sweep.scored() if target not in sweep.targets]
+    of_sources = tuple(mean(r.targets[s].miou for s in sources) for r in ours.values())
+    of_targets = {t: tuple(r.targets[t].miou for r in ours.values()) for t in sweep.targets}
     return Row(
-        variant.about,
-        tuple(ours),
-        SeedScores(tuple(mean(r.targets[s].miou for s in sources) for r in ours.values())),
-        {t: SeedScores(tuple(r.targets[t].miou for r in ours.values())) for t in sweep.targets},
-        {t: _mean_iou([r.targets[t].iou for r in ours.values()]) for t in sweep.targets},
-        {
+        about=variant.about,
+        seeds=tuple(ours),
+        source=SeedScores(values=of_sources),
+        targets={target: SeedScores(values=values) for target, values in of_targets.items()},
+        iou={t: _mean_iou([r.targets[t].iou for r in ours.values()]) for t in sweep.targets},
+        differences={
             target: _difference(reference, target, [(theirs[s], ours[s]) for s in shared])
             for target in sweep.targets
             if shared
@@ -224,9 +162,12 @@ def _difference(
     reference: str, target: str, pairs: Sequence[tuple[SavedReport, SavedReport]]
 ) -> Difference:
     scored = [(first.targets[target], second.targets[target]) for first, second in pairs]
-    points = SeedScores(tuple(second.miou - first.miou for first, second in scored))
     images = [(first.images, second.images) for first, second in scored]
-    return Difference(reference, points, mean_paired_interval(images, level=LEVEL))
+    return Difference(
+        reference=reference,
+        values=tuple(second.miou - first.miou for first, second in scored),
+        interval=mean_paired_interval(images, level=LEVEL),
+    )
 
 
 def _mean_iou(of_seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -246,7 +187,7 @@ def _cells(name: str, row: Row) -> list[str]:
             cells += ["", ""]
             continue
         low, high = difference.interval
-        cells.append(f"{difference.points.as_text('+')} (`{difference.reference}`)")
+        cells.append(f"{difference.as_text('+')} (`{difference.reference}`)")
         cells.append(f"{100 * low:+.1f} to {100 * high:+.1f}")
     return cells
 

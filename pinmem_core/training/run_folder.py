@@ -167,10 +167,7 @@ class RunFolder:
             MachineError: The disk is full, or the folder cannot be written to.
         """
         if self.writes:
-            training = config.model_dump(mode="json")
-            if config.init_weights:  # keep local paths private
-                training["init_weights"] = Path(config.init_weights).name
-            about = {"training": training, "iteration": done, RECORD: self.trained_on}
+            about = {"training": shareable(config), "iteration": done, RECORD: self.trained_on}
             save_checkpoint(segmenter, self.checkpoint, about)
 
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
@@ -225,6 +222,14 @@ class RunFolder:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         if self.writes:
             write_atomic(self.path / name, (json_text(content, indent=2) + "\n").encode())
+
+
+def shareable(config: TrainConfig) -> dict[str, Any]:
+    """Return a configuration as JSON data without local paths."""
+    settings = config.model_dump(mode="json")
+    if config.init_weights:
+        settings["init_weights"] = Path(config.init_weights).name
+    return settings
 
 
 def _metrics_line(line: dict[str, Any]) -> dict[str, float]:

@@ -55,7 +55,7 @@ from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
 from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
-from pinmem_core.training.run_folder import DIGESTS, RunFolder
+from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
 from pinmem_core.training.setup import initial_segmenter, initialize_memory, resolve
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
@@ -236,7 +236,7 @@ class _Trainer(ExitStack):
             for name in self.config.logger:
                 logger = loggers.get(name)(self.folder.path, done)
                 self.loggers.append(self.enter_context(logger))
-        self._emit(RunStarted(self.folder.path.name, self.config.model_dump(mode="json")))
+        self._emit(RunStarted(self.folder.path.name, shareable(self.config)))
         self._train(range(done, last))
         self.trained = True
         network = self._network(last)
@@ -324,7 +324,7 @@ class _Trainer(ExitStack):
         self.on_event(Progress("training", done, config.iterations))
         if last or done % config.log_every == 0:
             self.step.check()
-            self.on_event(throughput.tell())
+            self.on_event(throughput.speed())
             lr = learning_rate(config.optim, iteration, config.iterations)
             self._log(done, {"lr": lr, **_step_metrics(batch, result)})
         if config.evaluation.every and done % config.evaluation.every == 0 and not last:
@@ -440,12 +440,12 @@ class Throughput:
         self._iterations += 1
         self._since += 1
 
-    def tell(self) -> Speed:
+    def speed(self) -> Speed:
         """Return the speed since the last call."""
         now = time.perf_counter()
-        speed = self._since * self.images / (now - self._last)
+        images_per_second = self._since * self.images / (now - self._last)
         self._last, self._since = now, 0
-        return Speed(speed, peak_memory(self.device))
+        return Speed(images_per_second, peak_memory(self.device))
 
     def summary(self) -> str:
         """Return a sentence about all iterations."""

@@ -56,7 +56,7 @@ def as_markdown(data: Mapping[str, Any]) -> str:
     heads = ["run", "iterations", "iterations/s", "peak memory", *(f"mIoU {d}" for d in domains)]
     parts.append(_table(heads, [_run_cells(run, domains) for run in data["runs"]]))
     if data["table"]:
-        parts.append(StudyTable.from_json(data["table"]).variants_as_markdown())
+        parts.append(StudyTable.model_validate(data["table"]).variants_as_markdown())
     return "\n".join(parts)
 
 
