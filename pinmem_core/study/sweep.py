@@ -9,15 +9,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
 from pinmem_core.checkpoints.hub import CHECKPOINT
-from pinmem_core.config import TrainConfig, load_recipe, nested, validate
+from pinmem_core.config import Settings, TrainConfig, load_recipe, nested, validate
 from pinmem_core.documents import json_text, read_json_object, read_toml
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.evaluation.report import DATA, evaluate_run
@@ -49,11 +47,7 @@ def _as_folder_name(name: str) -> str:
 VariantName = Annotated[str, AfterValidator(_as_folder_name)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Variant(_Strict):
+class Variant(Settings):
     """One row of the study's table."""
 
     about: str
@@ -66,7 +60,7 @@ class Variant(_Strict):
     """Dotted keys of `TrainConfig`; they override the shared settings."""
 
 
-class Sweep(_Strict):
+class Sweep(Settings):
     """A study of several variants and seeds."""
 
     title: str
@@ -187,10 +181,10 @@ def _refuse_other_settings(sweep: Sweep, folder: Path, variant: str, seed: int) 
         return
     wanted = sweep.settings_of(variant, seed)
     try:
-        found = read_json_object(settings_path(folder, variant, seed))
+        recorded = read_json_object(settings_path(folder, variant, seed))
     except DataError:
-        found = {}
-    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+        recorded = {}
+    differing = sorted(key for key in wanted if recorded.get(key) != wanted[key])
     if differing:
         raise ConfigError(
             f"{run} was made with other settings: {', '.join(differing)}.",

@@ -16,19 +16,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.data.batches import Batch, Domain, load_domains
+from pinmem_core.data.batches import Batch, Domain
 from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.prepare import prepare_synthetic
-from pinmem_core.data.samples import ids_of
 from pinmem_core.data.transforms import IMAGENET, Normalization
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import MachineError
-from pinmem_core.evaluation import TrainedOn, load_target, load_validation
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
-from pinmem_core.training.setup import initial_segmenter, resolve
+from pinmem_core.training.setup import initial_segmenter, load_data, resolve
 from pinmem_core.training.step import FiniteLossCheck, TrainStep
 from pinmem_core.visualize import (
     GAP,
@@ -282,11 +280,8 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     device = pick_device(config.device)
     segmenter = initial_segmenter(config, download=False, on_event=on_event)
     prepare_synthetic([*config.sources, *config.targets], on_event)
-    domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
-    limit = config.evaluation.max_images
-    targets = load_validation(config.sources, limit, on_event)
-    trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
-    targets += [load_target(text, trained_on, limit) for text in config.targets]
+    data = load_data(config, on_event)
+    domains, targets = data.domains, [*data.validation, *data.targets]
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())
     batch, picture, loading_seconds = _first_batch(domains, config, device, segmenter.normalization)
     on_event(Notice("estimating memory and time ..."))

@@ -1,13 +1,15 @@
 """Cross-field checks of a configuration, and the initial network and memory of a run."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pinmem_core.config import ComputeConfig, TrainConfig
-from pinmem_core.data.batches import Domain
+from pinmem_core.data.batches import Domain, load_domains
 from pinmem_core.data.loader import DomainLoader
+from pinmem_core.data.samples import ids_of
 from pinmem_core.distributed import (
     broadcast_tensors,
     on_first_rank,
@@ -16,6 +18,7 @@ from pinmem_core.distributed import (
     world_size,
 )
 from pinmem_core.errors import ConfigError
+from pinmem_core.evaluation import Target, TrainedOn, load_target, load_validation
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.label_space import CLASSES
 from pinmem_core.methods import methods
@@ -85,6 +88,36 @@ def _require_capturable(compute: ComputeConfig, method: type[Method]) -> None:
             f"compute.graph contradicts {name}: the host has to act within an iteration.",
             "Set 'compute.graph' to false.",
         )
+
+
+class RunData(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+        domains: Source domains for training.
+        validation: Validation splits of the sources.
+        targets: Domains to score after training.
+        trained_on: Record of the training images.
+    """
+
+    domains: list[Domain]
+    validation: list[Target]
+    targets: list[Target]
+    trained_on: TrainedOn
+
+
+def load_data(config: TrainConfig, on_event: Listener) -> RunData:
+    """Read the manifests of a run.
+
+    Raises:
+        DataError: A source or a target is missing or empty.
+    """
+    limit = config.evaluation.max_images
+    domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
+    validation = load_validation(config.sources, limit, on_event)
+    trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
+    targets = [load_target(text, trained_on, limit) for text in config.targets]
+    return RunData(domains, validation, targets, trained_on)
 
 
 def initial_segmenter(

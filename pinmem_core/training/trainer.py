@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.data.batches import Batch, Domain, load_domains
+from pinmem_core.data.batches import Batch, Domain
 from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset, Selection
@@ -31,10 +31,7 @@ from pinmem_core.errors import DataError, StoppedRunError, shell_join
 from pinmem_core.evaluation import (
     Scores,
     Target,
-    TrainedOn,
     evaluate,
-    load_target,
-    load_validation,
 )
 from pinmem_core.evaluation.evaluate import comparison_sheet
 from pinmem_core.events import (
@@ -56,7 +53,7 @@ from pinmem_core.models import Segmenter
 from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
-from pinmem_core.training.setup import initial_segmenter, initialize_memory, resolve
+from pinmem_core.training.setup import initial_segmenter, initialize_memory, load_data, resolve
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
 
@@ -203,7 +200,7 @@ class _Trainer(ExitStack):
         self.stop = stop
         self.snapshot = snapshot
         self.device = pick_device(config.device, local_rank())
-        self.domains, self.validation, self.targets = on_first_rank(self._list)
+        self.domains, self.validation, self.targets = on_first_rank(self._load_data)
         self.digests = on_first_rank(self._digests)
         self.seen = {target.name: target.seen for target in (*self.validation, *self.targets)}
         for target in self.targets:
@@ -217,17 +214,11 @@ class _Trainer(ExitStack):
         self.trained = False
         self.saved = time.monotonic()
 
-    def _list(self) -> tuple[list[Domain], list[Target], list[Target]]:
-        """Read the manifests; return training domains, validation targets and test targets."""
-        config, limit = self.config, self.config.evaluation.max_images
-        domains = load_domains(
-            config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed
-        )
-        validation = load_validation(config.sources, limit, self.on_event)
-        ids = (ids_of(domain.samples) for domain in domains)
-        trained_on = TrainedOn.of_samples(config.sources, ids)
-        self.folder.trained_on = trained_on.as_json()  # only the first process has it
-        return domains, validation, [load_target(t, trained_on, limit) for t in config.targets]
+    def _load_data(self) -> tuple[list[Domain], list[Target], list[Target]]:
+        """Return training domains, validation targets and test targets."""
+        data = load_data(self.config, self.on_event)
+        self.folder.trained_on = data.trained_on.as_json()  # only the first process has it
+        return data.domains, data.validation, data.targets
 
     def run(self) -> dict[str, dict[str, Scores]]:
         """Train to the end and return the scores of the last checkpoint."""
