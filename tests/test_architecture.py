@@ -1,6 +1,7 @@
 """The architecture: which layer may import which, and what the core never does."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,17 @@ CORE = sorted((ROOT / "pinmem_core").rglob("*.py"))
 CLI = sorted((ROOT / "pinmem_cli").rglob("*.py"))
 
 
-def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+def _imports(path: Path, *, top_level_only: bool = False, typing: bool = True) -> set[str]:
     tree = ast.parse(path.read_text())
     nodes = tree.body if top_level_only else list(ast.walk(tree))
+    if not typing:
+        only_typing = {
+            id(inner)
+            for node in nodes
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        nodes = [node for node in nodes if id(node) not in only_typing]
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -88,3 +97,54 @@ def test_functions_fit_on_a_screen():
         if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.body[0].lineno > 55
     ]
     assert long == []
+
+
+def test_no_modules_import_each_other():
+    """Function-level imports count as well: none may hold a cycle open."""
+    modules = {_module(path): path for path in [*CORE, *CLI]}
+    imports = {
+        name: _modules(_imports(path, typing=False), modules) - {name}
+        for name, path in modules.items()
+    }
+    while leaves := [name for name, parts in imports.items() if not parts & imports.keys()]:
+        for name in leaves:
+            del imports[name]
+    assert not imports
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def _modules(names: set[str], modules: dict[str, Path]) -> set[str]:
+    """Return the imported modules; a package whose submodule is imported does not count."""
+    parents = {name.rpartition(".")[0] for name in names if name in modules}
+    return {name for name in names if name in modules and name not in parents}
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tests_use_public_names_only(path):
+    tree = ast.parse(path.read_text())
+    ours = {
+        alias.asname or alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if ast.unparse(node).startswith(("from pinmem_", "import pinmem_"))
+    }
+    private = {name for name in ours if re.match("_[a-zA-Z]", name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match("_[a-zA-Z]", node.attr):
+            if ast.unparse(node.value) in ours:
+                private.add(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr"):
+            target, name = (ast.unparse(argument).strip("'") for argument in node.args[:2])
+            if target in ours and re.match("_[a-zA-Z]", name):
+                private.add(f"{target}.{name}")
+            elif re.match(r"pinmem_.*\._[a-zA-Z]\w*$", target):
+                private.add(target)
+    assert private == set()
