@@ -148,3 +148,13 @@ def test_tests_use_public_names_only(path):
             elif re.match(r"pinmem_.*\._[a-zA-Z]\w*$", target):
                 private.add(target)
     assert private == set()
+
+
+def test_the_page_on_the_architecture_names_files_and_layers_that_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", page)
+    assert len(paths) > 40
+    for path in paths:
+        assert any((ROOT / base / path).exists() for base in ("pinmem_core", "."))
+    layers = re.findall(r"^\| `(\w+)` \|", page[page.index("## Layers") :], re.MULTILINE)
+    assert ["base", *layers] == ["base", *(layer[0] for layer in LAYERS[1:])]
