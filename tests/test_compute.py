@@ -155,7 +155,7 @@ def test_channels_last_is_the_same_but_for_rounding():
     assert step.segmenter.backbone.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++")
 def test_a_compiled_network_is_the_same_but_for_rounding():
     plain, compiled = outcome(steps=1), outcome(steps=1, compile=True)

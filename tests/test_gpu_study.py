@@ -43,7 +43,7 @@ def wait_until_trained(folder: Path, process: subprocess.Popen, iterations: int)
         time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_check_runs_to_its_end(tmp_path):
     output = tmp_path / "check.json"
     reference = ["--reference", str(tmp_path)]
