@@ -1,8 +1,7 @@
-"""Write the tables of docs/benchmarks.md anew from the results next to this file.
+"""Rebuild the tables of docs/benchmarks.md from the JSON files in this folder.
 
-Run `python docs/benchmarks/tables.py`. Every `*.json` here was written by `tests/gpu/check.py` or
-`tests/gpu/study.py`. A row is shown as the newest file that measured it has it; rows that the
-programs have and no file measured say "not measured".
+Run `python docs/benchmarks/tables.py`. `tests/gpu/check.py` and `tests/gpu/study.py` write the JSON
+files. The newest file with a row determines its values; a row without values says "not measured".
 """
 
 import json
@@ -27,13 +26,13 @@ Results = Sequence[Mapping[str, Any]]
 
 
 def read(folder: Path = HERE) -> list[dict[str, Any]]:
-    """Return all results of a folder, the newest last."""
+    """Return all results of a folder, ordered by date."""
     found = [(path.name, json.loads(path.read_text("utf-8"))) for path in folder.glob("*.json")]
     return [data for _, data in sorted(found, key=lambda f: (f[1]["meta"]["date"], f[0]))]
 
 
 def filled(page: str, results: Results) -> str:
-    """Return the page with its tables made anew."""
+    """Return the page with new tables."""
 
     def table(place: re.Match[str]) -> str:
         text = check_table(place[3], results) if place[3] else study_tables(results)

@@ -1,7 +1,7 @@
 """Rebuild the tables of docs/study.md from the JSON files in this folder.
 
 Run `python docs/study/tables.py`. A table stands between `<!-- variants NAME -->`, or
-`<!-- classes NAME -->`, and `<!-- end -->`; its figures are those of NAME.json.
+`<!-- classes NAME -->`, and `<!-- end -->`; its values are those of NAME.json.
 """
 
 import json
