@@ -56,7 +56,7 @@ class ModelConfig(Settings):
 
     backbone: str = "resnet50"
     backbone_options: dict[str, JsonValue] = {}
-    """Options of the backbone, such as `drop_path_rate` of timm's; see docs/method.md."""
+    """Arguments of the backbone's constructor; for `timm:NAME`, those of `timm.create_model`."""
     decoder: str = "deeplabv3plus"
     output_stride: Literal[8, 16, 32] = 16
     """Input pixels per position of the feature that the memory reads."""

@@ -33,7 +33,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.documents import json_text, read_json_object
-from pinmem_core.errors import CheckpointError, ConfigError, DataError, PinMemError
+from pinmem_core.errors import CheckpointError, ConfigError, DataError
 from pinmem_core.files import staged_folder, write_atomic
 from pinmem_core.label_space import CLASSES
 from pinmem_core.renamed import current_settings, current_tensors
@@ -343,7 +343,7 @@ def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
 def _build(network: Callable[[ModelConfig], N], model: ModelConfig, folder: Path) -> N:
     try:
         return network(model)
-    except PinMemError as error:
+    except ConfigError as error:
         raise CheckpointError(
             f"the checkpoint {folder} names an unknown network: {error.message}",
             error.hint,

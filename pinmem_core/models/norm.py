@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinmem_core.distributed import all_gather_tensor, all_reduce_sum, world_size
+from pinmem_core.errors import ConfigError
 
+_KNOWN = ("torch.", "pinmem_core.")
+"""Modules with batch norms that do nothing else."""
 _SUMMED = 4096
 """Pixels that torch sums in float32 at a time; the limit keeps rounding errors small."""
 
@@ -96,8 +99,24 @@ def set_alpha(module: nn.Module, alpha: float) -> None:
             part.alpha = alpha
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Return whether `module` has batch norms that `set_alpha` changes."""
+    return any(type(part) in (nn.BatchNorm2d, AlphaBatchNorm) for part in module.modules())
+
+
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return `module` with synchronised batch norms; on CUDA without alpha-BN, those of torch."""
+    """Return `module` with synchronised batch norms; on CUDA without alpha-BN, those of torch.
+
+    Raises:
+        ConfigError: A batch norm does more than normalise, such as those of timm's EfficientNets.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d) and not type(part).__module__.startswith(_KNOWN):
+            raise ConfigError(
+                f"batch norms of the class {type(part).__name__} cannot be synchronised over "
+                "processes.",
+                "Train in one process, or with another backbone.",
+            )
     mixes = any(isinstance(part, AlphaBatchNorm) for part in module.modules())
     if device.type == "cuda" and not mixes:
         synchronized: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pinmem_core.checkpoints import checkpoint
@@ -19,7 +19,7 @@ from pinmem_core.models.backbones.base import Backbone
 from pinmem_core.models.decoders import decoders
 from pinmem_core.models.decoders.base import AuxiliaryHead, resize
 from pinmem_core.models.memory import CategoricalMemory
-from pinmem_core.models.norm import set_alpha
+from pinmem_core.models.norm import has_batch_norm, set_alpha
 
 PRECISIONS: Mapping[str, torch.dtype | None] = {
     "float32": None,
@@ -180,9 +180,10 @@ def _backbone(config: ModelConfig) -> Backbone:
 
 
 def _require_batch_norm(backbone: Backbone) -> None:
-    if not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules()):
+    if not has_batch_norm(backbone):
         raise ConfigError(
-            f"model.test_time_bn needs batch norm, and the backbone '{backbone.name}' has none.",
+            f"model.test_time_bn needs batch norm without further functions, and the backbone "
+            f"'{backbone.name}' has none.",
             "Set '--set model.test_time_bn=0'.",
         )
 

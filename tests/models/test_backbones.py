@@ -15,6 +15,7 @@ from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.export.files import export_model
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
+from pinmem_core.models.norm import synchronize_batch_norm
 
 CONVNEXT = {"depths": [1, 1, 2, 1], "dims": [8, 12, 16, 20]}
 VIT = {"depth": 3, "embed_dim": 32, "num_heads": 2}
@@ -180,13 +181,21 @@ def test_each_backbone_has_a_normalisation_of_its_own():
         ({"backbone_options": {"depth": 3}}, "backbone_options do not fit the backbone 'resnet50'"),
         (
             {"backbone": "timm:convnext_atto", "test_time_bn": 0.1},
-            "test_time_bn needs batch norm, and the backbone 'timm:convnext_atto' has none",
+            "needs batch norm without further functions, and the backbone 'timm:convnext_atto'",
         ),
     ],
 )
 def test_what_a_backbone_cannot_do_is_refused(settings, said):
     with torch.device("meta"), pytest.raises(ConfigError, match=said):
         Segmenter(ModelConfig(**settings))
+
+
+def test_batch_norms_that_do_more_are_not_replaced():
+    network = Segmenter(ModelConfig(backbone="timm:test_efficientnet", feature_dim=16))
+    with pytest.raises(ConfigError, match="BatchNormAct2d cannot be synchronised"):
+        synchronize_batch_norm(network, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="needs batch norm without further functions"):
+        Segmenter(network.config.model_copy(update={"test_time_bn": 0.1}))
 
 
 def test_without_timm_the_command_that_installs_it_is_named(monkeypatch):
