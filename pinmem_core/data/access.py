@@ -13,14 +13,7 @@ import requests
 from pinmem_core.addresses import redact_url
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import name_to_type
-from pinmem_core.data.http_range import (
-    CERTIFICATE_HINT,
-    TIMEOUT,
-    explain,
-    is_untrusted,
-    origin,
-    require_encryption,
-)
+from pinmem_core.data.http_range import TIMEOUT, origin, require_encryption, transfer_error
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.files import write_atomic
@@ -155,8 +148,8 @@ def log_in(
         answer = session.post(url, data=form, allow_redirects=False, stream=True, timeout=timeout)
         answer.close()
     except requests.RequestException as error:
-        hint = CERTIFICATE_HINT if is_untrusted(error) else "Try again later."
-        raise DataError(f"{prefix} {explain(error)}.", hint) from None
+        failure = transfer_error(error)
+        raise DataError(f"{prefix} {failure.reason}.", failure.hint) from None
     if answer.status_code >= 500:
         raise DataError(f"{prefix} answered {answer.status_code}.", "Try again later.")
     if answer.status_code != 302:

@@ -112,6 +112,11 @@ def damage_named(archive: Path) -> Iterator[None]:
     """Convert the errors of Python's readers for a damaged archive to a `DataError`."""
     try:
         yield
+    except NotImplementedError as error:
+        raise UnsupportedError(
+            f"{archive} is packed in a way that Python cannot read: {error}.",
+            "Unpack it with 'unzip' or '7z', and name the folder instead.",
+        ) from error
     except (
         EOFError,
         OSError,
@@ -181,27 +186,16 @@ class ZipReader(Reader):
             )
         if directory > _LARGEST_DIRECTORY:
             raise too_many_members(self.archive)
-        with self._errors_named(), zipfile.ZipFile(self.archive) as file:
+        with damage_named(self.archive), zipfile.ZipFile(self.archive) as file:
             listed = len(file.infolist())
             if count not in (_IN_ZIP64, listed % 2**16):
                 raise damaged(self.archive, f"it lists {listed} of {count} members")
             yield file
 
     def _blocks(self, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-        with self._errors_named(), file.open(info) as stream:
+        with damage_named(self.archive), file.open(info) as stream:
             while block := stream.read(BLOCK):
                 yield block
-
-    @contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            with damage_named(self.archive):
-                yield
-        except NotImplementedError as error:
-            raise UnsupportedError(
-                f"{self.archive} is packed in a way that Python cannot read: {error}.",
-                "Unpack it with 'unzip' or '7z', and name the folder instead.",
-            ) from error
 
 
 def _zip_member(info: zipfile.ZipInfo) -> Member:

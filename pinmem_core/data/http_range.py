@@ -38,17 +38,11 @@ TIMEOUT = (10.0, 60.0)
 """Default time limits in seconds: for the connection, and for the next bytes."""
 LARGEST_UNKNOWN = 50 * 10**9
 """Maximum size in bytes of a file whose size neither the card nor the site states."""
-CERTIFICATE_HINT = (
+_CERTIFICATE_HINT = (
     "If a proxy of your network signs connections, set REQUESTS_CA_BUNDLE to the file with its "
     "certificate. Otherwise check this machine's clock, or download the file in a browser."
 )
 _SIZE_HINT = "If the file is right, correct its size in the card ('bytes' or 'about')."
-_REASONS: dict[type[Exception], str] = {
-    requests.Timeout: "did not answer in time",
-    requests.ConnectionError: "could not be reached",
-    requests.TooManyRedirects: "redirects in circles",
-    Exception: "is no address that can be downloaded from",
-}
 _PORTS = {"http": 80, "https": 443}
 _BLOCK = 2**20
 _SLACK = 2**20
@@ -103,21 +97,6 @@ def require_encryption(address: str) -> None:
     )
 
 
-def is_untrusted(error: Exception) -> bool:
-    """Return whether the certificate of the site was refused; a retry would not help."""
-    return isinstance(error, requests.exceptions.SSLError) and "certificate" in str(error).lower()
-
-
-def explain(error: Exception) -> str:
-    """Return what is wrong with an address, as the end of a sentence.
-
-    The text of the error is left out: it may contain the signed address of a redirect.
-    """
-    if is_untrusted(error):
-        return "has a certificate that this machine does not trust"
-    return next(text for kind, text in _REASONS.items() if isinstance(error, kind))
-
-
 class TransferError(Exception):
     """A failure that a retry does not change; `reason` continues the sentence "ADDRESS ..."."""
 
@@ -135,6 +114,25 @@ class TransferError(Exception):
 
 class InterruptedTransferError(TransferError):
     """A failure that a retry may change, after the time in the Retry-After header."""
+
+
+def transfer_error(error: Exception) -> TransferError:
+    """Return the error for an exception of `requests`.
+
+    Its text is left out: it may contain the signed address of a redirect.
+    """
+    match error:
+        case requests.exceptions.SSLError() if "certificate" in str(error).lower():
+            reason = "has a certificate that this machine does not trust"
+            return TransferError(reason, _CERTIFICATE_HINT)
+        case requests.Timeout():
+            return InterruptedTransferError("did not answer in time")
+        case requests.ConnectionError():
+            return InterruptedTransferError("could not be reached")
+        case requests.TooManyRedirects():
+            return TransferError("redirects in circles")
+        case _:
+            return TransferError("is no address that can be downloaded from")
 
 
 class Source(BaseModel, extra="forbid", frozen=True, strict=True):
@@ -230,17 +228,14 @@ class Transfer:
                 return self._request_rest()
             except InterruptedTransferError as error:
                 interruption = error
-            has_progress = self.part.size > reached
-            if has_progress:
+            if self.part.size > reached:
                 retry, reached = self.options.retry, self.part.size
             else:
                 retry = self._next_retry(retry, interruption)
             seconds = _wait_seconds(retry, interruption.retry_after)
-            if not has_progress:
-                message = (
-                    f"{redact_url(self.url)} {interruption.reason}; retrying in {seconds:.0f} s."
-                )
-                self.options.on_event(Notice(message))
+            if retry.history:  # no new bytes
+                message = f"{redact_url(self.url)} {interruption.reason}"
+                self.options.on_event(Notice(f"{message}; retrying in {seconds:.0f} s."))
             self.options.token.sleep(seconds)
 
     def _next_retry(self, retry: Retry, interruption: InterruptedTransferError) -> Retry:
@@ -276,11 +271,7 @@ class Transfer:
         try:
             return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
         except (requests.RequestException, ValueError) as error:  # ValueError: a broken redirect
-            if is_untrusted(error):
-                raise TransferError(explain(error), CERTIFICATE_HINT) from None
-            if isinstance(error, requests.ConnectionError | requests.Timeout):
-                raise InterruptedTransferError(explain(error)) from None
-            raise TransferError(explain(error)) from None
+            raise transfer_error(error) from None
 
     def _check_status(self, response: requests.Response) -> None:
         status, headers = response.status_code, response.headers
