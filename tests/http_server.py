@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that misbehaves as it is told."""
+"""A web server on 127.0.0.1 that misbehaves on request."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ USER, PASSWORD = "ada@example.org", "open sesame"
 
 @dataclass(frozen=True)
 class Mood:
-    """How a request is answered; the default is honest."""
+    """How a request is answered; correctly by default."""
 
     status: int | None = None
     """Answer this, and no file."""
@@ -25,15 +25,15 @@ class Mood:
     page: bool = False
     """Answer 200 with a web page instead of the file."""
     cut: int | None = None
-    """Break off after this many bytes."""
+    """Close the connection after this many bytes."""
     deaf: bool = False
     """Ignore Range."""
     trusting: bool = False
     """Ignore If-Range."""
     lie: int = 0
-    """Tell a length that differs by this."""
+    """Send a Content-Length that differs by this."""
     ration: int | None = None
-    """Answer a Range with no more than this many bytes, and say so."""
+    """Answer a Range with at most this many bytes, and a correct Content-Range."""
     shift: int = 0
     """Continue this many bytes further than asked for."""
     flip: int | None = None
@@ -41,11 +41,11 @@ class Mood:
     pause: float = 0.0
     """Sleep after each block, in seconds."""
     hidden: bool = False
-    """Tell no length: the body ends with the connection."""
+    """Send no Content-Length: the body ends with the connection."""
     endless: bool = False
-    """Go on after the file for as long as anybody reads, in chunks, whatever length is told."""
+    """Send the file again and again, in chunks, whatever the Content-Length."""
     body: bytes = b""
-    """What comes with a `status`."""
+    """Body of an answer with `status`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Request:
 
 
 class Site(ThreadingHTTPServer):
-    """Serves `files` by path; `moods` are used up one a request, then `always` holds."""
+    """Serves `files` by path; each request uses up one of `moods`, then `always` holds."""
 
     daemon_threads = True
     block_on_close = False

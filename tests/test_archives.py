@@ -57,7 +57,7 @@ def test_backslashes_are_folders_too(tmp_path, name):
     assert set(tree(folder)) == {"a", "a/b", "a/b/c.txt", "a/d.txt"}
 
 
-def test_a_zip_may_tell_folders_by_their_names_alone(tmp_path):
+def test_a_zip_may_mark_folders_by_their_names_alone(tmp_path):
     archive = make_zip(tmp_path / "x.zip", Item("a/", b"", 0), Item("b\\", b"", 0))
     assert tree(extract(archive, tmp_path)) == {"a": None, "b": None}
 
@@ -93,7 +93,7 @@ def test_no_permission_is_taken_over(tmp_path, name):
         ("...zip", None),  # its folder would be the parent's
     ],
 )
-def test_a_suffix_tells_an_archive(tmp_path, name, expected):
+def test_a_suffix_marks_an_archive(tmp_path, name, expected):
     assert is_archive(Path(name)) == (expected is not None)
     if expected:
         assert stem(name) == expected
@@ -104,7 +104,7 @@ def test_a_suffix_tells_an_archive(tmp_path, name, expected):
 
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 @each_format
-def test_progress_is_told_in_bytes_up_to_the_end(tmp_path, name, pause, monkeypatch):
+def test_progress_is_reported_in_bytes_up_to_the_end(tmp_path, name, pause, monkeypatch):
     monkeypatch.setattr(events_module, "PROGRESS_INTERVAL", pause)
     events: list[Progress] = []
     archive = make(tmp_path / name, *(Item(f"{i}.bin", os.urandom(9000)) for i in range(200)))
@@ -320,7 +320,7 @@ def test_an_endless_header_is_not_read_into_memory(tmp_path):
 
 
 @each_format
-def test_a_full_disk_is_told_beforehand(tmp_path, name, monkeypatch):
+def test_a_full_disk_is_reported_beforehand(tmp_path, name, monkeypatch):
     archive = make(tmp_path / name, Item("a.bin", os.urandom(50_000)))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 40_000))
     error = refusal(archive)
@@ -343,7 +343,7 @@ def _flip_in_the_middle(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0x40]) + data[middle + 1 :]
 
 
-def _damage_is_found(archive: Path, spoil: Callable[[bytes], bytes]) -> None:
+def _assert_damage_is_detected(archive: Path, spoil: Callable[[bytes], bytes]) -> None:
     make(archive, *(Item(f"{i}.bin", os.urandom(4000)) for i in range(9)))
     archive.write_bytes(spoil(archive.read_bytes()))
     for act in (None, lambda: check_archive(archive)):
@@ -353,15 +353,15 @@ def _damage_is_found(archive: Path, spoil: Callable[[bytes], bytes]) -> None:
 
 
 @each_format
-def test_a_cut_off_archive_is_found(tmp_path, name):
-    _damage_is_found(tmp_path / name, _cut_in_half)
+def test_a_cut_off_archive_is_detected(tmp_path, name):
+    _assert_damage_is_detected(tmp_path / name, _cut_in_half)
 
 
 @pytest.mark.parametrize("spoil", [_cut_at_the_end, _flip_in_the_middle])
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "x.tar"])
-def test_small_damage_is_found(tmp_path, name, spoil):
+def test_small_damage_is_detected(tmp_path, name, spoil):
     """A plain tar has no checksum of its data, and ends in zeros."""
-    _damage_is_found(tmp_path / name, spoil)
+    _assert_damage_is_detected(tmp_path / name, spoil)
 
 
 @pytest.mark.parametrize(("name", "start"), [("x.zip", 30 + len("a.txt")), ("x.tgz", 10)])
@@ -383,7 +383,7 @@ def test_a_checksum_behind_the_end_of_a_tar_is_checked(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [512 + 1024, 512 + 1000, 512 + 1024 + 200])
-def test_a_tar_that_ends_before_its_end_is_found(tmp_path, keep):
+def test_a_tar_that_ends_before_its_end_is_detected(tmp_path, keep):
     archive = make_tar(tmp_path / "x.tar", Item("a", bytes(1024)), Item("b"))
     archive.write_bytes(archive.read_bytes()[:keep])
     assert "damaged" in refusal(archive).message
@@ -407,7 +407,7 @@ def test_a_damaged_header_is_not_the_end_of_a_tar(tmp_path):
         (bytes(100), None),
     ],
 )
-def test_what_is_no_archive_is_told_for_what_it_is(tmp_path, name, content, reason):
+def test_what_is_no_archive_is_named_by_its_type(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     for act in (None, lambda: check_archive(tmp_path / name)):
         if reason:

@@ -115,7 +115,7 @@ def warnings(events: list[Event]) -> list[str]:
 
 
 @checksums
-def test_a_file_is_fetched_verified_and_told_about(site, folder, checksum):
+def test_a_file_is_fetched_verified_and_reported(site, folder, checksum):
     events = fetch(zip_of(site, bytes=len(DATA), **checksum), folder)
     shown = [event for event in events if isinstance(event, Progress)]
     assert Progress("a.zip", len(DATA), len(DATA), "bytes") in shown
@@ -190,7 +190,7 @@ def test_another_length_than_published_is_refused_before_it_is_fetched(site, fol
     assert not (folder / PARTIAL).exists()
 
 
-def test_a_server_that_tells_no_length_is_believed_if_the_file_is_whole(site, folder):
+def test_a_server_without_a_length_is_believed_if_the_file_is_whole(site, folder):
     site.always[GET] = Mood(hidden=True)
     fetch(zip_of(site), folder)
     (folder / "a.zip").unlink()
@@ -312,22 +312,22 @@ def test_what_is_no_archive_is_taken_as_it_comes(site, folder):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "card",
     [{"bytes": len(DATA)}, {"about": f"{len(DATA)}"}, {}],
     ids=["bytes", "about", "announced"],
 )
 @pytest.mark.parametrize("hidden", [False, True], ids=["length", "no-length"])
-def test_a_body_without_an_end_is_cut_off(site, folder, told, hidden, monkeypatch):
+def test_a_body_without_an_end_is_cut_off(site, folder, card, hidden, monkeypatch):
     monkeypatch.setattr("pinmem_core.data.http_range.LARGEST_UNKNOWN", 3_000_000)
     site.always[GET] = Mood(endless=True, hidden=hidden)
     written: list[int] = []
     message = refuse(
-        zip_of(site, **told),
+        zip_of(site, **card),
         folder,
         on_event=lambda event: written.append(getattr(event, "done", 0)),
     )
     assert "sends more than the" in message and not list(folder.glob("a.zip*"))
-    known = "bytes" in told or not hidden
+    known = "bytes" in card or not hidden
     assert max(written) <= (len(DATA) if known else 3_000_000)
     assert len(site.gets(GET)) == 1
 
@@ -388,7 +388,7 @@ def test_an_address_that_is_down_or_none_is_passed_over(site, folder):
     fetch(card_of(Archive(file="a.zip", url=urls)), folder)
 
 
-def test_a_certificate_that_is_not_trusted_is_told_with_the_remedy(site, folder, monkeypatch):
+def test_a_certificate_that_is_not_trusted_is_reported_with_the_remedy(site, folder, monkeypatch):
     def distrust(*_: object, **__: object) -> None:
         raise requests.exceptions.SSLError("certificate verify failed: unable to get local issuer")
 
@@ -465,7 +465,7 @@ def test_the_first_failure_ends_the_other_transfers_soon_and_keeps_what_came(sit
     assert (folder / PARTIAL).stat().st_size > 0 and (folder / "b.zip.part").exists()
 
 
-def test_a_thread_that_does_not_end_keeps_nobody_waiting(monkeypatch):
+def test_a_thread_that_does_not_end_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(thread_pool, "JOIN_SECONDS", 0.05)
     deaf: list[threading.Thread] = []
     end = threading.Event()
@@ -495,7 +495,7 @@ def test_a_right_file_is_verified_and_not_fetched_again(site, folder, checksum):
 
 
 @checksums
-def test_a_wrong_file_is_set_aside_with_a_word_and_fetched(site, folder, checksum):
+def test_a_wrong_file_is_set_aside_with_a_warning_and_fetched(site, folder, checksum):
     card = zip_of(site, **checksum)
     fetch(card, folder)
     for name, other in (("a.zip.wrong", zipped(1)), ("a.zip.wrong-2", zipped(2))):
@@ -560,7 +560,7 @@ def test_a_part_longer_than_the_file_is_begun_anew(site, folder):
     assert site.ranges(GET)[-1] is None
 
 
-def test_wanted_tells_what_is_there(site, folder):
+def test_wanted_lists_what_is_there(site, folder):
     names = ("a.zip", "b.zip", "c.zip")
     card = card_of(*[Archive(file=name, part=name[0]) for name in names])
     _leave_part(folder, 100, None)
@@ -611,7 +611,7 @@ def _wait_for(condition) -> None:
         time.sleep(0.005)
 
 
-def test_a_killed_download_goes_on_where_it_was(site, folder, child):
+def test_a_killed_download_resumes_where_it_was(site, folder, child):
     child.kill()
     child.wait()
     there = (folder / PARTIAL).stat().st_size
@@ -642,7 +642,7 @@ def test_ctrl_c_ends_soon_and_keeps_what_came(site, folder, tmp_path, silent, re
 # What has to be so before
 
 
-def test_a_disk_too_small_is_told_before_anything_is_fetched(site, folder, monkeypatch):
+def test_a_disk_too_small_is_reported_before_anything_is_fetched(site, folder, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**12, 0, 2_000_000_000)
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
     message = refuse(zip_of(site, about="5.71 GB"), folder)
@@ -650,7 +650,7 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(site, folder, monke
     assert not site.log
 
 
-def test_a_missing_login_is_told_before_the_disk_is_looked_at(site, folder, monkeypatch):
+def test_a_missing_login_is_reported_before_the_disk_space(site, folder, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**12, 0, 0)
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr("platformdirs.user_data_dir", lambda *_: str(folder / "none"))
@@ -684,7 +684,7 @@ def test_a_full_disk_is_named(site, folder, monkeypatch):
     assert "a.zip.part: No space left on device." in refuse(zip_of(site), folder)
 
 
-def test_what_a_person_has_to_fetch_is_told_in_steps(folder):
+def test_what_a_person_has_to_download_is_listed_in_steps(folder):
     steps = ("Register at example.org.", "Fetch the files.")
     card = card_of(Archive(file="a.zip"), Archive(file="b.zip"), steps=steps)
     with pytest.raises(ConfigError, match=r"cannot download a\.zip, b\.zip of toytown") as error:
@@ -698,7 +698,7 @@ def test_what_a_person_has_to_fetch_is_told_in_steps(folder):
 
 def test_what_pinmem_draws_is_not_fetched(folder):
     with pytest.raises(ConfigError, match="toytown is drawn, not downloaded"):
-        download(card_of(draw=lambda folder, told: None), folder)
+        download(card_of(draw=lambda folder, progress: None), folder)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -768,7 +768,7 @@ def test_without_a_login_the_page_is_not_saved(site, folder, members_only):
     assert "web page" in refuse(zip_of(site), folder)
 
 
-def test_a_wrong_password_is_told_without_it(site, folder, members_only):
+def test_a_wrong_password_is_reported_without_it(site, folder, members_only):
     message = refuse(members_only, folder, credentials=Credentials(USER, "hunter2"))
     assert USER in message and "hunter2" not in message
     assert "hunter2" not in repr(Credentials(USER, "hunter2"))
@@ -805,7 +805,7 @@ def test_without_credentials_the_ways_are_listed(folder, members_only):
     assert "CITYSCAPES_PASSWORD" in hint and "credentials.json" in hint and "terminal" in hint
 
 
-def test_no_other_site_is_told_the_credentials_for_cityscapes(site, folder, monkeypatch):
+def test_no_other_site_receives_the_credentials_for_cityscapes(site, folder, monkeypatch):
     monkeypatch.setenv("CITYSCAPES_USERNAME", USER)
     monkeypatch.setenv("CITYSCAPES_PASSWORD", PASSWORD)
     assert find_credentials("https://www.cityscapes-dataset.com/login")

@@ -212,7 +212,7 @@ def test_a_folder_of_the_users_stands_for_nothing(tmp_path):
 # Names with backslashes, as some tools unpack them
 
 
-def test_synthia_unpacked_to_names_with_backslashes_is_found(tmp_path):
+def test_synthia_unpacked_to_names_with_backslashes_is_recognized(tmp_path):
     label = io.BytesIO()
     values = RNG.integers(1, 13, (6, 8, 3)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in values)
@@ -285,19 +285,19 @@ def test_a_named_version_that_cannot_be_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("road", "expected"), [(13, "pinmem"), (21, "v2.0")])
-def test_the_palette_tells_the_version(tmp_path, road, expected):
+def test_the_palette_decides_the_version(tmp_path, road, expected):
     folder = mapillary(tmp_path / "in", largest=40, palette=road)
     assert version(folder) == (expected, False)
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(66, "pinmem"), (124, "v2.0")])
-def test_a_configuration_tells_the_version(tmp_path, classes, expected):
+def test_a_configuration_decides_the_version(tmp_path, classes, expected):
     folder = mapillary(tmp_path / "in", largest=40)
     (folder / "config.json").write_text(json.dumps({"labels": [{}] * classes}))
     assert version(folder) == (expected, False)
 
 
-def test_configurations_that_differ_or_are_odd_tell_nothing(tmp_path):
+def test_configurations_that_differ_or_are_odd_are_ignored(tmp_path):
     folder = mapillary(tmp_path / "in", largest=40)
     for name, text in (("config_v1.2.json", 66), ("config_v2.0.json", 124)):
         (folder / name).write_text(json.dumps({"labels": [{}] * text}))

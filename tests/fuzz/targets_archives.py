@@ -28,7 +28,7 @@ _ITEMS = (Item("a.txt", b"alpha" * 9), Item("d/b.png", bytes(range(256))), Item(
 
 
 @cache
-def _intact(kind: str) -> bytes:
+def intact(kind: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         return make(Path(folder, kind), *_ITEMS).read_bytes()
 
@@ -39,7 +39,7 @@ def _kinds() -> list[str]:
 
 def _make(rng: Random) -> Case:
     kind = rng.choice(_kinds())
-    data = _intact(kind)
+    data = intact(kind)
     if rng.random() < INTACT_SHARE:
         return Case({f"in/{kind}": data}, intact=True, known=True)
     if rng.random() < 0.25:
@@ -59,7 +59,7 @@ def _hostile(rng: Random, kind: str) -> bytes:
         try:
             return make(Path(folder, kind), *items).read_bytes()
         except (ValueError, UnicodeError):  # a name that the writer does not take
-            return mutated_bytes(rng, _intact(kind))
+            return mutated_bytes(rng, intact(kind))
 
 
 def _read(case: Case, folder: Path) -> str:

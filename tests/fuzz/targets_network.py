@@ -9,7 +9,7 @@ from threading import Thread
 
 from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import ODD_TEXTS, mutated_bytes
-from fuzz.targets_archives import _intact
+from fuzz.targets_archives import intact
 from pinmem_core.data.card import Archive, DatasetCard, Layout
 from pinmem_core.data.download import download
 from pinmem_core.data.http_range import RETRY
@@ -55,7 +55,7 @@ def _server() -> _Server:
 
 
 def _make(rng: Random) -> Case:
-    data = _intact("x.zip")
+    data = intact("x.zip")
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(data)}", "Connection: close"]
     lines += ["Content-Type: application/zip", 'ETag: "abc"']
     checked = rng.random() < 0.7
@@ -85,7 +85,7 @@ def _joined(lines: list[str]) -> bytes:
 def _read(case: Case, folder: Path) -> str:
     server = _server()
     server.answer = case.files["answer"]
-    data = _intact("x.zip")
+    data = intact("x.zip")
     digest = {"sha256": hashlib.sha256(data).hexdigest()} if case.known else {}
     url = f"http://127.0.0.1:{server.server_address[1]}/a.zip"
     layout = Layout(name="x", image="{n}.png", label="{n}_l.png", label_maps="trainids", id="{n}")
