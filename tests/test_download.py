@@ -14,6 +14,7 @@ import zipfile
 from collections import namedtuple
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def zipped(seed: int, size: int = 150_000) -> bytes:
             member = zipfile.ZipInfo(f"{number}.png")  # without the time of day: always the same
             archive.writestr(member, random.Random(seed + number).randbytes(size // 3))
     return file.getvalue()
+
+
+@cache
+def bomb() -> bytes:
+    """Return a small gzip file that unpacks to 60 MB."""
+    return gzip.compress(bytes(60_000_000), 1)
 
 
 DATA = zipped(0)
@@ -345,11 +352,10 @@ def test_a_size_far_beyond_the_cards_is_refused_before_it_is_fetched(site, folde
 
 
 def test_the_body_of_a_redirect_is_neither_read_nor_unpacked(site, folder):
-    bomb = gzip.compress(bytes(200_000_000), 1)
     site.always["/old.zip"] = Mood(
         status=302,
         headers={"Location": site.url(GET), "Content-Encoding": "gzip", "Set-Cookie": "a=b"},
-        body=bomb,
+        body=bomb(),
     )
     tracemalloc.start()
     fetch(zip_of(site, "/old.zip"), folder)
@@ -854,8 +860,7 @@ def test_no_password_is_sent_without_encryption(site, login, monkeypatch):
 
 
 def test_a_login_page_that_unpacks_to_gigabytes_is_not_unpacked(site):
-    bomb = gzip.compress(bytes(200_000_000), 1)
-    site.always[LOGIN] = Mood(status=200, headers={"Content-Encoding": "gzip"}, body=bomb)
+    site.always[LOGIN] = Mood(status=200, headers={"Content-Encoding": "gzip"}, body=bomb())
     site.login_status = 302
     tracemalloc.start()
     log_in(new_session(), site.url(LOGIN), Credentials(USER, PASSWORD))
