@@ -404,6 +404,12 @@ def test_a_certificate_that_is_not_trusted_is_reported_with_the_remedy(site, fol
     assert "REQUESTS_CA_BUNDLE" in (error.value.hint or "")
 
 
+def test_a_missing_file_of_certificates_is_named(folder, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/none/ca.pem")
+    card = card_of(Archive(file="a.zip", url="https://127.0.0.1/a.zip"))
+    assert "/none/ca.pem" in refuse(card, folder)
+
+
 def test_when_all_addresses_fail_the_last_is_named_without_its_user(site, folder):
     last = site.url("/gone.zip?packageID=3").replace("//", "//ada:sesame@")
     card = card_of(Archive(file="a.zip", url=(site.url("/lost.zip"), last)))

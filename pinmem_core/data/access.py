@@ -147,7 +147,7 @@ def log_in(
         session.get(url, allow_redirects=False, stream=True, timeout=timeout).close()  # cookies
         answer = session.post(url, data=form, allow_redirects=False, stream=True, timeout=timeout)
         answer.close()
-    except requests.RequestException as error:
+    except OSError as error:
         failure = transfer_error(error)
         raise DataError(f"{prefix} {failure.reason}.", failure.hint) from None
     if answer.status_code >= 500:

@@ -200,8 +200,9 @@ def _fetch(archive: Archive, path: Path, options: TransferOptions) -> None:
                 _record(archive, path, part.path, options.on_event)
                 return part.finish(path)
         except OSError as error:
+            reason = error.strerror or error
             hint = "Make room, or name another folder. The next download resumes."
-            raise MachineError(f"cannot write {part.path}: {error.strerror}.", hint) from error
+            raise MachineError(f"cannot write {part.path}: {reason}.", hint) from error
     raise DataError(
         f"{archive.file} {fault}, twice in a row.",
         "The site may have changed the file: see whether a newer pinmem knows it, or put "

@@ -117,9 +117,9 @@ class InterruptedTransferError(TransferError):
 
 
 def transfer_error(error: Exception) -> TransferError:
-    """Return the error for an exception of `requests`.
+    """Return the error for an exception from a request.
 
-    Its text is left out: it may contain the signed address of a redirect.
+    The text of requests' own exceptions is left out: it may hold the signed address of a redirect.
     """
     match error:
         case requests.exceptions.SSLError() if "certificate" in str(error).lower():
@@ -131,8 +131,10 @@ def transfer_error(error: Exception) -> TransferError:
             return InterruptedTransferError("could not be reached")
         case requests.TooManyRedirects():
             return TransferError("redirects in circles")
-        case _:
+        case requests.RequestException() | ValueError():
             return TransferError("is no address that can be downloaded from")
+        case _:  # REQUESTS_CA_BUNDLE names no file
+            return TransferError(f"could not be reached: {error}", _CERTIFICATE_HINT)
 
 
 class Source(BaseModel, extra="forbid", frozen=True, strict=True):
@@ -270,7 +272,7 @@ class Transfer:
         timeout = self.options.timeout
         try:
             return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
-        except (requests.RequestException, ValueError) as error:  # ValueError: a broken redirect
+        except (OSError, ValueError) as error:  # ValueError: a broken redirect
             raise transfer_error(error) from None
 
     def _check_status(self, response: requests.Response) -> None:
