@@ -14,8 +14,8 @@ from pinmem_cli.options import (
     add,
     argument,
     group,
-    names,
     option,
+    paths,
     shell_join,
 )
 from pinmem_cli.output import Output, fields, size
@@ -93,7 +93,7 @@ def onnx(
     argmax: Argmax = False,
     opset: Annotated[int | None, option("Opset version; default: 18.")] = None,
     calibrate: Annotated[
-        list[str] | None,
+        list[Path] | None,
         option(
             "Calibration images, folders or quoted patterns; default: images of the sources.",
             metavar="IMAGES,...",
@@ -116,7 +116,7 @@ def onnx(
         preprocess=preprocess,
         argmax=argmax,
         opset=opset,
-        calibrate=names(calibrate),
+        calibrate=[str(path) for path in paths(calibrate)],
         force=force,
     )
 

@@ -111,6 +111,10 @@ def test_int8_is_calibrated_by_images_or_by_the_sources(run, runtimes, tmp_path)
     assert Result(*command, "--calibrate", images, "--force").code == 0
     assert [image.shape for image in runtimes[-1][2]] == [(3, 4, 3)] * 2
     assert (run / "export" / "model-int8.onnx").exists()
+    (tmp_path / "a,b").mkdir()
+    (tmp_path / "p.ppm").rename(tmp_path / "a,b" / "p.ppm")
+    assert Result(*command, "--calibrate", str(tmp_path / "a,b"), "--force").code == 0
+    assert len(runtimes[-1][2]) == 1  # a path that exists may hold a comma
 
 
 def test_a_checkpoint_is_copied_with_its_card(run, tmp_path):

@@ -18,6 +18,7 @@ from pinmem_cli.options import (
     paths,
     refuse_others,
     shell_join,
+    without,
 )
 from pinmem_cli.output import Output, counted, fields, size, table
 from pinmem_cli.streams import printable
@@ -132,9 +133,14 @@ def download(
         )
     files = [{"file": str(path), "bytes": path.stat().st_size} for path in paths]
     output.result({"dataset": name, "files": files}, *map(str, paths))
-    chosen = [word for part in names(parts) for word in ("--parts", part)]
-    source = ["--from", folder] if folder else chosen
-    output.next_step(f"pinmem data prepare {shell_join(name, *_card(card_file), *source)}")
+    chosen = ["--parts", ",".join(names(parts))] if parts else []
+    output.next_step(_prepare_command(name, card_file, [folder] if folder else [], *chosen))
+
+
+def _prepare_command(name: str, card: Path | None, sources: Sequence[Path], *more: str) -> str:
+    words: list[object] = ["--card", card] if card else []
+    words += [word for source in sources for word in ("--from", source)] or more
+    return f"pinmem data prepare {shell_join(name, *words)}"
 
 
 def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, output: Output) -> None:
@@ -164,6 +170,7 @@ def list_wanted(card: "DatasetCard", parts: list[str], folder: Path | None, outp
     output.note(f"{len(missing)} files to fetch, about {size(max(0, left))}")
     for step in card.steps:
         output.note(step)
+    output.next_step(without("--dry-run"))
 
 
 def extract(
@@ -182,12 +189,7 @@ def extract(
     with output.listening() as listener:
         folders = locate_raw_files(card, paths(sources) or [archives_root(name)], on_event=listener)
     output.result({"dataset": name, "folders": [str(f) for f in folders]}, *map(str, folders))
-    source = [word for folder in folders for word in ("--from", folder)]
-    output.next_step(f"pinmem data prepare {shell_join(name, *_card(card_file), *source)}")
-
-
-def _card(file: Path | None) -> list[object]:
-    return ["--card", file] if file else []
+    output.next_step(_prepare_command(name, card_file, folders))
 
 
 EXAMPLES = (
@@ -373,6 +375,7 @@ def _show_plan(
             ]
         ),
     )
+    output.next_step(without("--dry-run"))
 
 
 def _report(dataset: "PreparedDataset", output: Output) -> None:
