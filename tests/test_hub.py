@@ -256,7 +256,7 @@ main()
 
     pushed = pinmem("export", "push", str(run), NAME, "--private")
     assert pushed.returncode == 0, pushed.stderr
-    assert f"--model {NAME}" in pushed.stderr and "%|" not in pushed.stderr
+    assert f"next: pinmem eval {NAME}" in pushed.stderr and "%|" not in pushed.stderr
     (tmp_path / "photo.ppm").write_bytes(b"P6 40 32 255\n" + bytes(40 * 32 * 3))
     predict = ("predict", "photo.ppm", "--model", NAME, "-o", "mask.png", "--device", "cpu")
     assert pinmem(*predict).returncode == 0 and (tmp_path / "mask.png").exists()
