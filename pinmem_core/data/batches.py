@@ -19,7 +19,7 @@ from pinmem_core.data.transforms import (
     augment_photometric,
     draw_geometry,
 )
-from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
+from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError, shell_join
 from pinmem_core.label_space import IGNORE_INDEX
 
 
@@ -235,14 +235,6 @@ class CropBatch(NamedTuple):
         return self._replace(images=images, appearances=(), more_views=tuple(more))
 
 
-class _Key(NamedTuple):
-    iteration: int
-    domain: int
-    slot: int
-    sample: int
-    strong: bool
-
-
 class CropDataset(Dataset[CropBatch | PinMemError]):
     """Map-style dataset from iteration to crops, a pure function of (seed, iteration).
 
@@ -296,7 +288,15 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         return set(chosen[self.config.augmentation.strong])
 
     def _draw(self, iteration: int) -> CropBatch:
-        crops = [self._crop(key) for key in self._keys(iteration)]
+        strong, config = self.strong_domains(iteration), self.config
+        crops = []
+        for number, domain in enumerate(self.domains):
+            population = len(domain.samples)
+            indices = draw_indices(config.seed, iteration, number, population, config.batch)
+            crops += [
+                self._crop((iteration, number, slot), indices[slot], number in strong)
+                for slot in self.slots
+            ]
         drawn = CropBatch(
             torch.stack([crop.image for crop in crops]),
             torch.stack([crop.label for crop in crops]),
@@ -306,27 +306,19 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         )
         return drawn.augmented(self.normalization) if self.augment else drawn
 
-    def _keys(self, iteration: int) -> list[_Key]:
-        strong, seed, batch = self.strong_domains(iteration), self.config.seed, self.config.batch
-        keys = []
-        for domain, pool in enumerate(self.domains):
-            indices = draw_indices(seed, iteration, domain, len(pool.samples), batch)
-            keys += [_Key(iteration, domain, s, indices[s], domain in strong) for s in self.slots]
-        return keys
-
-    def _crop(self, key: _Key) -> Crop:
-        domain = self.domains[key.domain]
-        sample = domain.samples[key.sample]
+    def _crop(self, key: tuple[int, int, int], index: int, strong: bool) -> Crop:
+        """Return the crop of (iteration, domain, slot)."""
+        domain = self.domains[key[1]]
+        sample = domain.samples[index]
         for attempt in range(MAX_REDRAWS):
-            random = (self.config.seed, *key[:3], attempt)
+            random = (self.config.seed, *key, attempt)
             rng = geometry_rng(*random)
             image, label = sample.read()
             place = draw_geometry(rng, (label.shape[0], label.shape[1]), self.config.augmentation)
             cut = place.cut_label(label)
             if (cut != IGNORE_INDEX).any():
                 appearances = tuple(
-                    Appearance(appearance_seed(*random, view), key.strong)
-                    for view in range(self.views)
+                    Appearance(appearance_seed(*random, view), strong) for view in range(self.views)
                 )
                 name = f"{domain.name}/{sample.id}"
                 return Crop(place.cut_image(image), cut, appearances, name, attempt)
@@ -334,7 +326,8 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         raise DataError(
             f"{MAX_REDRAWS} crops of {domain.name} in a row hold no labelled pixel; the last image "
             f"was {sample.image}.",
-            "Choose a larger augmentation.crop, or look at 'pinmem data preview {sample.dataset}'.",
+            "Choose a larger augmentation.crop, or look at the images: "
+            f"pinmem data preview {shell_join(domain.name.partition('#')[0])}",
         )
 
 
