@@ -111,11 +111,11 @@ def prepare(
         DataError: Files are missing or damaged.
         MachineError: The disk is too small, or nothing here unpacks an archive.
     """
-    found = read_card(Path(card)) if card else get_card(dataset)
+    described = read_card(Path(card)) if card else get_card(dataset)
     given = [source] if isinstance(source, str | Path) else source
-    folders = locate_raw_files(found, [*map(Path, given)], on_event=on_event)
+    folders = locate_raw_files(described, [*map(Path, given)], on_event=on_event)
     return prepare_dataset(
-        found,
+        described,
         folders,
         label_map=label_map,
         reencoding=reencoding,

@@ -204,14 +204,14 @@ def on_first_rank(work: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return work()
-    outcome: list[T | PinMemError | None] = [None]
+    shared: list[T | PinMemError | None] = [None]
     if rank() == 0:
         try:
-            outcome = [work()]
+            shared = [work()]
         except PinMemError as error:
-            outcome = [error]
-    dist.broadcast_object_list(outcome)
-    (result,) = outcome
+            shared = [error]
+    dist.broadcast_object_list(shared)
+    (result,) = shared
     if isinstance(result, PinMemError):
         raise result
     return cast(T, result)

@@ -1,4 +1,4 @@
-"""Plots of losses, memory slots, class shares and calibration, as matplotlib figures.
+"""Plots of losses, memory slots, class shares and calibration, with matplotlib.
 
 Matplotlib is imported when the first plot is drawn. It never uses pyplot's global state, and it
 writes equal plots as equal files.
@@ -81,7 +81,7 @@ def plot_bytes(figure: "Figure", form: str = "png") -> bytes:
     """Return a figure as a file.
 
     Args:
-        figure: Figure to render. Equal figures give equal bytes.
+        figure: Figure to render. Equal plots give equal bytes.
         form: "png", "svg" or "pdf".
     """
     data = BytesIO()

@@ -441,7 +441,7 @@ def test_a_split_zip_is_explained(tmp_path):
     whole = archive.read_bytes()
     end = whole.rindex(b"PK\x05\x06")
     archive.write_bytes(whole[: end + 4] + b"\x02" + whole[end + 5 :])
-    assert "zip -s 0 x.zip --out x-joined.zip" in refusal(archive).hint
+    assert "zip -s 0 x.zip --out x-whole.zip" in refusal(archive).hint
     archive.write_bytes(whole)
     (tmp_path / "x.z01").touch()
     assert "several pieces" in refusal(archive).message

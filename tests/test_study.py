@@ -45,7 +45,7 @@ settings = { method = "aggregate" }
 about = "as published"
 
 [variants.halfway]
-about = "some of each image's own statistics"
+about = "test-time batch norm"
 of = "plain"
 settings = { "model.test_time_bn" = 0.5 }
 

@@ -287,8 +287,8 @@ def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
         key = ".".join(["model", *map(str, first["loc"])])
         raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
     optional = _LATER if _DIGESTS not in config else _NEW
-    if lacking := _missing_key(config["model"], model.model_dump(mode="json"), optional):
-        raise _unfit(folder, f"in it, 'model.{lacking}' is missing")
+    if missing := _missing_key(config["model"], model.model_dump(mode="json"), optional):
+        raise _unfit(folder, f"in it, 'model.{missing}' is missing")
     return model
 
 

@@ -179,10 +179,10 @@ class ZipReader(Reader):
         disk, count, directory = _read_end(self.archive)
         pieces = [self.archive.with_suffix(suffix) for suffix in (".z01", ".Z01")]
         if disk not in (0, _IN_ZIP64) or any(piece.exists() for piece in pieces):
-            joined = f"{self.archive.stem}-joined.zip"
+            whole = f"{self.archive.stem}-whole.zip"
             raise DataError(
                 f"{self.archive} is the last of several pieces of one archive.",
-                f"Join them with 'zip -s 0 {self.archive.name} --out {joined}', and name {joined}.",
+                f"Join them with 'zip -s 0 {self.archive.name} --out {whole}', and name {whole}.",
             )
         if directory > _LARGEST_DIRECTORY:
             raise too_many_members(self.archive)

@@ -151,10 +151,10 @@ def find_samples(
         expected = "; ".join(f"{layout.image} ({layout.name})" for layout in layouts)
         suffixes = islice(files.suffixes().items(), _SHOWN)
         counts = ", ".join(f"{count} *{suffix}" for suffix, count in suffixes)
-        found = f"{counts}, e.g. {files.texts[0]}" if counts else "no files"
+        present = f"{counts}, e.g. {files.texts[0]}" if counts else "no files"
         raise DataError(
             f"{places} holds no images of {card.name}.",
-            f"Looked at any depth for: {expected}. Found: {found}.",
+            f"Looked at any depth for: {expected}. Found: {present}.",
         )
     assumed = not named and is_assumed(best.layout, best.labels, classes)
     return replace(_by_split(best, fitting), label_map=label_map, is_assumed=assumed)

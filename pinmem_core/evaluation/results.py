@@ -228,11 +228,11 @@ def _parsed(record: Any) -> dict[str, frozenset[bytes]] | None:
     digests = {}
     try:
         for dataset, entry in record.items():
-            joined = b64decode(entry["ids"], validate=True)
-            if len(joined) != _BYTES * entry["images"]:
+            digits = b64decode(entry["ids"], validate=True)
+            if len(digits) != _BYTES * entry["images"]:
                 return None
-            starts = range(0, len(joined), _BYTES)
-            digests[dataset] = frozenset(joined[start : start + _BYTES] for start in starts)
+            starts = range(0, len(digits), _BYTES)
+            digests[dataset] = frozenset(digits[start : start + _BYTES] for start in starts)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return digests or None
@@ -385,7 +385,7 @@ class Report:
     def as_text(self) -> str:
         """Return `as_json` as a text in which each list of numbers takes one line."""
         text = json_text(self.as_json(), indent=1)
-        return re.sub(r"\[\n[-+.\deE,\s]+]", lambda found: " ".join(found[0].split()), text) + "\n"
+        return re.sub(r"\[\n[-+.\deE,\s]+]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 def image_counts(entry: dict[str, Any]) -> ImageResult:

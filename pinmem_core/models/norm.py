@@ -32,7 +32,7 @@ class AlphaBatchNorm(nn.BatchNorm2d):
     inplace: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N, C, H, W); in evaluation, each image with its own statistics."""
+        """Normalise (N, C, H, W); in evaluation, each image by its statistics."""
         one_position = input.shape[2] == 1 and input.shape[3] == 1  # has no variance
         if self.training or not self.alpha or one_position:
             return super().forward(input)

@@ -101,7 +101,7 @@ class Brush:
         return paint
 
     def shadow(self, box: tuple[float, float, float, float], height: float) -> None:
-        """Cast the shadow of a box with footprint ``(x0, z0, x1, z1)`` on the street."""
+        """Cast the shadow of a box with base ``(x0, z0, x1, z1)`` on the street."""
         if box[1] < _SHADOWLESS:
             shift = height * self.sun.right, height * self.sun.ahead
             self.canvas.shade(sweep(box, shift), self.style.light.shadow)

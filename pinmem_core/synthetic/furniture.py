@@ -44,37 +44,37 @@ def tree(brush: Brush, thing: Thing) -> None:
     """Draw a trunk with a round or conical crown."""
     rng, palette, town = brush.rng, brush.style.palette, brush.style.town
     plane = Front(thing.z, thing.x)
-    tall, spread = float(rng.uniform(4.5, 8.5)), float(rng.uniform(1.3, 2.3))
+    tall, radius = float(rng.uniform(4.5, 8.5)), float(rng.uniform(1.3, 2.3))
     fork = float(rng.uniform(1.8, 2.6))
     leaf = brush.blend(palette.leaves)
     paint = _foliage(brush, leaf, fork, tall)
     rough = 0.35 if palette.grain else 0.0
     brush.shadow((thing.x - 0.15, thing.z, thing.x + 0.15, thing.z + 0.2), fork)
-    _crown_shadow(brush, thing, (fork + tall) / 2, spread)
+    _crown_shadow(brush, thing, (fork + tall) / 2, radius)
     trunk = line((0, 0), (rng.uniform(-0.2, 0.2), fork + 0.6), rng.uniform(0.22, 0.4))
     brush.fill(plane, trunk, brush.grained(brush.pick(palette.trunk), 20), "vegetation")
     names = tuple(town.crowns)
     if str(rng.choice(names, p=[town.crowns[n] for n in names])) == "cone":
         for k in range(3):
             low = fork - 0.6 + (tall - fork) * k / 3.5
-            wide = spread * (0.85 - 0.2 * k)
+            wide = radius * (0.85 - 0.2 * k)
             tier = Polygon([(-wide, low), (wide, low), (0, low + (tall - fork) * 0.55)])
             brush.fill(plane, tier, paint, "vegetation")
         return
     middle, half = (fork + tall) / 2, (tall - fork) / 2
-    brush.fill(plane, Ellipse(0, middle, spread, half, rough), paint, "vegetation")
+    brush.fill(plane, Ellipse(0, middle, radius, half, rough), paint, "vegetation")
     for s in (-0.5, 0.55) if thing.z < 35 else ():
         t = middle + half * rng.uniform(-0.5, 0.2)
-        clump = Ellipse(s * spread * 1.2, t, spread * 0.6, half * 0.55, rough)
+        clump = Ellipse(s * radius * 1.2, t, radius * 0.6, half * 0.55, rough)
         brush.fill(plane, clump, paint, "vegetation")
 
 
-def _crown_shadow(brush: Brush, thing: Thing, height: float, spread: float) -> None:
+def _crown_shadow(brush: Brush, thing: Thing, height: float, radius: float) -> None:
     spot = Ellipse(
         thing.x + height * brush.sun.right,
         thing.z + height * brush.sun.ahead,
-        spread * 1.1,
-        spread * 1.1,
+        radius * 1.1,
+        radius * 1.1,
         0.3,
     )
     brush.canvas.shade(spot, brush.style.light.shadow)
@@ -82,9 +82,9 @@ def _crown_shadow(brush: Brush, thing: Thing, height: float, spread: float) -> N
 
 def bush(brush: Brush, thing: Thing) -> None:
     """Draw a low bush."""
-    spread, tall = float(brush.rng.uniform(0.6, 1.3)), float(brush.rng.uniform(0.9, 1.8))
+    radius, tall = float(brush.rng.uniform(0.6, 1.3)), float(brush.rng.uniform(0.9, 1.8))
     paint = _foliage(brush, brush.blend(brush.style.palette.leaves), 0, tall)
-    shape = Ellipse(0, tall * 0.4, spread, tall * 0.6, 0.3)
+    shape = Ellipse(0, tall * 0.4, radius, tall * 0.6, 0.3)
     brush.fill(Front(thing.z, thing.x), shape, paint, "vegetation")
 
 

@@ -116,5 +116,5 @@ def _tone(image: Floats, lens: Lens) -> Floats:
 
 def _sensor_noise(image: Floats, sigma: float, rng: np.random.Generator) -> Floats:
     """Add noise to each colour, stronger in bright areas."""
-    spread = np.float32(sigma) * np.sqrt(np.float32(0.3) + image)
-    return np.asarray(image + spread * rng.standard_normal(image.shape, dtype=np.float32))
+    deviation = np.float32(sigma) * np.sqrt(np.float32(0.3) + image)
+    return np.asarray(image + deviation * rng.standard_normal(image.shape, dtype=np.float32))
