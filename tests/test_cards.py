@@ -163,7 +163,7 @@ def test_the_image_pattern_defines_every_field(name):
         assert layout.encoding in ENCODINGS.all()
 
 
-# image, label, id, domain and split of a sample in each layout, "" where a layout tells none
+# image, label, id, domain and split of a sample in each layout, "" where a layout has none
 EXAMPLES = {
     "gtav": [
         ("images/00001.png", "labels/00001.png", "00001", "", ""),
@@ -316,7 +316,7 @@ CHAIN = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ("title:", "colour: red\ntitle:", ["line 2", "colour", "not permitted"]),
         ("title:", "version: many\ntitle:", ["line 2", "version", "integer"]),
@@ -333,14 +333,14 @@ CHAIN = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(
         ("My streets", "\udcff", ["UTF-8"]),
     ],
 )
-def test_a_mistake_is_told_by_file_line_and_key(tmp_path, old, new, told):
+def test_an_error_names_file_line_and_key(tmp_path, old, new, expected):
     path = tmp_path / "mine.yaml"
     assert CARD.count(old) == 1
     path.write_bytes(CARD.replace(old, new).encode(errors="surrogateescape"))
     with pytest.raises(ConfigError) as caught:
         read_card(path)
     text = f"{caught.value.message} {caught.value.hint}"
-    assert all(part in text for part in [str(path), *told]), text
+    assert all(part in text for part in [str(path), *expected]), text
 
 
 def test_a_missing_card_is_told(tmp_path):
@@ -367,7 +367,7 @@ def test_a_written_card_reads_back_equal(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ("name: mine", "name: ../mine", ["line 1", "name"]),
         ("title:", "name: yours\ntitle:", ["line 2", "'name' is given twice"]),
@@ -419,7 +419,7 @@ def test_a_written_card_reads_back_equal(name, tmp_path):
         (CARD, CHAIN, ["levels deep"]),
     ],
 )
-def test_a_card_is_refused_that_leads_elsewhere_or_takes_too_much(tmp_path, old, new, told):
+def test_a_card_is_refused_that_leads_elsewhere_or_takes_too_much(tmp_path, old, new, expected):
     path = tmp_path / "mine.yaml"
     assert CARD.count(old) == 1
     path.write_text(CARD.replace(old, new))
@@ -427,7 +427,9 @@ def test_a_card_is_refused_that_leads_elsewhere_or_takes_too_much(tmp_path, old,
     with pytest.raises(ConfigError) as caught:
         read_card(path)
     assert time.monotonic() - started < 5
-    assert all(part in caught.value.message for part in [str(path), *told]), caught.value.message
+    assert all(part in caught.value.message for part in [str(path), *expected]), (
+        caught.value.message
+    )
     assert len(caught.value.message) < 1000
 
 
@@ -457,12 +459,12 @@ def test_a_card_and_its_lists_are_regular_files_of_a_moderate_size(tmp_path):
     (tmp_path / "lists" / "mine.txt").symlink_to("/etc/passwd")
     linking = CARD + "split_lists: {train: lists/mine.txt}\n"
     (tmp_path / "linking.yaml").write_text(linking)
-    for name, told in (
+    for name, expected in (
         ("huge", "larger than"),
         ("pipe", "not a regular file"),
         ("linking", "leads out"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=expected):
             read_card(tmp_path / f"{name}.yaml")
     for device in ("/dev/zero", "/dev/stdin", str(tmp_path)):
         with pytest.raises(ConfigError):
@@ -506,7 +508,7 @@ def test_list_goes_on_and_names_the_bad_cards(bad_card_of_ones_own):
 
 def _facts(file: str) -> dict:
     if not (FACTS / file).is_file():
-        pytest.skip(f"no {file} in {FACTS.resolve()} (beside PINMEM_REFERENCE)")
+        pytest.skip(f"no {file} in {FACTS.resolve()} (next to PINMEM_REFERENCE)")
     return json.loads((FACTS / file).read_text(encoding="utf-8"))
 
 
@@ -590,10 +592,10 @@ def test_archives_are_those_of_the_report(name):
     facts = _facts("datasets.json")
     about = next(v for key, v in facts.items() if key.replace("_", "-").startswith(name))
     for archive in CARDS[name].archives:
-        told = [d for d in about["downloads"] if d["file"] == archive.file]
-        packages = {f"{CITYSCAPES}/file-handling/?packageID={d.get('packageID')}" for d in told}
-        assert {*archive.url} <= {d.get("url") for d in told} | packages
+        listed = [d for d in about["downloads"] if d["file"] == archive.file]
+        packages = {f"{CITYSCAPES}/file-handling/?packageID={d.get('packageID')}" for d in listed}
+        assert {*archive.url} <= {d.get("url") for d in listed} | packages
         for key in ("bytes", "md5"):
-            assert getattr(archive, key) == next((d[key] for d in told if d.get(key)), None)
+            assert getattr(archive, key) == next((d[key] for d in listed if d.get(key)), None)
         # left out where a single third party gives it: a wrong one would refuse a right file
-        assert archive.sha256 in {None, *(d.get("sha256") for d in told)}
+        assert archive.sha256 in {None, *(d.get("sha256") for d in listed)}

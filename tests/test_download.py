@@ -708,9 +708,9 @@ def test_what_a_person_has_to_download_is_listed_in_steps(folder):
     )
 
 
-def test_what_pinmem_draws_is_not_fetched(folder):
-    with pytest.raises(ConfigError, match="toytown is drawn, not downloaded"):
-        download(card_of(draw=lambda folder, progress: None), folder)
+def test_synthetic_data_are_not_downloaded(folder):
+    with pytest.raises(ConfigError, match="toytown is synthetic"):
+        download(card_of(generate=lambda folder, progress: None), folder)
 
 
 @pytest.mark.parametrize("right", [True, False])

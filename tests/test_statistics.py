@@ -39,43 +39,43 @@ def dataset(tmp_path) -> PreparedDataset:
 
 
 def test_class_figures_are_those_of_all_labels(dataset):
-    figures = statistics(dataset.samples, "camvid", images=1)
+    result = statistics(dataset.samples, "camvid", images=1)
     labels = [read_label(sample.label) for sample in dataset.samples]
     for name in CLASS_NAMES:
         pixels = [int((label == TRAIN_ID[name]).sum()) for label in labels]
-        assert figures.class_pixels[name] == sum(pixels)
-        assert figures.class_images[name] == sum(count > 0 for count in pixels)
-    assert figures.class_images["traffic sign"] == 1
-    assert figures.class_images["train"] == figures.class_pixels["train"] == 0
-    assert figures.class_pixels == dataset.summary["class_pixels"]
+        assert result.class_pixels[name] == sum(pixels)
+        assert result.class_images[name] == sum(count > 0 for count in pixels)
+    assert result.class_images["traffic sign"] == 1
+    assert result.class_images["train"] == result.class_pixels["train"] == 0
+    assert result.class_pixels == dataset.summary["class_pixels"]
 
 
 def test_only_the_samples_asked_for_count(dataset):
     chosen = [sample for sample in dataset.samples if sample.domain == "0016E5"]
-    figures = statistics(chosen, "camvid")
+    result = statistics(chosen, "camvid")
     road = sum(int((read_label(sample.label) == 0).sum()) for sample in chosen)
-    assert (figures.samples, figures.class_pixels["road"]) == (2, road)
-    assert figures.sizes == ((20, 50, 2),)
+    assert (result.samples, result.class_pixels["road"]) == (2, road)
+    assert result.sizes == ((20, 50, 2),)
     assert statistics(dataset.samples, "camvid").sizes == ((40, 30, 5), (20, 50, 2))
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_mean_and_deviation_are_those_of_all_pixels(dataset, jobs):
     events = []
-    figures = statistics(dataset.samples, "camvid", images=0, jobs=jobs, on_event=events.append)
+    result = statistics(dataset.samples, "camvid", images=0, jobs=jobs, on_event=events.append)
     pixels = [read_image(sample.image).reshape(-1, 3) for sample in dataset.samples]
     together = np.concatenate(pixels) / 255
-    assert figures.mean == pytest.approx(together.mean(axis=0), abs=1e-12)
-    assert figures.std == pytest.approx(together.std(axis=0), abs=1e-12)
-    assert figures.looked_at == 7
+    assert result.mean == pytest.approx(together.mean(axis=0), abs=1e-12)
+    assert result.std == pytest.approx(together.std(axis=0), abs=1e-12)
+    assert result.looked_at == 7
     assert [(event.done, event.total) for event in events] == [(n, 7) for n in range(1, 8)]
 
 
 def test_a_few_images_stand_for_all(dataset):
-    figures = statistics(dataset.samples, "camvid", images=2)
+    result = statistics(dataset.samples, "camvid", images=2)
     ends = [read_image(dataset.samples[n].image).reshape(-1, 3) for n in (0, -1)]
-    assert figures.mean == pytest.approx(np.concatenate(ends).mean(axis=0) / 255, abs=1e-12)
-    assert figures.looked_at == 2
+    assert result.mean == pytest.approx(np.concatenate(ends).mean(axis=0) / 255, abs=1e-12)
+    assert result.looked_at == 2
     assert [s.id[-1] for s in evenly_spaced(dataset.samples[:5], 3)] == ["0", "2", "4"]
     assert evenly_spaced(dataset.samples, 99) == list(dataset.samples)
 
@@ -206,5 +206,5 @@ def test_texts_are_cut_to_fit_and_written_in_letters_that_the_font_has():
 
 
 def test_statistics_are_plain_data(dataset):
-    figures = statistics(dataset.samples, "camvid")
-    assert json.loads(json.dumps(figures.__dict__))["looked_at"] == 7
+    result = statistics(dataset.samples, "camvid")
+    assert json.loads(json.dumps(result.__dict__))["looked_at"] == 7

@@ -273,13 +273,13 @@ def prepare(
         return
     card = card_of(name, card_file)
     reencoding = reencoding_of(reencode, quality, height)
-    remembered = [] if sources or card.draw else sources_of_last_time(card)
+    remembered = [] if sources or card.generate else sources_of_last_time(card)
     _refuse_fetching(context, card, sources, remembered)
     if dry_run:
         _show_plan(card, sources or remembered, label_map, names(parts), output)
         return
     credentials = None
-    if not sources and not card.draw and not remembered:
+    if not sources and not card.generate and not remembered:
         settle_terms(card, output, accept=accept_terms)
         credentials = credentials_for(card)
     with output.listening() as listener:
@@ -312,7 +312,7 @@ def _refuse_fetching(
 ) -> None:
     """Refuse options of downloading if nothing will be downloaded."""
     options = {"--parts", "--remove-archives"}
-    if sources or card.draw:
+    if sources or card.generate:
         what = "--from" if sources else f"the synthetic dataset {card.name}"
         options.add("--accept-terms")  # otherwise harmless
     elif remembered:

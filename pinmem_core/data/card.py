@@ -21,7 +21,7 @@ from pydantic import (
 from pinmem_core.data.label_maps import STANDARD_MAPS, LabelMapSpec, build_label_map
 from pinmem_core.label_space import LabelMap
 
-Drawing = Callable[[Path, Callable[[int, int], None]], None]
+Generator = Callable[[Path, Callable[[int, int], None]], None]
 """Writes a synthetic dataset into a folder and reports (done, total) to a callback."""
 
 
@@ -231,7 +231,7 @@ class DatasetCard(_Strict):
     data have one, else all."""
     recipe: str = "paper-resnet50"
     """Default training recipe for its images."""
-    draw: Drawing | None = Field(None, exclude=True)
+    generate: Generator | None = Field(None, exclude=True)
     """Generator of a synthetic dataset."""
 
     @model_validator(mode="before")

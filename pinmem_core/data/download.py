@@ -138,9 +138,10 @@ def _require_addresses(card: DatasetCard, files: Sequence[Wanted]) -> None:
     manual = [file for file in files if not file.archive.url]
     if files and all(file.state == "present" for file in manual):
         return
-    if card.draw:
+    if card.generate:
         raise ConfigError(
-            f"{card.name} is drawn, not downloaded.", f"Draw it: pinmem data prepare {card.name}"
+            f"{card.name} is synthetic: it cannot be downloaded.",
+            f"Generate it: pinmem data prepare {card.name}",
         )
     command = f"pinmem data prepare {name_to_type(card)} --from FOLDER"
     if not files:

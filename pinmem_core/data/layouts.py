@@ -312,12 +312,7 @@ def _by_split(best: LayoutMatch, fitting: Sequence[LayoutMatch]) -> LayoutMatch:
 
 
 def _expression(pattern: str, inner: Mapping[str, str] | None = None) -> regex.Pattern[str]:
-    """Return the regular expression of a pattern, at any depth and in any case.
-
-    Args:
-        pattern: Path with fields.
-        inner: Expressions of fields that have none in `pattern`.
-    """
+    """Return the expression of a pattern; `inner` has those of fields without one of their own."""
     pattern = as_text(pattern)
     expression, end = "", 0
     seen: set[str] = set()

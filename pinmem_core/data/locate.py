@@ -66,7 +66,7 @@ def locate_raw_files(
     with hold_lock(lock, f"the raw files of {card.name}", on_event):
         if sources:
             return _from_sources(card, sources, on_event)
-        if card.draw:
+        if card.generate:
             return [_generated(card, on_event)]
         own = _last_sources(card)
         missing = [folder for folder in own if not folder.is_dir()]
@@ -182,9 +182,11 @@ def _holds(card: DatasetCard, folders: Sequence[Path]) -> bool:
 
 def _generated(card: DatasetCard, on_event: Listener) -> Path:
     folder = raw_root(card.name) / f"drawn-{card.version}"
-    if card.draw and not restore_folder(folder).exists():
+    if card.generate and not restore_folder(folder).exists():
         with staged_folder(folder) as staging:
-            card.draw(staging, lambda done, total: on_event(Progress("drawing", done, total)))
+            card.generate(
+                staging, lambda done, total: on_event(Progress("generating", done, total))
+            )
     return folder
 
 

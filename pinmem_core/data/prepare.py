@@ -190,7 +190,7 @@ def prepare_synthetic(selections: Iterable[str], on_event: Listener = ignore) ->
     """
     for name in {Selection.parse(text).dataset: None for text in selections}:
         card = get_card(name)
-        if card.draw and not (dataset_root(name) / SUMMARY).exists():
+        if card.generate and not (dataset_root(name) / SUMMARY).exists():
             prepare(card, locate_raw_files(card, on_event=on_event), on_event=on_event)
 
 
@@ -205,12 +205,11 @@ def _announce_layouts(match: LayoutMatch, on_event: Listener) -> None:
         message = f"left out, as their labels hold no trainIds: {', '.join(match.left_splits)}"
         on_event(Notice(message, warning=True))
     for split, layout in match.other_layouts.items():
-        on_event(
-            Notice(
-                f"the labels of the split {split} are read by the layout '{layout.name}', those of "
-                f"the others by '{match.layout.name}'"
-            )
+        message = (
+            f"the labels of the split {split} are read by the layout '{layout.name}', those of the "
+            f"others by '{match.layout.name}'"
         )
+        on_event(Notice(message))
 
 
 def _plan(card: DatasetCard, match: LayoutMatch) -> tuple[list[Planned], list[Defect]]:
@@ -243,15 +242,7 @@ def _convert_all(
     jobs: int | None,
     on_event: Listener,
 ) -> tuple[list[Record], list[Defect]]:
-    """Convert what no earlier run has converted, and record each result at once.
-
-    Args:
-        planned: Samples and their splits.
-        conversion: Conversion of most samples.
-        others: Conversion of the splits that have another layout.
-        jobs: Number of threads; None for one per core.
-        on_event: Callback for progress events.
-    """
+    """Convert what no earlier run has converted, and record each result at once."""
     earlier = {
         record.key: (folder, record)
         for folder in (conversion.root, conversion.folder)

@@ -136,7 +136,8 @@ def pack(
                 raise unknown_name(f"split of {name}", split, dataset.counts)
         samples = [sample for sample in dataset.samples if not splits or sample.split in splits]
         _refuse_too_many(card, len(samples))
-        records = _packed_records(dataset, samples, reencoding, jobs, on_event)
+        digests = {record.sample.id: record.label_sha256 for record in read_records(dataset.root)}
+        records = _packed_records(samples, digests, reencoding, jobs, on_event)
         summary = _packed_summary(dataset.summary, records, reencoding)
         header = _Header(
             format_version=FORMAT_VERSION,
@@ -150,8 +151,8 @@ def pack(
             _add(tar, SUMMARY, _json(summary))
             _add(tar, MANIFEST, "".join(f"{r.sample.to_json()}\n" for r in records).encode())
             _add(tar, RECORDS, "".join(f"{r.to_json()}\n" for r in records).encode())
-            digests = _add_files(tar, samples, records, reencoding, jobs, on_event)
-            _add(tar, IMAGE_DIGESTS, digests.encode())
+            images = _add_files(tar, samples, records, reencoding, jobs, on_event)
+            _add(tar, IMAGE_DIGESTS, images.encode())
     return PackSummary(out, len(records), out.stat().st_size, summary["digest"])
 
 
@@ -214,14 +215,13 @@ def unpack(path: Path, name: str | None = None, *, on_event: Listener = ignore) 
 
 
 def _packed_records(
-    dataset: PreparedDataset,
     samples: Sequence[Sample],
+    digests: Mapping[str, str],
     reencoding: Reencoding | None,
     jobs: int | None,
     on_event: Listener,
 ) -> list[Record]:
     """Return the records of the samples in the pack, with each label read and checked."""
-    digests = {record.sample.id: record.label_sha256 for record in read_records(dataset.root)}
 
     def record_of(sample: Sample) -> Record:
         with sample.repair_hint():

@@ -175,4 +175,4 @@ def _are_synthetic(domains: Iterable[str]) -> bool:
     """Return whether the images of all these domains are pinmem's synthetic scenes."""
     known = shipped_cards()
     datasets = {name.partition("@")[0].partition(":")[0] for name in domains}
-    return all(name in known and known[name].draw for name in datasets)
+    return all(name in known and known[name].generate for name in datasets)

@@ -8,7 +8,7 @@ from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.images import write_png
 
 
-def _draw(folder: Path, on_progress) -> None:
+def _generate(folder: Path, on_progress) -> None:
     for domain, tint in (("red", (35, 0, 0)), ("blue", (0, 0, 35))):
         for number in range(10):
             rng = np.random.default_rng([len(domain), number])
@@ -39,5 +39,5 @@ CARD = DatasetCard(
     ),
     domains={"red": "reddish", "blue": "bluish"},
     recipe="demo",
-    draw=_draw,
+    generate=_generate,
 )
