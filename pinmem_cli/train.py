@@ -341,5 +341,5 @@ def _costs(planned: "Plan") -> list[str]:
         f"memory: about {size(estimate.memory_bytes)} on {planned.device}, plus the program's own",
         f"time: about {planned.seconds_per_iteration:.2f} s an iteration ({computing}, {loading})",
         f"training: about {training} for {planned.config.iterations} iterations, without the "
-        "first memory and the scoring",
+        "initial memory and the scoring",
     ]

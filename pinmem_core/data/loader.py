@@ -32,7 +32,7 @@ def prefetch_crops(
     Raises:
         MachineError: A worker process was killed.
     """
-    drawn = _started(
+    crops = _started(
         DataLoader(
             crops,
             batch_size=None,
@@ -47,13 +47,13 @@ def prefetch_crops(
     )
     died = False
     try:
-        yield from drawn
+        yield from crops
     except (RuntimeError, EOFError, ConnectionError) as error:
         died = _is_worker_death(error)
         if not died:
             raise
     finally:
-        del drawn  # ends the processes
+        del crops  # ends the processes
     if died:  # raised outside of `except`, because torch's error would keep the processes alive
         raise MachineError(
             "a process that loads images was killed.",
@@ -72,8 +72,8 @@ def _begin(worker: int) -> None:
     keep_freed_memory()
 
 
-def _unchanged(drawn: Any) -> Any:
-    return drawn
+def _unchanged(crops: Any) -> Any:
+    return crops
 
 
 def _started(loader: DataLoader[CropBatch | PinMemError]) -> Iterator[CropBatch | PinMemError]:
@@ -85,10 +85,10 @@ def _started(loader: DataLoader[CropBatch | PinMemError]) -> Iterator[CropBatch 
     if not hasattr(signal, "SIGCHLD"):  # Windows
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
-    drawn = iter(loader)
+    crops = iter(loader)
     if signal.getsignal(signal.SIGCHLD) is not before:
         signal.signal(signal.SIGCHLD, before)
-    return drawn
+    return crops
 
 
 _CPU = torch.device("cpu")
@@ -163,26 +163,26 @@ class DomainLoader:
             self.crops, self.iterations, workers=self.workers, pin_memory=pin_memory
         )
         with closing(ahead):
-            for iteration, drawn in zip(self.iterations, ahead, strict=True):
-                if isinstance(drawn, PinMemError):
-                    raise drawn
-                yield self._batch(iteration, drawn)
+            for iteration, crops in zip(self.iterations, ahead, strict=True):
+                if isinstance(crops, PinMemError):
+                    raise crops
+                yield self._batch(iteration, crops)
 
-    def _batch(self, iteration: int, drawn: CropBatch) -> Batch:
-        names = drawn.samples
-        images = drawn.images.to(self.device, non_blocking=True)
-        labels = drawn.labels.to(self.device, non_blocking=True).long()
-        more = tuple(view.to(self.device, non_blocking=True) for view in drawn.more_views)
-        drawn = drawn._replace(images=images, more_views=more).augmented(self.crops.normalization)
+    def _batch(self, iteration: int, crops: CropBatch) -> Batch:
+        names = crops.samples
+        images = crops.images.to(self.device, non_blocking=True)
+        labels = crops.labels.to(self.device, non_blocking=True).long()
+        more = tuple(view.to(self.device, non_blocking=True) for view in crops.more_views)
+        crops = crops._replace(images=images, more_views=more).augmented(self.crops.normalization)
         each = len(self.crops.slots)
         shape = (len(self.crops.domains), each)
         return Batch(
-            drawn.images.unflatten(0, shape),
+            crops.images.unflatten(0, shape),
             labels.unflatten(0, shape),
             *self.crops.meta_split(iteration),
-            drawn.redrawn,
+            crops.redrawn,
             tuple(names[first : first + each] for first in range(0, len(names), each)),
-            tuple(view.unflatten(0, shape) for view in drawn.more_views),
+            tuple(view.unflatten(0, shape) for view in crops.more_views),
         )
 
 
