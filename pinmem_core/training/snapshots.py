@@ -118,8 +118,8 @@ def _read(folder: Path) -> Snapshot:
     """Return the snapshot in `folder`, or raise an error of any kind if it is damaged."""
     manifest = read_json_object(folder / _MANIFEST)
     files = manifest.pop("files")
-    names = {file.removesuffix(".safetensors") for file in files}
-    if not isinstance(files, dict) or not _REQUIRED <= names <= _REQUIRED | _OPTIONAL:
+    required, optional = ({f"{name}.safetensors" for name in n} for n in (_REQUIRED, _OPTIONAL))
+    if not isinstance(files, dict) or not required <= files.keys() <= required | optional:
         raise ValueError(f"its {_MANIFEST} does not list the files of a snapshot")
     for file, fingerprint in files.items():
         if _fingerprint(folder / file) != fingerprint:
