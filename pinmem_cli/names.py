@@ -48,7 +48,7 @@ def protocols() -> list[str]:
 
 def runs() -> list[str]:
     """Return the names of the runs in `PINMEM_HOME`."""
-    from pinmem_core.home import runs_root
+    from pinmem_core.paths import runs_root
 
     return sorted(path.parent.name for path in runs_root().glob("*/config.json"))
 

@@ -26,7 +26,7 @@ def run_or_plan_sweep(
     dry_run: bool,
 ) -> None:
     """Train what a study still lacks and print its table, or show the state of its runs."""
-    from pinmem_core.home import runs_root
+    from pinmem_core.paths import runs_root
     from pinmem_core.study import read_sweep
 
     sweep = read_sweep(file, sources=sources, targets=targets)

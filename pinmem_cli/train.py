@@ -171,7 +171,7 @@ def train(
 
 
 def _train(out: Output, config: "TrainConfig", output: Path | None, *, dry_run: bool) -> None:
-    from pinmem_core.home import runs_root
+    from pinmem_core.paths import runs_root
 
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{'dry-run' if dry_run else config.method}"
     folder = output or runs_root() / name
@@ -185,7 +185,7 @@ def _train(out: Output, config: "TrainConfig", output: Path | None, *, dry_run: 
 
 
 def _resume(out: Output, name: str) -> None:
-    from pinmem_core.home import find_run, newest_unfinished_run
+    from pinmem_core.paths import find_run, newest_unfinished_run
     from pinmem_core.training import resume
 
     folder = newest_unfinished_run() if name == "auto" else find_run(name)

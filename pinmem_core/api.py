@@ -16,11 +16,11 @@ from pinmem_core.data.prepare import prepare as prepare_dataset
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.evaluation import Report
 from pinmem_core.events import Listener, ignore
-from pinmem_core.home import runs_root
 from pinmem_core.methods import methods
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.timm import Timm
 from pinmem_core.models.decoders import decoders
+from pinmem_core.paths import runs_root
 from pinmem_core.training import RunResult
 
 

@@ -1,48 +1,19 @@
-"""Read images as RGB arrays and write PNG files; `label_files` reads labels."""
+"""Image files: open, check, decode and write them; `label_files` reads labels."""
 
+import warnings
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pinmem_core.errors import DataError
 from pinmem_core.files import write_atomic
-from pinmem_core.image_files import (
-    FORMATS,
-    MAX_MEGAPIXELS,
-    check_image,
-    check_png_file,
-    exif_transpose,
-    image_size,
-    open_image,
-    unreadable,
-)
-from pinmem_core.label_files import (
-    read_colors,
-    read_ids,
-    read_label,
-    read_rgb16,
-    read_train_ids,
-)
-
-__all__ = [
-    "FORMATS",
-    "MAX_MEGAPIXELS",
-    "DecodedImage",
-    "check_image",
-    "decode_image",
-    "image_size",
-    "read_colors",
-    "read_ids",
-    "read_image",
-    "read_label",
-    "read_rgb16",
-    "read_train_ids",
-    "write_png",
-]
+from pinmem_core.png import check_png
 
 
 class DecodedImage(NamedTuple):
@@ -136,3 +107,137 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     data = BytesIO()
     Image.fromarray(pixels).save(data, format="PNG")
     write_atomic(path, data.getvalue())
+
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Supported formats: those that Pillow decodes without another program."""
+MAX_MEGAPIXELS = 178
+"""Size limit of Pillow; a small file may claim any size."""
+
+_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_SIDEWAYS = 5  # this and larger orientations swap width and height
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow warns of large sizes and unknown tags; both are either harmless or raised as errors.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """Open the image at `path` and read its header.
+
+    Args:
+        path: The file; with `content`, only its name in messages.
+        content: Bytes of the file; None to read it.
+
+    Raises:
+        DataError: The file is missing, not an image, or larger than `MAX_MEGAPIXELS`.
+    """
+    try:
+        return Image.open(path if content is None else BytesIO(content), formats=_formats())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except UnidentifiedImageError as error:
+        size = path.stat().st_size if content is None else len(content)
+        raise unreadable(path, error if size else EOFError("it is empty")) from error
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the `FORMATS` that the installed Pillow supports."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return the `DataError` for an image that cannot be read because of `error`."""
+    hint = "Replace the file by an intact copy, or remove it."
+    match error:
+        case UnidentifiedImageError():
+            reason = "it is not a supported image"
+            hint = f"Supported: {', '.join(FORMATS)}. Convert the file, or remove it."
+        case Image.DecompressionBombError():
+            reason = f"it claims more than {MAX_MEGAPIXELS} megapixels"
+            hint = "Shrink it, or cut it into parts."
+        case OSError(strerror=str(reason)):
+            pass
+        case _:
+            reason = str(error) or type(error).__name__
+    return DataError(f"{path} cannot be read: {reason}.", hint)
+
+
+def exif_transpose(image: Image.Image) -> Image.Image:
+    """Load the pixels of an image and rotate them by its EXIF orientation.
+
+    Pillow rotates a TIFF when it loads the pixels. The orientation of other files is read from the
+    header, as in `image_size`.
+    """
+    turn = None if image.format == "TIFF" else _TRANSPOSE.get(_orientation(image))
+    image.load()
+    return image if turn is None else image.transpose(turn)
+
+
+def check_image(path: Path, *, pixels: bool = True) -> None:
+    """Check that the image at `path` is intact, without decoding it fully where possible.
+
+    For a PNG, the checksums and the length of the pixel stream are checked. A JPEG is decoded at an
+    eighth of its size.
+
+    Args:
+        path: The file.
+        pixels: Whether to check the pixels; False if the file will be decoded anyway.
+
+    Raises:
+        DataError: The file is missing, damaged, or not an image.
+    """
+    with open_image(path) as image:
+        try:
+            if image.format == "PNG":
+                check_png_file(path, pixels=pixels)
+            elif pixels:
+                image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+                image.load()
+        except Exception as error:
+            raise unreadable(path, error) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) of the image at `path` after EXIF rotation, from its header.
+
+    Raises:
+        DataError: The file is missing or not an image.
+    """
+    with open_image(path) as image:
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # Pillow swaps the size of a TIFF only
+            width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+        return (height, width) if _orientation(image) >= _SIDEWAYS else (width, height)
+
+
+def check_png_file(path: Path, content: bytes | None = None, *, pixels: bool = True) -> None:
+    """Check that the PNG at `path`, or its `content`, is intact.
+
+    Raises:
+        Exception: The file is damaged.
+    """
+    with path.open("rb") if content is None else BytesIO(content) as file:
+        check_png(file, pixels=pixels)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1 if the EXIF block is damaged."""
+    try:
+        # The method of PngImageFile would decode the image.
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:
+        return 1

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from pinmem_core.errors import DataError
-from pinmem_core.image_files import check_image, exif_transpose, open_image, unreadable
+from pinmem_core.images import check_image, exif_transpose, open_image, unreadable
 from pinmem_core.label_space import CLASSES
 
 _FORMATS = (

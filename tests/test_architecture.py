@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BASE = """
-    addresses config devices discovery distributed documents errors events files
-    home image_files images label_files label_space locks parallel paths plots png
+    addresses config devices registry distributed documents errors events files
+    images label_files label_space locks parallel paths plots png
     renamed templates version visualize yaml_text
 """
 LAYERS = [

@@ -10,10 +10,10 @@ from conftest import Result
 from pinmem_cli import names
 from pinmem_core.config import recipe_names
 from pinmem_core.data.catalog import shipped_cards
-from pinmem_core.home import runs_root
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.inference.writers import FORMATS
 from pinmem_core.methods import methods
+from pinmem_core.paths import runs_root
 
 COMMANDS = """
     train|eval|eval compare|predict|data list|data info|data download|data extract|data prepare

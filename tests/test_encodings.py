@@ -15,7 +15,8 @@ from pinmem_core.data.encodings import ENCODINGS
 from pinmem_core.data.layouts import RawSample
 from pinmem_core.data.prepare import expand, split_of_each
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.images import check_image, read_rgb16
+from pinmem_core.images import check_image
+from pinmem_core.label_files import read_rgb16
 from pinmem_core.label_space import LabelMap
 
 NO_MAP = LabelMap.from_ids({0: 0})

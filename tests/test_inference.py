@@ -9,10 +9,10 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, DataError, MachineError
-from pinmem_core.home import find_run, newest_run, register_run
 from pinmem_core.inference import PROTOCOLS, Prediction, Predictor, Protocol, get_protocol
 from pinmem_core.inference.sliding_window import windows
 from pinmem_core.models import Segmenter
+from pinmem_core.paths import find_run, newest_run, register_run
 
 
 @pytest.fixture(scope="module")

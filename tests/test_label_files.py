@@ -19,14 +19,8 @@ from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.statistics import statistics
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import DataError
-from pinmem_core.images import (
-    check_image,
-    image_size,
-    read_image,
-    read_label,
-    read_train_ids,
-    write_png,
-)
+from pinmem_core.images import check_image, image_size, read_image, write_png
+from pinmem_core.label_files import read_label, read_train_ids
 from pinmem_core.label_space import LabelMap
 from pinmem_core.png import label_png
 

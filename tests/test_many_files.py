@@ -23,9 +23,9 @@ from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDatase
 from pinmem_core.data.samples import own_path
 from pinmem_core.data.share import pack, unpack
 from pinmem_core.data.verify import verify
-from pinmem_core.discovery import Registry
 from pinmem_core.errors import DataError
-from pinmem_core.home import dataset_root, raw_root
+from pinmem_core.paths import dataset_root, raw_root
+from pinmem_core.registry import Registry
 
 CAMVID = get_card("camvid")
 

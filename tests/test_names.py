@@ -17,7 +17,8 @@ from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.share import pack, unpack
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Notice
-from pinmem_core.images import read_label, write_png
+from pinmem_core.images import write_png
+from pinmem_core.label_files import read_label
 
 TRAIN_IDS = [0, 1, 2, 8, 10, 13, 255]
 IDS = [7, 8, 11, 21, 23, 26, 0]

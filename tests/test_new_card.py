@@ -15,7 +15,8 @@ from pinmem_core.data.layouts import find_samples
 from pinmem_core.data.new_card import new_card
 from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.images import read_label, write_png
+from pinmem_core.images import write_png
+from pinmem_core.label_files import read_label
 from pinmem_core.label_space import CLASSES
 
 TRAIN_IDS = (*range(19), 255)

@@ -19,8 +19,8 @@ from pinmem_core.files import (
     staged_folder,
     write_atomic,
 )
-from pinmem_core.home import dataset_root, find_run, newest_run, register_run, runs_root
 from pinmem_core.locks import hold_lock, lock_file
+from pinmem_core.paths import dataset_root, find_run, newest_run, register_run, runs_root
 from pinmem_core.training import resume, train
 
 fork = multiprocessing.get_context("fork")

@@ -23,7 +23,8 @@ from pinmem_core.data.share import is_pack, pack, packed_card, unpack
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Event, Notice
-from pinmem_core.images import read_image, read_label, write_png
+from pinmem_core.images import read_image, write_png
+from pinmem_core.label_files import read_label
 
 CAMVID = get_card("camvid")
 MINE = DatasetCard(

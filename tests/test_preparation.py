@@ -10,7 +10,8 @@ from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset, Selection, select
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.images import read_label, write_png
+from pinmem_core.images import write_png
+from pinmem_core.label_files import read_label
 
 CAMVID = get_card("camvid")
 

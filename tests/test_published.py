@@ -12,7 +12,7 @@ from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import DataError
-from pinmem_core.images import read_label
+from pinmem_core.label_files import read_label
 
 
 def _prepared(case: Case, tmp_path: Path) -> PreparedDataset:

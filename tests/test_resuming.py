@@ -20,9 +20,10 @@ from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import MachineError
-from pinmem_core.home import dataset_root
-from pinmem_core.images import read_label, write_png
+from pinmem_core.images import write_png
+from pinmem_core.label_files import read_label
 from pinmem_core.locks import hold_lock, lock_file
+from pinmem_core.paths import dataset_root
 
 CAMVID = get_card("camvid")
 

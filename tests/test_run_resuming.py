@@ -18,8 +18,8 @@ from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.errors import ConfigError, DataError, MachineError, StoppedRunError
 from pinmem_core.events import Metrics, Notice, Progress
-from pinmem_core.home import runs_root
 from pinmem_core.locks import hold_lock
+from pinmem_core.paths import runs_root
 from pinmem_core.training import resume, train
 from pinmem_core.training.run_folder import RunFolder
 

@@ -18,7 +18,8 @@ from pinmem_core.data.preview import contact_sheet, plot_statistics
 from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.data.statistics import Statistics, statistics
 from pinmem_core.errors import DataError
-from pinmem_core.images import read_image, read_label, write_png
+from pinmem_core.images import read_image, write_png
+from pinmem_core.label_files import read_label
 from pinmem_core.label_space import CLASS_NAMES, CLASSES, TRAIN_ID
 from pinmem_core.plots import plot_bytes
 from pinmem_core.visualize import GAP, shortened, side_by_side

@@ -24,9 +24,10 @@ from pinmem_core.data.prepared import (
 )
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import BusyError, ConfigError, DataError
-from pinmem_core.home import archives_root, raw_root
-from pinmem_core.images import read_label, write_png
+from pinmem_core.images import write_png
+from pinmem_core.label_files import read_label
 from pinmem_core.parallel import parallel_map
+from pinmem_core.paths import archives_root, raw_root
 
 CAMVID = get_card("camvid")
 Spoil = Callable[[PreparedDataset], Path]

@@ -182,7 +182,7 @@ def extract(
 ) -> None:
     """Unpack archives; 'prepare' does this itself."""
     from pinmem_core.data.locate import locate_raw_files
-    from pinmem_core.home import archives_root
+    from pinmem_core.paths import archives_root
 
     card = card_of(name, card_file)
     output = Output(as_json=json, quiet=quiet)
@@ -351,7 +351,7 @@ def _show_plan(
     output: Output,
 ) -> None:
     from pinmem_core.data.prepare import survey
-    from pinmem_core.home import raw_root
+    from pinmem_core.paths import raw_root
 
     if not sources and not raw_root(card.name).exists():
         list_wanted(card, parts, None, output)

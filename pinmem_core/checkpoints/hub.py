@@ -32,7 +32,7 @@ from pinmem_core.checkpoints.model_card import ModelMetrics, seen_in_words
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError, MachineError, PinMemError
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.home import find_run, home, newest_run
+from pinmem_core.paths import find_run, home, newest_run
 
 FILES = ("model.safetensors", "config.json", "README.md", "report.json")
 """Files of a model that are downloaded."""

@@ -17,7 +17,7 @@ from pinmem_core.data.http_range import TIMEOUT, origin, require_encryption, tra
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.files import write_atomic
-from pinmem_core.home import home
+from pinmem_core.paths import home
 
 CITYSCAPES_ORIGINS = frozenset(
     {"https://www.cityscapes-dataset.com:443", "https://cityscapes-dataset.com:443"}

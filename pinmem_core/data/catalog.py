@@ -11,10 +11,10 @@ from pydantic import ValidationError
 import pinmem_core.data.cards as cards_package
 from pinmem_core.addresses import redact_values
 from pinmem_core.data.card import DatasetCard
-from pinmem_core.discovery import discover
 from pinmem_core.documents import MAX_BYTES, read_text
 from pinmem_core.errors import ConfigError, DataError, unknown_name
-from pinmem_core.home import dataset_root, home
+from pinmem_core.paths import dataset_root, home
+from pinmem_core.registry import discover
 from pinmem_core.yaml_text import YamlTextError, compose_yaml, load_yaml
 
 _LARGEST_LIST = 64 << 20

@@ -24,9 +24,10 @@ from pinmem_core.documents import read_json_lines
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.events import ignore
 from pinmem_core.files import write_atomic
-from pinmem_core.home import home
-from pinmem_core.images import check_image, image_size, read_image, read_train_ids
+from pinmem_core.images import check_image, image_size, read_image
+from pinmem_core.label_files import read_train_ids
 from pinmem_core.label_space import CLASSES, LabelMap
+from pinmem_core.paths import home
 from pinmem_core.png import label_png
 
 Format = Literal["jpeg", "png", "webp"]

@@ -29,8 +29,8 @@ from pinmem_core.data.thread_pool import CancelToken, run_all, serialized
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Notice, ThrottledProgress, ignore
 from pinmem_core.files import write_atomic
-from pinmem_core.home import archives_root
 from pinmem_core.locks import hold_lock, lock_file
+from pinmem_core.paths import archives_root
 
 _Checksum = tuple[str, str]
 """Algorithm, "sha256" or "md5", and hexadecimal digest."""

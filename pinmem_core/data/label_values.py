@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pinmem_core.data.encodings.polygons import read_scene
 from pinmem_core.data.label_maps import STANDARD_MAPS
 from pinmem_core.errors import DataError
-from pinmem_core.images import read_colors, read_ids, read_rgb16
+from pinmem_core.label_files import read_colors, read_ids, read_rgb16
 from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
 
 _FILES_SAMPLED = 32

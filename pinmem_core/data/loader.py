@@ -32,7 +32,7 @@ def prefetch_crops(
     Raises:
         MachineError: A worker process was killed.
     """
-    crops = _started(
+    loaded = _started(
         DataLoader(
             crops,
             batch_size=None,
@@ -47,13 +47,13 @@ def prefetch_crops(
     )
     died = False
     try:
-        yield from crops
+        yield from loaded
     except (RuntimeError, EOFError, ConnectionError) as error:
         died = _is_worker_death(error)
         if not died:
             raise
     finally:
-        del crops  # ends the processes
+        del loaded  # ends the processes
     if died:  # raised outside of `except`, because torch's error would keep the processes alive
         raise MachineError(
             "a process that loads images was killed.",

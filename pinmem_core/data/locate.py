@@ -22,9 +22,8 @@ from pinmem_core.data.prepared import read_summary
 from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
-from pinmem_core.home import dataset_root, raw_root
 from pinmem_core.locks import hold_lock, lock_file
-from pinmem_core.paths import expanded, folder_size
+from pinmem_core.paths import dataset_root, expanded, folder_size, raw_root
 
 _SHOWN = 5
 """Number of archives that a message names."""

@@ -38,10 +38,9 @@ from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
-from pinmem_core.home import dataset_root
 from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.parallel import parallel_map
-from pinmem_core.paths import as_id, expanded
+from pinmem_core.paths import as_id, dataset_root, expanded
 from pinmem_core.version import __version__
 
 HELD_OUT = 5

@@ -15,8 +15,7 @@ from pinmem_core.data.catalog import get_card
 from pinmem_core.data.samples import Sample, Samples, require_last_line, validation_message
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, PinMemError, unknown_name
-from pinmem_core.home import archives_root, dataset_root, raw_root
-from pinmem_core.paths import folder_size
+from pinmem_core.paths import archives_root, dataset_root, folder_size, raw_root
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"

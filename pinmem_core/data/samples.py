@@ -19,7 +19,8 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationE
 
 from pinmem_core.documents import parse_json
 from pinmem_core.errors import DataError
-from pinmem_core.images import read_image, read_train_ids
+from pinmem_core.images import read_image
+from pinmem_core.label_files import read_train_ids
 
 Item = TypeVar("Item")
 

@@ -50,11 +50,11 @@ from pinmem_core.documents import json_text, parse_json, read_json_object, read_
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder, write_atomic, write_lines
-from pinmem_core.home import dataset_root
-from pinmem_core.images import check_image, image_size, read_image, read_train_ids
+from pinmem_core.images import check_image, image_size, read_image
+from pinmem_core.label_files import read_train_ids
 from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.parallel import parallel_map
-from pinmem_core.paths import as_portable_name, expanded, folder_size
+from pinmem_core.paths import as_portable_name, dataset_root, expanded, folder_size
 from pinmem_core.png import label_png
 
 FORMAT_VERSION = 1

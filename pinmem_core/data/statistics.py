@@ -14,10 +14,10 @@ from pinmem_core.data.prepared import RECORDS
 from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.home import dataset_root
 from pinmem_core.images import read_image
 from pinmem_core.label_space import CLASSES
 from pinmem_core.parallel import parallel_map
+from pinmem_core.paths import dataset_root
 
 Channels = tuple[float, float, float]
 """Values of red, green and blue."""

@@ -25,9 +25,10 @@ from pinmem_core.data.prepared import (
 from pinmem_core.data.samples import Sample
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
-from pinmem_core.home import dataset_root
-from pinmem_core.images import check_image, image_size, read_train_ids
+from pinmem_core.images import check_image, image_size
+from pinmem_core.label_files import read_train_ids
 from pinmem_core.parallel import parallel_map
+from pinmem_core.paths import dataset_root
 
 _SHOWN = 3
 

@@ -21,10 +21,10 @@ from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import write_atomic
-from pinmem_core.home import register_run
 from pinmem_core.inference import get_protocol
 from pinmem_core.locks import hold_lock
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.paths import register_run
 from pinmem_core.training import resume, train
 from pinmem_core.training.setup import resolve
 

@@ -45,11 +45,11 @@ from pinmem_core.events import (
     Speed,
     ignore,
 )
-from pinmem_core.home import register_run
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.locks import hold_lock
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
+from pinmem_core.paths import register_run
 from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable

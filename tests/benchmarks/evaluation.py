@@ -23,8 +23,9 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.samples import Sample
 from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.evaluation import evaluate
-from pinmem_core.images import read_image, read_label, write_png
+from pinmem_core.images import read_image, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, load
+from pinmem_core.label_files import read_label
 from pinmem_core.label_space import CLASSES, IGNORE_INDEX
 from pinmem_core.models import Segmenter
 from pinmem_core.synthetic import draw_scene

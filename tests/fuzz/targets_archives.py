@@ -16,7 +16,7 @@ from fuzz.targets_data import home_in, prepare_in, prepared_files
 from pinmem_core.data.archives import extract
 from pinmem_core.data.rar import libarchive
 from pinmem_core.data.share import pack, packed_card, unpack
-from pinmem_core.images import read_train_ids
+from pinmem_core.label_files import read_train_ids
 
 _CHECKED = ("zip", "tar.gz", "tgz", "tar.bz2", "tar.xz", "txz", "rar")
 """Whose contents have checksums; a plain tar has none."""

@@ -35,8 +35,8 @@ from pinmem_core.data.catalog import get_card  # noqa: E402
 from pinmem_core.data.prepare import prepare  # noqa: E402
 from pinmem_core.errors import ConfigError, PinMemError  # noqa: E402
 from pinmem_core.files import write_atomic  # noqa: E402
-from pinmem_core.home import dataset_root  # noqa: E402
 from pinmem_core.images import write_png  # noqa: E402
+from pinmem_core.paths import dataset_root  # noqa: E402
 from pinmem_core.study import Sweep, read_sweep  # noqa: E402
 from pinmem_core.study.sweep import report_path, run_path  # noqa: E402
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pinmem_core.discovery import Registry
 from pinmem_core.label_space import LabelMap
+from pinmem_core.registry import Registry
 
 Decoder = Callable[[Path, LabelMap], NDArray[Any]]
 

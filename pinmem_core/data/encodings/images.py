@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pinmem_core.images import read_colors, read_ids, read_rgb16
+from pinmem_core.label_files import read_colors, read_ids, read_rgb16
 from pinmem_core.label_space import LabelMap
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pinmem_core.config import validated
-from pinmem_core.discovery import Registry
 from pinmem_core.models.adapters.base import Adapter
 from pinmem_core.models.backbones.base import Backbone
+from pinmem_core.registry import Registry
 
 adapters: Registry[type[Adapter]] = Registry("adapter", __name__, "ADAPTERS")
 

@@ -7,7 +7,7 @@ first.
 
 from collections.abc import Callable
 
-from pinmem_core.discovery import Registry
 from pinmem_core.models.backbones.base import Backbone
+from pinmem_core.registry import Registry
 
 backbones: Registry[Callable[..., Backbone]] = Registry("backbone", __name__, "BACKBONES")

@@ -1,6 +1,6 @@
 """Loggers of a run. To add one, add a module here with a dict `LOGGERS` from names to classes."""
 
-from pinmem_core.discovery import Registry
+from pinmem_core.registry import Registry
 from pinmem_core.training.loggers.base import Logger
 
 __all__ = ["Logger", "loggers"]

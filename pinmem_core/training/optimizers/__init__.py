@@ -11,7 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from pinmem_core.config import OptimConfig
-from pinmem_core.discovery import Registry
+from pinmem_core.registry import Registry
 
 Groups = list[dict[str, Any]]
 """Parameter groups with `params`, `lr`, `weight_decay`, and `lr_scale`, the factor of `lr`."""
