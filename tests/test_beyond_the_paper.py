@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pinmem_core.config import LossConfig, MetaConfig, ModelConfig
+from pinmem_core.config import ModelConfig, validate
 from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
+from pinmem_core.methods.base import StepContext
 from pinmem_core.methods.losses import balanced_cross_entropy
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import CategoricalMemory
@@ -152,11 +153,12 @@ def batch() -> Batch:
 
 def outcome(name: str, *, memory: bool = True, **meta: object) -> dict[str, torch.Tensor]:
     segmenter = network(memory=memory)
-    method = methods.get(name)(LossConfig(), meta=MetaConfig.model_validate(meta))
-    method.step(segmenter, batch(), 0.1)
+    method = methods.get(name)(validate({"method": name, "meta": meta}))
+    context = StepContext(segmenter, batch(), inner_lr=0.1)
+    method.step(context)
     named = segmenter.named_parameters()
     gradients = {f"gradient of {n}": p.grad for n, p in named if p.grad is not None}
-    method.refresh(segmenter, batch())
+    method.refresh(context)
     return gradients | segmenter.state_dict()
 
 
