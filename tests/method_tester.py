@@ -93,6 +93,7 @@ class MethodTester:
             for name, value in state.items():
                 assert torch.equal(resumed.states()[kind][name], value), name
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("sources", [["toy:red"], ["toy:red", "toy:blue"]])
     def test_a_run_ends_in_a_checkpoint_that_can_be_exported(self, tmp_path, sources):
         config = self.config(sources=sources, iterations=2, evaluation__max_images=1)

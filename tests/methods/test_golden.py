@@ -21,7 +21,7 @@ from pinmem_core.methods import methods
 from pinmem_core.methods.base import StepContext
 from pinmem_core.training.optim import inner_learning_rate, learning_rate
 
-LABELS = Path(__file__).parent / "golden" / "labels.npz"
+LABELS = Path(__file__).parents[1] / "golden" / "labels.npz"
 
 SEEDS = ((3408698148, 1176763157, 340149251), (1938881601, 4271873136, 3743061926))
 """Of the blocks, noise and gains of each domain's images."""

@@ -218,7 +218,7 @@ def test_a_spread_says_mean_and_sample_deviation():
     assert SeedScores(values=(0.015,)).as_text("+") == "+1.5"
 
 
-STUDIES = Path(__file__).parents[1] / "docs/study"
+STUDIES = Path(__file__).parents[2] / "docs/study"
 
 
 def test_the_page_says_what_the_published_studies_found():

@@ -38,6 +38,7 @@ def faults(*arguments: str) -> tuple[int, int]:
     return first, second
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's malloc")
 def test_freed_memory_is_not_mapped_again():
     first, second = faults()

@@ -181,6 +181,7 @@ def test_predict_reports_a_bad_file_and_goes_on(run, photo, tmp_path):
     assert alone.code == 3 and "bad.jpg" in alone.err and not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.slow
 def test_dry_run_shows_the_plan_and_trains_nothing(home):
     planned = Result("train", "--sources", "toy", "--targets", "toy:red@all", *TINY,
                      "--dry-run", "--json").json  # fmt: skip

@@ -247,7 +247,7 @@ conftest.pytest_configure()
 from pinmem_cli.app import main
 main()
 """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
 
     def pinmem(*arguments, **more):
         call = [sys.executable, "-c", script, *arguments]

@@ -20,7 +20,7 @@ from pinmem_core.data.prepare import expand
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FACTS = Path(os.environ.get("PINMEM_REFERENCE") or HERE / "../../shared/reference").parent / "facts"
 CARDS = {p.stem: read_card(p) for p in Path(pinmem_core.data.cards.__file__).parent.glob("*.yaml")}
 MAPS = [(name, label_map) for name in sorted(CARDS) for label_map in CARDS[name].label_map_names]

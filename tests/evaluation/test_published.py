@@ -57,7 +57,7 @@ def test_mapillarys_maps_are_kept_apart(tmp_path):
         prepare(card, locate_raw_files(card, [files]), label_map="pinmem")
 
 
-REAL = Path(os.environ.get("PINMEM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+REAL = Path(os.environ.get("PINMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 @pytest.mark.reference

@@ -210,6 +210,7 @@ def test_a_run_with_an_average_scores_it_and_resumes_exactly(tmp_path):
     assert all(torch.equal(published[name], value) for name, value in average.items())
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_the_average():
     plain, averaged = (
         iteration_cost(train_step(**values), batch()) for values in ({}, {"optim__ema": 0.9})

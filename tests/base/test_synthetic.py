@@ -71,6 +71,7 @@ def test_unknown_domain() -> None:
         draw_scene("moon", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_every_class_occurs_in_every_domain(domain: str, albums: dict[str, list[Scene]]) -> None:
     counts = np.stack([np.bincount(s.label.ravel(), minlength=256) for s in albums[domain]])
