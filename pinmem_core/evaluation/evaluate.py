@@ -148,8 +148,8 @@ class Gallery:
             return
         self._added += 1
         example = None
-        ranks = (miou, self._added), (-miou, -self._added)
-        for kept, key in zip((self._worst, self._best), ranks, strict=True):
+        orders = (miou, self._added), (-miou, -self._added)
+        for kept, key in zip((self._worst, self._best), orders, strict=True):
             if len(kept) < self._count or key < max(kept):
                 example = kept[key] = example or _example(labelled, prediction, miou)
                 if len(kept) > self._count:
