@@ -93,7 +93,8 @@ def train(
         str | None, option("Device: auto, cpu, mps, cuda or cuda:N.", panel=_HOW)
     ] = None,
     init_weights: Annotated[
-        str | None, option("Backbone weights: a file, or a name of torchvision.", panel=_HOW)
+        str | None,
+        option("Backbone weights: a file, or a name of torchvision or timm.", panel=_HOW),
     ] = None,
     logger: Annotated[
         list[str] | None,

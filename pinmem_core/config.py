@@ -216,7 +216,7 @@ class TrainConfig(Settings):
     workers: int = Field(0, ge=0)
     """Number of processes that load images; 0 loads in the training process."""
     init_weights: str | None = None
-    """Weights of the backbone: name of torchvision's weights, file, or None for random weights."""
+    """Weights of the backbone: file, name in torchvision or timm, or None for random weights."""
     log_every: int = Field(10, ge=1)
     logger: tuple[str, ...] = ()
     """Loggers of metrics and some predictions: "tensorboard", "wandb", "mlflow"."""

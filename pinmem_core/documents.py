@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from pydantic import ValidationError
+
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
 from pinmem_core.yaml_text import YamlTextError, load_yaml
@@ -172,6 +174,14 @@ def read_yaml(path: Path) -> Any:
     except YamlTextError as error:
         place = f"line {error.line}: " if error.line else ""
         raise _unreadable(path, f"{place}{_reason(error)}") from None
+
+
+def validation_message(error: ValidationError) -> str:
+    """Return the first problem of a pydantic error as "key: reason"."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason}" if key else reason
 
 
 def _open_regular(path: Path) -> BinaryIO:

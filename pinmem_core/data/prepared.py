@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pinmem_core.data.archives import unpacked_bytes
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card
-from pinmem_core.data.samples import Sample, Samples, require_last_line, validation_message
-from pinmem_core.documents import read_json_object
+from pinmem_core.data.samples import Sample, Samples, require_last_line
+from pinmem_core.documents import read_json_object, validation_message
 from pinmem_core.errors import ConfigError, DataError, PinMemError, unknown_name
 from pinmem_core.paths import archives_root, dataset_root, folder_size, raw_root
 

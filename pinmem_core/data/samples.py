@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
-from pinmem_core.documents import parse_json
+from pinmem_core.documents import parse_json, validation_message
 from pinmem_core.errors import DataError
 from pinmem_core.images import read_image
 from pinmem_core.label_files import read_train_ids
@@ -295,14 +295,6 @@ def require_last_line(manifest: Path) -> None:
             raise DataError(f"{manifest} is empty.")
         file.seek(-min(size, _LONGEST_LINE), os.SEEK_END)
         _Columns(manifest.parent, file.read().splitlines(keepends=True)[-1:])
-
-
-def validation_message(error: ValidationError) -> str:
-    """Return the first problem of a pydantic error as "key: reason"."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    reason = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {reason}" if key else reason
 
 
 def _parse(line: bytes, number: int) -> list[bytes]:

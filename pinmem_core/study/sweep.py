@@ -16,7 +16,7 @@ from pydantic import (
 
 from pinmem_core.checkpoints.hub import CHECKPOINT
 from pinmem_core.config import Settings, TrainConfig, load_recipe, nested, validate
-from pinmem_core.documents import json_text, read_json_object, read_toml
+from pinmem_core.documents import json_text, read_json_object, read_toml, validation_message
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.evaluation.report import DATA, evaluate_run
 from pinmem_core.events import Listener, Notice, ignore
@@ -143,20 +143,12 @@ def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str
     except DataError as error:
         raise ConfigError(f"the study {error.message}", error.hint) from None
     except (ValidationError, ValueError) as error:
-        raise ConfigError(f"the study {path}: {_reason(error)}.") from None
+        reason = validation_message(error) if isinstance(error, ValidationError) else error
+        raise ConfigError(f"the study {path}: {reason}.") from None
     get_protocol(sweep.protocol)
     for variant in sweep.variants:
         sweep.config(variant, sweep.seeds[0])
     return sweep
-
-
-def _reason(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    what = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
 
 
 def report_path(folder: Path, variant: str, seed: int) -> Path:
