@@ -138,4 +138,4 @@ def test_what_a_gpu_machine_needs_is_collected_and_counted(tmp_path):
     collecting = started("collect.py", *options)
     out, _ = collecting.communicate(timeout=60)
     assert collecting.returncode == 1
-    assert "for study.py: without reference" in out and "too much" in out
+    assert "for study.py: data alone" in out and "too much" in out
