@@ -67,6 +67,7 @@ class MethodTester:
         for name, parameter in step.segmenter.named_parameters():
             torch.testing.assert_close(parameter, before[name], rtol=0, atol=1e-12)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("compute", [{"precision": "bf16"}, {"accumulate": 2}])
     def test_half_precision_and_accumulation_give_similar_losses(self, compute):
         """Only similar: with accumulation, batch norm sees parts of the batch."""

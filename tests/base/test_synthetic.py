@@ -93,6 +93,7 @@ def test_rider_sits_on_something() -> None:
     assert seen > 2
 
 
+@pytest.mark.slow
 def test_layout_is_shared_but_colours_are_not(albums: dict[str, list[Scene]]) -> None:
     """Roads lie low and sky lies high everywhere, under clearly different colours."""
     means = {}

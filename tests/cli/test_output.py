@@ -113,7 +113,13 @@ def test_json_is_json_whatever_the_figures_are(capsys):
     assert answer == {"schema_version": 1, "a": None, "b": [None, [1.5, HOSTILE]]}
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1:strict"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "ascii",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cp1252", "latin-1:strict")),
+    ],
+)
 def test_an_encoding_that_lacks_a_character_ends_no_command(encoding):
     done = run("pinmem data info kitti && pinmem data prepare 日本✓", PYTHONIOENCODING=encoding)
     assert done.returncode == 2 and b"KITTI" in done.stdout

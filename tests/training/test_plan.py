@@ -244,6 +244,7 @@ def test_a_dry_run_looks_for_weights_before_it_lists_the_data(weights):
         plan(small_config(sources=["cityscapes"], model__backbone="resnet18", init_weights=weights))
 
 
+@pytest.mark.slow
 def test_dry_run_writes_a_picture_and_nothing_else(tmp_path, home):
     before = Result("train", *SMALL, "-o", str(tmp_path / "run"), "--json")
     data = before.json

@@ -183,10 +183,14 @@ def test_a_signal_saves_and_exits_and_the_run_can_go_on(sent, code, monkeypatch)
     ],
 )
 def test_several_signals_of_one_cause_are_one(sent):
-    with stopping(Output(as_json=False, quiet=False)) as stop:
-        for number in sent:
-            signal.raise_signal(number)
-        assert stop() and stop.signal == sent[0]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever runs the tests
+    try:
+        with stopping(Output(as_json=False, quiet=False)) as stop:
+            for number in sent:
+                signal.raise_signal(number)
+            assert stop() and stop.signal == sent[0]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_later_signal_ends_a_run_at_once_but_a_closed_terminal_does_not(monkeypatch):
