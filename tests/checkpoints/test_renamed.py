@@ -108,6 +108,7 @@ def test_the_starter_is_of_version_1_and_read():
     assert config["training"]["model"] == config["model"]
 
 
+@pytest.mark.slow
 def test_a_run_of_version_1_is_resumed_exactly(tmp_path):
     expected = stopped_run(tmp_path / "new", 3)
     run = stopped_run(tmp_path / "run", 3)

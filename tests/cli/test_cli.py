@@ -192,6 +192,7 @@ def test_dry_run_shows_the_plan_and_trains_nothing(home):
     assert "parameters" in Result("train", "--sources", "toy", *TINY, "--dry-run").out
 
 
+@pytest.mark.slow
 def test_options_go_over_the_recipe_and_set_over_options():
     planned = Result(
         "train", "--sources", "toy", *TINY, "--seed", "5", "--set", "seed=6", "--dry-run", "--json"

@@ -215,6 +215,7 @@ def test_a_run_of_before_is_known_by_its_list_of_samples(run, tmp_path):
     assert report.seen == {"toy:blue": False, "toy:red": True}
 
 
+@pytest.mark.slow
 def test_reports_are_averaged_over_targets_that_are_alike_in_all(run, tmp_path):
     _toy()
     targets = ["toy:blue", "toy:blue@train", "toy:red@val", "toy:red@all"]

@@ -50,6 +50,7 @@ class TestDINOv2(BackboneTester):
     }
 
 
+@pytest.mark.slow
 class TestSwin(BackboneTester):
     model: ClassVar = {
         "backbone": "timm:swin_tiny_patch4_window7_224",
@@ -59,7 +60,15 @@ class TestSwin(BackboneTester):
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
-@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet10", "resnet50", "resnet101-v2"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "mobilenet_v2",
+        "resnet10",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("resnet101-v2", marks=pytest.mark.slow),
+    ],
+)
 def test_every_backbone_has_the_output_stride_asked_for(backbone, stride):
     features = backbones.get(backbone)(stride).eval()(torch.zeros(1, 3, 64, 96))
     assert features[-1].shape[-2:] == (64 // stride, 96 // stride)

@@ -74,6 +74,7 @@ class ModelTester:
         )
         assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
+    @pytest.mark.slow
     def test_half_precision_gives_full_logits_and_finite_gradients(self):
         segmenter = self.segmenter().train()
         segmenter.autocast = torch.bfloat16
@@ -113,6 +114,7 @@ class BackboneTester(ModelTester):
         backbone(images(64, 64))
         assert len(calls) == len(backbone.blocks()) and set(calls) == set(backbone.blocks())
 
+    @pytest.mark.slow
     def test_recomputing_activations_changes_no_bit(self):
         plain = self.trained(recompute=False)
         for recompute in ("finest", True):

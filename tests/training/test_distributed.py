@@ -135,6 +135,7 @@ def _part_of_each_half(rank: int, method: str) -> list[dict]:
     return learn(method, slice(rank, None, 2), accumulate=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["aggregate", "pinmem"])
 def test_accumulated_parts_are_averaged_over_the_ranks(tmp_path, method):
     alone = learn(method, accumulate=2)

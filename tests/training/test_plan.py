@@ -156,6 +156,7 @@ def test_the_estimated_time_is_of_the_right_size(monkeypatch):
     assert real / 3 < _estimate(batch).seconds < 3 * real
 
 
+@pytest.mark.slow
 def test_a_plan_has_counts_shapes_and_an_estimate():
     events = []
     planned = plan(small_config(targets=["toy:blue@all"]), on_event=events.append)
