@@ -16,6 +16,7 @@ from pinmem_core.errors import BusyError, MachineError
 from pinmem_core.events import Listener, Notice, ignore
 
 _TIMEOUT = 1.0  # seconds to wait for another process
+_ATTEMPTS = 100  # to create a lock file while other holders remove its folder
 _held: set[int] = set()  # descriptors of the locks of this process
 
 if sys.platform == "win32":
@@ -114,14 +115,22 @@ def _acquire(lock: Path) -> int | None:
 
 def _open(lock: Path) -> int | None:
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        for _ in range(_ATTEMPTS):
+            # Another holder may remove the folder that it created before the file is in it.
+            with suppress(FileNotFoundError, FileExistsError):
+                return _create(lock)
+        return _create(lock)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
     with suppress(OSError):  # a file of another user can still be locked
         return os.open(lock, os.O_RDONLY)
     return None
+
+
+def _create(lock: Path) -> int:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
 
 
 def _is_file(descriptor: int, lock: Path) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def converted(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(Conversion, "convert", noting)
     return seen
+
+
+def test_two_locks_may_create_and_remove_their_folder_at_once(tmp_path):
+    def hold_often(name: str) -> None:
+        for _ in range(300):
+            with hold_lock(lock_file(tmp_path / "new" / name), name):
+                pass
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(hold_often, "ab")) == [None, None]
 
 
 def test_a_second_run_converts_nothing_and_changes_nothing(tmp_path, converted):
