@@ -99,8 +99,8 @@ def test_every_tensor_goes_to_its_place_and_survives_its_file(whole, tmp_path):
     assert all(p.requires_grad and p.is_leaf for p in segmenter.parameters())
     assumed = ["method pinmem", "output stride 32", "its 5 classes, the first of Cityscapes' 19"]
     assumed += ["a memory read by gumbel, written with momentum 0.8"]
-    told = {"file": "last.pth", "sha256": digest, "method": "pinmem", "assumed": assumed}
-    assert about == {"converted": told}
+    shown = {"file": "last.pth", "sha256": digest, "method": "pinmem", "assumed": assumed}
+    assert about == {"converted": shown}
 
 
 def test_the_converted_network_is_a_checkpoint_as_any_other(tmp_path):

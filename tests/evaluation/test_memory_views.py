@@ -210,25 +210,25 @@ def test_a_sheet_shows_image_truth_prediction_and_slots_side_by_side():
 
 
 def test_a_row_tells_how_often_the_own_slot_is_read_most(monkeypatch):
-    told = []
+    shown = []
     heading = memory_analysis.heading
-    monkeypatch.setattr(memory_analysis, "heading", lambda *a: told.append(a[:2]) or heading(*a))
+    monkeypatch.setattr(memory_analysis, "heading", lambda *a: shown.append(a[:2]) or heading(*a))
     right = _reading(_one_slot_each([3, 8], (4, 8)), [[3, 3, 3, 3, 8, 3, 255, 255]] * 4)
     reading_sheet([right, _reading(_one_slot_each([3, 8], (4, 8)), np.full((4, 8), 255))])
-    assert told == [
+    assert shown == [
         ("s", "own slot read most: 83.3% of the labelled pixels"),
         ("s", "no pixel is labelled"),
     ]
 
 
 def test_heat_maps_reach_from_their_own_smallest_to_their_own_largest_weight(monkeypatch):
-    told = []
+    shown = []
     caption = memory_analysis.caption
-    monkeypatch.setattr(memory_analysis, "caption", lambda *a: told.append(a[0]) or caption(*a))
+    monkeypatch.setattr(memory_analysis, "caption", lambda *a: shown.append(a[0]) or caption(*a))
     weights = np.full((19, 1, 2), 0.05, np.float32)
     weights[3, 0], weights[8, 0] = (0.05, 0.06), (0.1, 0.02)
     sheet = weight_sheet([_reading(weights, np.full((20, 40), 255))], [3, 8])
-    assert told == [["s", "wall: 0.050 to 0.060", "vegetation: 0.020 to 0.100"]]
+    assert shown == [["s", "wall: 0.050 to 0.060", "vegetation: 0.020 to 0.100"]]
     low, high = [255, 255, 178], [189, 0, 38]
     ends = [sheet[90, x].tolist() for x in (390, 760, 780, 1150)]
     assert ends == [low, high, high, low]
