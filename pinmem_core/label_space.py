@@ -1,18 +1,256 @@
-"""The 19 classes of street scenes, and lookup tables from any dataset's encoding to them.
+"""Label spaces: the classes of a dataset or a model, and how they map to those of another.
 
-Source: cityscapesScripts, `labels.py` (names, colours, ids and trainIds of Cityscapes).
+A label space is an ordered list of classes; the id of a class, its trainId, is its position. The
+known spaces are the files of `label_spaces/`. A dataset card can define its own.
+
+Source of Cityscapes: cityscapesScripts, `labels.py` (names, colours, ids and trainIds).
 """
 
-import hashlib
-from collections.abc import Mapping
-from functools import cached_property
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.yaml_text import load_yaml
 
 IGNORE_INDEX = 255
 """TrainId of pixels that training and evaluation ignore."""
+MOST_CLASSES = 254
+"""Maximum number of classes: 254 and 255 have other meanings in a label."""
+
+Color = tuple[int, int, int]
+"""RGB, 0..255."""
+
+_FOLDER = Path(__file__).with_name("label_spaces")
+
+
+def default_color(number: int) -> Color:
+    """Return the colour of class `number` in the palette of PASCAL VOC, without its black."""
+    number += 1
+    bits = [[number >> 3 * place + channel & 1 for place in range(8)] for channel in range(3)]
+    red, green, blue = (sum(bit << 7 - i for i, bit in enumerate(channel)) for channel in bits)
+    return red, green, blue
+
+
+def _as_classes(value: Any) -> Any:
+    """Accept a list of names, and colours that are missing or written "red,green,blue"."""
+    if isinstance(value, list | tuple):
+        repeated = [name for name, times in Counter(map(str, value)).items() if times > 1]
+        if repeated:
+            raise ValueError(f"the class '{repeated[0]}' is listed twice")
+        value = dict.fromkeys(value)
+    if not isinstance(value, Mapping):
+        return value
+    colors = {}
+    for number, (name, color) in enumerate(value.items()):
+        if color is None:
+            color = default_color(number)
+        colors[name] = color.split(",") if isinstance(color, str) else color
+    return colors
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _as_groups(value: Any) -> Any:
+    """Accept a list of class names that both spaces have."""
+    return {name: name for name in value} if isinstance(value, list | tuple) else value
+
+
+_ClassName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Members = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+_Groups = Annotated[dict[str, _Members], BeforeValidator(_as_groups)]
+
+
+class LabelSpace(BaseModel):
+    """The classes of a dataset or a model.
+
+    Two spaces are the same if their classes have the same names in the same order.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)
+    """Name of the space, e.g. "cityscapes-19"."""
+    classes: Annotated[
+        dict[_ClassName, tuple[_Byte, _Byte, _Byte]], BeforeValidator(_as_classes)
+    ] = Field(min_length=2, max_length=MOST_CLASSES)
+    """RGB colours by class name, in the order of trainIds. In YAML, a list of names is enough."""
+    maps: dict[str, _Groups] = {}
+    """Own classes of each class of another space, by the name of that space. Own classes that are
+    not listed are ignored there. In YAML, a list names classes that both spaces have."""
+    label_ids: tuple[_Byte, ...] = ()
+    """Ids of the classes in the dataset's own label files, if a benchmark server expects them."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if "ignore" in self.classes:
+            raise ValueError("'ignore' cannot be a class")
+        if self.label_ids and len(self.label_ids) != len(self.classes):
+            raise ValueError("label_ids needs one id for each class")
+        for other, groups in self.maps.items():
+            members = [name for group in groups.values() for name in group]
+            for name, times in Counter(members).items():
+                if name not in self.classes:
+                    raise ValueError(f"maps.{other}: '{name}' is not a class of {self.name}")
+                if times > 1:
+                    raise ValueError(f"maps.{other}: '{name}' is listed twice")
+        return self
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Class names in the order of trainIds."""
+        return tuple(self.classes)
+
+    @cached_property
+    def train_ids(self) -> Mapping[str, int]:
+        """TrainIds by class name."""
+        return {name: train_id for train_id, name in enumerate(self.classes)}
+
+    @cached_property
+    def color_table(self) -> NDArray[np.uint8]:
+        """RGB colours by trainId, (256, 3); black for ignored pixels."""
+        return _byte_table(dict(enumerate(self.classes.values())), (0, 0, 0))
+
+    @cached_property
+    def label_id_table(self) -> NDArray[np.uint8] | None:
+        """Ids of the dataset's own label files by trainId, (256,); 0 for ignored pixels."""
+        return _byte_table(dict(enumerate(self.label_ids)), 0) if self.label_ids else None
+
+    @cached_property
+    def subsets(self) -> Mapping[str, NDArray[np.bool_]]:
+        """Whether each class belongs to the space's own set and to each known subset, (K,).
+
+        The keys are the numbers of classes, the largest first. Only Cityscapes has subsets, those
+        of the literature for models trained on SYNTHIA; for another space, there is no entry.
+        """
+        inner = [s for s in label_spaces().values() if s.name in self.maps and _is_subset(s, self)]
+        sets = [self, *sorted(inner, key=lambda space: -len(space))] if inner else []
+        return {str(len(s)): np.isin(self.names, s.names) for s in sets}
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def same_as(self, other: "LabelSpace") -> bool:
+        """Return whether the classes of both have the same names in the same order."""
+        return self.names == other.names
+
+    def table_to(self, other: "LabelSpace") -> NDArray[np.uint8]:
+        """Return the trainIds of `other` by the trainIds of this space, (256,) uint8.
+
+        Classes without a counterpart become 255. A map exists if the spaces are the same, if
+        `maps` leads to `other` directly or through known spaces, or if all class names of this
+        space are class names of `other`.
+
+        Raises:
+            ConfigError: There is no map, e.g. because `other` splits a class of this space.
+        """
+        groups = self._groups_of(other)
+        if groups is None:
+            raise self._no_map(other)
+        table = np.full(256, IGNORE_INDEX, np.uint8)
+        for train_id, name in enumerate(other.names):
+            table[[self.train_ids[member] for member in groups.get(name, ())]] = train_id
+        return table
+
+    def maps_to(self, other: "LabelSpace") -> bool:
+        """Return whether `table_to(other)` exists."""
+        return self._groups_of(other) is not None
+
+    def _groups_of(self, other: "LabelSpace") -> Mapping[str, tuple[str, ...]] | None:
+        """Return the own classes of each class of `other`, or None without a map."""
+        if other.name in self.maps and not self.same_as(other):
+            return self.maps[other.name]
+        if {*self.names} <= {*other.names}:
+            return {name: (name,) for name in self.names}
+        for name, groups in self.maps.items():
+            between = label_spaces().get(name)
+            if between and (further := between._groups_of(other)) is not None:
+                return {
+                    target: tuple(own for member in members for own in groups.get(member, ()))
+                    for target, members in further.items()
+                }
+        return None
+
+    def _no_map(self, other: "LabelSpace") -> ConfigError:
+        message = f"the classes '{self.name}' cannot be mapped to the classes '{other.name}'"
+        groups = other._groups_of(self) or {}
+        split = next((name for name, members in groups.items() if len(members) > 1), None)
+        if split:
+            parts = ", ".join(groups[split])
+            return ConfigError(
+                f"{message}: '{split}' is several classes there ({parts}).",
+                f"Use '--classes {self.name}', to which both can be mapped.",
+            )
+        shared = [s.name for s in label_spaces().values() if self.maps_to(s) and other.maps_to(s)]
+        if shared:
+            return ConfigError(f"{message}.", f"Use '--classes {shared[0]}', which both map to.")
+        return ConfigError(
+            f"{message}: no class of '{self.name}' is assigned to one there.",
+            f"List them in the card: 'label_space: maps: {other.name}: ...'.",
+        )
+
+
+def _is_subset(inner: LabelSpace, outer: LabelSpace) -> bool:
+    return len(inner) < len(outer) and {*inner.names} <= {*outer.names}
+
+
+def _byte_table(values: Mapping[int, object], fill: object) -> NDArray[np.uint8]:
+    """Return a lookup table for 8-bit labels; labels without an entry get `fill`."""
+    return np.array([values.get(label, fill) for label in range(256)], dtype=np.uint8)
+
+
+@cache
+def label_spaces() -> Mapping[str, LabelSpace]:
+    """Return the known label spaces by name, sorted."""
+    files = sorted(_FOLDER.glob("*.yaml"))
+    texts = ((file.stem, load_yaml(file.read_text(encoding="utf-8"))) for file in files)
+    return {name: LabelSpace.model_validate({"name": name, **values}) for name, values in texts}
+
+
+def label_space(name: str) -> LabelSpace:
+    """Return the known label space `name`.
+
+    Raises:
+        ConfigError: No label space has this name; the hint suggests the closest one.
+    """
+    if name not in label_spaces():
+        raise unknown_name("label space", name, label_spaces())
+    return label_spaces()[name]
+
+
+def common_space(spaces: Sequence[LabelSpace]) -> LabelSpace:
+    """Return the space with the most classes to which all `spaces` can be mapped.
+
+    One of `spaces` is preferred to a known space.
+
+    Args:
+        spaces: At least one space.
+
+    Raises:
+        ConfigError: No such space is known.
+    """
+    for candidates in (spaces, label_spaces().values()):
+        common = [c for c in candidates if all(space.maps_to(c) for space in spaces)]
+        if common:
+            return max(common, key=len)
+    names = ", ".join(sorted({f"'{space.name}'" for space in spaces}))
+    raise ConfigError(
+        f"the classes {names} have no known classes in common.",
+        "Assign them to a common label space in the cards: 'label_space: maps: ...'.",
+    )
+
+
+CITYSCAPES = label_space("cityscapes-19")
+"""The 19 evaluated classes of Cityscapes, the default label space."""
 
 
 class StreetClass(NamedTuple):
@@ -31,152 +269,15 @@ class StreetClass(NamedTuple):
     label_id: int
 
 
-CLASSES: tuple[StreetClass, ...] = (
-    StreetClass(0, "road", (128, 64, 128), 7),
-    StreetClass(1, "sidewalk", (244, 35, 232), 8),
-    StreetClass(2, "building", (70, 70, 70), 11),
-    StreetClass(3, "wall", (102, 102, 156), 12),
-    StreetClass(4, "fence", (190, 153, 153), 13),
-    StreetClass(5, "pole", (153, 153, 153), 17),
-    StreetClass(6, "traffic light", (250, 170, 30), 19),
-    StreetClass(7, "traffic sign", (220, 220, 0), 20),
-    StreetClass(8, "vegetation", (107, 142, 35), 21),
-    StreetClass(9, "terrain", (152, 251, 152), 22),
-    StreetClass(10, "sky", (70, 130, 180), 23),
-    StreetClass(11, "person", (220, 20, 60), 24),
-    StreetClass(12, "rider", (255, 0, 0), 25),
-    StreetClass(13, "car", (0, 0, 142), 26),
-    StreetClass(14, "truck", (0, 0, 70), 27),
-    StreetClass(15, "bus", (0, 60, 100), 28),
-    StreetClass(16, "train", (0, 80, 100), 31),
-    StreetClass(17, "motorcycle", (0, 0, 230), 32),
-    StreetClass(18, "bicycle", (119, 11, 32), 33),
+CLASSES: tuple[StreetClass, ...] = tuple(
+    StreetClass(number, name, color, CITYSCAPES.label_ids[number])
+    for number, (name, color) in enumerate(CITYSCAPES.classes.items())
 )
-CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
-TRAIN_ID: Mapping[str, int] = {c.name: c.train_id for c in CLASSES}
-
-_ABSENT_FROM_SYNTHIA = {"terrain", "truck", "train"}
-_ABSENT_FROM_13 = _ABSENT_FROM_SYNTHIA | {"wall", "fence", "pole"}
+CLASS_NAMES: tuple[str, ...] = CITYSCAPES.names
+TRAIN_ID: Mapping[str, int] = CITYSCAPES.train_ids
 CLASS_SETS: Mapping[int, tuple[int, ...]] = {
-    19: tuple(c.train_id for c in CLASSES),
-    16: tuple(c.train_id for c in CLASSES if c.name not in _ABSENT_FROM_SYNTHIA),
-    13: tuple(c.train_id for c in CLASSES if c.name not in _ABSENT_FROM_13),
+    int(size): tuple(np.flatnonzero(members).tolist())
+    for size, members in CITYSCAPES.subsets.items()
 }
-"""TrainIds of the class sets in the literature; 16 and 13 are for models trained on SYNTHIA."""
-
-
-def _byte_table(values: Mapping[int, object], fill: object) -> NDArray[np.uint8]:
-    """Return a lookup table for 8-bit labels; labels without an entry get `fill`."""
-    return np.array([values.get(label, fill) for label in range(256)], dtype=np.uint8)
-
-
-COLOR_TABLE = _byte_table({c.train_id: c.color for c in CLASSES}, (0, 0, 0))
-"""RGB colours by trainId, (256, 3); black for ignored pixels."""
-LABEL_ID_TABLE = _byte_table({c.train_id: c.label_id for c in CLASSES}, 0)
-"""Cityscapes ids by trainId, (256,); 0 (unlabeled) for ignored pixels."""
-
-
-Color = tuple[int, int, int]
-
-
-class LabelMap:
-    """Lookup table from a dataset's label values to trainIds.
-
-    Create one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
-
-    Attributes:
-        of_colors: Whether the raw values are RGB colours.
-        ids: Raw ids by class name, if names are known (polygons have names instead of ids).
-    """
-
-    UNKNOWN = 254
-    """Table entry of unknown raw values; it is no trainId and differs from `IGNORE_INDEX`."""
-
-    def __init__(
-        self,
-        train_ids: Mapping[int, int],
-        *,
-        colors: bool,
-        names: Mapping[int, str] | None = None,
-    ) -> None:
-        self._train_ids = dict(sorted(train_ids.items()))
-        self.of_colors = colors
-        self.ids: Mapping[str, int] = {name: raw for raw, name in (names or {}).items()}
-        if not set(self._train_ids.values()) <= {*range(len(CLASSES)), IGNORE_INDEX}:
-            raise ValueError("a label map contains values that are not trainIds")
-
-    @classmethod
-    def from_ids(
-        cls, train_ids: Mapping[int, int], names: Mapping[int, str] | None = None
-    ) -> "LabelMap":
-        """Return a map from ids in 0..65535 to trainIds in 0..18 or 255."""
-        return cls(train_ids, colors=False, names=names)
-
-    @classmethod
-    def from_colors(cls, train_ids: Mapping[Color, int]) -> "LabelMap":
-        """Return a map from RGB colours to trainIds in 0..18 or 255."""
-        packed = {(r << 16) | (g << 8) | b: t for (r, g, b), t in train_ids.items()}
-        return cls(packed, colors=True)
-
-    @cached_property
-    def _table(self) -> NDArray[np.uint8]:
-        size = 1 << 24 if self.of_colors else 1 << 16
-        table = np.full(size, self.UNKNOWN, dtype=np.uint8)
-        for raw, train_id in self._train_ids.items():
-            table[raw] = train_id
-        return table
-
-    @cached_property
-    def _byte_table(self) -> bytes:
-        return self._table[:256].tobytes()
-
-    @property
-    def entries(self) -> Mapping[int, int]:
-        """TrainIds by raw value; colours are packed as 0xRRGGBB."""
-        return self._train_ids
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the table's entries; maps with equal digests decode equally."""
-        entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self._train_ids.items())}"
-        return hashlib.sha256(entries.encode()).hexdigest()
-
-    def text(self, raw: int) -> str:
-        """Return a raw value in the notation of a card: an id, or "red,green,blue"."""
-        return ",".join(map(str, raw.to_bytes(3))) if self.of_colors else str(raw)
-
-    def apply(self, raw: NDArray[np.integer]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-        """Translate a label image to trainIds.
-
-        Args:
-            raw: Ids, (H, W), or RGB colours, (H, W, 3), for a map created by `from_colors`.
-
-        Returns:
-            TrainIds, (H, W) uint8, with 255 for unknown raw values; and the unknown raw values
-            (ids, or colours packed as 0xRRGGBB).
-
-        Raises:
-            ValueError: The shape of `raw` does not match the kind of the map.
-        """
-        if (raw.ndim == 3) != self.of_colors:
-            wanted = "an RGB colour picture" if self.of_colors else "a single-channel id picture"
-            raise ValueError(f"the label map needs {wanted}, got shape {raw.shape}")
-        keys = _pack(raw) if self.of_colors else raw
-        if keys.dtype == np.uint8:  # bytes.translate is several times faster than fancy indexing
-            translated = keys.tobytes().translate(self._byte_table)
-            train_ids = np.frombuffer(translated, dtype=np.uint8).reshape(keys.shape)
-            if self.UNKNOWN not in translated:
-                return train_ids, ()
-        else:
-            train_ids = np.take(self._table, keys)
-        unknown = train_ids == self.UNKNOWN
-        if not unknown.any():
-            return train_ids, ()
-        train_ids = np.where(unknown, np.uint8(IGNORE_INDEX), train_ids)
-        return train_ids, tuple(int(value) for value in np.unique(keys[unknown]))
-
-
-def _pack(colors: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Pack RGB colours (H, W, 3) into integers 0xRRGGBB, (H, W)."""
-    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
-    return (red << 16) | (green << 8) | blue
+COLOR_TABLE = CITYSCAPES.color_table
+LABEL_ID_TABLE = _byte_table(dict(enumerate(CITYSCAPES.label_ids)), 0)

@@ -18,8 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from pinmem_core.data.label_maps import STANDARD_MAPS, LabelMapSpec, build_label_map
-from pinmem_core.label_space import LabelMap
+from pinmem_core.data.label_maps import STANDARD_MAPS, LabelMap, LabelMapSpec, build_label_map
 
 Generator = Callable[[Path, Callable[[int, int], None]], None]
 """Writes a synthetic dataset into a folder and reports (done, total) to a callback."""

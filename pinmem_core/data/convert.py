@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from pinmem_core.data.encodings import ENCODINGS, Decoder
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.data.layouts import RawSample
 from pinmem_core.data.prepared import RECORDS, digest
 from pinmem_core.data.samples import Sample, Text, own_path
@@ -26,7 +27,7 @@ from pinmem_core.events import ignore
 from pinmem_core.files import write_atomic
 from pinmem_core.images import check_image, image_size, read_image
 from pinmem_core.label_files import read_train_ids
-from pinmem_core.label_space import CLASSES, LabelMap
+from pinmem_core.label_space import CLASSES
 from pinmem_core.paths import home
 from pinmem_core.png import label_png
 

@@ -1,16 +1,124 @@
-"""Label maps of a card: the raw values of each class."""
+"""Label maps: the raw values of each class in a card, and lookup tables from them to trainIds."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from pinmem_core.errors import unknown_name
-from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID, LabelMap
+from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID, Color
 
 IGNORE = "ignore"
+
+
+class LabelMap:
+    """Lookup table from a dataset's label values to trainIds.
+
+    Create one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
+
+    Attributes:
+        of_colors: Whether the raw values are RGB colours.
+        ids: Raw ids by class name, if names are known (polygons have names instead of ids).
+    """
+
+    UNKNOWN = 254
+    """Table entry of unknown raw values; it is no trainId and differs from `IGNORE_INDEX`."""
+
+    def __init__(
+        self,
+        train_ids: Mapping[int, int],
+        *,
+        colors: bool,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
+        self._train_ids = dict(sorted(train_ids.items()))
+        self.of_colors = colors
+        self.ids: Mapping[str, int] = {name: raw for raw, name in (names or {}).items()}
+        if not set(self._train_ids.values()) <= {*range(len(CLASSES)), IGNORE_INDEX}:
+            raise ValueError("a label map contains values that are not trainIds")
+
+    @classmethod
+    def from_ids(
+        cls, train_ids: Mapping[int, int], names: Mapping[int, str] | None = None
+    ) -> "LabelMap":
+        """Return a map from ids in 0..65535 to trainIds in 0..18 or 255."""
+        return cls(train_ids, colors=False, names=names)
+
+    @classmethod
+    def from_colors(cls, train_ids: Mapping[Color, int]) -> "LabelMap":
+        """Return a map from RGB colours to trainIds in 0..18 or 255."""
+        packed = {(r << 16) | (g << 8) | b: t for (r, g, b), t in train_ids.items()}
+        return cls(packed, colors=True)
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
+        size = 1 << 24 if self.of_colors else 1 << 16
+        table = np.full(size, self.UNKNOWN, dtype=np.uint8)
+        for raw, train_id in self._train_ids.items():
+            table[raw] = train_id
+        return table
+
+    @cached_property
+    def _byte_table(self) -> bytes:
+        return self._table[:256].tobytes()
+
+    @property
+    def entries(self) -> Mapping[int, int]:
+        """TrainIds by raw value; colours are packed as 0xRRGGBB."""
+        return self._train_ids
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the table's entries; maps with equal digests decode equally."""
+        entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self._train_ids.items())}"
+        return hashlib.sha256(entries.encode()).hexdigest()
+
+    def text(self, raw: int) -> str:
+        """Return a raw value in the notation of a card: an id, or "red,green,blue"."""
+        return ",".join(map(str, raw.to_bytes(3))) if self.of_colors else str(raw)
+
+    def apply(self, raw: NDArray[np.integer]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+        """Translate a label image to trainIds.
+
+        Args:
+            raw: Ids, (H, W), or RGB colours, (H, W, 3), for a map created by `from_colors`.
+
+        Returns:
+            TrainIds, (H, W) uint8, with 255 for unknown raw values; and the unknown raw values
+            (ids, or colours packed as 0xRRGGBB).
+
+        Raises:
+            ValueError: The shape of `raw` does not match the kind of the map.
+        """
+        if (raw.ndim == 3) != self.of_colors:
+            wanted = "an RGB colour picture" if self.of_colors else "a single-channel id picture"
+            raise ValueError(f"the label map needs {wanted}, got shape {raw.shape}")
+        keys = _pack(raw) if self.of_colors else raw
+        if keys.dtype == np.uint8:  # bytes.translate is several times faster than fancy indexing
+            translated = keys.tobytes().translate(self._byte_table)
+            train_ids = np.frombuffer(translated, dtype=np.uint8).reshape(keys.shape)
+            if self.UNKNOWN not in translated:
+                return train_ids, ()
+        else:
+            train_ids = np.take(self._table, keys)
+        unknown = train_ids == self.UNKNOWN
+        if not unknown.any():
+            return train_ids, ()
+        train_ids = np.where(unknown, np.uint8(IGNORE_INDEX), train_ids)
+        return train_ids, tuple(int(value) for value in np.unique(keys[unknown]))
+
+
+def _pack(colors: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Pack RGB colours (H, W, 3) into integers 0xRRGGBB, (H, W)."""
+    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue
+
 
 _ID = re.compile(r"\d{1,5}")
 _COLOR = re.compile(r"\d{1,3}(,\d{1,3}){2}")

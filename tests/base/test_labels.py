@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from pinmem_core.label_space import CLASS_SETS, CLASSES, LABEL_ID_TABLE, LabelMap
+from pinmem_core.data.label_maps import LabelMap
+from pinmem_core.label_space import CLASS_SETS, CLASSES, LABEL_ID_TABLE
 from pinmem_core.visualize import colorize, overlay
 
 

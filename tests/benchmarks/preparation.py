@@ -19,13 +19,14 @@ from PIL import Image
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.convert import Conversion
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.data.layouts import RawSample, find_samples
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.data.preview import contact_sheet
 from pinmem_core.data.verify import verify
 from pinmem_core.images import write_png
-from pinmem_core.label_space import CLASSES, LABEL_ID_TABLE, LabelMap
+from pinmem_core.label_space import CLASSES, LABEL_ID_TABLE
 from pinmem_core.synthetic import draw_scene
 
 SIZE = (1914, 1052)

@@ -12,12 +12,12 @@ from torchvision.io import ImageReadMode, decode_png
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.encodings import ENCODINGS
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.data.layouts import RawSample
 from pinmem_core.data.prepare import expand, split_of_each
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import check_image
 from pinmem_core.label_files import read_rgb16
-from pinmem_core.label_space import LabelMap
 
 NO_MAP = LabelMap.from_ids({0: 0})
 IDD = get_card("idd").label_map("ids")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pinmem_core.data.catalog import get_card, read_card
 from pinmem_core.data.encodings import ENCODINGS
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.statistics import statistics
@@ -21,7 +22,6 @@ from pinmem_core.data.verify import verify
 from pinmem_core.errors import DataError
 from pinmem_core.images import check_image, image_size, read_image, write_png
 from pinmem_core.label_files import read_label, read_train_ids
-from pinmem_core.label_space import LabelMap
 from pinmem_core.png import label_png
 
 IDS = LabelMap.from_ids({0: 0})

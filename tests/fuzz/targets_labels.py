@@ -18,9 +18,9 @@ from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import mutated_bytes, mutated_json
 from fuzz.readers import DamageError, json_of_accepted, read_png
 from pinmem_core.data.encodings import ENCODINGS
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.images import read_image
 from pinmem_core.label_files import read_label
-from pinmem_core.label_space import LabelMap
 
 _DEPTHS = ((0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (3, 1), (3, 2), (3, 4), (3, 8))
 _KINDS = (*_DEPTHS, (2, 16), (4, 8), (6, 8), (4, 16), (6, 16))

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pinmem_core.label_space import LabelMap
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.registry import Registry
 
 Decoder = Callable[[Path, LabelMap], NDArray[Any]]

@@ -5,8 +5,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.label_files import read_colors, read_ids, read_rgb16
-from pinmem_core.label_space import LabelMap
 
 
 def read_values(path: Path, label_map: LabelMap) -> NDArray[Any]:

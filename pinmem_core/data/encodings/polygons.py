@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.documents import read_json
 from pinmem_core.errors import DataError
 from pinmem_core.images import MAX_MEGAPIXELS
-from pinmem_core.label_space import LabelMap
 
 _GROUP = "group"
 """Suffix of the label of several objects in one polygon, e.g. "cargroup"."""
