@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.files import write_atomic
-from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,6 @@ _TERMS = {
 _PHASES = {"inner": "inner (meta-train)", "outer": "outer (meta-test)"}
 MARGIN = 0.3
 """Margin of a figure in inches."""
-_CLASS_COLORS = {name: COLOR_TABLE[number] / 255 for number, name in enumerate(CLASS_NAMES)}
 
 
 def plot_bytes(figure: "Figure", form: str = "png") -> bytes:
@@ -176,6 +175,7 @@ def plot_class_shares(
     samples: int,
     title: str,
     notes: Sequence[str] = (),
+    space: LabelSpace = CITYSCAPES,
 ) -> "Figure":
     """Plot the share of each class in the labelled pixels, on a square-root scale.
 
@@ -185,14 +185,17 @@ def plot_class_shares(
         samples: Number of all images.
         title: Title of the plot.
         notes: Lines below the title.
+        space: Label space of the classes, for their colours.
     """
     total = max(1, sum(pixels.values()))
     shares = np.array([count / total for count in pixels.values()])
     with plot_style():
-        figure = new_figure(10, 7.2, title, "\n".join(notes))
-        axes = add_axes(figure, 1.5, 0.5, 5.4, 5.3)
+        more = 0.28 * (len(pixels) - len(CITYSCAPES))
+        figure = new_figure(10, 7.2 + more, title, "\n".join(notes))
+        axes = add_axes(figure, 1.5, 0.5, 5.4, 5.3 + more)
         axes.set_xscale("function", functions=(np.sqrt, np.square))
-        axes.barh(range(len(shares)), shares, 0.65, color=[_CLASS_COLORS[name] for name in pixels])
+        colors = np.array([space.classes[name] for name in pixels]) / 255
+        axes.barh(range(len(shares)), shares, 0.65, color=colors)
         axes.set(xlim=(0, shares.max() or 1), ylim=(len(shares) - 0.4, -0.6))
         ticks = [tick for tick in (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1) if tick <= axes.get_xlim()[1]]
         axes.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pinmem_core.label_space import CLASSES, COLOR_TABLE, IGNORE_INDEX, Color
+from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX, Color, LabelSpace
 
 GAP = 4
 """Gap between the pictures of a sheet in pixels."""
@@ -26,16 +26,20 @@ _SWATCH = 14
 _LEGEND_ROW = 22
 
 
-def colorize(train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return trainIds (H, W) as an RGB picture (H, W, 3) in the colours of Cityscapes."""
-    return COLOR_TABLE[train_ids]
+def colorize(train_ids: NDArray[np.uint8], space: LabelSpace = CITYSCAPES) -> NDArray[np.uint8]:
+    """Return trainIds (H, W) as an RGB picture (H, W, 3) in the colours of their label space."""
+    return space.color_table[train_ids]
 
 
 def overlay(
-    image: NDArray[np.uint8], train_ids: NDArray[np.uint8], opacity: float = 0.6
+    image: NDArray[np.uint8],
+    train_ids: NDArray[np.uint8],
+    space: LabelSpace = CITYSCAPES,
+    *,
+    opacity: float = 0.6,
 ) -> NDArray[np.uint8]:
     """Blend class colours of `train_ids` (H, W) into an image (H, W, 3), except ignored pixels."""
-    painted = (1 - opacity) * image + opacity * colorize(train_ids)
+    painted = (1 - opacity) * image + opacity * colorize(train_ids, space)
     bare = (train_ids == IGNORE_INDEX)[..., None]
     return np.where(bare, image, painted.round()).astype(np.uint8)
 
@@ -80,9 +84,9 @@ def heading(name: str, details: str, width: int) -> NDArray[np.uint8]:
     return np.asarray(row)
 
 
-def legend(train_ids: Set[int], width: int) -> NDArray[np.uint8]:
+def legend(train_ids: Set[int], width: int, space: LabelSpace = CITYSCAPES) -> NDArray[np.uint8]:
     """Return a colour legend of `train_ids`, `width` pixels wide; 255 is shown as "ignored"."""
-    names = {c.train_id: c.name for c in CLASSES} | {IGNORE_INDEX: "ignored"}
+    names = {**dict(enumerate(space.names)), IGNORE_INDEX: "ignored"}
     entries = [(train_id, names[train_id]) for train_id in sorted(names.keys() & train_ids)]
     widest = max((font(_TEXT).getlength(name) for _, name in entries), default=0)
     column = _SWATCH + 2 * GAP + int(widest) + 4 * GAP
@@ -92,7 +96,7 @@ def legend(train_ids: Set[int], width: int) -> NDArray[np.uint8]:
     draw = ImageDraw.Draw(picture)
     for number, (train_id, name) in enumerate(entries):
         x, y = number % columns * column, (number // columns) * _LEGEND_ROW + 3 * GAP
-        color = tuple(COLOR_TABLE[train_id].tolist())
+        color = tuple(space.color_table[train_id].tolist())
         draw.rectangle((x, y, x + _SWATCH, y + _SWATCH), color)
         draw.text((x + _SWATCH + 2 * GAP, y - 1), name, INK, font(_TEXT))
     return np.asarray(picture)

@@ -2,8 +2,14 @@ import numpy as np
 import pytest
 
 from pinmem_core.data.label_maps import LabelMap
-from pinmem_core.label_space import CLASS_SETS, CLASSES, LABEL_ID_TABLE
-from pinmem_core.visualize import colorize, overlay
+from pinmem_core.label_space import (
+    CITYSCAPES,
+    CLASS_SETS,
+    CLASSES,
+    LABEL_ID_TABLE,
+    LabelSpace,
+)
+from pinmem_core.visualize import colorize, legend, overlay
 
 
 def test_classes_are_those_of_cityscapes():
@@ -52,3 +58,16 @@ def test_painting():
     assert colorize(train_ids).tolist() == [[[128, 64, 128], [0, 0, 0]]]
     assert overlay(image, train_ids, opacity=0.5).tolist() == [[[114, 82, 114], [100, 100, 100]]]
     assert LABEL_ID_TABLE[train_ids].tolist() == [[7, 0]]
+
+
+def test_pictures_take_the_colours_and_names_of_their_label_space():
+    space = LabelSpace(name="own", classes={"mud": (1, 2, 3), "grass": None})
+    train_ids = np.array([[0, 1, 255]], np.uint8)
+    image = np.full((1, 3, 3), 100, np.uint8)
+    assert colorize(train_ids, space).tolist() == [[[1, 2, 3], [0, 128, 0], [0, 0, 0]]]
+    assert overlay(image, train_ids, space, opacity=1)[0].tolist() == [
+        [1, 2, 3], [0, 128, 0], [100, 100, 100]
+    ]  # fmt: skip
+    shown = legend({0, 1, 18}, 200, space).reshape(-1, 3)
+    assert (shown == (1, 2, 3)).all(axis=1).any()
+    assert not (shown == CITYSCAPES.color_table[18]).all(axis=1).any()
