@@ -262,7 +262,7 @@ class Conversion:
         if raw.label is None:
             raise _DefectError(raw.image, raw.label_missing, "missing partner")
         try:
-            values = self._decode(raw.label, self.label_map)
+            values = self._decode(raw.label, self.label_map, raw.image)
             train_ids, unknown = self.label_map.apply(values)
         except (DataError, ValueError) as error:
             raise _unreadable(raw.label, error) from None
