@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.names import datasets, methods, recipes, runs
+from pinmem_cli.names import datasets, methods, models, recipes, runs
 from pinmem_cli.options import (
     Json,
     OutputFolder,
@@ -96,6 +96,20 @@ def train(
         str | None,
         option("Backbone weights: a file, or a name of torchvision or timm.", panel=_HOW),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        option(
+            "Model to start from: starter, last, a run, a folder, or user/name on the Hub.",
+            "--from",
+            metavar="MODEL",
+            panel=_HOW,
+            complete=models,
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        option("Parts that are not trained: backbone, decoder.", metavar="PART,...", panel=_HOW),
+    ] = None,
     logger: Annotated[
         list[str] | None,
         typer.Option(
@@ -166,6 +180,8 @@ def train(
             "seed": seed,
             "device": device,
             "init_weights": init_weights,
+            "init_from": init_from,
+            "optim.freeze": names(freeze) if freeze else None,
             "logger": names(logger) if logger else None,
         }
         _train(out, _resolve(out, recipe, options, settings or []), output, dry_run=dry_run)
@@ -210,17 +226,29 @@ def _run(out: Output, work: "Callable[..., RunResult]") -> None:
 def _resolve(
     out: Output, recipe: str | None, options: dict[str, Any], overrides: list[str]
 ) -> "TrainConfig":
-    """Merge recipe, options and --set; later ones override earlier ones."""
+    """Merge recipe, options and --set; later ones override earlier ones.
+
+    With --from, the architecture is that of the model instead of the default recipe's.
+    """
     from pinmem_core.config import load_recipe, nested, validate, with_overrides
     from pinmem_core.data.catalog import get_card
     from pinmem_core.data.prepared import Selection
 
+    given = {key: value for key, value in options.items() if value is not None}
+    explicit = with_overrides(nested({}, given), overrides)
+    model = explicit.get("init_from")
+    follows = recipe is None and model
     if recipe is None:
         first = options["sources"][0] if options["sources"] else "demo"
         recipe = get_card(Selection.parse(first).dataset).recipe
         out.note(f"recipe: {recipe}")
-    given = {key: value for key, value in options.items() if value is not None}
-    return validate(with_overrides(nested(load_recipe(recipe), given), overrides))
+    settings = load_recipe(recipe)
+    if model:
+        from pinmem_core.training.fine_tuning import with_architecture_of
+
+        settings.pop("init_weights", None)
+        settings = with_architecture_of(model, settings) if follows else settings
+    return validate(with_overrides(nested(settings, given), overrides))
 
 
 def _show_result(out: Output, result: "RunResult") -> None:

@@ -4,16 +4,16 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -21,6 +21,16 @@ from pydantic import (
 from pinmem_core.errors import ConfigError, unknown_name
 from pinmem_core.label_space import CLASSES
 from pinmem_core.renamed import KEYS
+
+
+def _split_at_commas(value: object) -> object:
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
+"""Names, also as one text with commas."""
+Parts = Annotated[tuple[Literal["backbone", "decoder"], ...], BeforeValidator(_split_at_commas)]
+"""Parts of a network, also as one text with commas."""
 
 
 class Settings(BaseModel):
@@ -72,6 +82,11 @@ class ModelConfig(Settings):
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(street_class.name for street_class in CLASSES[: self.num_classes])
 
     @model_serializer(mode="wrap")
     def _without_empty_adapters(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -138,6 +153,9 @@ class OptimConfig(Settings):
     inner_lr: float = Field(0.001, gt=0)
     """Inner step size of the first iteration; later iterations use lr(iteration) * inner_share."""
     inner_share: float = Field(0.25, gt=0)
+    freeze: Parts = ()
+    """Parts that are not trained, "backbone" and "decoder": their weights and their batch-norm
+    statistics stay those of `init_from` or `init_weights`."""
 
 
 class AugmentationConfig(Settings):
@@ -217,8 +235,11 @@ class TrainConfig(Settings):
     """Number of processes that load images; 0 loads in the training process."""
     init_weights: str | None = None
     """Weights of the backbone: file, name in torchvision or timm, or None for random weights."""
+    init_from: str | None = None
+    """Model whose weights the run starts from: "starter", a run, a folder, or a name on the Hub.
+    Classes are matched by name; what the model lacks is initialised as usual."""
     log_every: int = Field(10, ge=1)
-    logger: tuple[str, ...] = ()
+    logger: Names = ()
     """Loggers of metrics and some predictions: "tensorboard", "wandb", "mlflow"."""
     compute: ComputeConfig = ComputeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -228,11 +249,6 @@ class TrainConfig(Settings):
     optim: OptimConfig = OptimConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    @field_validator("logger", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: object) -> object:
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _sources_are_not_repeated(self) -> Self:

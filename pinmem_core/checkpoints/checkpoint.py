@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pinmem_core.checkpoints.hub import checkpoint_of
-from pinmem_core.checkpoints.model_card import CARD, ModelMetrics, is_ours, model_card
+from pinmem_core.checkpoints.model_card import CARD, INIT_FROM, ModelMetrics, is_ours, model_card
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
@@ -45,7 +45,11 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _LARGEST_CONFIG = 1 << 28
 """Bytes of `config.json`, which records eight for each image that was trained on."""
-_SECTIONS = {"training": ("sources", "targets"), "converted": ("assumed",)}
+_SECTIONS = {
+    "training": ("sources", "targets"),
+    "converted": ("assumed",),
+    INIT_FROM: ("sources",),
+}
 """Optional sections of `config.json` that other code reads, and their list fields."""
 _AGAIN = "Fetch or copy it again."
 _NEW = frozenset({"backbone_options"})
@@ -220,6 +224,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: The file is missing, damaged or of another format version.
     """
     return _current(_read_config(folder))
+
+
+def read_architecture(folder: Path) -> ModelConfig:
+    """Return the architecture of the network in a checkpoint, without its weights.
+
+    Raises:
+        CheckpointError: `config.json` is missing, damaged or of another format version.
+    """
+    return _architecture(read_config(folder), folder)
 
 
 def _current(config: dict[str, Any]) -> dict[str, Any]:

@@ -205,6 +205,13 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
     return inside if inside.is_dir() else folder
 
 
+def model_name(checkpoint: Path) -> str:
+    """Return the name of a model without local folders: "starter", a run, or `user/name@commit`."""
+    if checkpoint == STARTER_FOLDER:
+        return STARTER
+    return str(HubName.of_cached(checkpoint) or run_folder(checkpoint.absolute()).name)
+
+
 def starter_summary() -> str:
     """Return one line with the training data and the scores of the starter model."""
     return (STARTER_FOLDER / "summary.txt").read_text(encoding="utf-8").strip()

@@ -21,6 +21,8 @@ from pinmem_core.errors import PinMemError
 from pinmem_core.templates import percent, render
 
 CARD = "README.md"
+INIT_FROM = "init_from"
+"""Key of the model that a run started from in a checkpoint's `config.json`."""
 MARK = "<!-- Written by pinmem, and again when it changes; without this line it is left alone. -->"
 _SCORES = "## Scores"
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&]|(?<!\w)[_#~]|[_~](?!\w)")
@@ -144,7 +146,7 @@ def model_card(
         seen_in_words=seen_in_words,
         classes=classes,
         missing=", ".join(missing),
-        datasets={dataset: _card_of(dataset) for dataset in _datasets(sources)},
+        datasets={dataset: _card_of(dataset) for dataset in _datasets(_all_sources(config))},
         text=_text,
         training=Markup(json_text(training, indent=2)) if training else "",
         mark=Markup(MARK),
@@ -174,7 +176,7 @@ def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str
         tags=["semantic-segmentation", "domain-generalization", "street-scenes", _method(config)],
         license="other",
         license_name="terms-of-the-training-data",
-        datasets=_datasets(_sources(config)) or None,
+        datasets=_datasets(_all_sources(config)) or None,
         metrics=["mean_iou"],
         model_name=name,
         eval_results=results or None,
@@ -184,11 +186,15 @@ def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str
 def _details(config: Mapping[str, Any]) -> dict[str, Any]:
     model, training = config["model"], _training_of(config)
     memory, converted = model.get("memory"), config.get("converted", {})
+    start = config.get(INIT_FROM, {})
     return {
         "method": _method(config),
         "sources": ", ".join(_sources(config)),
         "iterations": config.get("iteration"),
         "pretrained weights": training.get("init_weights"),
+        "initialised from": start.get("model"),
+        "SHA-256 of its weights": start.get("sha256"),
+        "sources of that model": ", ".join(map(str, start.get("sources", ()))),
         "network": f"{model['backbone']}, {model['decoder']}, stride {model['output_stride']}",
         "memory": f"{model['num_classes']} slots of {model['feature_dim']}" if memory else "none",
         "stored in": config.get("stored"),
@@ -225,6 +231,11 @@ def _method(config: Mapping[str, Any]) -> str:
 
 def _sources(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, _training_of(config).get("sources", ())))
+
+
+def _all_sources(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the sources of a network and of the model that its training started from."""
+    return (*_sources(config), *map(str, config.get(INIT_FROM, {}).get("sources", ())))
 
 
 def _datasets(sources: Iterable[str]) -> list[str]:

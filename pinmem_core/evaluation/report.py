@@ -17,8 +17,7 @@ from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset, Selection
 from pinmem_core.data.samples import evenly_spaced
-from pinmem_core.documents import MAX_BYTES, read_json_object
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
 from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_domain, load_target
 from pinmem_core.evaluation.memory_analysis import SAMPLES_PER_DOMAIN, memory_pictures
@@ -119,11 +118,7 @@ def _targets(
             "no target is given, and the run has none.", "Name targets with --targets."
         )
     prepare_synthetic(names, on_event)
-    try:
-        samples = read_json_object(run_folder(checkpoint) / "samples.json", 16 * MAX_BYTES)
-    except DataError:
-        samples = None  # missing or damaged
-    trained_on = TrainedOn.of_checkpoint(config, samples)
+    trained_on = TrainedOn.of_folder(checkpoint, config)
     chosen = [load_target(name, trained_on) for name in names]
     for target in chosen:
         if warning := target.warning():

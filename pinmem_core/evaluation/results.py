@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from pinmem_core.checkpoints.checkpoint import WEIGHTS
 from pinmem_core.checkpoints.hub import run_folder
-from pinmem_core.checkpoints.model_card import seen_in_words
+from pinmem_core.checkpoints.model_card import INIT_FROM, seen_in_words
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.samples import Samples
-from pinmem_core.documents import json_text
+from pinmem_core.documents import MAX_BYTES, json_text, read_json_object
+from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import (
     CLASS_SET_NAMES,
     Calibration,
@@ -156,15 +157,34 @@ class TrainedOn:
             config: Content of the checkpoint's `config.json`.
             samples: Content of the run's `samples.json`, for old checkpoints without the record.
         """
-        sources = tuple(map(str, config.get("training", {}).get("sources", ())))
+        start = config.get(INIT_FROM, {})
+        named = (*config.get("training", {}).get("sources", ()), *start.get("sources", ()))
+        sources = tuple(map(str, named))
         digests = _parsed(config.get(RECORD))
-        if digests is not None:
+        if digests is not None or start:  # `samples` lack the images of the initial model
             return cls(sources, digests)
         try:
             record = cls.of_samples(sources, (samples or {})["train"].values())
         except (KeyError, AttributeError, TypeError, ValueError):  # missing or damaged
             return cls(sources)
         return record if record.digests else cls(sources)
+
+    @classmethod
+    def of_folder(cls, checkpoint: Path, config: Mapping[str, Any]) -> "TrainedOn":
+        """Return the record of the checkpoint in a folder, whose `config.json` is `config`."""
+        try:
+            samples = read_json_object(run_folder(checkpoint) / "samples.json", 16 * MAX_BYTES)
+        except DataError:
+            samples = None  # missing or damaged
+        return cls.of_checkpoint(config, samples)
+
+    def __or__(self, other: "TrainedOn") -> "TrainedOn":
+        """Return the record of a network that was trained on the images of both records."""
+        sources = tuple(dict.fromkeys((*self.sources, *other.sources)))
+        if self.digests is None or other.digests is None:
+            return TrainedOn(sources)
+        datasets = self.digests.keys() | other.digests.keys()
+        return TrainedOn(sources, {name: self._of(name) | other._of(name) for name in datasets})
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as stored in a checkpoint."""

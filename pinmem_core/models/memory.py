@@ -120,9 +120,11 @@ class CategoricalMemory(nn.Module):
 
     Attributes:
         slots: Persistent buffer (K, D), rows of unit length. Only the training code changes it.
+        taken: Indices of the slots that come from another model, for `initialize_memory`.
     """
 
     slots: Tensor
+    taken: frozenset[int] = frozenset()
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The segmenter: encode, read the memory, decode."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -66,7 +66,10 @@ class Segmenter(CheckpointModule):
     Attributes:
         autocast: Dtype of the convolutions, e.g. torch.bfloat16; None for the dtype of the
             weights. The memory, its scores and the logits are never in half precision.
+        frozen: Parts that `freeze` froze.
     """
+
+    frozen: tuple[str, ...] = ()
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -104,6 +107,20 @@ class Segmenter(CheckpointModule):
         if config.test_time_bn:
             _require_batch_norm(self.backbone)
             set_alpha(self, config.test_time_bn)
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Exclude parts, such as "backbone", from training; they stay in evaluation mode."""
+        self.frozen = tuple(parts)
+        for part in parts:
+            self.get_submodule(part).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
 
     @property
     def normalization(self) -> Normalization:

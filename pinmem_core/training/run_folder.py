@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from pinmem_core.checkpoints.checkpoint import write_card
-from pinmem_core.checkpoints.hub import CHECKPOINT
-from pinmem_core.checkpoints.model_card import ModelMetrics
+from pinmem_core.checkpoints.hub import CHECKPOINT, model_name
+from pinmem_core.checkpoints.model_card import INIT_FROM, ModelMetrics
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import MAX_BYTES, json_text, read_json, read_json_lines, read_json_object
@@ -33,10 +33,12 @@ from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.plots import plot_losses, write_plot
 from pinmem_core.renamed import current_settings
 from pinmem_core.training import snapshots
+from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.optim import optimizer_state
 from pinmem_core.training.step import TrainStep
 
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
+_START = "initial_model.json"
 DIGESTS = "digests"
 """Key of `samples.json` for a digest of each dataset's labels; runs of older versions lack it."""
 _MANY_SAMPLES = 16 * MAX_BYTES
@@ -55,6 +57,8 @@ class RunFolder:
         self.writes = rank() == 0
         self.trained_on: Mapping[str, Any] = {}
         """Record of the training images for checkpoints."""
+        self.start: InitialModel | None = None
+        """Model that the run starts from."""
 
     @property
     def checkpoint(self) -> Path:
@@ -97,12 +101,31 @@ class RunFolder:
                 "Restore it from a backup, or start a new run.",
             ) from None
 
+    def read_start(self) -> InitialModel | None:
+        """Return the record of the model that the run started from; None if there is none.
+
+        Raises:
+            DataError: The record is damaged.
+        """
+        path = self.path / _START
+        if not path.exists():
+            return None
+        try:
+            return InitialModel.model_validate(read_json_object(path))
+        except (DataError, ValidationError):
+            raise DataError(
+                f"{self.path} cannot be resumed: its {_START} is damaged.",
+                "Restore it from a backup, or start a new run.",
+            ) from None
+
     def begin(self, config: TrainConfig, samples: Mapping[str, Any]) -> None:
-        """Write the configuration of the run and its list of samples."""
+        """Write the configuration of the run, its list of samples, and its initial model."""
         if self.writes:
             remove_partial_files(self.path)
         self._write_json(_CONFIG, config.model_dump(mode="json"))
         self._write_json(_SAMPLES, samples)
+        if self.start:
+            self._write_json(_START, self.start.model_dump(mode="json"))
         if self.writes:
             (self.path / _METRICS).unlink(missing_ok=True)
 
@@ -168,6 +191,8 @@ class RunFolder:
         """
         if self.writes:
             about = {"training": shareable(config), "iteration": done, RECORD: self.trained_on}
+            if self.start:
+                about[INIT_FROM] = self.start.model_dump(mode="json", exclude={"trained_on"})
             save_checkpoint(segmenter, self.checkpoint, about)
 
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
@@ -229,6 +254,8 @@ def shareable(config: TrainConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json")
     if config.init_weights:
         settings["init_weights"] = Path(config.init_weights).name
+    if config.init_from and Path(config.init_from).is_absolute():
+        settings["init_from"] = model_name(Path(config.init_from))
     return settings
 
 

@@ -25,6 +25,7 @@ from pinmem_core.methods import methods
 from pinmem_core.methods.base import Method
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import class_prototypes
+from pinmem_core.training.fine_tuning import InitialModel, pinned, start_from
 from pinmem_core.training.loggers import loggers
 
 
@@ -60,6 +61,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
             "Set one of them to false.",
         )
     _require_capturable(config.compute, method)
+    _require_trainable(config, wanted)
     for name in config.logger:
         loggers.get(name)
     if config.model.num_classes != len(CLASSES):
@@ -72,7 +74,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     memory = config.model.memory if wanted else None
     model = config.model.model_copy(update={"memory": memory, "adapters": adapters})
     own = settings.model_dump(mode="json")
-    return config.model_copy(update={"model": model, "method_config": own})
+    return pinned(config.model_copy(update={"model": model, "method_config": own}))
 
 
 def _require_capturable(compute: ComputeConfig, method: type[Method]) -> None:
@@ -87,6 +89,22 @@ def _require_capturable(compute: ComputeConfig, method: type[Method]) -> None:
         raise ConfigError(
             f"compute.graph contradicts {name}: the host has to act within an iteration.",
             "Set 'compute.graph' to false.",
+        )
+
+
+def _require_trainable(config: TrainConfig, memory: bool) -> None:
+    """Raise ConfigError if a frozen part would be random, or nothing would be trained."""
+    frozen = {*config.optim.freeze}
+    weights = {"backbone": config.init_from or config.init_weights, "decoder": config.init_from}
+    for part in (part for part, source in weights.items() if part in frozen and not source):
+        raise ConfigError(
+            f"optim.freeze={part} needs trained weights of the {part}.",
+            "Start from a model: '--from starter'.",
+        )
+    if frozen == {*weights} and not memory:
+        raise ConfigError(
+            f"optim.freeze leaves nothing to train: the method '{config.method}' has no memory.",
+            "Freeze one of the parts.",
         )
 
 
@@ -106,8 +124,15 @@ class RunData(NamedTuple):
     trained_on: TrainedOn
 
 
-def load_data(config: TrainConfig, on_event: Listener) -> RunData:
+def load_data(
+    config: TrainConfig, on_event: Listener, start: InitialModel | None = None
+) -> RunData:
     """Read the manifests of a run.
+
+    Args:
+        config: Configuration of the run.
+        on_event: Callback for warnings.
+        start: Model that the run starts from; the network has also seen its training images.
 
     Raises:
         DataError: A source or a target is missing or empty.
@@ -116,6 +141,8 @@ def load_data(config: TrainConfig, on_event: Listener) -> RunData:
     domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
     validation = load_validation(config.sources, limit, on_event)
     trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
+    if start:
+        trained_on |= start.record()
     targets = [load_target(text, trained_on, limit) for text in config.targets]
     return RunData(domains, validation, targets, trained_on)
 
@@ -123,19 +150,21 @@ def load_data(config: TrainConfig, on_event: Listener) -> RunData:
 def initial_segmenter(
     config: TrainConfig, *, download: bool = True, on_event: Listener = ignore
 ) -> Segmenter:
-    """Return the initial segmenter with a pretrained backbone; it depends on config and seed only.
+    """Return the initial segmenter, with pretrained weights where `config` names some.
 
-    The first of several processes reads the weights and sends them to the others.
+    It depends on these weights, the configuration and the seed only. The first of
+    several processes reads the weights and sends them to the others.
 
     Args:
         config: Configuration of the run.
         download: Whether to download weights that are not on this machine. Without a download, the
             backbone keeps its random weights.
-        on_event: Callback for the notice that weights were not downloaded.
+        on_event: Callback for notices: weights that were not downloaded, and what `init_from`
+            lacks.
 
     Raises:
-        ConfigError: The backbone or its weights do not exist.
-        DataError: The weights file is damaged or belongs to another network.
+        ConfigError: The backbone or its weights do not exist, or a frozen part would be new.
+        DataError: The weights are damaged or belong to another network.
         MachineError: The weights cannot be downloaded.
     """
     torch.manual_seed(config.seed)
@@ -151,7 +180,10 @@ def initial_segmenter(
                 f"the weights {source} of {name} are not on this machine: training downloads them"
             )
             on_event(Notice(message))
-    segmenter.adapt(config.model)  # after loading, because adapters rename weights
+    if config.init_from:
+        start_from(segmenter, config, on_event)
+    else:
+        segmenter.adapt(config.model)  # after loading, because adapters rename weights
     return segmenter
 
 
@@ -163,13 +195,17 @@ def initialize_memory(
     device: torch.device,
     on_event: Listener,
 ) -> None:
-    """Set the memory to the class means of the untrained network's features.
+    """Set the memory to the class means of the initial network's features.
 
     Source: docs/method.md, section 3, "Initial memory". The means are those of
-    `memory.init_batches` augmented batches of all domains; with 0 the slots stay random.
+    `memory.init_batches` augmented batches of all domains; with 0 the slots stay random. Slots that
+    come from another model stay.
     """
     memory, settings = segmenter.memory, config.model.memory
     if memory is None or settings is None or settings.init_batches == 0:
+        return
+    new = sorted({*range(len(memory.slots))} - memory.taken)
+    if not new:
         return
     count = settings.init_batches
     segmenter.eval()
@@ -188,4 +224,4 @@ def initialize_memory(
             yield segmenter.encode(images).feature, labels
             on_event(Progress("initialising the memory", done, count))
 
-    memory.slots.copy_(class_prototypes(features_and_labels(), config.model.num_classes))
+    memory.slots[new] = class_prototypes(features_and_labels(), config.model.num_classes)[new]

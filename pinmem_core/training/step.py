@@ -58,6 +58,7 @@ class TrainStep:
         self.scaler = GradScaler(device.type, enabled=config.compute.precision == "fp16")
         self.method = methods.get(config.method)(config, self.scaler)
         self.method.averages_last = config.compute.accumulate == 1
+        segmenter.freeze(config.optim.freeze)
         self.segmenter = prepare(segmenter, config.compute, device)
         self.method.setup(self.segmenter)
         self.optimizer = build_optimizer(config.optim, self.segmenter)

@@ -50,6 +50,7 @@ from pinmem_core.locks import hold_lock
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
 from pinmem_core.paths import register_run
+from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
@@ -200,6 +201,7 @@ class _Trainer(ExitStack):
         self.stop = stop
         self.snapshot = snapshot
         self.device = pick_device(config.device, local_rank())
+        folder.start = on_first_rank(self._initial_model)
         self.domains, self.validation, self.targets = on_first_rank(self._load_data)
         self.digests = on_first_rank(self._digests)
         self.seen = {target.name: target.seen for target in (*self.validation, *self.targets)}
@@ -207,16 +209,34 @@ class _Trainer(ExitStack):
             if warning := target.warning():
                 on_event(Notice(warning, warning=True))
         # Comes after the data, so that no weights are downloaded if data is missing.
-        segmenter = Segmenter(config.model) if snapshot else initial_segmenter(config)
+        segmenter = (
+            Segmenter(config.model) if snapshot else initial_segmenter(config, on_event=on_event)
+        )
         self.step = TrainStep(config, segmenter, self.device)
         self.loggers: list[Logger] = []
         self._scored: tuple[int, Segmenter] | None = None
         self.trained = False
         self.saved = time.monotonic()
 
+    def _initial_model(self) -> InitialModel | None:
+        """Return the record of the model that the run starts from, as it was at the start."""
+        name = self.config.init_from
+        if name is None:
+            return None
+        recorded = self.folder.read_start()
+        if self.snapshot:
+            return recorded
+        start = InitialModel.read(name)
+        if recorded not in (None, start):
+            raise DataError(
+                f"the model {start.model} has changed since the run {self.folder.path} began.",
+                "Start a new run.",
+            )
+        return start
+
     def _load_data(self) -> tuple[list[Domain], list[Target], list[Target]]:
         """Return training domains, validation targets and test targets."""
-        data = load_data(self.config, self.on_event)
+        data = load_data(self.config, self.on_event, self.folder.start)
         self.folder.trained_on = data.trained_on.as_json()  # only the first process has it
         return data.domains, data.validation, data.targets
 
