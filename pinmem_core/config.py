@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -19,7 +20,7 @@ from pydantic import (
 )
 
 from pinmem_core.errors import ConfigError, unknown_name
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_spaces
 from pinmem_core.renamed import KEYS
 
 
@@ -61,8 +62,21 @@ class MemoryConfig(Settings):
     batches: two passes over an epoch of 2975 indices with batch size 4."""
 
 
+def _known_space(value: Any) -> Any:
+    """Return the known label space of a name, and any other value unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value not in label_spaces():
+        raise ValueError(f"'{value}' is none of {', '.join(label_spaces())}")
+    return label_spaces()[value]
+
+
 class ModelConfig(Settings):
-    """The architecture: everything that defines a segmenter except its weights."""
+    """The architecture: everything that defines a segmenter except its weights.
+
+    JSON holds `num_classes`, and `label_space` unless it is cityscapes-19. Checkpoints of earlier
+    versions hold `num_classes` alone; their K classes are the first of Cityscapes.
+    """
 
     backbone: str = "resnet50"
     backbone_options: dict[str, JsonValue] = {}
@@ -72,7 +86,9 @@ class ModelConfig(Settings):
     """Input pixels per position of the feature that the memory reads."""
     feature_dim: int = Field(256, ge=8, lt=2**31)
     """Channels of that feature and of a memory slot; `linear` takes those of the backbone."""
-    num_classes: int = Field(len(CLASSES), ge=2, le=254)
+    label_space: Annotated[LabelSpace, BeforeValidator(_known_space)] = CITYSCAPES
+    """Classes of the network: the name of a known label space, or a whole definition. A run sets it
+    to its own classes (`classes`)."""
     test_time_bn: float = Field(0.0, ge=0, le=1)
     """Test-time batch norm (alpha-BN): weight of the mean and variance of the test image in
     prediction. 0 uses the running statistics of training only."""
@@ -86,12 +102,48 @@ class ModelConfig(Settings):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
-        return tuple(street_class.name for street_class in CLASSES[: self.num_classes])
+        return self.label_space.names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K."""
+        return len(self.label_space)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _accept_num_classes(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, Mapping) or "num_classes" not in values:
+            return validate(values)
+        values = {**values}
+        count = values.pop("num_classes")
+        if type(count) is int and 2 <= count < len(CITYSCAPES):
+            values.setdefault("label_space", _first_classes(count))
+        model = validate(values)
+        if count != model.num_classes:
+            raise ValueError(
+                f"num_classes is {count!r}, but the label space '{model.label_space.name}' has "
+                f"{model.num_classes} classes"
+            )
+        return model
 
     @model_serializer(mode="wrap")
-    def _without_empty_adapters(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
-        return fields if self.adapters else {k: v for k, v in fields.items() if k != "adapters"}
+        if not self.adapters:
+            del fields["adapters"]
+        items = [*fields.items()]
+        number = list(fields).index("label_space")
+        counted = [("num_classes", self.num_classes)]
+        return dict(
+            [*items[:number], *counted, *items[number + (self.label_space == CITYSCAPES) :]]
+        )
+
+
+def _first_classes(count: int) -> LabelSpace:
+    """Return the first `count` classes of Cityscapes."""
+    classes = dict(list(CITYSCAPES.classes.items())[:count])
+    ids = CITYSCAPES.label_ids[:count]
+    return LabelSpace(name=f"cityscapes-first-{count}", classes=classes, label_ids=ids)
 
 
 class LossConfig(Settings):

@@ -139,6 +139,13 @@ class LabelSpace(BaseModel):
     def __len__(self) -> int:
         return len(self.classes)
 
+    # Pydantic would compare the cached tables, and ignore the order of the classes.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LabelSpace) and self.model_dump_json() == other.model_dump_json()
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
     def same_as(self, other: "LabelSpace") -> bool:
         """Return whether the classes of both have the same names in the same order."""
         return self.names == other.names

@@ -35,7 +35,6 @@ from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import CheckpointError, ConfigError, DataError
 from pinmem_core.files import staged_folder, write_atomic
-from pinmem_core.label_space import CLASSES
 from pinmem_core.renamed import current_settings, current_tensors
 from pinmem_core.version import __version__
 
@@ -52,7 +51,7 @@ _SECTIONS = {
 }
 """Optional sections of `config.json` that other code reads, and their list fields."""
 _AGAIN = "Fetch or copy it again."
-_NEW = frozenset({"backbone_options"})
+_NEW = frozenset({"backbone_options", "label_space"})
 """Settings of the network that older checkpoints may lack."""
 _LATER = _NEW | {"test_time_bn", "attention_temperature", "residual"}
 """Settings of the network that the first checkpoints, which hold no digests, may lack."""
@@ -276,12 +275,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _described(model: ModelConfig, normalization: Normalization) -> dict[str, Any]:
     """Return the fields that every checkpoint has in `config.json`."""
-    classes = [*CLASSES[: model.num_classes]]
+    classes = model.label_space.classes
     return {
         "format_version": FORMAT_VERSION,
         "pinmem_version": __version__,
         "model": model.model_dump(mode="json"),
-        "classes": {"names": [c.name for c in classes], "colors": [list(c.color) for c in classes]},
+        "classes": {"names": list(classes), "colors": list(map(list, classes.values()))},
         "preprocessing": {
             "channels": "RGB",
             "range": [0, 1],

@@ -13,7 +13,6 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import IMAGENET, Normalization, normalize
 from pinmem_core.errors import ConfigError, PinMemError
 from pinmem_core.inference.optimize import folded
-from pinmem_core.label_space import CLASSES
 from pinmem_core.models import Segmenter
 from pinmem_core.version import __version__
 
@@ -82,7 +81,7 @@ def file_metadata(config: ModelConfig, signature: Signature, precision: str) -> 
         "input": "uint8" if signature.preprocess else "float32",
         "output": "uint8" if signature.argmax else "float32",
     }
-    classes = CLASSES[: config.num_classes]
+    classes = config.label_space.classes
     return {
         "pinmem_version": __version__,
         "torch_version": str(torch.__version__),
@@ -90,8 +89,8 @@ def file_metadata(config: ModelConfig, signature: Signature, precision: str) -> 
         "input": f"{INPUT}: {types['input']} ({', '.join(names['input'])})",
         "output": f"{signature.output}: {types['output']} ({', '.join(names['output'])})",
         "preprocessing": json.dumps(preprocessing),
-        "classes": json.dumps([known.name for known in classes]),
-        "palette": json.dumps([known.color for known in classes]),
+        "classes": json.dumps(list(classes)),
+        "palette": json.dumps(list(classes.values())),
         "model": config.model_dump_json(),
     }
 

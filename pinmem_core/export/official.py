@@ -18,7 +18,7 @@ from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
 from pinmem_core.checkpoints.torch_file import is_state_dict, is_weight, read_torch_file
 from pinmem_core.config import MemoryConfig, ModelConfig
 from pinmem_core.errors import CheckpointError
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.decoders.base import AuxiliaryHead
 
@@ -56,8 +56,8 @@ def official_name(name: str) -> str:
 
 FAMILY = (
     "pinmem supports DeepLabV3+ on a ResNet-18, -50 or -101 and DeepLabV2 on a ResNet-101, with "
-    "batch norm throughout and a 7x7 stem, but without whitening or instance norm (RobustNet's "
-    "ISW, IBN-Net)."
+    "batch norm throughout and a 7x7 stem, for up to 19 classes, but without whitening or instance "
+    "norm (RobustNet's ISW, IBN-Net)."
 )
 """Hint for an unsupported network."""
 
@@ -189,8 +189,10 @@ def _assumptions(config: ModelConfig) -> list[str]:
     assumed = [f"output stride {config.output_stride}"]
     if config.backbone == "resnet101":
         assumed.append("strides in the 3x3 convolutions, as torchvision has them")
-    if config.num_classes != len(CLASSES):
-        assumed.append(f"its {config.num_classes} classes, the first of Cityscapes' {len(CLASSES)}")
+    if config.num_classes != len(CITYSCAPES):
+        assumed.append(
+            f"its {config.num_classes} classes, the first of Cityscapes' {len(CITYSCAPES)}"
+        )
     if memory := config.memory:
         assumed.append(f"a memory read by {memory.read}, written with momentum {memory.momentum:g}")
     return assumed

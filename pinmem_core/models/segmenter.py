@@ -13,6 +13,7 @@ from pinmem_core.checkpoints.checkpoint import CheckpointModule
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.errors import ConfigError
+from pinmem_core.label_space import LabelSpace
 from pinmem_core.models.adapters import insert_adapters
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.base import Backbone
@@ -121,6 +122,11 @@ class Segmenter(CheckpointModule):
         for part in self.frozen:
             self.get_submodule(part).eval()
         return self
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Classes of the network."""
+        return self.config.label_space
 
     @property
     def normalization(self) -> Normalization:
