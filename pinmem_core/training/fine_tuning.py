@@ -20,9 +20,6 @@ from pinmem_core.evaluation import TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.models import Segmenter, load_checkpoint
 
-_OF_THE_RUN = frozenset({"num_classes", "label_space"})
-"""Settings of the architecture that follow the data of a run, not its initial model."""
-
 
 class InitialModel(Settings):
     """Record of the model that a run starts from."""
@@ -72,7 +69,7 @@ def with_architecture_of(name: str, settings: Mapping[str, Any]) -> dict[str, An
         DataError: The model does not exist or is damaged.
         MachineError: The Hub cannot be reached.
     """
-    theirs = read_architecture(checkpoint_of(name)).model_dump(exclude={*_OF_THE_RUN})
+    theirs = _without_classes(read_architecture(checkpoint_of(name)))
     own = settings.get("model", {})
     memory = own.get("memory", {})
     if theirs["memory"]:
@@ -198,9 +195,16 @@ def _take_weights(segmenter: Segmenter, folder: Path) -> _Taken:
 
 def _tensors_by_class(config: ModelConfig) -> set[str]:
     """Return the names of the tensors with a row for each class."""
+    plain = _without_classes(config.model_copy(update={"adapters": {}}))
     with torch.device("meta"):
         few, many = (
-            Segmenter(config.model_copy(update={"adapters": {}, "num_classes": count})).state_dict()
+            Segmenter(ModelConfig.model_validate({**plain, "num_classes": count})).state_dict()
             for count in (2, 3)
         )
     return {name for name, tensor in few.items() if tensor.shape != many[name].shape}
+
+
+def _without_classes(model: ModelConfig) -> dict[str, Any]:
+    """Return the settings of an architecture that do not depend on its classes."""
+    settings = model.model_dump()
+    return {k: v for k, v in settings.items() if k not in ("num_classes", "label_space")}

@@ -8,6 +8,7 @@ import torch
 from conftest import Result, small_config
 from safetensors.torch import load_file
 
+from pinmem_core.config import ModelConfig
 from pinmem_core.data.batches import Batch, load_domains
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
@@ -27,7 +28,9 @@ def model(tmp_path):
     """Make a checkpoint with other weights than those of a run; `classes` is its number."""
 
     def make(classes: int = 19, about: dict | None = None, **values):
-        config = small_config(**values).model.model_copy(update={"num_classes": classes})
+        plain = small_config(**values).model.model_dump() | {"num_classes": classes}
+        plain.pop("label_space", None)
+        config = ModelConfig.model_validate(plain)
         torch.manual_seed(123)
         folder = tmp_path / f"model-{classes}"
         save_checkpoint(Segmenter(config), folder, about or {})
