@@ -14,7 +14,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.errors import ConfigError
 from pinmem_core.label_space import LabelSpace
-from pinmem_core.models.adapters import insert_adapters
+from pinmem_core.models.adapters import build_adapters
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.base import Backbone
 from pinmem_core.models.decoders import decoders
@@ -95,15 +95,21 @@ class Segmenter(CheckpointModule):
             )
         self.adapt(config)
 
-    def adapt(self, config: ModelConfig) -> None:
+    def adapt(self, config: ModelConfig, *, initialize: bool = False) -> None:
         """Insert the adapters of `config`, which equals the present one otherwise.
 
-        Pretrained weights of the backbone are loaded before.
+        Args:
+            config: Architecture of the network.
+            initialize: Whether to initialise the adapters from the weights of the backbone, which
+                are pretrained and loaded already.
 
         Raises:
             ConfigError: An adapter does not exist or does not fit the backbone.
         """
-        insert_adapters(self.backbone, config.adapters)
+        for adapter in build_adapters(config.adapters):
+            adapter.insert(self.backbone)
+            if initialize:
+                adapter.initialize(self.backbone)
         self.config = config
         if config.test_time_bn:
             _require_batch_norm(self.backbone)

@@ -139,7 +139,7 @@ def start_from(segmenter: Segmenter, config: TrainConfig, on_event: Listener = i
     if segmenter.memory is not None:
         segmenter.memory.taken = taken.slots
     if not adapted:
-        segmenter.adapt(config.model)
+        segmenter.adapt(config.model, initialize=True)
     name = model_name(folder)
     for part in config.optim.freeze:
         if missing := taken.new_in(part):

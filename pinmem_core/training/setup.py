@@ -183,7 +183,7 @@ def initial_segmenter(
     if config.init_from:
         start_from(segmenter, config, on_event)
     else:
-        segmenter.adapt(config.model)  # after loading, because adapters rename weights
+        segmenter.adapt(config.model, initialize=True)  # adapters rename weights
     return segmenter
 
 

@@ -37,3 +37,15 @@ def test_heads_are_initialised_as_stated():
     assert memory.classifier.weight.std().item() == pytest.approx(1e-4, rel=0.05)
     norms = [m for m in segmenter.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {(m.eps, m.momentum) for m in norms} == {(1e-5, 0.1)}
+
+
+class TestSegFormer(DecoderTester):
+    model: ClassVar = {"decoder": "segformer"}
+
+
+class TestFPN(DecoderTester):
+    model: ClassVar = {"decoder": "fpn"}
+
+
+class TestMask(DecoderTester):
+    model: ClassVar = {"decoder": "mask"}

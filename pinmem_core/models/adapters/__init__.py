@@ -8,22 +8,21 @@ from typing import Any
 
 from pinmem_core.config import validated
 from pinmem_core.models.adapters.base import Adapter
-from pinmem_core.models.backbones.base import Backbone
 from pinmem_core.registry import Registry
 
 adapters: Registry[type[Adapter]] = Registry("adapter", __name__, "ADAPTERS")
 
 
-def insert_adapters(backbone: Backbone, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Insert adapters into a backbone, in the order of `settings`.
+def build_adapters(settings: Mapping[str, Mapping[str, Any]]) -> list[Adapter]:
+    """Return adapters with settings, in the order of `settings`.
 
     Args:
-        backbone: Backbone with all of its weights; it is changed in place.
         settings: Settings of each adapter, by its name.
 
     Raises:
-        ConfigError: An adapter does not exist, or does not fit the backbone; or a setting is
-            unknown or not allowed.
+        ConfigError: An adapter does not exist, or a setting is unknown or not allowed.
     """
-    for name, values in settings.items():
-        validated(adapters.get(name), values, f"model.adapters.{name}").insert(backbone)
+    return [
+        validated(adapters.get(name), values, f"model.adapters.{name}")
+        for name, values in settings.items()
+    ]

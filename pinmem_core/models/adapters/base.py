@@ -16,3 +16,11 @@ class Adapter(Settings, ABC):
         Raises:
             ConfigError: The adapter does not fit this backbone.
         """
+
+    def initialize(self, backbone: Backbone) -> None:
+        """Initialise the inserted modules from the pretrained weights, before training."""
+
+    @staticmethod
+    def freeze(backbone: Backbone) -> None:
+        """Freeze the pretrained weights of `backbone`."""
+        backbone.pretrained().requires_grad_(False)

@@ -59,6 +59,10 @@ class Backbone(nn.Module, ABC):
         """Return the blocks of all stages in order; each is called once in a forward pass."""
         return [block for stage in self.stages() for block in blocks_of(stage)]
 
+    def pretrained(self) -> nn.Module:
+        """Return the part that pretrained weights exist for."""
+        return self
+
     def load_pretrained(self, source: str, *, download: bool = True) -> bool:
         """Load pretrained weights strictly.
 

@@ -107,6 +107,11 @@ class Timm(Backbone):
             return features
         return [scale(feature) for scale, feature in zip(self.pyramid, features, strict=True)]
 
+    def pretrained(self) -> nn.Module:
+        """Return the network, without the feature pyramid."""
+        network: nn.Module = self.network
+        return network
+
     def stages(self) -> list[nn.Module]:
         """Return the blocks up to each feature."""
         stages: list[nn.Module] = []

@@ -1,0 +1,154 @@
+"""Mask classification: each query predicts one class and one mask.
+
+Source: Mask2Former (Cheng et al., CVPR 2022). As in EoMT (Kerssies et al., CVPR 2025), there are
+few layers and no deformable attention: queries attend to the features of the backbone, from the
+coarsest to the finest but one, in turn.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinmem_core.label_space import IGNORE_INDEX
+from pinmem_core.models.decoders.base import Decoder, PixelLoss, initialize
+from pinmem_core.models.decoders.matching import match
+from pinmem_core.models.decoders.pyramid import FeaturePyramid
+
+_HEADS = 8
+_TINY = 1e-6
+"""Added to the scores of classes before the logarithm."""
+
+
+class QueryLayer(nn.Module):
+    """Masked cross-attention, self-attention and a feed-forward network, each after its sum normed.
+
+    Args:
+        dim: Channels D of queries and maps.
+        heads: Number of attention heads.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.cross = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.self_attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+
+    def forward(self, queries: Tensor, places: Tensor, pixels: Tensor, outside: Tensor) -> Tensor:
+        """Return the updated queries (N, Q, D).
+
+        Args:
+            queries: Queries, (N, Q, D).
+            places: Learned positions of the queries, (Q, D).
+            pixels: Pixels of one map, (N, n, D).
+            outside: Pixels that a query does not attend to, (N, Q, n) bool.
+        """
+        heads = self.cross.num_heads
+        mask = outside.repeat_interleave(heads, dim=0)
+        read = self.cross(queries + places, pixels, pixels, attn_mask=mask, need_weights=False)[0]
+        queries = self.norms[0](queries + read)
+        at = queries + places
+        queries = self.norms[1](
+            queries + self.self_attention(at, at, queries, need_weights=False)[0]
+        )
+        updated: Tensor = self.norms[2](queries + self.feed_forward(queries))
+        return updated
+
+
+class MaskClassification(Decoder):
+    """Queries over the features; the memory reads the finest map of a feature pyramid.
+
+    Args:
+        channels: Channels of the features.
+        strides: Strides of the features.
+        dim: Channels of the pyramid and of the queries.
+        num_classes: Number of classes, K.
+    """
+
+    auxiliary = False
+    QUERIES = 100
+    LAYERS = 6
+
+    def __init__(self, channels: list[int], strides: list[int], dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.pyramid = FeaturePyramid(channels, dim)
+        self.maps = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in channels[1:] or channels)
+        self.levels = nn.Parameter(torch.zeros(len(self.maps), dim))
+        self.queries = nn.Parameter(torch.randn(self.QUERIES, dim) * 0.02)
+        self.places = nn.Parameter(torch.randn(self.QUERIES, dim) * 0.02)
+        heads = next(count for count in (_HEADS, 4, 2, 1) if dim % count == 0)
+        self.layers = nn.ModuleList(QueryLayer(dim, heads) for _ in range(self.LAYERS))
+        self.norm = nn.LayerNorm(dim)
+        self.classifier = nn.Linear(dim, num_classes + 1)
+        self.mask_embedding = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
+        )
+        initialize(self)
+
+    def project(self, features: list[Tensor]) -> Tensor:
+        """Return the finest map of the pyramid."""
+        finest: Tensor = self.pyramid(features)[0]
+        return finest
+
+    def decode(self, refined: Tensor, features: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return class logits (N, Q, K+1) and mask logits (N, Q, h, w) before and after each layer.
+
+        The last class is "no object". Prediction uses the last entries, the loss all of them.
+        """
+        coarse = features[1:] or features
+        maps = [project(feature) for project, feature in zip(self.maps, coarse, strict=True)]
+        queries = self.queries.to(refined.dtype).expand(len(refined), -1, -1)
+        output: dict[str, list[Tensor]] = {"classes": [], "masks": []}
+        self._predict(queries, refined, output)
+        for number, layer in enumerate(self.layers):
+            level = -1 - number % len(maps)  # the coarsest first
+            pixels = (maps[level] + self.levels[level][:, None, None]).flatten(2).transpose(1, 2)
+            outside = _outside(output["masks"][-1], maps[level].shape[-2:])
+            queries = layer(queries, self.places, pixels, outside)
+            self._predict(queries, refined, output)
+        return output
+
+    def _predict(self, queries: Tensor, refined: Tensor, output: dict[str, list[Tensor]]) -> None:
+        normed = self.norm(queries)
+        embedded = self.mask_embedding(normed)
+        output["classes"].append(self.classifier(normed))
+        output["masks"].append(torch.einsum("nqd,ndhw->nqhw", embedded, refined.to(embedded.dtype)))
+
+    def predict(self, output: Any) -> Tensor:
+        """Return logits (N, K, h, w): the logarithm of the sum over queries of class times mask."""
+        classes = output["classes"][-1].softmax(dim=-1)[..., :-1]
+        masks = output["masks"][-1].sigmoid()
+        return (torch.einsum("nqk,nqhw->nkhw", classes, masks) + _TINY).log()
+
+    def loss(self, output: Any, labels: Tensor, pixel_loss: PixelLoss) -> dict[str, Tensor]:
+        """Return the loss of classes and masks, averaged over the layers.
+
+        Each class of an image is one target mask. Queries and targets are matched one to one.
+        The weights are 2 for the classes and 5 each for the masks' cross-entropy and dice loss.
+
+        Args:
+            output: Output of `decode`.
+            labels: Labels, (N, H, W), in 0..K-1; 255 is ignored.
+            pixel_loss: Not used.
+        """
+        layers = zip(output["classes"], output["masks"], strict=True)
+        losses = [match(classes, masks, labels, IGNORE_INDEX) for classes, masks in layers]
+        return {
+            f"mask_{name}": torch.stack([terms[name] for terms in losses]).mean()
+            for name in losses[0]
+        }
+
+
+def _outside(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return the pixels outside of each query's mask, (N, Q, n); none for an empty mask."""
+    inner = F.interpolate(masks.detach(), size=size, mode="bilinear", align_corners=False) >= 0
+    inner = inner.flatten(2)
+    return ~(inner | ~inner.any(dim=-1, keepdim=True))
+
+
+DECODERS = {"mask": MaskClassification}

@@ -1,0 +1,182 @@
+"""LoRA and Rein: equations, initialisation, and what is trained."""
+
+import copy
+import math
+from typing import ClassVar
+
+import pytest
+import torch
+from test_backbones import VIT
+from testers import BackboneTester, images
+from torch import nn
+
+from pinmem_core.config import ModelConfig
+from pinmem_core.errors import ConfigError
+from pinmem_core.models import Segmenter
+from pinmem_core.models.adapters.lora import LoRA, LoRALinear
+from pinmem_core.models.adapters.rein import ReinTokens
+from pinmem_core.models.backbones import backbones
+from pinmem_core.training.setup import initial_segmenter
+
+DINO = "timm:vit_small_patch14_dinov2"
+
+
+class TestLoRA(BackboneTester):
+    model: ClassVar = {
+        "backbone": "timm:vit_tiny_patch16_224",
+        "backbone_options": VIT,
+        "adapters": {"lora": {"rank": 2}},
+    }
+
+
+class TestRein(BackboneTester):
+    model: ClassVar = {
+        "backbone": "timm:vit_tiny_patch16_224",
+        "backbone_options": VIT,
+        "adapters": {"rein": {"tokens": 5, "rank": 2}},
+    }
+
+
+def vit(**adapters: object) -> Segmenter:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=DINO, backbone_options=VIT, decoder="linear", feature_dim=16, adapters=adapters
+    )
+    return Segmenter(config).eval()
+
+
+def test_lora_equals_its_equation():
+    torch.manual_seed(0)
+    linear = nn.Linear(5, 3).double()
+    weight, bias = linear.weight.detach().clone(), linear.bias.detach().clone()
+    LoRALinear.adapt(linear, rank=2, alpha=8)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    assert torch.equal(linear(x), x @ weight.T + bias)  # B = 0
+    nn.init.normal_(linear.lora_b)
+    for row in range(4):
+        for output in range(3):
+            update = sum(
+                linear.lora_b[output, r] * linear.lora_a[r, i] * x[row, i]
+                for r in range(2)
+                for i in range(5)
+            )
+            expected = weight[output] @ x[row] + bias[output] + 8 / 2 * update
+            assert linear(x)[row, output].item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_the_minor_part_of_a_weight_becomes_the_update():
+    torch.manual_seed(0)
+    linear = nn.Linear(6, 4).double()
+    whole = linear.weight.detach().clone()
+    LoRALinear.adapt(linear, rank=2, alpha=2)
+    linear.split_minor()
+    update = linear.lora_b @ linear.lora_a
+    assert (linear.weight + update - whole).abs().max() < 1e-6
+    values = torch.linalg.svdvals(whole)
+    assert torch.linalg.svdvals(linear.weight)[:2].allclose(values[:2], atol=1e-6)
+    assert torch.linalg.svdvals(update)[:2].allclose(values[2:], atol=1e-6)
+
+
+def test_rein_equals_its_equation():
+    torch.manual_seed(0)
+    dim, tokens = 6, 4
+    rein = ReinTokens(blocks=2, dim=dim, tokens=tokens, rank=3).double()
+    features = torch.randn(2, 5, dim, dtype=torch.float64)
+    refined = rein.refine(features, 1)
+    of_layer = rein.a[1] @ rein.b[1]
+    for image in range(2):
+        for pixel in range(5):
+            f = features[image, pixel]
+            scores = [(f @ of_layer[m]).item() / math.sqrt(dim) for m in range(tokens)]
+            total = sum(math.exp(score) for score in scores)
+            read = torch.zeros(dim, dtype=torch.float64)
+            for m in range(1, tokens):  # without the sink
+                read += math.exp(scores[m]) / total * rein.token_map(of_layer[m])
+            expected = f + 0.001 * rein.feature_map(read + f)
+            assert (refined[image, pixel] - expected).abs().max() < 1e-9
+
+
+@torch.no_grad()
+def test_rein_refines_the_patches_of_each_block_and_not_the_class_token():
+    plain, rein = vit(), vit(rein={"tokens": 5, "rank": 2})
+    rein.backbone.network.load_state_dict(plain.backbone.network.state_dict())
+    seen: list[torch.Tensor] = []
+    for segmenter in (plain, rein):
+        block = segmenter.backbone.blocks()[0]
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        segmenter.encode(images(32, 32))
+    assert torch.equal(seen[0][:, 0], seen[1][:, 0])
+    expected = rein.backbone.rein.refine(seen[0][:, 1:], 0)
+    assert torch.equal(seen[1][:, 1:], expected)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "trained"),
+    [
+        ({"lora": {"rank": 2}}, {"lora_a", "lora_b"}),
+        ({"lora": {"rank": 2, "bias": True}}, {"lora_a", "lora_b", "bias"}),
+        ({"rein": {}}, {"a", "b", "scale", "weight", "bias"}),
+    ],
+)
+def test_pretrained_weights_are_frozen(adapters, trained):
+    segmenter = vit(**adapters)
+    pretrained = segmenter.backbone.network
+    names = {n for n, p in segmenter.backbone.named_parameters() if p.requires_grad}
+    assert {name.rpartition(".")[2] for name in names if "pyramid" not in name} == trained
+    assert any("pyramid" in name for name in names)  # it has no pretrained weights
+    if "rein" in adapters:
+        assert not any(p.requires_grad for p in pretrained.parameters())
+    assert all(p.requires_grad for p in segmenter.decoder.parameters())
+
+
+def test_a_copy_has_tokens_of_its_own():
+    original = vit(rein={"tokens": 5, "rank": 2})
+    twin = copy.deepcopy(original)
+    with torch.no_grad():
+        twin.backbone.rein.scale.fill_(1.0)
+        assert not torch.equal(twin(images(32, 32)), original(images(32, 32)))
+        twin.backbone.rein.scale.copy_(original.backbone.rein.scale)
+        assert torch.equal(twin(images(32, 32)), original(images(32, 32)))
+
+
+@torch.no_grad()
+def test_soma_begins_at_the_pretrained_network(tmp_path):
+    from conftest import small_config
+    from safetensors.torch import save_file
+
+    plain = backbones.get(DINO)(16, **VIT)
+    save_file(plain.network.state_dict(), tmp_path / "vit.safetensors")
+    config = small_config(
+        init_weights=str(tmp_path / "vit.safetensors"),
+        model__backbone=DINO,
+        model__backbone_options=VIT,
+        model__adapters={"lora": {"rank": 2, "init": "minor", "first_block": 1}},
+    )
+    segmenter = initial_segmenter(config)
+    updated = [m for m in segmenter.modules() if isinstance(m, LoRALinear)]
+    assert len(updated) == 4 * (len(plain.blocks()) - 1)
+    assert all(m.lora_b.any() for m in updated)
+    ours = segmenter.backbone.eval()(images(32, 32))[2]
+    assert ours.allclose(plain.eval()(images(32, 32))[2], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"backbone": "resnet18", "adapters": {"lora": {}}}, "LoRA finds no linear map"),
+        ({"backbone": "resnet18", "adapters": {"rein": {}}}, "Rein needs a plain ViT"),
+        ({"adapters": {"lora": {"rank": 500}}}, "exceeds the rank"),
+        ({"adapters": {"lora": {"rank": 0}}}, "model.adapters.lora.rank"),
+        ({"adapters": {"lora": {"targets": ["nothing"]}}}, "LoRA finds no linear map"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(values, message):
+    base = {"backbone": DINO, "backbone_options": VIT, "output_stride": 16}
+    if "backbone" in values:
+        base = {"output_stride": 16}
+    with pytest.raises(ConfigError, match=message):
+        Segmenter(ModelConfig.model_validate({**base, **values}))
+
+
+def test_settings_have_defaults_of_the_papers():
+    assert (LoRA().rank, LoRA().init) == (16, "random")
