@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,7 @@ _DATA, _HOW, _OUTPUT = "Data", "Training", "Output"
 _MODES: dict[str, tuple[str, tuple[str, ...]]] = {
     "--list": ("lists all recipes", ()),
     "--show": ("shows a recipe as it is", ()),
+    "--settings": ("lists all settings", ()),
     "--resume": ("takes every setting from the run", ()),
     "--sweep": (
         "takes every setting but sources and targets from its file",
@@ -75,7 +77,8 @@ def train(
     recipe: Annotated[
         str | None,
         option(
-            "Named settings: {recipes}. By default, the recipe of the first source.",
+            "Named settings: {recipes}; or a TOML file, or a run whose settings are repeated. "
+            "By default, the recipe of the first source.",
             panel=_HOW,
             complete=recipes,
         ),
@@ -140,8 +143,17 @@ def train(
     ] = None,
     list_recipes: Annotated[bool, option("List the recipes.", "--list", panel="Instead")] = False,
     show: Annotated[
-        str | None, option("Show a recipe.", metavar="RECIPE", panel="Instead", complete=recipes)
+        str | None,
+        option(
+            "Show a recipe, or the settings of a run, as TOML.",
+            metavar="RECIPE",
+            panel="Instead",
+            complete=recipes,
+        ),
     ] = None,
+    list_settings: Annotated[
+        bool, option("List all settings for --set and recipes.", "--settings", panel="Instead")
+    ] = False,
     dry_run: Annotated[
         bool,
         option(
@@ -158,13 +170,15 @@ def train(
     for mode, (why, allowed) in _MODES.items():
         if mode in given_options(context):
             refuse_others(context, mode, why, allowed)
-    if (dry_run or list_recipes or show) and not is_first_process():
+    if (dry_run or list_recipes or show or list_settings) and not is_first_process():
         return  # one process shows it
     out = Output(as_json=json, quiet=quiet)
     if list_recipes:
         _show_recipes(out)
     elif show:
         _show_recipe(out, show)
+    elif list_settings:
+        _show_settings(out)
     elif resume:
         _resume(out, resume)
     elif sweep:
@@ -230,9 +244,10 @@ def _resolve(
 
     With --from, the architecture is that of the model instead of the default recipe's.
     """
-    from pinmem_core.config import load_recipe, nested, validate, with_overrides
+    from pinmem_core.config import nested, validate, with_overrides
     from pinmem_core.data.catalog import get_card
     from pinmem_core.data.prepared import Selection
+    from pinmem_core.recipe import load_recipe
 
     given = {key: value for key, value in options.items() if value is not None}
     explicit = with_overrides(nested({}, given), overrides)
@@ -295,7 +310,8 @@ def _show_result(out: Output, result: "RunResult") -> None:
 
 def _show_recipes(out: Output) -> None:
     """List the recipes."""
-    from pinmem_core.config import load_recipe, recipe_names, recipe_title, validate
+    from pinmem_core.config import validate
+    from pinmem_core.recipe import load_recipe, recipe_names, recipe_title
 
     text = "what it is", "network"
     rows = table("recipe", *text, "iterations", "crop", text=text)
@@ -313,12 +329,33 @@ def _show_recipes(out: Output) -> None:
 
 def _show_recipe(out: Output, name: str) -> None:
     """Show a recipe's file, or every setting as JSON."""
-    from pinmem_core.config import load_recipe, recipe_text, recipe_title, validate
+    from pinmem_core.config import validate
+    from pinmem_core.recipe import load_recipe, recipe_text, recipe_title
 
     config = validate(load_recipe(name)).model_dump(mode="json")
     data = {"name": name, "title": recipe_title(name), "config": config}
     out.result(data, *recipe_text(name).splitlines())
-    out.next_step(f"pinmem train --recipe {name} --dry-run")
+    out.next_step(f"pinmem train --recipe {shell_join(name)} --dry-run")
+
+
+def _show_settings(out: Output) -> None:
+    """List every setting, and those of the methods' own."""
+    from pinmem_core.methods import methods
+    from pinmem_core.setting_list import list_settings
+
+    settings = [*list_settings()]
+    for name, method in methods.all().items():
+        for setting in list_settings(method.Config, "method_config."):
+            settings.append(setting._replace(meaning=f"{name}: {setting.meaning}"))
+    rows = table("key", "type", "default", "meaning", text=["type", "default", "meaning"])
+    for setting in settings:
+        rows.add_row(setting.key, setting.type, _toml_value(setting.default), setting.meaning)
+    out.result({"settings": [setting._asdict() for setting in settings]}, rows)
+    out.next_step("pinmem train --recipe demo --set optim.lr=0.02 --dry-run")
+
+
+def _toml_value(value: Any) -> str:
+    return "none" if value is None else dumps(value)
 
 
 def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:

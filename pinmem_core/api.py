@@ -8,7 +8,7 @@ from typing import Any
 
 from pinmem_core import evaluation, training
 from pinmem_core.checkpoints.hub import STARTER
-from pinmem_core.config import TrainConfig, load_recipe, nested, recipe_names, validate
+from pinmem_core.config import TrainConfig, nested, validate
 from pinmem_core.data.catalog import cards, get_card, read_card
 from pinmem_core.data.convert import Reencoding
 from pinmem_core.data.locate import locate_raw_files
@@ -21,6 +21,7 @@ from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.timm import Timm
 from pinmem_core.models.decoders import decoders
 from pinmem_core.paths import runs_root
+from pinmem_core.recipe import load_recipe, recipe_names
 from pinmem_core.training import RunResult
 
 

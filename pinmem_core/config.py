@@ -1,10 +1,10 @@
-"""The typed configuration of a run, its overrides such as `optim.lr=0.02`, and named recipes."""
+"""The typed configuration of a run, and its overrides such as `optim.lr=0.02`."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.errors import ConfigError
 from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_spaces
 from pinmem_core.renamed import KEYS
 
@@ -37,7 +37,25 @@ Parts = Annotated[tuple[Literal["backbone", "decoder"], ...], BeforeValidator(_s
 class Settings(BaseModel):
     """Base of all sections: immutable, finite numbers only, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_as_text(cls, values: Any) -> Any:
+        """Take the text "none" for None, which TOML lacks, and None for a choice named "none"."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: cls._value_of(key, value) for key, value in values.items()}
+
+    @classmethod
+    def _value_of(cls, key: str, value: Any) -> Any:
+        field = cls.model_fields.get(key)
+        choices = get_args(field.annotation) if field else ()
+        if value is None and "none" in choices:
+            return "none"
+        return None if value == "none" and NoneType in choices else value
 
 
 S = TypeVar("S", bound=Settings)
@@ -79,9 +97,11 @@ class ModelConfig(Settings):
     """
 
     backbone: str = "resnet50"
+    """Network for the features: "resnet50", "mobilenet_v2", "timm:NAME", ..."""
     backbone_options: dict[str, JsonValue] = {}
     """Arguments of the backbone's constructor; for `timm:NAME`, those of `timm.create_model`."""
     decoder: str = "deeplabv3plus"
+    """Network from the features to the logits: "deeplabv3plus", "deeplabv2" or "linear"."""
     output_stride: Literal[8, 16, 32] = 16
     """Input pixels per position of the feature that the memory reads."""
     feature_dim: int = Field(256, ge=8, lt=2**31)
@@ -150,9 +170,13 @@ class LossConfig(Settings):
     """Weights of the loss terms other than the segmentation loss (docs/method.md, section 3)."""
 
     auxiliary: float = Field(0.4, ge=0)
+    """Weight of the auxiliary head's segmentation loss."""
     read: float = Field(0.02, ge=0)
+    """Weight of the cohesion of each feature with the slot of its class."""
     divergence: float = Field(0.4, ge=0)
+    """Weight of the cosines between different slots."""
     classification: float = Field(0.2, ge=0)
+    """Weight of the classification of the slots."""
     balance: float = Field(0.0, ge=0, le=1)
     """Weight of a pixel in the segmentation loss: (pixels of its class in the batch)^-balance. At
     0, as published, all pixels have equal weight; at 1, all classes have equal weight."""
@@ -174,11 +198,13 @@ class OptimConfig(Settings):
     name: str = "sgd"
     """"sgd", as in the paper, "adamw", or another optimizer of `training/optimizers`."""
     lr: float = Field(0.01, gt=0)
+    """Learning rate at the start of the schedule."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the moments of AdamW."""
     weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay of the optimizer."""
     decay_vectors: bool = True
     """Also apply weight decay to biases and to the scales and shifts of norms."""
     backbone_lr_scale: float = Field(1.0, gt=0)
@@ -196,6 +222,7 @@ class OptimConfig(Settings):
     warmup: int = Field(0, ge=0)
     """Iterations in which the learning rate rises linearly to that of the schedule."""
     schedule: Literal["exponential", "polynomial"] = "exponential"
+    """Course of the learning rate; "polynomial" ends at 0 with the run."""
     decay: float = Field(9.0, ge=0)
     """exponential: lr * exp(-decay * iteration / decay_span)."""
     decay_span: int = Field(120_000, gt=0)
@@ -205,6 +232,7 @@ class OptimConfig(Settings):
     inner_lr: float = Field(0.001, gt=0)
     """Inner step size of the first iteration; later iterations use lr(iteration) * inner_share."""
     inner_share: float = Field(0.25, gt=0)
+    """Inner step size as a share of the learning rate."""
     freeze: Parts = ()
     """Parts that are not trained, "backbone" and "decoder": their weights and their batch-norm
     statistics stay those of `init_from` or `init_weights`."""
@@ -216,6 +244,7 @@ class AugmentationConfig(Settings):
     crop: int = Field(768, ge=32)
     """Side of the square crop, in pixels."""
     scale: tuple[float, float] = (0.5, 2.0)
+    """Smallest and largest factor of the random scaling."""
     strong: Literal["meta-test", "first-source", "all", "none"] = "meta-test"
     """Domains of a step with strong colour jitter."""
 
@@ -268,6 +297,7 @@ class TrainConfig(Settings):
     """All settings of a run."""
 
     method: str = "pinmem"
+    """Training method: "pinmem", "mldg", "aggregate", ..."""
     method_config: Mapping[str, Any] = {}
     """Settings of the method's own (`Method.Config`)."""
     use_memory: bool | None = None
@@ -277,12 +307,15 @@ class TrainConfig(Settings):
     targets: tuple[str, ...] = ()
     """Unseen domains to evaluate on after training."""
     iterations: int = Field(30_463, ge=1)
+    """Number of optimizer steps."""
     batch: int = Field(4, ge=1)
     """Images per domain per iteration."""
     pseudo_domains: int = Field(2, ge=2)
     """Number of pseudo-domains that a single source is split into for the meta methods."""
     seed: int = Field(0, ge=0)
+    """Seed of all randomness."""
     device: str = "auto"
+    """Device: auto, cpu, mps, cuda or cuda:N."""
     workers: int = Field(0, ge=0)
     """Number of processes that load images; 0 loads in the training process."""
     init_weights: str | None = None
@@ -291,6 +324,7 @@ class TrainConfig(Settings):
     """Model whose weights the run starts from: "starter", a run, a folder, or a name on the Hub.
     Classes are matched by name; what the model lacks is initialised as usual."""
     log_every: int = Field(10, ge=1)
+    """Iterations between two lines of metrics."""
     logger: Names = ()
     """Loggers of metrics and some predictions: "tensorboard", "wandb", "mlflow"."""
     compute: ComputeConfig = ComputeConfig()
@@ -398,43 +432,16 @@ def _suggestion(key: str, known: Mapping[str, Any]) -> str:
     if renamed := KEYS.get(key):
         return f"It is called '{renamed}' now."
     section, _, name = key.rpartition(".")
-    close = get_close_matches(name, known, n=1)
-    hint = f"Did you mean '{'.'.join(filter(None, [section, close[0]]))}'? " if close else ""
+    elsewhere = [path for path in _paths(TrainConfig().model_dump()) if path.endswith(f".{name}")]
+    close = [".".join(filter(None, [section, like])) for like in get_close_matches(name, known, 1)]
+    meant = " or ".join(f"'{path}'" for path in elsewhere or close)
+    hint = f"Did you mean {meant}? " if meant else ""
     return f"{hint}Known here: {', '.join(sorted(known)) or 'none'}."
 
 
-_FOLDER = Path(__file__).with_name("recipes")
-
-
-def recipe_names() -> list[str]:
-    """Return the names of all recipes, sorted."""
-    return sorted(file.stem for file in _FOLDER.glob("*.toml"))
-
-
-def recipe_text(name: str) -> str:
-    """Return the text of the recipe `name`.
-
-    Raises:
-        ConfigError: No recipe has this name; the hint suggests the closest one.
-    """
-    if name not in recipe_names():
-        raise unknown_name("recipe", name, recipe_names())
-    return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
-
-
-def recipe_title(name: str) -> str:
-    """Return the title of the recipe `name`: its first comment line.
-
-    Raises:
-        ConfigError: No recipe has this name.
-    """
-    return recipe_text(name).partition("\n")[0].removeprefix("# ")
-
-
-def load_recipe(name: str) -> dict[str, Any]:
-    """Return the settings of the recipe `name`, without validation.
-
-    Raises:
-        ConfigError: No recipe has this name.
-    """
-    return tomllib.loads(recipe_text(name))
+def _paths(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every setting."""
+    for key, value in settings.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")

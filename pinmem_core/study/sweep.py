@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from pinmem_core.checkpoints.hub import CHECKPOINT
-from pinmem_core.config import Settings, TrainConfig, load_recipe, nested, validate
+from pinmem_core.config import Settings, TrainConfig, nested, validate
 from pinmem_core.documents import json_text, read_json_object, read_toml, validation_message
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.evaluation.report import DATA, evaluate_run
@@ -25,6 +25,7 @@ from pinmem_core.inference import get_protocol
 from pinmem_core.locks import hold_lock
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.paths import register_run
+from pinmem_core.recipe import load_recipe
 from pinmem_core.training import resume, train
 from pinmem_core.training.setup import resolve
 

@@ -8,12 +8,12 @@ import pytest
 from conftest import Result
 
 from pinmem_cli import names
-from pinmem_core.config import recipe_names
 from pinmem_core.data.catalog import shipped_cards
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.inference.writers import FORMATS
 from pinmem_core.methods import methods
 from pinmem_core.paths import runs_root
+from pinmem_core.recipe import recipe_names
 
 COMMANDS = """
     train|eval|eval compare|predict|data list|data info|data download|data extract|data prepare

@@ -44,3 +44,35 @@ def test_a_close_key_is_suggested():
     with pytest.raises(ConfigError) as error:
         validate({"optim": {"momentun": 1}})
     assert "Did you mean 'optim.momentum'" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("crop=192", "'augmentation.crop'"),
+        ("optim.crop=192", "'augmentation.crop'"),
+        ("every=5", "'checkpoint.every' or 'evaluation.every'"),
+        ("model.trunk=resnet18", "'model.backbone'"),
+    ],
+)
+def test_a_key_without_its_section_is_suggested_whole(override, meant):
+    with pytest.raises(ConfigError) as error:
+        validate(with_overrides({}, [override]))
+    assert meant in (error.value.hint or "")
+
+
+def test_none_is_a_value_where_it_is_allowed_and_a_choice_where_that_exists():
+    overrides = "augmentation.strong=none", "checkpoint.minutes=none", "model.memory=none"
+    for settings in (
+        with_overrides({}, overrides),
+        {
+            "augmentation": {"strong": "none"},
+            "checkpoint": {"minutes": "none"},
+            "model": {"memory": "none"},
+        },
+    ):
+        config = validate(settings)
+        assert config.augmentation.strong == "none"
+        assert config.checkpoint.minutes is None and config.model.memory is None
+    with pytest.raises(ConfigError, match="'seed'"):
+        validate(with_overrides({}, ["seed=none"]))

@@ -2,21 +2,16 @@
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, small_config
 
-from pinmem_core.config import (
-    load_recipe,
-    nested,
-    recipe_names,
-    recipe_text,
-    recipe_title,
-    validate,
-)
+from pinmem_core.config import nested, validate
 from pinmem_core.data.catalog import cards
 from pinmem_core.data.prepared import Selection
 from pinmem_core.errors import ConfigError
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import soft_masks
+from pinmem_core.recipe import load_recipe, recipe_names, recipe_text, recipe_title
+from pinmem_core.training import train
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.setup import resolve
 
@@ -173,6 +168,10 @@ def test_show_as_json_gives_every_setting():
         ["--show", "demo", "--seed", "1"],
         ["--show", "demo", "--resume", "auto"],
         ["--show", "demo", "--dry-run"],
+        ["--settings", "--recipe", "demo"],
+        ["--settings", "--list"],
+        ["--list", "--from", "starter"],
+        ["--show", "demo", "--freeze", "backbone"],
     ],
 )
 def test_list_and_show_go_alone(arguments):
@@ -183,3 +182,74 @@ def test_list_and_show_go_alone(arguments):
 def test_showing_an_unknown_recipe_suggests_one():
     refused = Result("train", "--show", "demmo")
     assert refused.code == 2 and "Did you mean 'demo'" in refused.err
+
+
+@pytest.mark.parametrize("name", ["demo", "paper-resnet101", "pinmem-plus"])
+def test_a_recipe_that_is_shown_is_a_file_with_the_same_settings(name, tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text(Result("train", "--show", name).out)
+    assert load_recipe(str(path)) == load_recipe(name)
+    assert Result("train", "--show", str(path)).out == path.read_text()
+
+
+def test_the_settings_of_a_run_are_repeated_and_shown_as_toml(tmp_path, home):
+    config = small_config(
+        method="ibn",
+        model__backbone="resnet10",
+        iterations=1,
+        augmentation__strong="none",
+        checkpoint__minutes=None,
+        optim__betas=(0.8, 0.9),
+    )
+    train(config, home / "runs" / "first")
+    settings = validate(load_recipe("first"))
+    assert settings == resolve(config) and settings.checkpoint.minutes is None
+    shown = Result("train", "--show", "first")
+    assert shown.out.startswith("# The settings of the run first\n")
+    (tmp_path / "my.toml").write_text(shown.out)
+    assert validate(load_recipe(str(tmp_path / "my.toml"))) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed = 1\nbatch = = 2\n", "line 2"),
+        ("crop = 192", "unknown configuration key 'crop'"),
+        ("seed = -1", "'seed'"),
+    ],
+)
+def test_a_wrong_recipe_file_is_named_with_what_is_wrong(tmp_path, text, said):
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    for option in ("--recipe", "--show"):
+        refused = Result("train", option, str(path))
+        assert refused.code == 2 and str(path) in refused.err and said in refused.err
+    with pytest.raises(ConfigError, match="no such file"):
+        load_recipe("absent.toml")
+
+
+def test_a_folder_without_settings_is_no_recipe(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        load_recipe(str(tmp_path))
+
+
+def test_settings_lists_every_key_with_type_default_and_meaning(monkeypatch):
+    listed = {setting.pop("key"): setting for setting in _settings()}
+    assert all(setting["type"] and setting["meaning"] for setting in listed.values())
+    keys = {key for key in listed if not key.startswith("method_config.")}
+    config = validate({})
+    assert {key.partition(".")[0] for key in keys} == {*config.model_dump()}
+    assert listed["augmentation.crop"] == {
+        "type": "integer",
+        "default": 768,
+        "meaning": "Side of the square crop, in pixels.",
+    }
+    assert listed["optim.clip"]["type"] == "number | none"
+    assert listed["method_config.variant"]["default"] == "b"
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = Result("train", "--settings").out
+    assert all(key in shown for key in listed)
+
+
+def _settings():
+    return Result("train", "--settings", "--json").json["settings"]
