@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 
 from pinmem_core.errors import DataError
 from pinmem_core.images import check_image, exif_transpose, open_image, unreadable
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import CITYSCAPES
 
 _FORMATS = (
     "8- or 16-bit grey, 1- to 8-bit palette or grey, or 8-bit RGB, with an opaque alpha or none"
@@ -125,22 +125,25 @@ def read_rgb16(path: Path) -> NDArray[np.uint16]:
             raise unreadable(path, error) from error
 
 
-def read_train_ids(path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
+def read_train_ids(
+    path: Path, *, classes: int = len(CITYSCAPES), checked: bool = False
+) -> NDArray[np.uint8]:
     """Return the trainIds (H, W) of a prepared label.
 
     Args:
         path: The file.
+        classes: Number of classes of its label space.
         checked: Whether the file is known to be intact; otherwise it is checked.
 
     Raises:
-        DataError: As for `read_label`, or the file holds values other than 0..18 and 255.
+        DataError: As for `read_label`, or the file holds values that are neither trainIds nor 255.
     """
     train_ids = read_label(path, checked=checked)
     # In 8 bits, 255 + 1 is 0.
     if train_ids.ndim == 2 and train_ids.dtype == np.uint8:
-        if (train_ids + np.uint8(1)).max(initial=0) <= len(CLASSES):
+        if (train_ids + np.uint8(1)).max(initial=0) <= classes:
             return train_ids
-        strange = [v for v in np.unique(train_ids).tolist() if len(CLASSES) <= v < 255]
+        strange = [v for v in np.unique(train_ids).tolist() if classes <= v < 255]
         reason = f"holds values that are not trainIds: {', '.join(map(str, strange[:5]))}"
     else:
         reason = "is not an 8-bit single-channel image"

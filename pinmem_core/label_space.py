@@ -67,7 +67,8 @@ def _as_groups(value: Any) -> Any:
 _ClassName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Members = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-_Groups = Annotated[dict[str, _Members], BeforeValidator(_as_groups)]
+Groups = Annotated[dict[str, _Members], BeforeValidator(_as_groups)]
+"""Classes of one label space by the class of another to which they belong."""
 
 
 class LabelSpace(BaseModel):
@@ -84,7 +85,7 @@ class LabelSpace(BaseModel):
         dict[_ClassName, tuple[_Byte, _Byte, _Byte]], BeforeValidator(_as_classes)
     ] = Field(min_length=2, max_length=MOST_CLASSES)
     """RGB colours by class name, in the order of trainIds. In YAML, a list of names is enough."""
-    maps: dict[str, _Groups] = {}
+    maps: dict[str, Groups] = {}
     """Own classes of each class of another space, by the name of that space. Own classes that are
     not listed are ignored there. In YAML, a list names classes that both spaces have."""
     label_ids: tuple[_Byte, ...] = ()

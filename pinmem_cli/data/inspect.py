@@ -184,7 +184,7 @@ def stats(
     for name, pixels in result.class_pixels.items():
         rows.add_row(name, f"{pixels:,}", f"{pixels / total:.3%}", str(result.class_images[name]))
     if plot:
-        write_plot(plot, plot_statistics(result, str(chosen)))
+        write_plot(plot, plot_statistics(result, str(chosen), samples.label_space))
     sizes = ", ".join(f"{w}x{h} ({count})" for w, h, count in result.sizes[:5])
     mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (result.mean, result.std))
     output.result(

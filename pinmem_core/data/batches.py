@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.prepared import Selection, select
-from pinmem_core.data.samples import Sample
+from pinmem_core.data.samples import Sample, Samples
 from pinmem_core.data.transforms import (
     IMAGENET,
     Appearance,
@@ -20,7 +20,7 @@ from pinmem_core.data.transforms import (
     draw_geometry,
 )
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError, shell_join
-from pinmem_core.label_space import IGNORE_INDEX
+from pinmem_core.label_space import IGNORE_INDEX, LabelSpace, common_space
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Batch:
 
     Attributes:
         images: Normalised images, (D, B, 3, H, W).
-        labels: TrainIds in 0..18, (D, B, H, W); 255 is ignored.
+        labels: TrainIds, (D, B, H, W); 255 is ignored.
         meta_train: Indices of the domains that the meta step writes to the memory.
         meta_test: Indices of the domains for which the meta step reads the memory.
         redrawn: Number of crops that were redrawn because they had no labelled pixel.
@@ -107,7 +107,9 @@ class Domain:
     samples: Sequence[Sample]
 
 
-def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> list[Domain]:
+def load_domains(
+    sources: Sequence[str], *, pseudo_domains: int, seed: int, space: LabelSpace | None = None
+) -> list[Domain]:
     """Return the training samples of each source as a domain.
 
     A single source is split at random into pseudo-domains of equal size, as the paper does for
@@ -118,13 +120,16 @@ def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> l
         sources: Sources as `dataset[:domain][@split]`.
         pseudo_domains: Number of pseudo-domains of a single source.
         seed: Random seed of the split.
+        space: Label space of the labels; None for the one that the sources have in common.
 
     Raises:
-        ConfigError: A source does not exist.
+        ConfigError: A source does not exist, or its label space cannot be mapped to `space`.
         DataError: A source is not prepared or holds too few training samples.
     """
     selections = [Selection.parse(source) for source in sources]
-    pools = [select(selection, default_split="train") for selection in selections]
+    chosen = [select(selection, default_split="train") for selection in selections]
+    space = space or common_space([samples.label_space for samples in chosen])
+    pools = [_mapped(s, samples, space) for s, samples in zip(selections, chosen, strict=True)]
     if len(pools) > 1:
         return [Domain(str(s), pool) for s, pool in zip(selections, pools, strict=True)]
     (name,), (whole,) = map(str, selections), pools
@@ -139,6 +144,13 @@ def load_domains(sources: Sequence[str], *, pseudo_domains: int, seed: int) -> l
     return [
         Domain(f"{name}#{number}", whole.take(part)) for number, part in enumerate(parts, start=1)
     ]
+
+
+def _mapped(selection: Selection, samples: Samples, space: LabelSpace) -> Samples:
+    try:
+        return samples.in_space(space)
+    except ConfigError as error:
+        raise ConfigError(f"{selection}: {error.message}", error.hint) from None
 
 
 def draw_indices(seed: int, iteration: int, domain: int, population: int, count: int) -> list[int]:

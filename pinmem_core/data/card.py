@@ -18,7 +18,15 @@ from pydantic import (
     model_validator,
 )
 
-from pinmem_core.data.label_maps import STANDARD_MAPS, LabelMap, LabelMapSpec, build_label_map
+from pinmem_core.data.label_maps import (
+    LabelMap,
+    LabelMapSpec,
+    SpaceRef,
+    build_label_map,
+    resolve_space,
+    standard_maps,
+)
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 
 Generator = Callable[[Path, Callable[[int, int], None]], None]
 """Writes a synthetic dataset into a folder and reports (done, total) to a callback."""
@@ -211,6 +219,9 @@ class DatasetCard(_Strict):
     """Files of the labelled splits."""
     other_archives: Annotated[tuple[FileName, ...], BeforeValidator(_as_tuple)] = ()
     """Names of archives that hold the same files in another packing."""
+    label_space: SpaceRef = CITYSCAPES.name
+    """Label space of the label maps that name none: a known one by name, or the classes of this
+    dataset. In YAML, the latter need no name of their own."""
     label_maps: dict[str, LabelMapSpec] = Field({}, max_length=16)
     """Label maps of this dataset, in addition to the standard ones."""
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=64)
@@ -247,9 +258,18 @@ class DatasetCard(_Strict):
                 return values
         return {**values, "domains": {str(values.get("name")): str(values.get("title"))}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _space_has_name(cls, values: Any) -> Any:
+        """Give the classes of this dataset its name."""
+        space = values.get("label_space") if isinstance(values, Mapping) else None
+        if not isinstance(space, Mapping):
+            return values
+        return {**values, "label_space": {"name": values.get("name"), **space}}
+
     @model_validator(mode="after")
     def _maps_exist(self) -> "DatasetCard":
-        for name in self.label_map_names:
+        for name in dict.fromkeys([*self.label_map_names, *self.label_maps]):
             self.label_map(name)
         return self
 
@@ -266,6 +286,11 @@ class DatasetCard(_Strict):
         """Names of the label maps; the first of each layout is its default."""
         return tuple(dict.fromkeys(name for lay in self.layouts for name in lay.label_maps))
 
+    @property
+    def space(self) -> LabelSpace:
+        """The label space of the label maps that name none."""
+        return resolve_space(self.label_space)
+
     def label_map(self, name: str) -> LabelMap:
         """Return the label map `name`, the card's own or a standard one.
 
@@ -273,7 +298,8 @@ class DatasetCard(_Strict):
             ConfigError: There is none.
             ValueError: It is ill defined.
         """
-        return build_label_map(name, {**STANDARD_MAPS, **self.label_maps})
+        maps = {**standard_maps(self.space), **self.label_maps}
+        return build_label_map(name, maps, self.space)
 
 
 def _refuse_endless(name: str, expression: str) -> None:

@@ -55,8 +55,10 @@ def parse_card(text: str, path: Path) -> DatasetCard:
         raise ConfigError(f"{path}: {error.message}", error.hint) from None
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]") or "card"
-        line = _line(compose_yaml(text), first["loc"])
+        inner = getattr(first.get("ctx", {}).get("error"), "keys", ())
+        keys = [part for part in (*first["loc"], *inner) if part != "[key]"]
+        key = ".".join(map(str, keys)) or "card"
+        line = _line(compose_yaml(text), keys)
         reason = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}, line {line}: {key}: {reason[0].lower()}{reason[1:]}.") from None
 

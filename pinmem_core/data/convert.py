@@ -27,7 +27,7 @@ from pinmem_core.events import ignore
 from pinmem_core.files import write_atomic
 from pinmem_core.images import check_image, image_size, read_image
 from pinmem_core.label_files import read_train_ids
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import MOST_CLASSES, LabelSpace
 from pinmem_core.paths import home
 from pinmem_core.png import label_png
 
@@ -109,7 +109,7 @@ class Record:
     key: Text
     sample: Sample
     label_sha256: Text
-    pixels: Annotated[tuple[_Count, ...], Field(min_length=len(CLASSES), max_length=len(CLASSES))]
+    pixels: Annotated[tuple[_Count, ...], Field(min_length=2, max_length=MOST_CLASSES)]
     image_sha256: Text | None = None
 
     def to_json(self) -> str:
@@ -149,7 +149,8 @@ def is_intact(record: Record, folder: Path) -> bool:
     try:
         if sample.image in own_files(sample):
             check_image(folder / sample.image)
-        return label_digest(read_train_ids(folder / sample.label)) == record.label_sha256
+        train_ids = read_train_ids(folder / sample.label, classes=len(record.pixels))
+        return label_digest(train_ids) == record.label_sha256
     except DataError:
         return False
 
@@ -172,17 +173,17 @@ def label_digest(train_ids: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(train_ids).data).hexdigest()
 
 
-def count_pixels(train_ids: NDArray[np.uint8]) -> tuple[int, ...]:
-    """Return the number of pixels of each of the 19 classes."""
-    return tuple(Image.fromarray(train_ids).histogram()[: len(CLASSES)])
+def count_pixels(train_ids: NDArray[np.uint8], classes: int) -> tuple[int, ...]:
+    """Return the number of pixels of each of the first `classes` trainIds."""
+    return tuple(Image.fromarray(train_ids).histogram()[:classes])
 
 
-def totals(records: Sequence[Record]) -> dict[str, Any]:
+def totals(records: Sequence[Record], space: LabelSpace) -> dict[str, Any]:
     """Return the counts, class pixels and digest of `dataset.json`."""
     pixels = np.sum([record.pixels for record in records], axis=0)
     return {
         "counts": dict(sorted(Counter(r.sample.split for r in records).items())),
-        "class_pixels": {c.name: int(pixels[c.train_id]) for c in CLASSES},
+        "class_pixels": dict(zip(space.names, pixels.tolist(), strict=True)),
         "digest": digest((r.sample, r.label_sha256) for r in records),
     }
 
@@ -290,7 +291,7 @@ class Conversion:
         self, raw: RawSample, split: str, image: Path, train_ids: NDArray[np.uint8]
     ) -> Record:
         """Write the trainIds of a sample and return its record."""
-        pixels = count_pixels(train_ids)
+        pixels = count_pixels(train_ids, len(self.label_map.space))
         if not any(pixels):
             reason = "no pixel of it belongs to a class"
             raise _DefectError(raw.label or raw.image, reason, "nothing labelled")

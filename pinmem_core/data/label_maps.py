@@ -1,4 +1,7 @@
-"""Label maps: the raw values of each class in a card, and lookup tables from them to trainIds."""
+"""Label maps: the raw values of each class in a card, and lookup tables from them to trainIds.
+
+The trainIds of a map are those of its label space.
+"""
 
 import hashlib
 import re
@@ -9,10 +12,18 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from pinmem_core.errors import unknown_name
-from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID, Color
+from pinmem_core.label_space import (
+    CITYSCAPES,
+    IGNORE_INDEX,
+    Color,
+    Groups,
+    LabelSpace,
+    label_space,
+    label_spaces,
+)
 
 IGNORE = "ignore"
 
@@ -25,6 +36,7 @@ class LabelMap:
     Attributes:
         of_colors: Whether the raw values are RGB colours.
         ids: Raw ids by class name, if names are known (polygons have names instead of ids).
+        space: Label space of the trainIds.
     """
 
     UNKNOWN = 254
@@ -36,25 +48,32 @@ class LabelMap:
         *,
         colors: bool,
         names: Mapping[int, str] | None = None,
+        space: LabelSpace = CITYSCAPES,
     ) -> None:
         self._train_ids = dict(sorted(train_ids.items()))
         self.of_colors = colors
         self.ids: Mapping[str, int] = {name: raw for raw, name in (names or {}).items()}
-        if not set(self._train_ids.values()) <= {*range(len(CLASSES)), IGNORE_INDEX}:
+        self.space = space
+        if not set(self._train_ids.values()) <= {*range(len(space)), IGNORE_INDEX}:
             raise ValueError("a label map contains values that are not trainIds")
 
     @classmethod
     def from_ids(
-        cls, train_ids: Mapping[int, int], names: Mapping[int, str] | None = None
+        cls,
+        train_ids: Mapping[int, int],
+        names: Mapping[int, str] | None = None,
+        space: LabelSpace = CITYSCAPES,
     ) -> "LabelMap":
-        """Return a map from ids in 0..65535 to trainIds in 0..18 or 255."""
-        return cls(train_ids, colors=False, names=names)
+        """Return a map from ids in 0..65535 to trainIds of `space` or 255."""
+        return cls(train_ids, colors=False, names=names, space=space)
 
     @classmethod
-    def from_colors(cls, train_ids: Mapping[Color, int]) -> "LabelMap":
-        """Return a map from RGB colours to trainIds in 0..18 or 255."""
+    def from_colors(
+        cls, train_ids: Mapping[Color, int], space: LabelSpace = CITYSCAPES
+    ) -> "LabelMap":
+        """Return a map from RGB colours to trainIds of `space` or 255."""
         packed = {(r << 16) | (g << 8) | b: t for (r, g, b), t in train_ids.items()}
-        return cls(packed, colors=True)
+        return cls(packed, colors=True, space=space)
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:
@@ -75,8 +94,10 @@ class LabelMap:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the table's entries; maps with equal digests decode equally."""
+        """SHA-256 of the entries and the classes; maps with equal digests decode equally."""
         entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self._train_ids.items())}"
+        if not self.space.same_as(CITYSCAPES):  # the only classes of earlier versions
+            entries += f":{self.space.names}"
         return hashlib.sha256(entries.encode()).hexdigest()
 
     def text(self, raw: int) -> str:
@@ -135,11 +156,38 @@ def _as_raw(value: Any) -> int | str:
     )
 
 
-def _as_class(name: str) -> str:
-    if name not in {*TRAIN_ID, IGNORE}:
-        error = unknown_name("class", name, [*TRAIN_ID, IGNORE])
-        raise ValueError(f"{error.message} {error.hint}".removesuffix("."))
-    return name
+class CardKeyError(ValueError):
+    """An error inside the value of a card's key.
+
+    Args:
+        message: Message of the error.
+        keys: Path of the wrong key below the validated one.
+    """
+
+    def __init__(self, message: str, *keys: int | str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+def _as_space(value: Any) -> Any:
+    """Check a label space: the name of a known one, or its definition."""
+    if isinstance(value, str):
+        if value not in label_spaces():
+            raise _unknown("label space", value, label_spaces())
+        return value
+    if not isinstance(value, Mapping | LabelSpace):
+        raise ValueError("this is neither the name nor the definition of a label space")
+    space = _checked(value)
+    if not space.same_as(label_spaces().get(space.name, space)):
+        raise CardKeyError(
+            f"'{space.name}' is a known label space with other classes; choose another name", "name"
+        )
+    return space
+
+
+def _unknown(kind: str, name: str, known: Iterable[str], *keys: int | str) -> CardKeyError:
+    error = unknown_name(kind, name, known)
+    return CardKeyError(f"{error.message} {error.hint}".removesuffix("."), *keys)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -173,8 +221,8 @@ Raw = Annotated[int | str, BeforeValidator(_as_raw)]
 RawValues = Annotated[tuple[Raw, ...], BeforeValidator(_as_tuple)]
 """One or more raw values; in YAML, a single one needs no brackets."""
 
-ClassName = Annotated[str, AfterValidator(_as_class)]
-"""The name of one of the 19 classes, or "ignore"."""
+SpaceRef = Annotated[str | LabelSpace, BeforeValidator(_as_space)]
+"""The name of a known label space, or the definition of one."""
 
 
 class LabelMapSpec(BaseModel):
@@ -182,12 +230,21 @@ class LabelMapSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    space: SpaceRef | None = None
+    """Label space of the classes; None for that of the card."""
     like: str | None = None
-    """Another map to start from; the other keys override its entries."""
+    """Another map to start from; the other keys override its entries. Of a map with another label
+    space, only the names of values are taken."""
+    ids_of: SpaceRef | None = None
+    """A label space whose trainIds are the raw values, and which is `space` or is mapped to it; the
+    keys below override its entries."""
     values: Annotated[dict[Raw, str], BeforeValidator(_unique_values)] = {}
     """Name of every raw value that may occur; values without a class are ignored."""
-    classes: Annotated[dict[ClassName, RawValues], AfterValidator(_disjoint_classes)] = {}
+    classes: Annotated[dict[str, RawValues], AfterValidator(_disjoint_classes)] = {}
     """Raw values of each class by its name; "ignore" removes values from a class."""
+    maps: dict[str, Groups] = {}
+    """Corrections of the label space's `maps` for data of this label map: own classes of each class
+    of another space."""
 
 
 _CITYSCAPES_NAMES = (
@@ -197,48 +254,116 @@ _CITYSCAPES_NAMES = (
     "bus, caravan, trailer, train, motorcycle, bicycle"
 )
 
-STANDARD_MAPS: Mapping[str, LabelMapSpec] = {
-    "trainids": LabelMapSpec(
-        values={IGNORE_INDEX: IGNORE}, classes={c.name: (c.train_id,) for c in CLASSES}
-    ),
-    "cityscapes-ids": LabelMapSpec(
-        # license plate is -1, which is 255 in eight bits
-        values={**dict(enumerate(_CITYSCAPES_NAMES.split(", "))), 255: "license plate"},
-        classes={c.name: (c.label_id,) for c in CLASSES},
-    ),
-}
-"""Maps that every card may use: trainIds unchanged, and the ids of cityscapesScripts."""
+
+def standard_maps(space: LabelSpace) -> Mapping[str, LabelMapSpec]:
+    """Return the maps that every card may use.
+
+    These are the trainIds of its label space unchanged, and the ids of cityscapesScripts.
+    """
+    ids = zip(CITYSCAPES.names, CITYSCAPES.label_ids, strict=True)
+    return {
+        "trainids": LabelMapSpec(
+            values={IGNORE_INDEX: IGNORE}, classes={n: (i,) for n, i in space.train_ids.items()}
+        ),
+        "cityscapes-ids": LabelMapSpec(
+            space=CITYSCAPES.name,
+            # license plate is -1, which is 255 in eight bits
+            values={**dict(enumerate(_CITYSCAPES_NAMES.split(", "))), 255: "license plate"},
+            classes={name: (label_id,) for name, label_id in ids},
+        ),
+    }
 
 
-def build_label_map(name: str, specs: Mapping[str, LabelMapSpec]) -> LabelMap:
+STANDARD_MAPS = standard_maps(CITYSCAPES)
+"""The maps that every card with the classes of Cityscapes may use."""
+
+
+def build_label_map(
+    name: str, specs: Mapping[str, LabelMapSpec], space: LabelSpace = CITYSCAPES
+) -> LabelMap:
     """Return the lookup table of the label map `specs[name]`.
+
+    Args:
+        name: Name of the map.
+        specs: Label maps by name.
+        space: Label space of maps that name none.
 
     Raises:
         ConfigError: No map has that name.
-        ValueError: The map is empty, or mixes ids and colours.
+        CardKeyError: The map is empty, mixes ids and colours, or names unknown classes.
     """
-    values, train_ids = _flatten(name, specs)
-    colors = {isinstance(raw, str) for raw in train_ids}
+    space, values, classes = _flatten(name, specs, space)
+    colors = {isinstance(raw, str) for raw in classes}
     if len(colors) != 1:
-        raise ValueError(f"the label map '{name}' is empty, or mixes ids and colours")
+        reason = "is empty, or mixes ids and colours"
+        raise CardKeyError(f"the label map '{name}' {reason}", "label_maps", name)
+    train_ids = {raw: space.train_ids.get(name, IGNORE_INDEX) for raw, name in classes.items()}
     if colors == {True}:
-        return LabelMap.from_colors({_color(str(raw)): t for raw, t in train_ids.items()})
+        by_color = {_color(str(raw)): train_id for raw, train_id in train_ids.items()}
+        return LabelMap.from_colors(by_color, space)
     names = {int(raw): value for raw, value in values.items()}
-    return LabelMap.from_ids({int(raw): t for raw, t in train_ids.items()}, names)
+    return LabelMap.from_ids({int(raw): t for raw, t in train_ids.items()}, names, space)
 
 
-def _flatten(name: str, specs: Mapping[str, LabelMapSpec]) -> tuple[dict[Raw, str], dict[Raw, int]]:
-    """Return the names and the trainIds of a map's raw values, including inherited ones."""
+def _flatten(
+    name: str, specs: Mapping[str, LabelMapSpec], card_space: LabelSpace
+) -> tuple[LabelSpace, dict[Raw, str], dict[Raw, str]]:
+    """Return the space of a map, and the name and the class of each raw value."""
     if name not in specs:
         raise unknown_name("label map", name, specs)
-    spec = specs[name]
-    rest = {other: s for other, s in specs.items() if other != name}  # no cycles
-    values, train_ids = _flatten(spec.like, rest) if spec.like else ({}, {})
+    spec, keys = specs[name], ("label_maps", name)
+    space = resolve_space(spec.space or card_space)
+    values: dict[Raw, str] = {}
+    classes: dict[Raw, str] = {}
+    if spec.like:
+        rest = {other: s for other, s in specs.items() if other != name}  # no cycles
+        base, values, classes = _flatten(spec.like, rest, card_space)
+        classes = classes if base.same_as(space) else {}
+    if spec.ids_of:
+        source = resolve_space(spec.ids_of)
+        if not source.maps_to(space):
+            reason = f"the ids of '{source.name}' cannot be mapped to '{space.name}'"
+            raise CardKeyError(reason, *keys, "ids_of")
+        names = {**dict(enumerate(space.names)), IGNORE_INDEX: IGNORE}
+        values |= dict(enumerate(source.names))
+        table = source.table_to(space)[: len(source)].tolist()
+        classes |= {raw: names[train_id] for raw, train_id in enumerate(table)}
     values |= spec.values
-    train_ids = dict.fromkeys(values, IGNORE_INDEX) | train_ids
+    classes = dict.fromkeys(values, IGNORE) | classes
     for class_name, raws in spec.classes.items():
-        train_ids |= dict.fromkeys(raws, TRAIN_ID.get(class_name, IGNORE_INDEX))
-    return values, train_ids
+        if class_name not in {*space.names, IGNORE}:
+            known = [*space.names, IGNORE]
+            raise _unknown("class", class_name, known, *keys, "classes", class_name)
+        classes |= dict.fromkeys(raws, class_name)
+    return _corrected(space, spec.maps, keys), values, classes
+
+
+def resolve_space(space: SpaceRef) -> LabelSpace:
+    """Return a known label space by name, or `space` itself if it is one."""
+    return label_space(space) if isinstance(space, str) else space
+
+
+def _corrected(space: LabelSpace, maps: Mapping[str, Groups], keys: tuple[str, ...]) -> LabelSpace:
+    """Return `space` with some of its `maps` corrected."""
+    if not maps:
+        return space
+    merged = {other: {**space.maps.get(other, {}), **groups} for other, groups in maps.items()}
+    return _checked({**space.model_dump(), "maps": {**space.maps, **merged}}, *keys)
+
+
+def _checked(values: Any, *keys: str) -> LabelSpace:
+    """Return the label space of `values`, whose maps have only classes of known spaces."""
+    try:
+        space = LabelSpace.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        inner = [key for key in first["loc"] if key != "[key]"]
+        raise CardKeyError(first["msg"].removeprefix("Value error, "), *keys, *inner) from None
+    for other, groups in space.maps.items():
+        for name in groups:
+            if other in label_spaces() and name not in label_space(other).classes:
+                raise _unknown("class", name, label_space(other).names, *keys, "maps", other, name)
+    return space
 
 
 def _color(text: str) -> tuple[int, int, int]:

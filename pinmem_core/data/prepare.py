@@ -133,6 +133,7 @@ def prepare(
 
             conversion = conversion_of(match.layout)
             others = {split: conversion_of(lay) for split, lay in match.other_layouts.items()}
+            _refuse_other_classes(conversion, others)
             planned, defects = _plan(card, match)
             records, more = _convert_all(planned, conversion, others, jobs, on_event)
             defects += more
@@ -288,6 +289,17 @@ def _reuse(folder: Path, record: Record, item: Planned, conversion: Conversion) 
     return replace(record, sample=sample, image_sha256=sha256)
 
 
+def _refuse_other_classes(conversion: Conversion, others: Mapping[str, Conversion]) -> None:
+    space = conversion.label_map.space
+    for split, other in others.items():
+        if not other.label_map.space.same_as(space):
+            raise DataError(
+                f"the labels of the split {split} have the classes '{other.label_map.space.name}', "
+                f"those of the others '{space.name}'.",
+                "Name a label map that fits all splits with --label-map.",
+            )
+
+
 def _refuse_unusable(
     card: DatasetCard, records: Sequence[Record], defects: Sequence[Defect], *, strict: bool
 ) -> None:
@@ -341,6 +353,7 @@ def _summary(
         "layout": match.layout.name,
         "encoding": conversion.encoding,
         "label_map": label_map_of(match.layout, conversion),
+        "label_space": conversion.label_map.space.model_dump(mode="json", exclude_defaults=True),
         "other_layouts": {
             split: {"layout": layout.name, "label_map": label_map_of(layout, others[split])}
             for split, layout in match.other_layouts.items()
@@ -348,7 +361,7 @@ def _summary(
         "reencoding": asdict(conversion.reencoding) if conversion.reencoding else None,
         "sources": [],
         "bytes": 0,
-        **totals(records),
+        **totals(records, conversion.label_map.space),
         "excluded": [asdict(defect) for defect in sorted(defects, key=lambda d: d.file)],
         "pinmem_version": __version__,
     }

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pinmem_core.data.catalog import get_card
 from pinmem_core.data.samples import Sample, Samples, require_last_line
 from pinmem_core.documents import read_json_object, validation_message
 from pinmem_core.errors import ConfigError, DataError, PinMemError, unknown_name
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.paths import archives_root, dataset_root, folder_size, raw_root
 
 SCHEMA_VERSION = 2
@@ -46,6 +48,7 @@ class _Summary(BaseModel):
     layout: str | None = None
     title: str = ""
     label_map: dict[str, str] = {}
+    label_space: LabelSpace | None = None
     other_layouts: dict[str, _OtherLayout] = {}
     counts: dict[str, int] = {}
     splits: list[str] = []
@@ -83,7 +86,7 @@ class PreparedDataset:
             return _opened[root][1]
         summary = read_summary(name)
         try:
-            samples = Samples.read(root / MANIFEST)
+            samples = Samples.read(root / MANIFEST, label_space_of(name, summary))
         except (OSError, DataError) as error:
             raise _damaged(name, root, error) from error
         dataset = cls(name, root, samples, summary)
@@ -91,6 +94,11 @@ class PreparedDataset:
         if stamp and stamp == _stamp(root):
             _opened[root] = stamp, dataset
         return dataset
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The label space of the prepared labels."""
+        return self.samples.label_space
 
     @property
     def came_in_pack(self) -> bool:
@@ -159,6 +167,25 @@ def read_summary(name: str) -> dict[str, Any]:
             f"Prepare it again: 'pinmem data prepare {name}'.",
         )
     return summary
+
+
+def label_space_of(name: str, summary: Mapping[str, Any]) -> LabelSpace:
+    """Return the label space that `dataset.json` records.
+
+    Earlier versions knew only the classes of Cityscapes and recorded none; the maps of such a
+    dataset to other spaces are those of its card.
+
+    Raises:
+        ValidationError: The recorded space is damaged.
+    """
+    recorded = summary.get("label_space")
+    if recorded is not None:
+        return LabelSpace.model_validate(recorded)
+    with suppress(ConfigError):
+        space = get_card(name).label_map(summary["label_map"]["name"]).space
+        if space.same_as(CITYSCAPES):
+            return space
+    return CITYSCAPES
 
 
 def _damaged(name: str, root: Path, error: Exception) -> DataError:
@@ -246,6 +273,17 @@ def select(selection: Selection, default_split: str) -> Samples:
         f"'{selection}' holds no samples of the split '{split}'.",
         f"'{selection.dataset}@all' takes every split; 'pinmem data list' shows what is prepared.",
     )
+
+
+def label_spaces_of(selections: Iterable[str]) -> list[LabelSpace]:
+    """Return the label space of each selection's dataset, for `common_space`.
+
+    Raises:
+        ConfigError: A selection is not valid.
+        DataError: A dataset is not prepared.
+    """
+    names = [Selection.parse(text).dataset for text in selections]
+    return [PreparedDataset.open(name).label_space for name in names]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.data.statistics import Statistics
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.plots import plot_class_shares
 from pinmem_core.visualize import (
     GAP,
@@ -45,14 +46,14 @@ def contact_sheet(
     width = (tile_width + GAP) * len(_COLUMNS)
     rows = [caption(_COLUMNS, tile_width)]
     occurring: set[int] = set()
+    space = samples[0].reading.space
     for sample in evenly_spaced(samples, count):
         image, train_ids = sample.read()
         occurring |= set(np.unique(train_ids).tolist())
         rows.append(heading(sample.id, _details(sample), width))
-        rows.append(
-            side_by_side([image, colorize(train_ids), overlay(image, train_ids)], tile_width)
-        )
-    rows.append(legend(occurring, width))
+        pictures = [image, colorize(train_ids, space), overlay(image, train_ids, space)]
+        rows.append(side_by_side(pictures, tile_width))
+    rows.append(legend(occurring, width, space))
     frame = ((_MARGIN, _MARGIN - GAP), (_MARGIN, _MARGIN - GAP), (0, 0))  # each row ends in a gap
     return np.pad(stacked(rows), frame, constant_values=255)
 
@@ -61,12 +62,13 @@ def _details(sample: Sample) -> str:
     return f"{sample.domain} · {sample.split} · {sample.width}x{sample.height}"
 
 
-def plot_statistics(statistics: Statistics, title: str) -> "Figure":
+def plot_statistics(statistics: Statistics, title: str, space: LabelSpace = CITYSCAPES) -> "Figure":
     """Plot the share of each class in a dataset, with the numbers of samples and images.
 
     Args:
         statistics: Statistics of the samples.
         title: Title of the plot.
+        space: Label space of the dataset.
     """
     width, height, _ = statistics.sizes[0]
     others = len(statistics.sizes) - 1
@@ -79,5 +81,5 @@ def plot_statistics(statistics: Statistics, title: str) -> "Figure":
         f"RGB mean {mean} · deviation {std} · of {statistics.looked_at:,} images",
     )
     return plot_class_shares(
-        statistics.class_pixels, statistics.class_images, statistics.samples, title, notes
+        statistics.class_pixels, statistics.class_images, statistics.samples, title, notes, space
     )

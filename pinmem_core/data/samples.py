@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +21,7 @@ from pinmem_core.documents import parse_json, validation_message
 from pinmem_core.errors import DataError
 from pinmem_core.images import read_image
 from pinmem_core.label_files import read_train_ids
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 
 Item = TypeVar("Item")
 
@@ -39,6 +40,45 @@ def _as_text(value: object) -> str:
 
 Text = Annotated[str, PlainValidator(_as_text)]
 """A text; unlike pydantic's own type, it may hold bytes of file names that are not UTF-8."""
+
+
+def _not_written(value: object) -> object:
+    raise ValueError("a manifest has no such key")
+
+
+@dataclass(frozen=True)
+class LabelReading:
+    """The label space of label files, and the one into which they are read.
+
+    Attributes:
+        own: Label space of the files.
+        space: Label space of the trainIds that are read.
+        table: TrainIds of `space` by those of `own`, 256 bytes; None if both are the same.
+    """
+
+    own: LabelSpace = CITYSCAPES
+    space: LabelSpace = CITYSCAPES
+    table: bytes | None = None
+
+    def to(self, space: LabelSpace) -> "LabelReading":
+        """Return the reading of the same files into `space`.
+
+        Raises:
+            ConfigError: The space of the files cannot be mapped to it.
+        """
+        table = None if self.own.same_as(space) else self.own.table_to(space).tobytes()
+        return LabelReading(self.own, space, table)
+
+    def read(self, path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
+        """Return the trainIds (H, W) of a label file; `checked` is that of `read_train_ids`."""
+        train_ids = read_train_ids(path, classes=len(self.own), checked=checked)
+        if self.table is None:
+            return train_ids
+        translated = train_ids.tobytes().translate(self.table)
+        return np.frombuffer(translated, np.uint8).reshape(train_ids.shape)
+
+
+_OWN_SPACE = LabelReading()
 _FilePath = Annotated[Path, PlainValidator(lambda value: Path(_as_text(value)))]
 _Side = Annotated[int, Field(strict=True, gt=0, lt=10**9)]
 
@@ -55,6 +95,7 @@ class Sample:
         domain: Domain inside the dataset.
         width: Width of image and label in pixels.
         height: Height of image and label in pixels.
+        reading: How the label is read. It is not part of a manifest.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -66,6 +107,9 @@ class Sample:
     domain: Text
     width: _Side
     height: _Side
+    reading: Annotated[LabelReading, PlainValidator(_not_written)] = field(
+        default=_OWN_SPACE, compare=False, repr=False
+    )
 
     @property
     def dataset(self) -> str:
@@ -75,7 +119,8 @@ class Sample:
 
     def to_json(self) -> str:
         """Return the sample as a line of a manifest."""
-        return json.dumps({**vars(self), "image": str(self.image), "label": str(self.label)})
+        values = {name: getattr(self, name) for name in _KEYS}
+        return json.dumps({**values, "image": str(self.image), "label": str(self.label)})
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Decode the image (H, W, 3) and its trainIds (H, W), without checking whole files.
@@ -86,7 +131,7 @@ class Sample:
         """
         with self.repair_hint():
             image = read_image(self.image, checked=True)
-            train_ids = read_train_ids(self.label, checked=True)
+            train_ids = self.reading.read(self.label, checked=True)
             if train_ids.shape != image.shape[:2]:
                 raise DataError(
                     f"{self.label} is {train_ids.shape[1]}x{train_ids.shape[0]}, but its image "
@@ -112,6 +157,8 @@ class Sample:
         return replace(self, image=image, label=label)
 
 
+_KEYS = tuple(each.name for each in fields(Sample) if each.compare)
+"""The keys of a line."""
 _ADAPTER = TypeAdapter(Sample)
 _TEXT = rb'"([ !#-\[\]-~]*)"'
 _NUMBER = rb"([1-9][0-9]{0,8})"
@@ -170,7 +217,7 @@ class _Columns:
         first = 3 * row + column
         return _decoded(self.text[self.ends[first] : self.ends[first + 1]])
 
-    def sample(self, row: int) -> Sample:
+    def sample(self, row: int, reading: LabelReading) -> Sample:
         width, height = self.sizes[row].tolist()
         return Sample(
             self.value(row, 0),
@@ -180,6 +227,7 @@ class _Columns:
             self.domains[0][self.domains[1][row]],
             width,
             height,
+            reading,
         )
 
 
@@ -191,15 +239,26 @@ class Samples(Sequence[Sample]):
     Args:
         columns: All samples of the dataset.
         rows: Rows of the selection; None for all.
+        reading: How the labels are read.
     """
 
-    def __init__(self, columns: _Columns, rows: NDArray[np.integer] | None = None) -> None:
+    def __init__(
+        self,
+        columns: _Columns,
+        rows: NDArray[np.integer] | None = None,
+        reading: LabelReading = _OWN_SPACE,
+    ) -> None:
         self._columns = columns
+        self._reading = reading
         self._rows = np.arange(len(columns.sizes), dtype=np.int32) if rows is None else rows
 
     @classmethod
-    def read(cls, manifest: Path) -> "Samples":
+    def read(cls, manifest: Path, space: LabelSpace = CITYSCAPES) -> "Samples":
         """Read a manifest; the samples have absolute paths.
+
+        Args:
+            manifest: The file.
+            space: Label space of the labels.
 
         Raises:
             OSError: The file cannot be read.
@@ -209,7 +268,7 @@ class Samples(Sequence[Sample]):
             raise DataError(f"there is no {manifest.name}.")
         with manifest.open("rb") as file:
             lines = iter(partial(file.readline, _LONGEST_LINE), b"")
-            return cls(_Columns(manifest.parent, lines))
+            return cls(_Columns(manifest.parent, lines), reading=LabelReading(space, space))
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -222,8 +281,8 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> "Sample | Samples":
         """Return a sample, or the samples of a slice."""
         if isinstance(index, slice):
-            return Samples(self._columns, self._rows[index])
-        return self._columns.sample(int(self._rows[index]))
+            return self.take(index)
+        return self._columns.sample(int(self._rows[index]), self._reading)
 
     def __eq__(self, other: object) -> bool:
         """Return whether `other` holds the same samples in the same order."""
@@ -232,6 +291,19 @@ class Samples(Sequence[Sample]):
         return len(self) == len(other) and all(map(operator.eq, self, other))
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The label space of the trainIds that `Sample.read` returns."""
+        return self._reading.space
+
+    def in_space(self, space: LabelSpace) -> "Samples":
+        """Return the samples with the trainIds of `space`.
+
+        Raises:
+            ConfigError: The label space of the dataset cannot be mapped to it.
+        """
+        return Samples(self._columns, self._rows, self._reading.to(space))
 
     @property
     def ids(self) -> Iterator[str]:
@@ -248,9 +320,9 @@ class Samples(Sequence[Sample]):
         """Number of samples by split."""
         return self._counts(*self._columns.splits)
 
-    def take(self, indices: NDArray[np.integer]) -> "Samples":
+    def take(self, indices: NDArray[np.integer] | NDArray[np.bool_] | slice) -> "Samples":
         """Return the samples at `indices`."""
-        return Samples(self._columns, self._rows[indices])
+        return Samples(self._columns, self._rows[indices], self._reading)
 
     def of(self, *, domain: str | None = None, split: str | None = None) -> "Samples":
         """Return the samples of a domain and a split; None for any."""
@@ -260,7 +332,7 @@ class Samples(Sequence[Sample]):
             if name is not None:
                 code = names.index(name) if name in names else -1
                 chosen &= codes[self._rows] == code
-        return Samples(self._columns, self._rows[chosen])
+        return self.take(chosen)
 
     def _counts(self, names: list[str], codes: NDArray[np.int32]) -> dict[str, int]:
         counts = np.bincount(codes[self._rows], minlength=len(names)).tolist()
@@ -307,7 +379,7 @@ def _parse(line: bytes, number: int) -> list[bytes]:
         raise DataError(f"{name} is not UTF-8 text.") from None
     except ValidationError as error:
         raise DataError(f"{name} is not a sample: {validation_message(error)}.") from None
-    return [_encoded(str(values[field.name])) for field in fields(Sample)]
+    return [_encoded(str(values[key])) for key in _KEYS]
 
 
 def _encoded(text: str) -> bytes:

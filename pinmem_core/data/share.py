@@ -43,15 +43,15 @@ from pinmem_core.data.prepared import (
     SUMMARY,
     PreparedDataset,
     digest,
+    label_space_of,
 )
-from pinmem_core.data.samples import Sample, own_path
+from pinmem_core.data.samples import LabelReading, Sample, own_path
 from pinmem_core.data.verify import check_files
 from pinmem_core.documents import json_text, parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder, write_atomic, write_lines
 from pinmem_core.images import check_image, image_size, read_image
-from pinmem_core.label_files import read_train_ids
 from pinmem_core.locks import hold_lock, lock_file
 from pinmem_core.parallel import parallel_map
 from pinmem_core.paths import as_portable_name, dataset_root, expanded, folder_size
@@ -138,7 +138,7 @@ def pack(
         _refuse_too_many(card, len(samples))
         digests = {record.sample.id: record.label_sha256 for record in read_records(dataset.root)}
         records = _packed_records(samples, digests, reencoding, jobs, on_event)
-        summary = _packed_summary(dataset.summary, records, reencoding)
+        summary = _packed_summary(dataset, records, reencoding)
         header = _Header(
             format_version=FORMAT_VERSION,
             dataset=name,
@@ -225,7 +225,7 @@ def _packed_records(
 
     def record_of(sample: Sample) -> Record:
         with sample.repair_hint():
-            train_ids = read_train_ids(sample.label)
+            train_ids = sample.reading.read(sample.label)
             if label_digest(train_ids) != digests.get(sample.id):
                 raise _changed(sample.label)
         if reencoding:
@@ -237,7 +237,8 @@ def _packed_records(
         label = own_path("labels", f"{name}.png")
         packed = replace(sample, image=image, label=label, width=width, height=height)
         # The key is empty: other machines do not have the source files.
-        return Record("", packed, label_digest(train_ids), count_pixels(train_ids))
+        pixels = count_pixels(train_ids, len(sample.reading.own))
+        return Record("", packed, label_digest(train_ids), pixels)
 
     records = []
     with closing(parallel_map(record_of, samples, jobs)) as results:
@@ -248,12 +249,13 @@ def _packed_records(
 
 
 def _packed_summary(
-    summary: Mapping[str, Any], records: Sequence[Record], reencoding: Reencoding | None
+    dataset: PreparedDataset, records: Sequence[Record], reencoding: Reencoding | None
 ) -> dict[str, Any]:
     """Return the `dataset.json` of the pack; unpacking adds the size of the files."""
+    summary = dataset.summary
     return {
         **{key: value for key, value in summary.items() if key != "bytes"},
-        **totals(records),
+        **totals(records, dataset.label_space),
         "splits": sorted({record.sample.split for record in records}),
         "reencoding": asdict(reencoding) if reencoding else summary["reencoding"],
         "sources": [],
@@ -284,7 +286,7 @@ def _add_files(
             if name.startswith("labels"):
                 if not reencoding:
                     return sample.label
-                return label_png(reencoding.label(read_train_ids(sample.label)))
+                return label_png(reencoding.label(sample.reading.read(sample.label)))
             if image_size(sample.image) != (sample.width, sample.height):
                 raise _changed(sample.image)
             if reencoding:
@@ -419,6 +421,7 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
     try:
         summary = read_json_object(folder / SUMMARY, LARGEST_SUMMARY)
         manifest = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+        reading = LabelReading(space := label_space_of(header.dataset, summary), space)
     except (OSError, ValueError, DataError) as error:
         raise _damaged(path, f"its {SUMMARY} or {MANIFEST} cannot be read") from error
     if summary.get("schema_version") != SCHEMA_VERSION:
@@ -439,7 +442,9 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
         images = [record.sample.image.as_posix() for record in records]
         pairs = zip(records, images, strict=True)
         records = [replace(record, image_sha256=digests.get(image, "")) for record, image in pairs]
-    with closing(parallel_map(lambda record: _problem(folder, record), records)) as problems:
+    with closing(
+        parallel_map(lambda record: _problem(folder, record, reading), records)
+    ) as problems:
         for done, problem in enumerate(problems, start=1):
             if problem:
                 raise _damaged(path, problem)
@@ -449,12 +454,13 @@ def _check(path: Path, folder: Path, header: _Header, on_event: Listener) -> Non
     write_atomic(folder / SUMMARY, _json(summary))
 
 
-def _problem(folder: Path, record: Record) -> str | None:
+def _problem(folder: Path, record: Record, reading: LabelReading) -> str | None:
     """Return what is wrong with the files of a sample, or None."""
     paths = [record.sample.image, record.sample.label]
     if own_files(record.sample) != paths or any(".." in path.parts for path in paths):
         return f"the files of '{record.sample.id}' would lie outside of the dataset"
-    sample, deep = record.sample.below(folder), record.image_sha256 is not None
+    sample = replace(record.sample.below(folder), reading=reading)
+    deep = record.image_sha256 is not None
     findings = check_files(sample, record, headers_only=False, deep=deep).findings
     texts = (f"{finding.file} {finding.reason}" for finding in findings)
     return next((text.replace(f"{folder}{os.sep}", "") for text in texts), None)

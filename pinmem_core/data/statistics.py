@@ -15,7 +15,6 @@ from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import read_image
-from pinmem_core.label_space import CLASSES
 from pinmem_core.parallel import parallel_map
 from pinmem_core.paths import dataset_root
 
@@ -69,7 +68,12 @@ def statistics(
         DataError: An image cannot be read, or the dataset has no record of a sample.
     """
     root = dataset_root(name)
-    counted = {record.sample.id: record.pixels for record in read_records(root)}
+    names = samples[0].reading.own.names
+    counted = {
+        record.sample.id: record.pixels
+        for record in read_records(root)
+        if len(record.pixels) == len(names)
+    }
     missing = next((sample.id for sample in samples if sample.id not in counted), None)
     if missing:
         raise DataError(
@@ -91,8 +95,8 @@ def statistics(
     return Statistics(
         samples=len(samples),
         sizes=tuple((*size, count) for size, count in sizes.most_common()),
-        class_pixels=_by_class(pixels.sum(axis=0)),
-        class_images=_by_class((pixels > 0).sum(axis=0)),
+        class_pixels=dict(zip(names, pixels.sum(axis=0).tolist(), strict=True)),
+        class_images=dict(zip(names, (pixels > 0).sum(axis=0).tolist(), strict=True)),
         mean=_channels(mean),
         std=_channels(np.sqrt(variance)),
         looked_at=len(chosen),
@@ -103,10 +107,6 @@ def _histogram(sample: Sample) -> NDArray[np.int64]:
     with sample.repair_hint():
         counts = Image.fromarray(read_image(sample.image)).histogram()
     return np.array(counts, dtype=np.int64).reshape(3, -1)
-
-
-def _by_class(values: NDArray[np.int64]) -> dict[str, int]:
-    return {c.name: int(values[c.train_id]) for c in CLASSES}
 
 
 def _channels(values: NDArray[np.float64]) -> Channels:

@@ -26,7 +26,6 @@ from pinmem_core.data.samples import Sample
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import check_image, image_size
-from pinmem_core.label_files import read_train_ids
 from pinmem_core.parallel import parallel_map
 from pinmem_core.paths import dataset_root
 
@@ -138,7 +137,7 @@ def check_files(
     """Check the image and the label of a sample.
 
     Args:
-        sample: Sample with absolute paths.
+        sample: Sample with absolute paths, read as it is stored.
         record: Record of the sample, if there is one.
         headers_only: Check the existence, format and size of files, but not their pixels.
         deep: Also compare the SHA-256 of the image with the recorded one.
@@ -158,11 +157,12 @@ def check_files(
                 actual = f"a {image.format} of mode '{image.mode}'"
                 raise DataError(f"is {actual}, not an 8-bit single-channel PNG")
         if not headers_only:
-            train_ids = read_train_ids(sample.label)
+            train_ids = sample.reading.read(sample.label)
             sha256 = label_digest(train_ids)
             if record and record.label_sha256 != sha256:
                 raise DataError("holds other trainIds than 'prepare' wrote")
-            if record and record.pixels != count_pixels(train_ids):
+            classes = len(sample.reading.own)
+            if record and record.pixels != count_pixels(train_ids, classes):
                 raise DataError(f"holds other numbers of pixels than {RECORDS} says")
     return Checked(tuple(findings), sha256)
 
