@@ -325,9 +325,9 @@ def _flatten(
             reason = f"the ids of '{source.name}' cannot be mapped to '{space.name}'"
             raise CardKeyError(reason, *keys, "ids_of")
         names = {**dict(enumerate(space.names)), IGNORE_INDEX: IGNORE}
-        values |= dict(enumerate(source.names))
         table = source.table_to(space)[: len(source)].tolist()
         classes |= {raw: names[train_id] for raw, train_id in enumerate(table)}
+        values = {**dict[Raw, str](enumerate(source.names)), **values}
     values |= spec.values
     classes = dict.fromkeys(values, IGNORE) | classes
     for class_name, raws in spec.classes.items():
