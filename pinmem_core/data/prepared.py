@@ -182,7 +182,7 @@ def label_space_of(name: str, summary: Mapping[str, Any]) -> LabelSpace:
     if recorded is not None:
         return LabelSpace.model_validate(recorded)
     with suppress(ConfigError):
-        space = get_card(name).label_map(summary["label_map"]["name"]).space
+        space = get_card(name).label_map(summary.get("label_map", {}).get("name", "")).space
         if space.same_as(CITYSCAPES):
             return space
     return CITYSCAPES
