@@ -219,9 +219,13 @@ def _byte_table(values: Mapping[int, object], fill: object) -> NDArray[np.uint8]
 @cache
 def label_spaces() -> Mapping[str, LabelSpace]:
     """Return the known label spaces by name, sorted."""
-    files = sorted(_FOLDER.glob("*.yaml"))
-    texts = ((file.stem, load_yaml(file.read_text(encoding="utf-8"))) for file in files)
-    return {name: LabelSpace.model_validate({"name": name, **values}) for name, values in texts}
+    return {name: _read(name) for name in sorted(file.stem for file in _FOLDER.glob("*.yaml"))}
+
+
+@cache
+def _read(name: str) -> LabelSpace:
+    values = load_yaml((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return LabelSpace.model_validate({"name": name, **values})
 
 
 def label_space(name: str) -> LabelSpace:
@@ -257,7 +261,7 @@ def common_space(spaces: Sequence[LabelSpace]) -> LabelSpace:
     )
 
 
-CITYSCAPES = label_space("cityscapes-19")
+CITYSCAPES = _read("cityscapes-19")  # alone, because each command imports this module
 """The 19 evaluated classes of Cityscapes, the default label space."""
 
 

@@ -233,8 +233,8 @@ class LabelMapSpec(BaseModel):
     space: SpaceRef | None = None
     """Label space of the classes; None for that of the card."""
     like: str | None = None
-    """Another map to start from; the other keys override its entries. Of a map with another label
-    space, only the names of values are taken."""
+    """Another map to start from; the other keys override its entries. The classes of another label
+    space are mapped to `space`, or ignored if they cannot be mapped."""
     ids_of: SpaceRef | None = None
     """A label space whose trainIds are the raw values, and which is `space` or is mapped to it; the
     keys below override its entries."""
@@ -318,15 +318,15 @@ def _flatten(
     if spec.like:
         rest = {other: s for other, s in specs.items() if other != name}  # no cycles
         base, values, classes = _flatten(spec.like, rest, card_space)
-        classes = classes if base.same_as(space) else {}
+        counterparts = _counterparts(base, space) if base.maps_to(space) else {}
+        classes = {raw: counterparts.get(own, IGNORE) for raw, own in classes.items()}
     if spec.ids_of:
         source = resolve_space(spec.ids_of)
         if not source.maps_to(space):
             reason = f"the ids of '{source.name}' cannot be mapped to '{space.name}'"
             raise CardKeyError(reason, *keys, "ids_of")
-        names = {**dict(enumerate(space.names)), IGNORE_INDEX: IGNORE}
-        table = source.table_to(space)[: len(source)].tolist()
-        classes |= {raw: names[train_id] for raw, train_id in enumerate(table)}
+        counterparts = _counterparts(source, space)
+        classes |= {raw: counterparts[own] for raw, own in enumerate(source.names)}
         values = {**dict[Raw, str](enumerate(source.names)), **values}
     values |= spec.values
     classes = dict.fromkeys(values, IGNORE) | classes
@@ -336,6 +336,13 @@ def _flatten(
             raise _unknown("class", class_name, known, *keys, "classes", class_name)
         classes |= dict.fromkeys(raws, class_name)
     return _corrected(space, spec.maps, keys), values, classes
+
+
+def _counterparts(source: LabelSpace, space: LabelSpace) -> dict[str, str]:
+    """Return the class of `space`, or "ignore", by the classes of `source`."""
+    names = {**dict(enumerate(space.names)), IGNORE_INDEX: IGNORE}
+    table = source.table_to(space).tolist()
+    return {own: names[table[train_id]] for own, train_id in source.train_ids.items()}
 
 
 def resolve_space(space: SpaceRef) -> LabelSpace:

@@ -61,6 +61,16 @@ def test_a_space_whose_names_all_occur_in_another_is_mapped_by_name():
     assert (identity == np.where(np.arange(256) < 19, np.arange(256), 255)).all()
 
 
+def test_classes_of_idd_that_mix_those_of_cityscapes_are_ignored_there():
+    idd = label_space("idd-26")
+    table = idd.table_to(CITYSCAPES)[: len(idd)].tolist()
+    assert len({*table} - {255}) == 14
+    mixed = ("person or animal", "pole or polegroup", "sky or fallback background")
+    assert all(table[idd.train_ids[name]] == 255 for name in mixed)
+    coarse = idd.table_to(label_space("idd-level1"))[: len(idd)].tolist()
+    assert coarse == [0, 0, 1, 1, 2, 2, *[3] * 7, *[4] * 9, 5, 5, 5, 6]
+
+
 def test_a_split_class_is_named():
     with pytest.raises(ConfigError, match="'non-drivable' is several classes") as raised:
         label_space("idd-level1").table_to(CITYSCAPES)

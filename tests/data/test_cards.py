@@ -32,6 +32,8 @@ STANDARD = {
 OWN = {  # maps to the dataset's own classes, whose ids are the trainIds
     ("idd-lite", "trainids"): {**{str(i): i for i in range(7)}, "255": 255},
     ("camvid", "camvid-11"): {**{str(i): i for i in range(11)}, "11": 255},
+    ("mapillary", "mapillary-66"): {**{str(i): i for i in range(65)}, "65": 255},
+    ("mapillary", "mapillary-124"): {**{str(i): i for i in range(123)}, "123": 255},
 }
 CITYSCAPES = "https://www.cityscapes-dataset.com"
 REPORTED = {name: card for name, card in CARDS.items() if name != "idd-lite"}
@@ -546,7 +548,11 @@ def test_the_tables_are_those_of_the_report():
             "rein": _column(vistas["labels_v12"], "rein_ddb_openseg"),
             "v2.0": _column(vistas["labels_v20"], "derived_from_v12_protocol"),
         },
-        "idd": {"ids": _column(labels["idd"], "trainId")},
+        "idd": {
+            "ids": _column(labels["idd"], "trainId"),
+            "idd-26": _column(labels["idd"], "level3Id"),
+            "idd-level1": _column(labels["idd"], "level1Id"),
+        },
         "wilddash2": {"ids": _column(labels["wilddash2"], "trainId")},
         "camvid": {"segnet": _column(labels["camvid"], "suggested_trainId"), "colors": colors},
     } == TABLES

@@ -122,6 +122,24 @@ def test_idd_lite_is_prepared_at_level_1(tmp_path):
     assert dataset.samples[0].read()[1].tolist() == [[0, 1, 2, 3], [4, 5, 6, 255]]
 
 
+def test_idd_is_prepared_at_levels_3_and_1_from_polygons(tmp_path):
+    names = ["animal", "trailer", "tunnel", "polegroup", "unlabeled"]
+    objects = [
+        {"label": name, "polygon": [[x, 0], [x + 1, 0], [x + 1, 3], [x, 3]]}
+        for x, name in zip(range(0, 10, 2), names, strict=True)
+    ]
+    write_png(tmp_path / "leftImg8bit/val/1/a_leftImg8bit.png", np.zeros((4, 10, 3), np.uint8))
+    label = tmp_path / "gtFine/val/1/a_gtFine_polygons.json"
+    label.parent.mkdir(parents=True)
+    label.write_text(json.dumps({"imgHeight": 4, "imgWidth": 10, "objects": objects}))
+    for space, expected in (("idd-26", [4, 12, 23, 20, 255]), ("idd-level1", [2, 3, 5, 4, 255])):
+        dataset = prepare(get_card("idd"), [tmp_path], label_map=space)
+        assert dataset.label_space == label_space(space)
+        assert read_label(dataset.samples[0].label)[1, ::2].tolist() == expected
+    dataset = prepare(get_card("idd"), [tmp_path], label_map="idd-26")
+    assert dataset.samples.in_space(LEVEL1)[0].read()[1][1, ::2].tolist() == [2, 3, 5, 4, 255]
+
+
 @pytest.mark.parametrize("label_map", [None, "camvid-11"])
 @pytest.mark.parametrize("is_older", [False, True])
 def test_cyclists_of_camvid_are_neither_persons_nor_vehicles(tmp_path, label_map, is_older):
