@@ -206,7 +206,7 @@ class OptimConfig(Settings):
     weight_decay: float = Field(5e-4, ge=0)
     """Weight decay of the optimizer."""
     decay_vectors: bool = True
-    """Also apply weight decay to biases and to the scales and shifts of norms."""
+    """Also apply weight decay to biases, the scales and shifts of norms, tokens and positions."""
     backbone_lr_scale: float = Field(1.0, gt=0)
     """Factor of `lr` for the backbone."""
     layer_decay: float = Field(1.0, gt=0, le=1)
@@ -247,6 +247,9 @@ class AugmentationConfig(Settings):
     """Smallest and largest factor of the random scaling."""
     strong: Literal["meta-test", "first-source", "all", "none"] = "meta-test"
     """Domains of a step with strong colour jitter."""
+    jitter: Literal["paper", "distort"] = "paper"
+    """Colour jitter of the other domains: the paper's with probability 0.5; or "distort", SSD's
+    photometric distortion, as in the recipes of foundation models."""
 
 
 class EvaluationConfig(Settings):
@@ -320,6 +323,9 @@ class TrainConfig(Settings):
     """Number of processes that load images; 0 loads in the training process."""
     init_weights: str | None = None
     """Weights of the backbone: file, name in torchvision or timm, or None for random weights."""
+    tune: Literal["full", "frozen", "lora", "rein", "bias"] = "full"
+    """Training of the backbone's pretrained weights, with any method: all of them; none; low-rank
+    updates; learned tokens; biases only. `model.adapters.lora` and `.rein` have the settings."""
     init_from: str | None = None
     """Model whose weights the run starts from: "starter", a run, a folder, or a name on the Hub.
     Classes are matched by name; what the model lacks is initialised as usual."""

@@ -329,8 +329,10 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
             place = draw_geometry(rng, (label.shape[0], label.shape[1]), self.config.augmentation)
             cut = place.cut_label(label)
             if (cut != IGNORE_INDEX).any():
+                distort = self.config.augmentation.jitter == "distort"
                 appearances = tuple(
-                    Appearance(appearance_seed(*random, view), strong) for view in range(self.views)
+                    Appearance(appearance_seed(*random, view), strong, distort)
+                    for view in range(self.views)
                 )
                 name = f"{domain.name}/{sample.id}"
                 return Crop(place.cut_image(image), cut, appearances, name, attempt)

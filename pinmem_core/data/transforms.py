@@ -134,6 +134,14 @@ class Normalization(NamedTuple):
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _JITTER = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.5)
+_DISTORTION = v2.Compose(  # without SSD's swapped channels, as in recipes for segmentation
+    [
+        v2.RandomApply([v2.ColorJitter(brightness=32 / 255)], p=0.5),
+        v2.RandomApply([v2.ColorJitter(contrast=0.5)], p=0.5),
+        v2.RandomApply([v2.ColorJitter(saturation=0.5)], p=0.5),
+        v2.RandomApply([v2.ColorJitter(hue=18 / 360)], p=0.5),
+    ]
+)
 _STRONG_JITTER = v2.ColorJitter(0.8, 0.8, 0.8, 0.3)
 _BLUR = v2.GaussianBlur(11, sigma=(0.15, 1.3))  # 11 pixels cover +-4 of the largest sigma
 
@@ -144,10 +152,12 @@ class Appearance(NamedTuple):
     Attributes:
         seed: Seed of colour jitter and blur.
         strong: Whether to use the paper's strong colour jitter, meant for meta-test domains.
+        distort: Whether to use SSD's photometric distortion in place of the paper's weak jitter.
     """
 
     seed: int
     strong: bool
+    distort: bool = False
 
 
 def augment_photometric(
@@ -171,7 +181,8 @@ def normalize(images: Tensor, by: Normalization = IMAGENET) -> Tensor:
 
 
 def _changed(image: Tensor, appearance: Appearance) -> Tensor:
-    jitter = _STRONG_JITTER if appearance.strong else _JITTER
+    weak = _DISTORTION if appearance.distort else _JITTER
+    jitter = _STRONG_JITTER if appearance.strong else weak
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(appearance.seed)
         return _BLUR(jitter(image))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pinmem_core.checkpoints import checkpoint
@@ -116,17 +116,23 @@ class Segmenter(CheckpointModule):
             set_alpha(self, config.test_time_bn)
 
     def freeze(self, parts: Sequence[str]) -> None:
-        """Exclude parts, such as "backbone", from training; they stay in evaluation mode."""
+        """Exclude "backbone" (its pretrained part) or "decoder" from training.
+
+        Frozen parts stay in evaluation mode.
+        """
         self.frozen = tuple(parts)
         for part in parts:
-            self.get_submodule(part).requires_grad_(False)
+            self._part(part).requires_grad_(False)
         self.train(self.training)
+
+    def _part(self, name: str) -> nn.Module:
+        return self.backbone.pretrained() if name == "backbone" else self.get_submodule(name)
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in self.frozen:
-            self.get_submodule(part).eval()
+            self._part(part).eval()
         return self
 
     @property

@@ -14,6 +14,9 @@ from pinmem_core.config import OptimConfig
 from pinmem_core.models import Segmenter
 from pinmem_core.training.optimizers import Groups, optimizers
 
+_MATRICES = ("weight", "lora_a", "lora_b")
+"""Ends of the names of parameters that multiply features, with weight decay if 2-dimensional."""
+
 
 def learning_rate(config: OptimConfig, iteration: int, iterations: int) -> float:
     """Return the learning rate of `iteration`, counted from 0, in a run of `iterations`.
@@ -59,10 +62,10 @@ def build_optimizer(config: OptimConfig, segmenter: Segmenter) -> Optimizer:
 def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
     """Return the parameters in groups of equal learning rate and weight decay.
 
-    The backbone has its own `lr_scale`, which shrinks from stage to stage by `layer_decay`. Biases
-    and the scales and shifts of norms have no weight decay if `config.decay_vectors` is off. Frozen
-    parameters are in no group. With the default settings, all parameters are in one group, in the
-    order of the network.
+    The backbone has its own `lr_scale`, which shrinks from stage to stage by `layer_decay`. If
+    `config.decay_vectors` is off, only matrices and kernels have weight decay: no biases, scales,
+    tokens and position embeddings. Frozen parameters are in no group. With the default settings,
+    all parameters are in one group, in the order of the network.
     """
     depths = _depths(segmenter) if config.layer_decay < 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -71,7 +74,7 @@ def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
             continue
         scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
         scale *= config.layer_decay ** depths.get(parameter, 0)
-        decays = config.decay_vectors or parameter.ndim > 1
+        decays = config.decay_vectors or (parameter.ndim > 1 and name.endswith(_MATRICES))
         decay = config.weight_decay if decays else 0.0
         groups.setdefault((scale, decay), []).append(parameter)
     return [

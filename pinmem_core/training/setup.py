@@ -35,6 +35,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: The configuration contradicts itself, or names no source.
     """
+    config = _tuned(config)
     method = methods.get(config.method)
     if not config.sources:
         raise ConfigError(
@@ -75,6 +76,18 @@ def resolve(config: TrainConfig) -> TrainConfig:
     model = config.model.model_copy(update={"memory": memory, "adapters": adapters})
     own = settings.model_dump(mode="json")
     return pinned(config.model_copy(update={"model": model, "method_config": own}))
+
+
+def _tuned(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the adapter, or the frozen backbone, that `tune` asks for."""
+    if config.tune == "full":
+        return config
+    optim, model, name = config.optim, config.model, config.tune
+    if name == "frozen":
+        freeze = tuple(dict.fromkeys([*optim.freeze, "backbone"]))
+        return config.model_copy(update={"optim": optim.model_copy(update={"freeze": freeze})})
+    adapters = {**model.adapters, name: model.adapters.get(name, {})}
+    return config.model_copy(update={"model": model.model_copy(update={"adapters": adapters})})
 
 
 def _require_capturable(compute: ComputeConfig, method: type[Method]) -> None:

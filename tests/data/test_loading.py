@@ -304,13 +304,24 @@ def test_a_crop_looks_as_its_own_seed_says():
 def test_jitter_is_applied_to_half_of_the_images_and_strong_jitter_to_all():
     image = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)  # a blur leaves it as it is
 
-    def changed(strong: bool) -> float:
-        values = [augment_photometric(image, [Appearance(seed, strong)]) for seed in range(200)]
+    def changed(strong: bool, distort: bool = False) -> float:
+        looks = ([Appearance(seed, strong, distort)] for seed in range(200))
+        values = [augment_photometric(image, look) for look in looks]
         unchanged = (100 / 255 - 0.485) / 0.229
         return float(np.mean([abs(v[0, 0, 0, 0] - unchanged) > 1e-3 for v in values]))
 
     assert abs(changed(strong=False) - 0.5) < 0.12
     assert changed(strong=True) > 0.95
+    assert changed(strong=False, distort=True) > 0.4  # of grey, only the brightness changes
+
+
+def test_photometric_distortion_changes_contrast_saturation_and_hue():
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    image[:, 0], image[:, 1, :16] = 200, 120
+    looks = [[Appearance(seed, False, distort=True)] for seed in range(60)]
+    values = torch.cat([augment_photometric(image, look) for look in looks])
+    std = values.std(dim=0).mean(dim=(1, 2))
+    assert (std > 0.02).all()  # the channels without light, too
 
 
 @pytest.mark.parametrize(

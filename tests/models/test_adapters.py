@@ -6,17 +6,21 @@ from typing import ClassVar
 
 import pytest
 import torch
+from conftest import small_config
+from safetensors.torch import save_file
 from test_backbones import VIT
 from testers import BackboneTester, images
 from torch import nn
 
-from pinmem_core.config import ModelConfig
+from pinmem_core.config import ModelConfig, OptimConfig
 from pinmem_core.errors import ConfigError
 from pinmem_core.models import Segmenter
 from pinmem_core.models.adapters.lora import LoRA, LoRALinear
 from pinmem_core.models.adapters.rein import ReinTokens
 from pinmem_core.models.backbones import backbones
-from pinmem_core.training.setup import initial_segmenter
+from pinmem_core.training.optim import parameter_groups
+from pinmem_core.training.setup import initial_segmenter, resolve
+from pinmem_core.training.step import TrainStep
 
 DINO = "timm:vit_small_patch14_dinov2"
 
@@ -115,6 +119,7 @@ def test_rein_refines_the_patches_of_each_block_and_not_the_class_token():
     [
         ({"lora": {"rank": 2}}, {"lora_a", "lora_b"}),
         ({"lora": {"rank": 2, "bias": True}}, {"lora_a", "lora_b", "bias"}),
+        ({"bias": {}}, {"bias"}),
         ({"rein": {}}, {"a", "b", "scale", "weight", "bias"}),
     ],
 )
@@ -141,9 +146,6 @@ def test_a_copy_has_tokens_of_its_own():
 
 @torch.no_grad()
 def test_soma_begins_at_the_pretrained_network(tmp_path):
-    from conftest import small_config
-    from safetensors.torch import save_file
-
     plain = backbones.get(DINO)(16, **VIT)
     save_file(plain.network.state_dict(), tmp_path / "vit.safetensors")
     config = small_config(
@@ -180,3 +182,49 @@ def test_an_adapter_that_does_not_fit_is_refused(values, message):
 
 def test_settings_have_defaults_of_the_papers():
     assert (LoRA().rank, LoRA().init) == (16, "random")
+
+
+@pytest.mark.parametrize(
+    ("tune", "trained"),
+    [
+        ("full", {"weight", "bias"}),
+        ("frozen", set()),
+        ("bias", {"bias"}),
+        ("lora", {"lora_a", "lora_b"}),
+        ("rein", {"a", "b", "scale", "weight", "bias"}),
+    ],
+)
+def test_a_tuning_mode_says_what_is_trained(tmp_path, tune, trained):
+    plain = backbones.get(DINO)(16, **VIT)
+    save_file(plain.network.state_dict(), tmp_path / "vit.safetensors")
+    config = resolve(
+        small_config(
+            tune=tune,
+            init_weights=str(tmp_path / "vit.safetensors"),
+            model__backbone=DINO,
+            model__backbone_options=VIT,
+            model__adapters={"lora": {"rank": 3}} if tune == "lora" else {},
+        )
+    )
+    assert resolve(config) == config
+    step = TrainStep(config, initial_segmenter(config), torch.device("cpu"))
+    backbone = step.segmenter.backbone
+    names = {n for n, p in backbone.named_parameters() if p.requires_grad and "pyramid" not in n}
+    assert {name.rpartition(".")[2] for name in names} >= trained
+    assert bool(names) == bool(trained)
+    assert any(p.requires_grad for n, p in backbone.named_parameters() if "pyramid" in n)
+    if tune == "lora":
+        assert backbone.blocks()[0].attn.qkv.lora_a.shape[0] == 3
+
+
+def test_tokens_and_positions_have_no_weight_decay():
+    segmenter = vit(rein={}, lora={"rank": 2})
+    segmenter.backbone.requires_grad_(True)
+    groups = parameter_groups(OptimConfig(decay_vectors=False, weight_decay=0.05), segmenter)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    network = segmenter.backbone.network
+    rein = segmenter.backbone.rein
+    without = [network.pos_embed, network.cls_token, rein.a, rein.b, rein.scale]
+    assert {decay[id(parameter)] for parameter in without} == {0.0}
+    qkv = segmenter.backbone.blocks()[0].attn.qkv
+    assert {decay[id(parameter)] for parameter in (qkv.weight, qkv.lora_a, qkv.lora_b)} == {0.05}
