@@ -247,6 +247,9 @@ class AugmentationConfig(Settings):
     """Smallest and largest factor of the random scaling."""
     strong: Literal["meta-test", "first-source", "all", "none"] = "meta-test"
     """Domains of a step with strong colour jitter."""
+    rare_classes: float | None = Field(None, gt=0)
+    """Temperature of rare-class sampling, e.g. 0.01 as in DAFormer: the lower, the more often an
+    image is drawn for a rare class. None: images are drawn uniformly."""
     jitter: Literal["paper", "distort"] = "paper"
     """Colour jitter of the other domains: the paper's with probability 0.5; or "distort", SSD's
     photometric distortion, as in the recipes of foundation models."""

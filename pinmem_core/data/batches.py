@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.prepared import Selection, select
+from pinmem_core.data.rare_classes import CROPS, LEAST, ClassSampler, class_pixels
 from pinmem_core.data.samples import Sample, Samples
 from pinmem_core.data.transforms import (
     IMAGENET,
@@ -159,6 +160,13 @@ def draw_indices(seed: int, iteration: int, domain: int, population: int, count:
     return [int(index) for index in rng.integers(population, size=count)]
 
 
+def draw_by_class(
+    seed: int, iteration: int, domain: int, sampler: ClassSampler, count: int
+) -> list[tuple[int, int]]:
+    """Draw `count` sample indices of a domain by class, each with its class."""
+    return sampler.draw(np.random.default_rng([seed, _SAMPLING, iteration, domain]), count)
+
+
 def draw_meta_split(seed: int, iteration: int, domains: int) -> tuple[list[int], list[int]]:
     """Draw the meta-train and meta-test domains of an iteration.
 
@@ -275,6 +283,12 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         self.augment = augment
         self.normalization = normalization
         self.views = views
+        temperature = config.augmentation.rare_classes
+        self.samplers = [
+            ClassSampler.of(class_pixels(domain.samples), temperature)
+            for domain in domains
+            if temperature
+        ]
 
     def __getitem__(self, iteration: int) -> CropBatch | PinMemError:
         """Return the crops of an iteration, or the error that prevents loading them.
@@ -300,26 +314,35 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         return set(chosen[self.config.augmentation.strong])
 
     def _draw(self, iteration: int) -> CropBatch:
-        strong, config = self.strong_domains(iteration), self.config
+        strong = self.strong_domains(iteration)
         crops = []
         for number, domain in enumerate(self.domains):
-            population = len(domain.samples)
-            indices = draw_indices(config.seed, iteration, number, population, config.batch)
+            drawn = self._drawn(iteration, number, len(domain.samples))
             crops += [
-                self._crop((iteration, number, slot), indices[slot], number in strong)
+                self._crop((iteration, number, slot), *drawn[slot], strong=number in strong)
                 for slot in self.slots
             ]
-        drawn = CropBatch(
+        batch = CropBatch(
             torch.stack([crop.image for crop in crops]),
             torch.stack([crop.label for crop in crops]),
             tuple(zip(*(crop.appearances for crop in crops), strict=True)),
             tuple(crop.sample for crop in crops),
             sum(crop.redrawn for crop in crops),
         )
-        return drawn.augmented(self.normalization) if self.augment else drawn
+        return batch.augmented(self.normalization) if self.augment else batch
 
-    def _crop(self, key: tuple[int, int, int], index: int, strong: bool) -> Crop:
-        """Return the crop of (iteration, domain, slot)."""
+    def _drawn(self, iteration: int, domain: int, population: int) -> list[tuple[int, int | None]]:
+        """Draw a sample for each slot of a domain, with the class that its crop should show."""
+        seed, count = self.config.seed, self.config.batch
+        if self.samplers:
+            return [*draw_by_class(seed, iteration, domain, self.samplers[domain], count)]
+        indices = draw_indices(seed, iteration, domain, population, count)
+        return [(index, None) for index in indices]
+
+    def _crop(
+        self, key: tuple[int, int, int], index: int, wanted: int | None, *, strong: bool
+    ) -> Crop:
+        """Return the crop of (iteration, domain, slot), if possible with the class `wanted`."""
         domain = self.domains[key[1]]
         sample = domain.samples[index]
         for attempt in range(MAX_REDRAWS):
@@ -328,6 +351,12 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
             image, label = sample.read()
             place = draw_geometry(rng, (label.shape[0], label.shape[1]), self.config.augmentation)
             cut = place.cut_label(label)
+            if (
+                wanted is not None
+                and attempt < CROPS - 1
+                and (cut == wanted).float().mean() < LEAST
+            ):
+                continue
             if (cut != IGNORE_INDEX).any():
                 distort = self.config.augmentation.jitter == "distort"
                 appearances = tuple(
