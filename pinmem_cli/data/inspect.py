@@ -14,6 +14,7 @@ from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, fields, size
 if TYPE_CHECKING:
     from pinmem_core.data.card import DatasetCard
     from pinmem_core.data.prepared import State
+    from pinmem_core.label_space import LabelSpace
 
 TEXT = ("state", "how to get it", "samples")
 INFO_EXAMPLES = (
@@ -56,12 +57,26 @@ def info(
     """Show a dataset's terms, files, labels, splits, known issues and state."""
     from pinmem_core.data.catalog import get_card
     from pinmem_core.data.prepared import state_of
+    from pinmem_core.label_space import label_spaces
 
     card = get_card(name)
     state = state_of(card)
+    space = _space_of(card, state)
+    known = [s.name for s in label_spaces().values() if s.name != space.name and space.maps_to(s)]
+    classes = {"classes": space.names, "maps_to": known}
     output = Output(as_json=json, quiet=quiet)
-    output.result(_entry(card, state), card.title, fields(_rows(card, state)))
+    rows = fields(_rows(card, state, space, known))
+    output.result({**_entry(card, state), **classes}, card.title, rows)
     output.next_step(f"pinmem data prepare {name}")
+
+
+def _space_of(card: "DatasetCard", state: "State") -> "LabelSpace":
+    """Return the label space of the prepared dataset, or the one that it will have by default."""
+    from pinmem_core.data.prepared import label_space_of, read_summary
+
+    if state.digest:
+        return label_space_of(card.name, read_summary(card.name))
+    return card.label_map(card.label_map_names[0]).space
 
 
 def _way(card: "DatasetCard") -> str:
@@ -84,11 +99,18 @@ def _entry(card: "DatasetCard", state: "State") -> dict[str, object]:
     return {**described, **known, **asdict(state), "prepared": state.digest is not None}
 
 
-def _rows(card: "DatasetCard", state: "State") -> list[tuple[str, str | Sequence[str]]]:
+def _rows(
+    card: "DatasetCard", state: "State", space: "LabelSpace", known: Sequence[str]
+) -> list[tuple[str, str | Sequence[str]]]:
     disk = (
         f"archives {size(state.bytes_archives)}, raw {size(state.bytes_raw)}, "
         f"prepared {size(state.bytes_prepared)}"
     )
+
+    def _with_space(name: str) -> str:
+        own = card.label_map(name).space.name
+        return name if own in (name, space.name) else f"{name} ({own})"
+
     rows: list[tuple[str, str | Sequence[str]]] = [
         ("state", state.state + (f": {state.problem}" if state.problem else "")),
         ("samples", counted(state.counts)),
@@ -99,8 +121,11 @@ def _rows(card: "DatasetCard", state: "State") -> list[tuple[str, str | Sequence
         ("terms", " ".join(filter(None, [card.terms, card.terms_url]))),
         ("cite", card.citation),
         ("published", counted(card.counts)),
+        ("groups", [f"{n}: {', '.join(splits)}" for n, splits in card.split_groups.items()]),
         ("domains", ", ".join(card.domains)),
-        ("label maps", ", ".join(card.label_map_names)),
+        ("classes", f"{len(space)} ({space.name}): {', '.join(space.names)}"),
+        ("map to", ", ".join(known)),
+        ("label maps", ", ".join(map(_with_space, card.label_map_names))),
         ("layouts", [f"{lay.name}: {lay.image} + {lay.label}" for lay in card.layouts]),
         ("archives", [f"{a.file}  {size(a.expected_bytes)}" for a in card.archives]),
         ("to get it", card.steps or _way(card)),

@@ -392,6 +392,7 @@ def _report(dataset: "PreparedDataset", output: Output) -> None:
             "counts": dataset.counts,
             "excluded": [{key: defect[key] for key in ("file", "reason")} for defect in excluded],
             "digest": summary["digest"],
+            "label_space": dataset.label_space.name,
         },
         f"{summary['title']}: {summary['layout']}",
         fields(
@@ -399,6 +400,7 @@ def _report(dataset: "PreparedDataset", output: Output) -> None:
                 ("samples", counted(dataset.counts) + left_out),
                 ("domains", counted(dataset.domains)),
                 ("label map", summary["label_map"]["name"]),
+                ("classes", f"{len(dataset.label_space)} ({dataset.label_space.name})"),
                 ("folder", str(dataset.root)),
                 ("digest", summary["digest"]),
             ]

@@ -233,6 +233,8 @@ class DatasetCard(_Strict):
     split_lists: dict[str, SampleIds] = Field({}, max_length=16)
     """Ids by split, instead of those of folders. In YAML, a split may name a text file next to
     the card, with an entry on each line."""
+    split_groups: dict[str, Texts] = {}
+    """Splits that are also known together under another name."""
     known_defects: tuple[KnownDefect, ...] = ()
     notes: tuple[str, ...] = ()
     """Known issues, choices and conventions."""

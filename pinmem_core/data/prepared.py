@@ -246,13 +246,14 @@ class Selection:
 
 
 def matching(selection: Selection, split: str) -> Samples:
-    """Return the samples of a selection in `split` (or "all"), possibly none.
+    """Return the samples of a selection in `split` (a group of splits, or "all"), possibly none.
 
     Raises:
         DataError: The dataset is not prepared.
     """
     samples = PreparedDataset.open(selection.dataset).samples
-    return samples.of(domain=selection.domain, split=None if split == "all" else split)
+    splits = get_card(selection.dataset).split_groups.get(split, split)
+    return samples.of(domain=selection.domain, split=None if split == "all" else splits)
 
 
 def select(selection: Selection, default_split: str) -> Samples:
@@ -266,7 +267,8 @@ def select(selection: Selection, default_split: str) -> Samples:
     chosen = matching(selection, split)
     if chosen:
         return chosen
-    splits = ["all", *PreparedDataset.open(selection.dataset).counts]
+    groups = get_card(selection.dataset).split_groups
+    splits = ["all", *groups, *PreparedDataset.open(selection.dataset).counts]
     if selection.split and split not in splits:
         raise unknown_name(f"split of {selection.dataset}", split, splits)
     raise DataError(

@@ -324,14 +324,16 @@ class Samples(Sequence[Sample]):
         """Return the samples at `indices`."""
         return Samples(self._columns, self._rows[indices], self._reading)
 
-    def of(self, *, domain: str | None = None, split: str | None = None) -> "Samples":
-        """Return the samples of a domain and a split; None for any."""
+    def of(
+        self, *, domain: str | None = None, split: str | Sequence[str] | None = None
+    ) -> "Samples":
+        """Return the samples of a domain and of one or more splits; None for any."""
         chosen = np.ones(len(self), dtype=bool)
         columns = (domain, self._columns.domains), (split, self._columns.splits)
-        for name, (names, codes) in columns:
-            if name is not None:
-                code = names.index(name) if name in names else -1
-                chosen &= codes[self._rows] == code
+        for wanted, (names, codes) in columns:
+            if wanted is not None:
+                members = {wanted} if isinstance(wanted, str) else {*wanted}
+                chosen &= np.array([name in members for name in names], bool)[codes[self._rows]]
         return self.take(chosen)
 
     def _counts(self, names: list[str], codes: NDArray[np.int32]) -> dict[str, int]:

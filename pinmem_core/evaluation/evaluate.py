@@ -265,7 +265,7 @@ def load_validation(
     targets = []
     for source in sources:
         selection = Selection.parse(source)
-        if selection.split in ("all", "val"):
+        if selection.split and "val" in matching(selection, selection.split).splits:
             on_event(Notice(f"{source} trains on its own validation images", warning=True))
         selection = replace(selection, split="val")
         if samples := matching(selection, "val"):

@@ -49,6 +49,16 @@ def _centred(picture: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(square)
 
 
+def half_size(
+    image: NDArray[np.uint8], label: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return an image (bicubic) and its label (nearest) at half their size."""
+    size = max(1, label.shape[1] // 2), max(1, label.shape[0] // 2)
+    shown = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    truth = Image.fromarray(label).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(shown), np.asarray(truth)
+
+
 _Pixels = Annotated[int, Field(ge=1)]
 _Scale = Annotated[float, Field(gt=0, le=16)]
 
@@ -70,8 +80,8 @@ class Protocol:
         count: Divisor of the sum over windows: "windows" for the number of windows that cover a
             pixel; "original" for the count of the original implementation (`window_counts`), which
             weights windows unequally.
-        view: Part of an image that is evaluated: all of it, or the square that the original uses
-            for Mapillary. Evaluation applies it by `view_of`; a predictor ignores it.
+        view: What is evaluated: the image, the square that the original uses for Mapillary, or the
+            image at half its size. Evaluation applies it by `view_of`; a predictor ignores it.
     """
 
     crop: _Pixels | Literal["largest"] | None = None
@@ -82,7 +92,7 @@ class Protocol:
     fuse: Literal["logits", "probabilities"] = "logits"
     resample: Literal["bilinear", "bicubic"] = "bilinear"
     count: Literal["windows", "original"] = "windows"
-    view: Literal["native", "mapillary-original"] = "native"
+    view: Literal["native", "mapillary-original", "half"] = "native"
 
     def describe(self) -> str:
         """Return a description of the protocol for reports."""
@@ -93,6 +103,8 @@ class Protocol:
         seen = f"{self._windows_in_words()}, scale {scales}, {flip}, mean of {self.fuse}{slip}"
         if self.longest:
             seen += f", larger images shrunk to a longer side of {self.longest}"
+        if self.view == "half":
+            return f"{seen}; images and labels at half their size"
         if self.view == "native":
             return seen
         return f"{seen}; of an image {SIDE} high, its centre {SIDE}x{SIDE}, padding scored as road"
@@ -120,6 +132,8 @@ class Protocol:
             image: RGB image at its native size, (H, W, 3).
             label: TrainIds, (H, W).
         """
+        if self.view == "half":
+            return half_size(image, label)
         return (image, label) if self.view == "native" else mapillary_original(image, label)
 
 
@@ -130,13 +144,14 @@ PROTOCOLS: dict[str, Protocol] = {
     "paper-mapillary": Protocol(view="mapillary-original"),
     "paper-eval": Protocol(crop=768, flip=True, count="original"),
     "paper-pool": Protocol(flip=True, fuse="probabilities", resample="bicubic"),
+    "rein-mapillary": Protocol(crop=512, overlap=171 / 512, view="half"),
 }
 """Protocols by name.
 
 `fast` is the fastest. `photo` also shrinks photos of any camera to about the size of small training
-images. The others are the original's: `paper-train` during training, `paper-mapillary` for
-Mapillary, `paper-eval` with sliding windows, `paper-pool` with pooling (the original also ran it at
-several scales).
+images. `rein-mapillary` is Rein's for Mapillary, with labels of the map `rein`. The others are
+the original's: `paper-train` during training, `paper-mapillary` for Mapillary, `paper-eval` with
+sliding windows, `paper-pool` with pooling (the original also ran it at several scales).
 """
 
 

@@ -1,18 +1,25 @@
 """Datasets with classes of their own, and samples that are read into another label space."""
 
+import io
 import json
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import camvid_folder
+from conftest import Result, camvid_folder
+from matplotlib.text import Text
 
 from pinmem_core.data.batches import load_domains
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card, parse_card
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset, label_spaces_of
+from pinmem_core.data.preview import contact_sheet, plot_statistics
+from pinmem_core.data.share import pack, unpack
+from pinmem_core.data.statistics import statistics
+from pinmem_core.data.verify import verify
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
 from pinmem_core.label_files import read_label
@@ -113,6 +120,83 @@ def test_labels_are_checked_against_the_classes_of_their_dataset(tmp_path):
     write_png(sample.label, np.full((8, 12), 3, np.uint8))
     with pytest.raises(DataError, match="not trainIds: 3"):
         sample.read()
+
+
+def test_a_dataset_of_own_classes_is_verified_and_counted_by_them(tmp_path):
+    dataset = _campus(tmp_path)
+    assert verify("campus").findings == ()
+    result = statistics(dataset.samples, "campus")
+    assert result.class_pixels == dataset.summary["class_pixels"]
+    assert result.class_images == {"path": 5, "lawn": 5, "house": 5}
+    sample = dataset.samples[0]
+    write_png(sample.label, np.full((8, 12), 3, np.uint8))
+    (reason,) = [f.reason for f in verify("campus").findings if f.file == str(sample.label)]
+    assert reason == "holds values that are not trainIds: 3"
+
+
+def test_a_preview_has_the_colours_of_the_classes(tmp_path):
+    samples = _campus(tmp_path).samples
+    for chosen, colors in (
+        (samples, [(10, 20, 30), (1, 2, 3)]),
+        (samples.in_space(CITYSCAPES), []),
+    ):
+        sheet = contact_sheet(chosen, count=1, tile_width=96).reshape(-1, 3)
+        seen = {tuple(color) for color in np.unique(sheet, axis=0).tolist()}
+        assert {*colors} == seen & {(10, 20, 30), (1, 2, 3)}
+    figure = plot_statistics(statistics(samples, "campus"), "campus", samples.label_space)
+    assert {"path", "lawn", "house"} <= {t.get_text() for t in figure.findobj(Text)}
+
+
+def test_info_lists_the_classes_and_the_spaces_that_they_map_to(tmp_path):
+    (tmp_path / "campus.yaml").write_text(CAMPUS)
+    _campus(tmp_path)
+    shown = Result("data", "info", "campus", "--json").json
+    assert shown["classes"] == ["path", "lawn", "house"]
+    assert shown["maps_to"] == ["cityscapes-13", "cityscapes-16", "cityscapes-19", "idd-level1"]
+    assert "3 (campus): path, lawn, house" in Result("data", "info", "campus").out
+    assert "mapillary-66" in Result("data", "info", "mapillary").out
+
+
+def test_a_pack_carries_the_label_space(tmp_path, monkeypatch):
+    dataset = _campus(tmp_path / "raw")
+    pack("campus", tmp_path / "campus.tar")
+    monkeypatch.setenv("PINMEM_HOME", str(tmp_path / "elsewhere"))
+    moved = unpack(tmp_path / "campus.tar")
+    assert moved.label_space == dataset.label_space
+    assert moved.summary["class_pixels"] == dataset.summary["class_pixels"]
+    assert verify("campus").findings == ()
+
+
+@pytest.mark.parametrize(
+    ("space", "reason"),
+    [
+        ({"name": "campus", "classes": ["path", "lawn"]}, "holds values that are not trainIds"),
+        ({"name": "campus", "classes": ["path", "lawn", "house", "sky"]}, "numbers of pixels"),
+        ({"name": "campus", "classes": "path"}, "cannot be read"),
+    ],
+)
+def test_a_pack_with_other_classes_than_its_labels_is_refused(tmp_path, space, reason):
+    dataset = _campus(tmp_path / "raw")
+    path = dataset.root / "dataset.json"
+    pack("campus", tmp_path / "campus.tar")
+    other = tmp_path / "other.tar"
+    with tarfile.open(tmp_path / "campus.tar") as old, tarfile.open(other, "w") as new:
+        for member in old:
+            content = old.extractfile(member).read()
+            if member.name == path.name:
+                content = json.dumps({**json.loads(content), "label_space": space}).encode()
+                member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    with pytest.raises(DataError, match=reason):
+        unpack(other)
+
+
+@pytest.mark.parametrize("space", ["campus", {"name": "campus", "classes": []}, {}])
+def test_a_damaged_label_space_is_one_sentence(tmp_path, space):
+    path = _campus(tmp_path).root / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "label_space": space}))
+    with pytest.raises(DataError, match=r"is damaged: dataset\.json"):
+        PreparedDataset.open("campus")
 
 
 def test_idd_lite_is_prepared_at_level_1(tmp_path):

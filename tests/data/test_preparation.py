@@ -7,8 +7,9 @@ from conftest import camvid_folder
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.locate import locate_raw_files
-from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepare import expand, prepare
 from pinmem_core.data.prepared import PreparedDataset, Selection, select
+from pinmem_core.data.samples import ids_of
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
 from pinmem_core.label_files import read_label
@@ -163,6 +164,20 @@ def test_selections(tmp_path):
     assert str(Selection.parse("camvid:0001TP@val")) == "camvid:0001TP@val"
     assert Selection.parse("camvid").covers(Selection.parse("camvid:0001TP@val"))
     assert not Selection.parse("camvid:0016E5").covers(Selection.parse("camvid:0001TP"))
+
+
+def test_a_group_of_splits_is_selected_by_its_name(tmp_path):
+    card = get_card("gtav")
+    first = {split: next(expand(ids)) for split, ids in card.split_lists.items()}
+    for name in first.values():
+        write_png(tmp_path / "images" / f"{name}.png", np.zeros((6, 8, 3), np.uint8))
+        write_png(tmp_path / "labels" / f"{name}.png", np.eye(6, 8, dtype=np.uint8) * 7)
+    prepare(card, [tmp_path])
+    assert ids_of(select(Selection.parse("gtav@full"), "train")) == sorted(first.values())
+    assert ids_of(select(Selection.parse("gtav@val"), "train")) == [first["val"]]
+    with pytest.raises(ConfigError) as error:
+        select(Selection.parse("gtav@ful"), "train")
+    assert "'full'" in (error.value.hint or "")
 
 
 @pytest.mark.parametrize(

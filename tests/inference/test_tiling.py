@@ -196,5 +196,9 @@ def test_the_originals_view_of_mapillary_is_a_square_padded_with_road():
     seen, truth = protocol.view_of(image[:, 1500:2268], label[:, 1500:2268])
     assert (truth[:, :576] == 0).all() and (truth[:, 960:] == 0).all()
     assert (truth[:, 576:960] > 0).all() and not seen[:, :570].any()
+    halved = PROTOCOLS["rein-mapillary"]
+    assert "stride 341" in halved.describe() and "half their size" in halved.describe()
+    seen, truth = halved.view_of(image, label)
+    assert seen.shape == (1536, 2000, 3) and np.array_equal(truth, label[::2, ::2])
     native = PROTOCOLS["paper-train"].view_of(image, label)
     assert native[0] is image and native[1] is label
