@@ -13,6 +13,7 @@ from pinmem_cli import (
     export,
     let_idle_threads_sleep,
     predict,
+    runs,
     train,
 )
 from pinmem_cli.options import Group, add
@@ -83,6 +84,7 @@ add(app, "train", train.train, *train.EXAMPLES)
 add(app, "eval", eval.evaluate, *eval.EXAMPLES)
 add(app, "eval compare", eval.compare, *eval.COMPARE_EXAMPLES)
 add(app, "predict", predict.predict, *predict.EXAMPLES)
+add(app, "runs", runs.runs, *runs.EXAMPLES)
 app.add_typer(export.app, name="export")
 
 

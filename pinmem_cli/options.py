@@ -150,3 +150,10 @@ def refuse_others(context: typer.Context, mode: str, why: str, allowed: Sequence
 def without(flag: str) -> str:
     """Return the current command line without `flag`."""
     return shell_join("pinmem", *(word for word in sys.argv[1:] if word != flag))
+
+
+def with_flag(command: str, flag: str) -> str:
+    """Return the current command line with `flag` after the name of the command."""
+    words = [word for word in sys.argv[1:] if word != flag]
+    place = words.index(command) + 1 if command in words else len(words)
+    return shell_join("pinmem", *words[:place], flag, *words[place:])

@@ -87,6 +87,20 @@ def hold_lock(lock: Path, what: str, on_event: Listener = ignore) -> Iterator[No
                 lock.parent.rmdir()
 
 
+def is_locked(lock: Path) -> bool:
+    """Return whether another process holds a lock file."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    except OSError:  # the file system has no locks
+        return False
+    finally:
+        os.close(descriptor)
+
+
 class _NoLocksError(Exception):
     """The file system has no locks."""
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from platformdirs import user_data_path
 
-from pinmem_core.documents import read_json_lines
+from pinmem_core.documents import read_json_lines, read_json_object
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import ignore
 from pinmem_core.files import append_line, restore_folder
@@ -213,22 +213,46 @@ def register_run(run: Path, *, part_of: str | None = None) -> None:
     append_line(_run_log(), json.dumps({"run": str(run.absolute()), **part}))
 
 
+def registered_runs() -> dict[Path, str | None]:
+    """Return the registered runs that still exist, in the order of their last registration.
+
+    The values are "demo" or "study" for runs of an experiment, else None. A run is one of the demo
+    or of a sweep if it was registered as such before it started; a run whose sources are all of the
+    synthetic dataset "demo" is one of the demo as well.
+    """
+    entries = read_json_lines(
+        _run_log(), lambda line: (Path(line["run"]), line.get("part_of")), ignore
+    )
+    runs: dict[Path, str | None] = {}
+    for run, part_of in entries:
+        runs[run] = runs.pop(run, None) or part_of
+    return {run: part or part_by_sources(run) for run, part in runs.items() if run.is_dir()}
+
+
+def part_by_sources(run: Path) -> str | None:
+    """Return "demo" for a run that was trained on nothing but the dataset "demo", else None."""
+    try:
+        sources = list(map(str, read_json_object(run / "config.json")["sources"]))
+    except (DataError, KeyError, TypeError):
+        return None
+    names = {re.split("[:@]", source)[0] for source in sources}
+    return "demo" if names == {"demo"} else None
+
+
 def newest_run() -> Path:
     """Return the folder of the last finished run that still exists, without demo and study runs.
+
+    `registered_runs` says how these are recognized.
 
     Raises:
         DataError: There is no such run.
     """
-    entries = list(
-        read_json_lines(_run_log(), lambda line: (Path(line["run"]), line.get("part_of")), ignore)
-    )
-    parts = {run for run, part_of in entries if part_of}
-    for run, _ in reversed(entries):
-        if run not in parts and run.is_dir():
+    for run, part_of in reversed(registered_runs().items()):
+        if part_of is None:
             return run
     raise DataError(
         f"there is no trained model in {home()} yet; runs of the demo and of sweeps do not count.",
-        "Train one ('pinmem train --sources demo:arcade,demo:toytown'), or name its folder.",
+        "'pinmem runs' lists all runs; name one of them.",
     )
 
 
@@ -245,7 +269,7 @@ def find_run(name: str) -> Path:
             return folder
     raise DataError(
         f"there is no run '{name}', neither as a folder nor in {runs_root()}.",
-        "Name the folder that 'pinmem train' printed at its end.",
+        "'pinmem runs' lists all runs.",
     )
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from pinmem_core.data.batches import Batch
 from pinmem_core.events import ignore
-from pinmem_core.export.graph import Graph, Signature, trace
+from pinmem_core.export.graph import Graph, trace
+from pinmem_core.inference.onnx_runner import Signature
 from pinmem_core.models import load_checkpoint
 from pinmem_core.training import train
 from pinmem_core.training.optim import optimizer_state

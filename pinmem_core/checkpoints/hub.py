@@ -6,12 +6,12 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import ModelCard, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,11 +28,17 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from pinmem_core.checkpoints.model_card import ModelMetrics, seen_in_words
+from pinmem_core.checkpoints.model_card import (
+    CARD,
+    ModelMetrics,
+    progress_in_words,
+    progress_of,
+    seen_in_words,
+)
 from pinmem_core.documents import read_json_object
-from pinmem_core.errors import DataError, MachineError, PinMemError
+from pinmem_core.errors import DataError, MachineError, PinMemError, shell_join
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.paths import find_run, home, newest_run
+from pinmem_core.paths import expanded, find_run, home, newest_run
 
 FILES = ("model.safetensors", "config.json", "README.md", "report.json")
 """Files of a model that are downloaded."""
@@ -187,6 +193,8 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
         MachineError: The Hub cannot be reached and the model is not in its cache; or the user has
             no home folder.
     """
+    if expanded(name).is_file():
+        raise DataError(f"{name} is a file, not the folder of a model.", _hint_for_file(name))
     try:
         folder = find_run(name)
     except (DataError, MachineError):
@@ -194,10 +202,10 @@ def checkpoint_of(name: str, *, on_event: Listener = ignore, **options: Any) -> 
             return STARTER_FOLDER
         if name == LAST:
             run = newest_run()
-            on_event(Notice(f"model: {run} (the newest run), {run_summary(run)}"))
+            on_event(Notice(f"{LAST}: {run}, the newest run"))
             return checkpoint_of(str(run))
         on_hub = HubName.parse(name)
-        if on_hub is None:
+        if on_hub is None or is_local_path(name):
             raise
         on_event(Notice(f"{name} is not a local folder; asking the Hub"))
         return fetch(on_hub, **options)
@@ -212,24 +220,90 @@ def model_name(checkpoint: Path) -> str:
     return str(HubName.of_cached(checkpoint) or run_folder(checkpoint.absolute()).name)
 
 
+def is_local_path(name: str) -> bool:
+    """Return whether a name is a path on this machine and not `user/name` on the Hub.
+
+    `runs/first` is a path where a folder `runs` exists, whether or not it has a `first`; names of
+    files, such as `export/model.onnx`, are paths as well.
+    """
+    path = expanded(name)
+    is_file_name = path.suffix.lower() in (".onnx", ".pt2", ".pth", ".safetensors")
+    return HubName.parse(name) is None or is_file_name or path.parent.is_dir()
+
+
+def _hint_for_file(name: str) -> str:
+    if onnx_file(name):
+        return f"It predicts images: 'pinmem predict IMAGE --model {shell_join(name)}'."
+    return "Name the folder. 'pinmem runs' lists the runs."
+
+
+def onnx_file(name: str) -> Path | None:
+    """Return the path of a model that is an ONNX file; None for the name of another model.
+
+    Raises:
+        DataError: The file does not exist.
+    """
+    path = expanded(name)
+    if path.suffix.lower() != ".onnx" or path.is_dir():
+        return None
+    if not path.is_file():
+        raise DataError(f"{name} does not exist.", "Write it: 'pinmem export onnx RUN'.")
+    return path
+
+
 def starter_summary() -> str:
     """Return one line with the training data and the scores of the starter model."""
     return (STARTER_FOLDER / "summary.txt").read_text(encoding="utf-8").strip()
 
 
-def run_summary(run: Path) -> str:
-    """Return one line with the mIoU of a finished run, from its `scores.json`."""
-    try:
-        saved = read_json_object(run / "scores.json")
-        domains = ModelMetrics.of_run(saved, str(saved["protocol"])).domains
-        scores = [
-            f"{100 * domain.miou:.1f} % on {domain.name} ({seen_in_words(domain.seen)})"
-            for domain in domains
-            if domain.miou is not None
-        ]
-    except (DataError, ValueError, KeyError, TypeError, AttributeError):
-        scores = []
-    return f"mIoU {', '.join(scores)}" if scores else "mIoU unknown"
+def model_summary(checkpoint: Path) -> str:
+    """Return one line with the mIoU of a model and where it was measured, or "mIoU unknown".
+
+    The scores are those of the run (`scores.json`), of a report next to the weights, or of the
+    model card, which lists unseen domains only.
+    """
+    if checkpoint == STARTER_FOLDER:
+        return starter_summary()
+    sources = (
+        lambda: _scores_of_run(checkpoint.parent / "scores.json"),
+        lambda: _scores_of_report(checkpoint / "report.json"),
+        lambda: _scores_of_card(checkpoint / CARD),
+    )
+    for read in sources:
+        with suppress(DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            if scores := read():
+                return f"mIoU {', '.join(scores)}"
+    with suppress(DataError):
+        config = read_json_object(checkpoint / "config.json", 1 << 28)
+        if progress := progress_of(config):
+            return f"mIoU unknown ({progress_in_words(progress)})"
+    return "mIoU unknown"
+
+
+def _scores_of_run(path: Path) -> list[str]:
+    saved = read_json_object(path)
+    return _in_words(ModelMetrics.of_run(saved, str(saved["protocol"])))
+
+
+def _scores_of_report(path: Path) -> list[str]:
+    return _in_words(ModelMetrics.of_report(read_json_object(path, 1 << 28)))
+
+
+def _scores_of_card(path: Path) -> list[str]:
+    results = ModelCard.load(path).data.eval_results or []
+    return [
+        f"{100 * result.metric_value:.1f} % on {result.dataset_name} (unseen)"
+        for result in results
+        if result.metric_type == "mean_iou"
+    ]
+
+
+def _in_words(metrics: ModelMetrics) -> list[str]:
+    return [
+        f"{100 * domain.miou:.1f} % on {domain.name} ({seen_in_words(domain.seen)})"
+        for domain in metrics.domains
+        if domain.miou is not None
+    ]
 
 
 def run_folder(checkpoint: Path) -> Path:

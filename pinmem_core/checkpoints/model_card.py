@@ -35,6 +35,26 @@ def seen_in_words(seen: bool | None) -> str:
     return {True: "seen", False: "unseen", None: "unknown"}[seen]
 
 
+def progress_of(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return how far the training of a checkpoint is, if it is not finished.
+
+    Args:
+        config: Content of the checkpoint's `config.json`.
+
+    Returns:
+        Number of iterations done, and of all; None for a finished or unknown training.
+    """
+    done, all_ = config.get("iteration"), _training_of(config).get("iterations")
+    if type(done) is int and type(all_) is int and done < all_:
+        return done, all_
+    return None
+
+
+def progress_in_words(progress: tuple[int, int] | None) -> str:
+    """Return "unfinished, iteration 5 of 9", or nothing for None."""
+    return f"unfinished, iteration {progress[0]} of {progress[1]}" if progress else ""
+
+
 @dataclass(frozen=True)
 class DomainMetrics:
     """Scores of a network on one domain.
@@ -190,7 +210,7 @@ def _details(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "method": _method(config),
         "sources": ", ".join(_sources(config)),
-        "iterations": config.get("iteration"),
+        "iterations": progress_in_words(progress_of(config)) or config.get("iteration"),
         "pretrained weights": training.get("init_weights"),
         "initialised from": start.get("model"),
         "SHA-256 of its weights": start.get("sha256"),

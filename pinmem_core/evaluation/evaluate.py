@@ -20,7 +20,7 @@ from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix, Scores
 from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.inference import Predictor, Protocol
+from pinmem_core.inference import Predictor, Protocol, TiledPredictor
 from pinmem_core.visualize import caption, colorize, overlay, side_by_side, stacked
 
 T = TypeVar("T")
@@ -354,7 +354,7 @@ def evaluate_domain(
 
 
 def comparison_sheet(
-    predictors: Mapping[str, Predictor], samples: Sequence[Sample], tile_width: int = 384
+    predictors: Mapping[str, TiledPredictor], samples: Sequence[Sample], tile_width: int = 384
 ) -> NDArray[np.uint8]:
     """Return an RGB sheet with one row per sample: image, ground truth, and each prediction.
 

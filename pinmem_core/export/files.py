@@ -19,12 +19,14 @@ from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.export.check import ExportedFile, Pixels, Run, Scores, verify
-from pinmem_core.export.graph import Graph, Signature, file_metadata, trace
+from pinmem_core.export.graph import Graph, file_metadata, trace
 from pinmem_core.export.int8 import calibration_images, quantize
-from pinmem_core.export.onnx import OPSET, OnnxRunner, check_opset, require_onnx, write_onnx
+from pinmem_core.export.onnx import OPSET, check_opset, require_onnx, write_onnx
 from pinmem_core.export.torch_export import program_runner, write_program
 from pinmem_core.files import atomic_file
 from pinmem_core.inference import PROTOCOLS
+from pinmem_core.inference.onnx_runner import OnnxRunner, Signature
+from pinmem_core.inference.optimize import bytes_per_pixel
 from pinmem_core.models import Segmenter, load_checkpoint
 
 GraphFormat = Literal["onnx", "torch-export"]
@@ -81,7 +83,11 @@ def export_model(
     network.autocast = None
     on_event(Progress(f"writing {path.name}", 0, 1))
     program = trace(Graph(network, signature, half=half))
-    metadata = file_metadata(network.config, signature, "float16" if half else "float32")
+    metadata = {
+        **file_metadata(network.config, signature, "float16" if half else "float32"),
+        "bytes_per_pixel": f"{bytes_per_pixel(network):.0f}",
+        **({"protocol": network.about["protocol"]} if "protocol" in network.about else {}),
+    }
     with atomic_file(path) as partial:
         if form == "onnx":
             write_onnx(program, signature, metadata, partial, opset or OPSET)

@@ -3,62 +3,18 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.data.transforms import IMAGENET, Normalization, normalize
+from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError, PinMemError
+from pinmem_core.inference.onnx_runner import INPUT, Signature, first_line
 from pinmem_core.inference.optimize import folded
 from pinmem_core.models import Segmenter
 from pinmem_core.version import __version__
-
-INPUT = "images"
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Inputs and outputs of an exported file.
-
-    Attributes:
-        size: Fixed (height, width) of a single input image; None for any batch size and image size.
-        preprocess: Whether the input is uint8 RGB (N, H, W, 3) instead of normalised float32
-            (N, 3, H, W).
-        argmax: Whether the output is uint8 trainIds (N, H, W) instead of float32 logits
-            (N, K, H, W).
-        normalization: Mean and standard deviation of the images' normalisation.
-    """
-
-    size: tuple[int, int] | None = None
-    preprocess: bool = False
-    argmax: bool = False
-    normalization: Normalization = IMAGENET
-
-    @property
-    def output(self) -> str:
-        """Name of the output."""
-        return "train_ids" if self.argmax else "logits"
-
-    @property
-    def input_axes(self) -> tuple[str, ...]:
-        """Names of the input's axes."""
-        if self.preprocess:
-            return "batch", "height", "width", "channel"
-        return "batch", "channel", "height", "width"
-
-    @property
-    def output_axes(self) -> tuple[str, ...]:
-        """Names of the output's axes."""
-        return ("batch", *(() if self.argmax else ("class",)), "height", "width")
-
-    def feed(self, pixels: Tensor) -> Tensor:
-        """Convert uint8 RGB images (N, H, W, 3) to the input of the file."""
-        if self.preprocess:
-            return pixels
-        return normalize(pixels.permute(0, 3, 1, 2), self.normalization).contiguous()
 
 
 def file_metadata(config: ModelConfig, signature: Signature, precision: str) -> Mapping[str, str]:
@@ -186,8 +142,3 @@ def _free_axes(graph: Graph) -> dict[int, Dim]:
     lengths = {"batch": 1, "height": least, "width": least}
     axes = enumerate(graph.signature.input_axes)
     return {axis: Dim(name, min=lengths[name]) for axis, name in axes if name in lengths}
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -18,10 +18,10 @@ from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.evaluation import load_validation
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.export.check import ExportedFile, Pixels, verify
-from pinmem_core.export.graph import INPUT, Signature
-from pinmem_core.export.onnx import OnnxRunner, require_onnx, save_onnx
+from pinmem_core.export.onnx import require_onnx, save_onnx
 from pinmem_core.files import atomic_file
 from pinmem_core.images import read_image
+from pinmem_core.inference.onnx_runner import INPUT, OnnxRunner, Signature
 from pinmem_core.inference.sources import find_sources
 from pinmem_core.synthetic import DOMAINS, draw_scene
 

@@ -1,6 +1,5 @@
-"""Write and run ONNX files."""
+"""Write ONNX files; `inference/onnx_runner.py` runs them."""
 
-import json
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -10,18 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.export import ExportedProgram
 
-from pinmem_core.data.transforms import Normalization
 from pinmem_core.errors import ConfigError, MachineError, PinMemError
-from pinmem_core.export.check import Pixels, Scores
-from pinmem_core.export.graph import INPUT, Signature, first_line
+from pinmem_core.inference.onnx_runner import INPUT, PREFIX, Signature, first_line
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
 """Default ONNX opset version: the oldest that torch writes, which most runtimes support."""
-PREFIX = "pinmem."
-"""Prefix of pinmem's keys in a file's `metadata_props`."""
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -123,55 +118,3 @@ def _name_axes(value: "onnx.ValueInfoProto", signature: Signature) -> None:
     for name, axis in zip(names, value.type.tensor_type.shape.dim, strict=True):
         if axis.dim_param:
             axis.dim_param = name
-
-
-class OnnxRunner:
-    """Run an ONNX file of pinmem with onnxruntime on the CPU.
-
-    Args:
-        model: Path or content of the file.
-
-    Attributes:
-        signature: Signature of the file.
-        metadata: Metadata of the file.
-
-    Raises:
-        PinMemError: The installed onnxruntime cannot run the file.
-    """
-
-    def __init__(self, model: Path | bytes) -> None:
-        import onnxruntime
-
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = torch.get_num_threads()
-        settings.log_severity_level = 3  # errors only
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model, settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions have no common base class
-            version = onnxruntime.__version__
-            raise PinMemError(
-                f"onnxruntime {version} cannot run the ONNX file: {first_line(error)}"
-            ) from error
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = {key.removeprefix(PREFIX): value for key, value in metadata.items()}
-        self.signature = self._read_signature()
-
-    def _read_signature(self) -> Signature:
-        taken, given = self._session.get_inputs()[0], self._session.get_outputs()[0]
-        preprocess = taken.type == "tensor(uint8)"
-        height, width = taken.shape[1:3] if preprocess else taken.shape[2:]
-        size = (height, width) if isinstance(height, int) else None
-        argmax = given.type == "tensor(uint8)"
-        if "preprocessing" not in self.metadata:
-            return Signature(size, preprocess, argmax)
-        how = json.loads(self.metadata["preprocessing"])
-        normalization = Normalization(tuple(how["mean"]), tuple(how["std"]))
-        return Signature(size, preprocess, argmax, normalization)
-
-    def __call__(self, pixels: Pixels) -> Scores:
-        """Return the output of the file for RGB images (N, H, W, 3)."""
-        fed = self.signature.feed(torch.from_numpy(pixels)).numpy()
-        result: Scores = self._session.run(None, {INPUT: fed})[0]
-        return result

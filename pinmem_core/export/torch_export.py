@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from pinmem_core.export.check import Pixels, Run, Scores
-from pinmem_core.export.graph import Signature
+from pinmem_core.inference.onnx_runner import Signature
 
 METADATA = "pinmem.json"
 """Name of the extra file in the archive that describes inputs and outputs."""

@@ -7,7 +7,7 @@ from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,20 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import atomic_file
 from pinmem_core.images import DecodedImage, decode_image
-from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.sources import Source
 from pinmem_core.inference.video import predict_video, require_pyav
-from pinmem_core.inference.writers import Job, Predicted, analyze_options, write_prediction
+from pinmem_core.inference.writers import (
+    Job,
+    Output,
+    Predicted,
+    analyze_options,
+    class_counts,
+    write_prediction,
+)
 from pinmem_core.parallel import parallel_map, prefetch
+
+if TYPE_CHECKING:
+    from pinmem_core.inference.predictor import Prediction, TiledPredictor
 
 _WRITERS = 2
 """Number of threads that render and compress outputs."""
@@ -32,7 +41,7 @@ _WAITING = 4
 class Failed:
     """An image or video that could not be predicted, with the reason."""
 
-    input: Path
+    input: Path | str
     reason: str
 
 
@@ -58,7 +67,8 @@ class PredictionSummary:
         return self.images / self.seconds if self.seconds > 0 else 0.0
 
 
-_Results = Generator[tuple[Predicted, ...] | Failed, None, None]
+Results = Generator[tuple[Predicted, ...] | Failed, None, None]
+"""Outputs or failure of each input."""
 
 
 class _Read(NamedTuple):
@@ -69,11 +79,11 @@ class _Read(NamedTuple):
 class _Analyzed(NamedTuple):
     job: Job
     pixels: NDArray[np.uint8]
-    prediction: Prediction
+    prediction: "Prediction"
 
 
 def predict_files(
-    predictor: Predictor, jobs: Sequence[Job], *, on_event: Listener = ignore
+    predictor: "TiledPredictor", jobs: Sequence[Job], *, on_event: Listener = ignore
 ) -> PredictionSummary:
     """Predict every image and video and write its outputs.
 
@@ -89,13 +99,11 @@ def predict_files(
     Raises:
         MachineError: An output cannot be written, or a job is a video and PyAV is missing.
     """
-    if any(job.source.is_video for job in jobs):
-        require_pyav()
     began = perf_counter()
     outputs: list[Predicted] = []
     failed: list[Failed] = []
     images = 0
-    with closing(_results(predictor, jobs, on_event)) as results:
+    with closing(predict_each(predictor, jobs, on_event=on_event)) as results:
         for done, result in enumerate(results, start=1):
             if isinstance(result, Failed):
                 failed.append(result)
@@ -107,7 +115,7 @@ def predict_files(
 
 
 def predict_bytes(
-    predictor: Predictor, source: Source, format: str, *, on_event: Listener = ignore
+    predictor: "TiledPredictor", source: Source, output: Output, *, on_event: Listener = ignore
 ) -> bytes:
     """Return the prediction for one image as the bytes of a PNG or NPZ file.
 
@@ -115,39 +123,48 @@ def predict_bytes(
         DataError: The image cannot be read.
     """
     picture = decode_image(source.path, source.content)
-    prediction = _analyze(predictor, source, picture, [format], on_event)
+    prediction = _analyze(predictor, source, picture, [output.format], on_event)
     file = BytesIO()
-    write_prediction(format, picture.pixels, prediction, file)
+    write_prediction(output, picture.pixels, prediction, file)
     return file.getvalue()
 
 
 def _analyze(
-    predictor: Predictor,
+    predictor: "TiledPredictor",
     source: Source,
     picture: DecodedImage,
     formats: Iterable[str],
     on_event: Listener,
-) -> Prediction:
+) -> "Prediction":
     if (count := picture.frames) > 1:
-        on_event(Notice(f"{source.path} has {count} frames or pages; only the first is predicted"))
+        on_event(Notice(f"{source.label} has {count} frames or pages; only the first is predicted"))
     return predictor.analyze(picture.pixels, **analyze_options(formats))
 
 
-def _results(predictor: Predictor, jobs: Sequence[Job], on_event: Listener) -> _Results:
+def predict_each(
+    predictor: "TiledPredictor", jobs: Sequence[Job], *, on_event: Listener = ignore
+) -> Results:
+    """Yield the outputs or the failure of each input, in order, as `predict_files` makes them.
+
+    Raises:
+        MachineError: An output cannot be written, or a job is a video and PyAV is missing.
+    """
+    if any(job.source.is_video for job in jobs):
+        require_pyav()
     for are_videos, group in groupby(jobs, key=lambda job: job.source.is_video):
         predict = _videos if are_videos else _images
         yield from predict(predictor, group, on_event)
 
 
-def _videos(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
+def _videos(predictor: "TiledPredictor", jobs: Iterable[Job], on_event: Listener) -> Results:
     for job in jobs:
         try:
             yield predict_video(predictor, job, on_event)
         except DataError as error:
-            yield Failed(job.source.path, error.message)
+            yield Failed(job.source.label, error.message)
 
 
-def _images(predictor: Predictor, jobs: Iterable[Job], on_event: Listener) -> _Results:
+def _images(predictor: "TiledPredictor", jobs: Iterable[Job], on_event: Listener) -> Results:
     def predict(item: _Read | Failed) -> _Analyzed | Failed:
         if isinstance(item, Failed):
             return item
@@ -166,7 +183,7 @@ def _read(job: Job) -> _Read | Failed:
     try:
         return _Read(job, decode_image(job.source.path, job.source.content))
     except DataError as error:
-        return Failed(job.source.path, error.message)
+        return Failed(job.source.label, error.message)
 
 
 def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
@@ -175,6 +192,6 @@ def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
     job, pixels, prediction = item
     for output in job.outputs:
         with atomic_file(output.path) as partial, partial.open("wb") as file:
-            write_prediction(output.format, pixels, prediction, file)
+            write_prediction(output, pixels, prediction, file)
     height, width = pixels.shape[:2]
-    return job.predicted(width, height)
+    return job.predicted(width, height, class_counts(prediction.train_ids))

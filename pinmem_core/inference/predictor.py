@@ -1,6 +1,7 @@
 """Predict images with a trained segmenter."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pinmem_core.checkpoints.hub import checkpoint_of
 from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import compiling_explained, full_float32, memory_for, pick_device
 from pinmem_core.errors import MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
 from pinmem_core.inference.optimize import bytes_per_pixel, optimize_for_inference
-from pinmem_core.inference.protocols import PROTOCOLS, Protocol, get_protocol, protocol_of
+from pinmem_core.inference.protocols import PROTOCOLS, Protocol
 from pinmem_core.inference.sliding_window import (
     MemoryModel,
     RowResampler,
@@ -28,7 +28,7 @@ from pinmem_core.inference.sliding_window import (
     largest_crop,
     windows,
 )
-from pinmem_core.models import PRECISIONS, Segmenter, load_checkpoint
+from pinmem_core.models import PRECISIONS, Segmenter
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _array(values: Tensor) -> NDArray[np.generic]:
     return values.cpu().numpy()
 
 
-__all__ = ["Band", "Precision", "Prediction", "Predictor", "load"]
+__all__ = ["Band", "Precision", "Prediction", "Predictor", "TiledPredictor"]
 
 Precision = Literal["float32", "bf16", "fp16"]
 _CPU_MEMORY = 3 * 2**29
@@ -113,7 +113,184 @@ _CPU_BATCH = 2**18
 """Pixels per batch of windows on a CPU; larger batches are not faster."""
 
 
-class Predictor:
+class TiledPredictor(ABC):
+    """Predict images by one protocol, with any network.
+
+    Args:
+        classes: Number of classes.
+        device: Device of the scores.
+        protocol: Inference protocol; None for "fast", which predicts whole images if they fit.
+        memory: Memory budget of one prediction in bytes, without the network and the image. None
+            for 1.5 GiB on a CPU and half of the free memory on a GPU.
+        on_event: Callback for a notice, sent once, about an image too large to predict whole.
+
+    Attributes:
+        classes: Number of classes.
+        device: Device of the scores.
+        protocol: Inference protocol.
+        tiled: Whether an image was predicted in windows although the protocol asks for whole
+            images. Metrics then deviate slightly from the protocol's.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        device: torch.device,
+        protocol: Protocol | None,
+        memory: int | None,
+        on_event: Listener,
+    ) -> None:
+        self.classes = classes
+        self.device = device
+        self.protocol = protocol or PROTOCOLS["fast"]
+        self.memory = _memory_budget(device) if memory is None else memory
+        self.on_event = on_event
+        self.tiled = False
+        self._notified = False
+
+    @abstractmethod
+    def forward(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the logits (N, K, h, w) of RGB windows (N, h, w, 3)."""
+
+    @property
+    @abstractmethod
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of a forward pass in bytes per pixel."""
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """Only height and width of windows that the network takes; None for any."""
+        return None
+
+    def predict(self, image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the trainIds (H, W) of an image file or of RGB pixels (H, W, 3).
+
+        Raises:
+            DataError: The file cannot be read.
+            MachineError: The GPU's memory does not suffice, or compiling fails.
+        """
+        return self.analyze(image).train_ids
+
+    def analyze(
+        self,
+        image: Path | str | NDArray[np.uint8],
+        *,
+        confidence: bool = False,
+        entropy: bool = False,
+        probabilities: bool = False,
+    ) -> Prediction:
+        """Return the classes of an image and, on request, confidence, entropy and probabilities.
+
+        Args:
+            image: Image file, or RGB pixels (H, W, 3).
+            confidence: Whether to return the largest class probability of each pixel.
+            entropy: Whether to return the entropy of the class probabilities of each pixel.
+            probabilities: Whether to return all class probabilities; they take 2 K bytes per pixel.
+
+        Raises:
+            DataError: The file cannot be read.
+            MachineError: The GPU's memory does not suffice, or compiling fails.
+        """
+        pixels = _pixels(image)
+        wanted = confidence, entropy, probabilities
+        prediction = Prediction.empty(self.classes, pixels.shape[:2], wanted)
+        fused = self.protocol.fuse == "probabilities"
+        for band in self.bands(pixels):
+            prediction.fill(band.rows, band.scores, are_probabilities=fused)
+        return prediction
+
+    def scores(self, image: Path | str | NDArray[np.uint8]) -> Tensor:
+        """Return the fused logits or probabilities (K, H, W) of an image file or of RGB pixels.
+
+        They take 4 K bytes per pixel; use `bands` for large images.
+        """
+        return torch.cat([band.scores for band in self.bands(image)], dim=1)
+
+    @torch.inference_mode()
+    def bands(self, image: Path | str | NDArray[np.uint8]) -> Iterator[Band]:
+        """Yield the fused scores of an image file or of RGB pixels, from top to bottom.
+
+        Raises:
+            DataError: The file cannot be read.
+            MachineError: The GPU's memory does not suffice, or compiling fails.
+        """
+        pixels = _pixels(image)
+        height, width = pixels.shape[:2]
+        streams = [self._stream(pixels, scale) for scale in self.protocol.scales_of(height, width)]
+        for rows in chunks(height, width, self.classes):
+            views = [stream.take(rows) for stream in streams]
+            if self.protocol.crop is None:
+                views = [self._fused(view) for view in views]
+            several = views[0] if len(views) == 1 else torch.cat(views)
+            yield Band(rows, several[0] if len(several) == 1 else several.mean(dim=0))
+
+    def _stream(self, pixels: NDArray[np.uint8], scale: float) -> RowResampler:
+        """Return the scores of an image at one scale as a row resampler."""
+        size = pixels.shape[0], pixels.shape[1]
+        resized = _resized(pixels, scale, self.protocol.resample)
+        tiles = self._tiles(resized, scale)
+        return RowResampler(tiles.scores(self._forward), len(resized), size)
+
+    def _tiles(self, pixels: NDArray[np.uint8], scale: float) -> Tiles:
+        """Split an image at one scale into windows."""
+        height, width = pixels.shape[:2]
+        memory = self.memory / len(self.protocol.scales)
+        model = self._memory_model()
+        crop: int | tuple[int, int]
+        if self.window:
+            crop = self.window
+        elif isinstance(self.protocol.crop, int):
+            crop = int(self.protocol.crop * scale)
+        else:
+            crop = largest_crop(height, width, model, memory)
+            if crop < max(height, width):
+                self._report_windows(height, width, crop)
+        places = windows(height, width, crop, self.protocol.overlap)
+        rows, columns = places[0]
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        left = memory - model.kept * (rows.stop - rows.start) * width
+        batch = max(1, int(left / (model.pixel * area)))
+        if self.window:
+            batch = 1
+        elif self.device.type == "cpu":
+            batch = min(batch, max(1, _CPU_BATCH // area))
+        return Tiles(pixels, places, self.protocol.flip, batch, self.protocol.count)
+
+    def _memory_model(self) -> MemoryModel:
+        """Return the memory that a prediction needs.
+
+        Scores of a whole image are fused band by band in `bands`, so they add nothing here.
+        """
+        fused = self.protocol.crop is not None and self.protocol.fuse == "probabilities"
+        score = self.classes * (8 if fused else 4)
+        views = 2 if self.protocol.flip else 1
+        return MemoryModel(self.bytes_per_pixel + fused * score, score * views, views)
+
+    def _report_windows(self, height: int, width: int, crop: int) -> None:
+        whole_was_promised = self.protocol.crop is None
+        self.tiled = self.tiled or whole_was_promised
+        if not self._notified:
+            self._notified = True
+            message = (
+                f"an image of {width}x{height} does not fit into {self.memory / 1e9:.1f} GB of "
+                f"memory; predicting it in overlapping windows of {crop}x{crop}"
+            )
+            self.on_event(Notice(message, warning=whole_was_promised))
+
+    def _forward(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the scores (N, K, h, w) of RGB windows (N, h, w, 3)."""
+        logits = self.forward(images)
+        return logits if self.protocol.crop is None else self._fused(logits)
+
+    def _fused(self, logits: Tensor) -> Tensor:
+        """Return the logits, or the probabilities in float64 as the original computes them."""
+        if self.protocol.fuse == "logits":
+            return logits
+        shares = logits.softmax(dim=1)
+        return shares if self.device.type == "mps" else shares.double()  # MPS has no float64
+
+
+class Predictor(TiledPredictor):
     """Predict images with a segmenter on one device by one protocol.
 
     Predictions do not depend on the batch size of windows, up to rounding: scores differ by less
@@ -156,14 +333,10 @@ class Predictor:
         memory: int | None = None,
         on_event: Listener = ignore,
     ) -> None:
-        self.device = pick_device(device)
-        with memory_for(f"moving the network to {self.device}"):
-            self.segmenter = segmenter.to(self.device).eval()
-        self.protocol = protocol or PROTOCOLS["fast"]
-        self.memory = _memory_budget(self.device) if memory is None else memory
-        self.on_event = on_event
-        self.tiled = False
-        self._notified = False
+        chosen = pick_device(device)
+        with memory_for(f"moving the network to {chosen}"):
+            self.segmenter = segmenter.to(chosen).eval()
+        super().__init__(segmenter.config.num_classes, chosen, protocol, memory, on_event)
         self.network = optimize_for_inference(self.segmenter)
         self.network.autocast = None
         if self.device.type == "cpu" or precision != "float32":
@@ -174,124 +347,22 @@ class Predictor:
         if compile:
             self.network.compile(dynamic=False)  # static shapes are twice as fast
 
-    def predict(self, image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the trainIds (H, W) of an image file or of RGB pixels (H, W, 3).
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of a forward pass in float32, in bytes per pixel."""
+        return self._bytes_per_pixel
+
+    def forward(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the logits (N, K, h, w) of RGB windows (N, h, w, 3).
 
         Raises:
-            DataError: The file cannot be read.
             MachineError: The GPU's memory does not suffice, or compiling fails.
         """
-        return self.analyze(image).train_ids
-
-    def analyze(
-        self,
-        image: Path | str | NDArray[np.uint8],
-        *,
-        confidence: bool = False,
-        entropy: bool = False,
-        probabilities: bool = False,
-    ) -> Prediction:
-        """Return the classes of an image and, on request, confidence, entropy and probabilities.
-
-        Args:
-            image: Image file, or RGB pixels (H, W, 3).
-            confidence: Whether to return the largest class probability of each pixel.
-            entropy: Whether to return the entropy of the class probabilities of each pixel.
-            probabilities: Whether to return all class probabilities; they take 2 K bytes per pixel.
-
-        Raises:
-            DataError: The file cannot be read.
-            MachineError: The GPU's memory does not suffice, or compiling fails.
-        """
-        pixels = _pixels(image)
-        wanted = confidence, entropy, probabilities
-        classes = self.segmenter.config.num_classes
-        prediction = Prediction.empty(classes, pixels.shape[:2], wanted)
-        fused = self.protocol.fuse == "probabilities"
-        for band in self.bands(pixels):
-            prediction.fill(band.rows, band.scores, are_probabilities=fused)
-        return prediction
-
-    def scores(self, image: Path | str | NDArray[np.uint8]) -> Tensor:
-        """Return the fused logits or probabilities (K, H, W) of an image file or of RGB pixels.
-
-        They take 4 K bytes per pixel; use `bands` for large images.
-        """
-        return torch.cat([band.scores for band in self.bands(image)], dim=1)
-
-    @torch.inference_mode()
-    def bands(self, image: Path | str | NDArray[np.uint8]) -> Iterator[Band]:
-        """Yield the fused scores of an image file or of RGB pixels, from top to bottom.
-
-        Raises:
-            DataError: The file cannot be read.
-            MachineError: The GPU's memory does not suffice, or compiling fails.
-        """
-        pixels = _pixels(image)
-        height, width = pixels.shape[:2]
-        streams = [self._stream(pixels, scale) for scale in self.protocol.scales_of(height, width)]
-        for rows in chunks(height, width, self.segmenter.config.num_classes):
-            views = [stream.take(rows) for stream in streams]
-            if self.protocol.crop is None:
-                views = [self._fused(view) for view in views]
-            several = views[0] if len(views) == 1 else torch.cat(views)
-            yield Band(rows, several[0] if len(several) == 1 else several.mean(dim=0))
-
-    def _stream(self, pixels: NDArray[np.uint8], scale: float) -> RowResampler:
-        """Return the scores of an image at one scale as a row resampler."""
-        size = pixels.shape[0], pixels.shape[1]
-        resized = _resized(pixels, scale, self.protocol.resample)
-        tiles = self._tiles(resized, scale)
-        return RowResampler(tiles.scores(self._forward), len(resized), size)
-
-    def _tiles(self, pixels: NDArray[np.uint8], scale: float) -> Tiles:
-        """Split an image at one scale into windows."""
-        height, width = pixels.shape[:2]
-        memory = self.memory / len(self.protocol.scales)
-        model = self._memory_model()
-        if isinstance(self.protocol.crop, int):
-            crop = int(self.protocol.crop * scale)
-        else:
-            crop = largest_crop(height, width, model, memory)
-            if crop < max(height, width):
-                self._report_windows(height, width, crop)
-        places = windows(height, width, crop, self.protocol.overlap)
-        rows, columns = places[0]
-        area = (rows.stop - rows.start) * (columns.stop - columns.start)
-        left = memory - model.kept * (rows.stop - rows.start) * width
-        batch = max(1, int(left / (model.pixel * area)))
-        if self.device.type == "cpu":
-            batch = min(batch, max(1, _CPU_BATCH // area))
-        return Tiles(pixels, places, self.protocol.flip, batch, self.protocol.count)
-
-    def _memory_model(self) -> MemoryModel:
-        """Return the memory that a prediction needs.
-
-        Scores of a whole image are fused band by band in `bands`, so they add nothing here.
-        """
-        fused = self.protocol.crop is not None and self.protocol.fuse == "probabilities"
-        score = self.segmenter.config.num_classes * (8 if fused else 4)
-        views = 2 if self.protocol.flip else 1
-        return MemoryModel(self._bytes_per_pixel + fused * score, score * views, views)
-
-    def _report_windows(self, height: int, width: int, crop: int) -> None:
-        whole_was_promised = self.protocol.crop is None
-        self.tiled = self.tiled or whole_was_promised
-        if not self._notified:
-            self._notified = True
-            message = (
-                f"an image of {width}x{height} does not fit into {self.memory / 1e9:.1f} GB of "
-                f"memory; predicting it in overlapping windows of {crop}x{crop}"
-            )
-            self.on_event(Notice(message, warning=whole_was_promised))
-
-    def _forward(self, images: NDArray[np.uint8]) -> Tensor:
-        """Return the scores (N, K, h, w) of RGB windows (N, h, w, 3)."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         normalized = normalize(pixels, self.segmenter.normalization)
         try:
             with compiling_explained(), full_float32():
-                logits = self.network(normalized)
+                logits: Tensor = self.network(normalized)
         except torch.OutOfMemoryError:
             number, height, width = images.shape[:3]
             windows = f"{number} window{'s' * (number > 1)} of {width}x{height}"
@@ -300,14 +371,7 @@ class Predictor:
                 "Lower the memory limit of the prediction, or choose a protocol with smaller "
                 "windows.",
             ) from None
-        return logits if self.protocol.crop is None else self._fused(logits)
-
-    def _fused(self, logits: Tensor) -> Tensor:
-        """Return the logits, or the probabilities in float64 as the original computes them."""
-        if self.protocol.fuse == "logits":
-            return logits
-        shares = logits.softmax(dim=1)
-        return shares if self.device.type == "mps" else shares.double()  # MPS has no float64
+        return logits
 
 
 def _pixels(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -329,41 +393,3 @@ def _memory_budget(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory() // 2
     return _CPU_MEMORY
-
-
-def load(
-    name: str,
-    *,
-    device: str = "auto",
-    protocol: Protocol | None = None,
-    precision: Precision = "float32",
-    compile: bool = False,
-    memory: int | None = None,
-    on_event: Listener = ignore,
-) -> Predictor:
-    """Return a predictor for a run or model by name.
-
-    Args:
-        name: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
-        device: Device name, as for `Predictor`.
-        protocol: Inference protocol; None for the checkpoint's own, or else "fast".
-        precision: Floating-point type of the network's convolutions.
-        compile: Whether torch compiles the network.
-        memory: Memory budget of one prediction in bytes, as for `Predictor`.
-        on_event: Callback for notices.
-
-    Raises:
-        DataError: The run or model does not exist, or its checkpoint is damaged.
-        MachineError: The Hub cannot be reached.
-    """
-    segmenter, config = load_checkpoint(checkpoint_of(name, on_event=on_event))
-    protocol = protocol or get_protocol(protocol_of(config, "fast"))
-    return Predictor(
-        segmenter,
-        device=device,
-        protocol=protocol,
-        precision=precision,
-        compile=compile,
-        memory=memory,
-        on_event=on_event,
-    )

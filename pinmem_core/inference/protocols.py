@@ -4,6 +4,7 @@ The original implementation has three (docs/eval.md). It is not known which of t
 tables use, so every reported metric must name its protocol.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -15,7 +16,6 @@ from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pinmem_core.errors import CheckpointError, ConfigError, unknown_name
-from pinmem_core.inference.sliding_window import window_stride
 
 SIDE = 1536
 """Side of the square that the original cuts from Mapillary images, in pixels."""
@@ -57,6 +57,11 @@ def half_size(
     shown = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     truth = Image.fromarray(label).resize(size, Image.Resampling.NEAREST)
     return np.asarray(shown), np.asarray(truth)
+
+
+def window_stride(crop: int, overlap: float) -> int:
+    """Return the stride between two windows in pixels."""
+    return math.ceil(crop * (1 - overlap))
 
 
 _Pixels = Annotated[int, Field(ge=1)]
@@ -182,6 +187,12 @@ def get_protocol(text: str) -> Protocol:
         first = error.errors()[0]
         reason = first["msg"][0].lower() + first["msg"][1:]
         raise ConfigError(f"protocol '{text}': {first['loc'][0]}: {reason}.") from None
+
+
+def name_of(protocol: Protocol) -> str:
+    """Return the name of a protocol, or the description of one with changes."""
+    names = (name for name, known in PROTOCOLS.items() if known == protocol)
+    return next(names, protocol.describe())
 
 
 def protocol_of(config: Mapping[str, Any], otherwise: str) -> str:

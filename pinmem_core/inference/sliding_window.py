@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pinmem_core.inference.protocols import window_stride
+
 Window = tuple[slice, slice]
 """Rows and columns of a window."""
 Forward = Callable[[NDArray[np.uint8]], Tensor]
@@ -26,23 +28,26 @@ CHUNK = 2**20
 """Scores per chunk; a chunk fits into a processor's cache."""
 
 
-def window_stride(crop: int, overlap: float) -> int:
-    """Return the stride between two windows in pixels."""
-    return math.ceil(crop * (1 - overlap))
+def windows(height: int, width: int, crop: int | tuple[int, int], overlap: float) -> list[Window]:
+    """Return rows and columns of every window; the last windows are shifted inside the image.
 
+    Args:
+        height: Height of the image.
+        width: Width of the image.
+        crop: Side of square windows, or the height and the width of windows.
+        overlap: Fraction of a window that overlaps with its neighbour, in [0, 1).
+    """
+    rows, columns = (crop, crop) if isinstance(crop, int) else crop
 
-def windows(height: int, width: int, crop: int, overlap: float) -> list[Window]:
-    """Return rows and columns of every window; the last windows are shifted inside the image."""
-    stride = window_stride(crop, overlap)
-
-    def starts(length: int) -> list[int]:
-        count = math.ceil(max(length - crop, 0) / stride) + 1
-        return [max(0, min(i * stride, length - crop)) for i in range(count)]
+    def starts(length: int, side: int) -> list[int]:
+        stride = window_stride(side, overlap)
+        count = math.ceil(max(length - side, 0) / stride) + 1
+        return [max(0, min(i * stride, length - side)) for i in range(count)]
 
     return [
-        (slice(top, min(top + crop, height)), slice(left, min(left + crop, width)))
-        for left in starts(width)
-        for top in starts(height)
+        (slice(top, min(top + rows, height)), slice(left, min(left + columns, width)))
+        for left in starts(width, columns)
+        for top in starts(height, rows)
     ]
 
 

@@ -1,15 +1,18 @@
-"""Inputs of a prediction: images, folders, glob patterns, videos and standard input."""
+"""Inputs of a prediction: images, videos, folders, glob patterns, web addresses, cameras, stdin."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import glob, has_magic
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
+from pinmem_core.addresses import redact_url
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.paths import expanded, is_hidden, iter_files
+from pinmem_core.paths import as_portable_name, expanded, is_hidden, iter_files
 
 STANDARD = Path("-")
 """Standard input as an input, standard output as an output."""
@@ -18,6 +21,8 @@ IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
 """Suffixes of images in a folder. A file named explicitly may have any suffix."""
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 """Suffixes of videos."""
+_ADDRESS = re.compile("https?://", re.IGNORECASE)
+_CAMERA = re.compile(r"camera:(\d{1,3})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,33 @@ class Source:
     """One input image or video.
 
     Attributes:
-        path: Path of the file; "-" for standard input.
+        path: Path of the file; "-" for standard input; the file name of a web address.
         name: Path relative to the folder or pattern that contains it; outputs use it as well.
-        content: Bytes read from standard input, else None.
+        content: Bytes read from standard input or from a web address, else None.
+        address: Web address without secrets, else None.
+        camera: Index of a camera, else None.
     """
 
     path: Path
     name: PurePath
     content: bytes | None = None
+    address: str | None = None
+    camera: int | None = None
 
     @property
     def is_video(self) -> bool:
-        """Whether the file's suffix is that of a video."""
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether the source is a camera, or the file's suffix is that of a video."""
+        return self.camera is not None or self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the source is a file on this machine."""
+        return self.path != STANDARD and self.address is None and self.camera is None
+
+    @property
+    def label(self) -> Path | str:
+        """Path or web address, for messages."""
+        return self.address or self.path
 
 
 def find_sources(
@@ -52,27 +71,72 @@ def find_sources(
     A folder stands for the images and videos in it and in its sub-folders, linked ones included, by
     name; hidden files and what lies in `out` are left out. A text that is no file and has a `*`,
     `?` or `[` is a pattern, in which `**` stands for any folders, by the same rules; the case of a
-    known suffix does not matter.
+    known suffix does not matter. The image at a web address is fetched at once.
 
     Args:
-        inputs: Files, folders, glob patterns, and "-" for an image from `stdin`.
+        inputs: Files, folders, glob patterns, addresses that begin with http:// or https://,
+            "camera:0" and so on, and "-" for an image from `stdin`.
         out: Output folder.
         stdin: Standard input.
         on_event: Callback for notices about files in folders that are left out.
 
     Raises:
         ConfigError: `out` is one of the folders, or an input is empty.
-        DataError: A folder or a pattern leads to nothing, or an input is no regular file.
+        DataError: An input does not exist or is no regular file, a folder or a pattern leads to
+            nothing, or an address leads to no image.
+        MachineError: The site of an address cannot be reached.
     """
-    sources: dict[Path, Source] = {}
-    for text in inputs:
-        if text == str(STANDARD) and stdin is not None:
-            if STANDARD not in sources:
-                sources[STANDARD] = Source(STANDARD, PurePath("stdin"), stdin.read())
-            continue
-        for source in _expanded(text, out, on_event):
-            sources.setdefault(source.path.resolve(), source)
+    sources: dict[Path | str, Source] = {}
+    for text in dict.fromkeys(inputs):
+        source = source_of(text)
+        if source.is_file or (source.path == STANDARD and stdin is None):
+            for one in _expanded(text, out, on_event):
+                sources.setdefault(one.path.resolve(), one)
+        elif source.address:
+            sources[source.address] = _fetched(source, text)
+        else:
+            content = stdin.read() if stdin and source.camera is None else None
+            sources[source.path] = replace(source, content=content)
     return list(sources.values())
+
+
+def source_of(text: str) -> Source:
+    """Return the source that a file, an address, a camera or "-" names, without reading it."""
+    path = expanded(text)
+    if text == str(STANDARD):
+        return Source(STANDARD, PurePath("stdin"))
+    if not path.exists() and _ADDRESS.match(text):
+        parts = urlsplit(text)
+        name = PurePosixPath(unquote(parts.path)).name or parts.hostname or "image"
+        path = Path(as_portable_name(name))
+        return Source(path, path, address=redact_url(text))
+    if not path.exists() and (camera := _CAMERA.fullmatch(text)):
+        return Source(path, PurePath(f"camera-{camera[1]}"), camera=int(camera[1]))
+    return Source(path, PurePath(path.name))
+
+
+def _fetched(source: Source, address: str) -> Source:
+    from pinmem_core.inference.remote import fetch_image
+
+    if source.is_video:
+        raise DataError(
+            f"{source.label} is a video: only images are fetched.",
+            "Download it, and name the file.",
+        )
+    return replace(source, content=fetch_image(address))
+
+
+def images_in(folder: Path, out: Path | None = None) -> list[Source]:
+    """Return the images and videos in a folder and its sub-folders; there may be none.
+
+    Args:
+        folder: The folder.
+        out: Output folder; what lies in it is left out.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    return [Source(p, p.relative_to(folder)) for p in _below(folder, out) if _known(p)]
 
 
 def _expanded(text: str, out: Path | None, on_event: Listener) -> Iterable[Source]:
@@ -82,10 +146,12 @@ def _expanded(text: str, out: Path | None, on_event: Listener) -> Iterable[Sourc
     try:
         if path.is_dir():
             return _in_folder(path, path, out, on_event)
-        if path.is_file() or not (path.exists() or has_magic(text)):
+        if path.is_file():
             return [Source(path, PurePath(path.name))]
         if not path.exists():
-            return _matching(path, out, on_event)
+            if has_magic(text):
+                return _matching(path, out, on_event)
+            raise DataError(f"{text} does not exist.", "Name a file, a folder or a quoted pattern.")
     except OSError as error:
         raise DataError(f"{text} cannot be read: {error.strerror}.") from error
     raise DataError(

@@ -1,5 +1,6 @@
 """Predict videos frame by frame, with constant memory; read and write video files by PyAV."""
 
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -15,26 +16,32 @@ from PIL import Image
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress
 from pinmem_core.files import atomic_file, staged_folder
-from pinmem_core.inference.predictor import Prediction, Predictor
 from pinmem_core.inference.writers import (
     FORMATS,
     Job,
     Output,
     Predicted,
     analyze_options,
+    class_counts,
     render,
+    with_legend,
     write_prediction,
 )
+from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.parallel import parallel_map, prefetch
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
+    from pinmem_core.inference.predictor import Prediction, TiledPredictor
+
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read the alpha channel of WebM videos; FFmpeg's native decoders ignore it."""
 _QUALITY = {"crf": "18", "preset": "veryfast"}
 """Encoder settings of written videos, visually close to lossless."""
+_CAMERAS = {"linux": ("video4linux2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
+"""FFmpeg's input device for cameras, and the name of camera N, by operating system."""
 
 
 class Frame(NamedTuple):
@@ -90,12 +97,40 @@ def open_video(path: Path) -> Iterator[Video]:
             raise _unreadable(path, error.strerror) from error
         if not container.streams.video:
             raise _unreadable(path, "it holds no video")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        time_base = stream.time_base or 1 / rate
-        step = max(1, round(1 / (rate * time_base)))
-        yield Video(rate, time_base, stream.frames, _frames(path, container, step))
+        yield _video(path, container)
+
+
+@contextmanager
+def open_camera(index: int) -> Iterator[Video]:
+    """Open a camera of this machine; its video has no end.
+
+    Raises:
+        MachineError: There is no such camera, or PyAV or the system cannot read cameras.
+    """
+    import av
+
+    name = f"camera:{index}"
+    form, device = _CAMERAS.get(sys.platform, ("", ""))
+    if not form:
+        raise MachineError(f"{name} cannot be opened: this system has no numbered cameras.")
+    with ExitStack() as stack:
+        try:
+            container = stack.enter_context(av.open(device.format(index), "r", format=form))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise MachineError(
+                f"{name} cannot be opened: {reason}.", "Is it connected, and may you use it?"
+            ) from error
+        yield _video(Path(name), container)
+
+
+def _video(path: Path, container: "InputContainer") -> Video:
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    time_base = stream.time_base or 1 / rate
+    step = max(1, round(1 / (rate * time_base)))
+    return Video(rate, time_base, stream.frames, _frames(path, container, step))
 
 
 def _frames(path: Path, container: "InputContainer", step: int) -> Generator[Frame, None, None]:
@@ -202,7 +237,7 @@ def write_video(path: Path, like: Video) -> Iterator[Callable[[Frame], None]]:
 class _Analyzed(NamedTuple):
     number: int
     frame: Frame
-    prediction: Prediction
+    prediction: "Prediction"
 
 
 def require_pyav() -> None:
@@ -212,21 +247,29 @@ def require_pyav() -> None:
         MachineError: PyAV is not installed.
     """
     if find_spec("av") is None:
-        raise MachineError("videos need PyAV, which is missing.", "pip install 'pinmem[video]'")
+        raise MachineError(
+            "videos and cameras need PyAV, which is missing.", "pip install 'pinmem[video]'"
+        )
 
 
-def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[Predicted, ...]:
+def predict_video(
+    predictor: "TiledPredictor", job: Job, on_event: Listener
+) -> tuple[Predicted, ...]:
     """Predict every frame of a video and write the outputs, without sound.
+
+    A camera is predicted until Ctrl-C; then the outputs are finished as those of a whole video.
 
     Raises:
         DataError: The video cannot be read to its end; then no output is written.
-        MachineError: An output cannot be written.
+        MachineError: An output cannot be written, or the camera cannot be opened.
     """
-    source = job.source.path
+    source, camera = job.source.path, job.source.camera
     options = analyze_options(output.format for output in job.outputs)
+    counts = np.zeros(256, np.int64)
     height = width = done = 0
     with ExitStack() as stack:
-        video = stack.enter_context(open_video(source))
+        opened = open_video(source) if camera is None else open_camera(camera)
+        video = stack.enter_context(opened)
         frames = stack.enter_context(closing(prefetch(video.frames)))
         sinks = [stack.enter_context(_sink(output, video)) for output in job.outputs]
         analyzed = (
@@ -235,15 +278,21 @@ def predict_video(predictor: Predictor, job: Job, on_event: Listener) -> tuple[P
         )
 
         def write(item: _Analyzed) -> tuple[int, int]:
+            nonlocal counts
             for sink in sinks:
                 sink(item)
+            counts = counts + class_counts(item.prediction.train_ids)
             return item.prediction.train_ids.shape
 
         written = stack.enter_context(closing(parallel_map(write, analyzed, 1, waiting=3)))
-        for done, size in enumerate(written, start=1):
-            height, width = size
-            on_event(Progress(f"predicting {source.name}", done, video.length))
-    return job.predicted(width, height, done)
+        try:
+            for done, size in enumerate(written, start=1):
+                height, width = size
+                on_event(Progress(f"predicting {source.name}", done, video.length))
+        except KeyboardInterrupt:
+            if camera is None or not done:
+                raise
+    return job.predicted(width, height, counts, done)
 
 
 def _of_one_size(frames: Iterable[Frame], source: Path, on_event: Listener) -> Iterator[Frame]:
@@ -273,7 +322,7 @@ def _sink(output: Output, video: Video) -> Iterator[Callable[[_Analyzed], None]]
 
             def save(item: _Analyzed) -> None:
                 with (folder / f"{item.number:06}{suffix}").open("wb") as file:
-                    write_prediction(output.format, item.frame.pixels, item.prediction, file)
+                    write_prediction(output, item.frame.pixels, item.prediction, file)
 
             yield save
         return
@@ -283,6 +332,8 @@ def _sink(output: Output, video: Video) -> Iterator[Callable[[_Analyzed], None]]
             pixels = render(output.format, item.frame.pixels, item.prediction)
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
+            if output.legend:  # of all classes, because frames have one size
+                pixels = with_legend(pixels, range(len(CLASS_NAMES)))
             add(item.frame._replace(pixels=pixels))
 
         yield append

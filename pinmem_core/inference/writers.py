@@ -1,21 +1,31 @@
 """Output formats of predictions, and the paths that they are written to."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.errors import ConfigError, unknown_name
-from pinmem_core.inference.predictor import Prediction
-from pinmem_core.inference.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source
-from pinmem_core.label_space import CLASS_NAMES, LABEL_ID_TABLE
-from pinmem_core.visualize import colorize, overlay
+from pinmem_core.inference.sources import (
+    IMAGE_SUFFIXES,
+    STANDARD,
+    VIDEO_SUFFIXES,
+    Source,
+    source_of,
+)
+from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
+from pinmem_core.paths import expanded
+from pinmem_core.visualize import colorize, legend, overlay
+
+if TYPE_CHECKING:
+    from pinmem_core.inference.predictor import Prediction
 
 BAND_PIXELS = 2**20
 """Pixels rendered at once. Large images are rendered in bands of rows, because rendering takes many
@@ -42,11 +52,15 @@ class OutputFormat:
             or (h, W', 3); None for NPZ, which stores the numbers.
         visual: Whether the format is only for viewing. Such frames can be written as a video, whose
             compression is lossy.
+        colored: Whether the picture shows the colours of the classes; a legend explains them.
+        palette: Whether the PNG has a palette: its values are trainIds, shown in colours.
     """
 
     field: Literal["train_ids", "confidence", "entropy", "probabilities"]
     render: Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.uint8]] | None
     visual: bool = False
+    colored: bool = False
+    palette: bool = False
 
     @property
     def suffix(self) -> str:
@@ -64,11 +78,14 @@ def _side_by_side(image: NDArray[np.uint8], train_ids: NDArray[np.uint8]) -> NDA
 
 
 FORMATS: dict[str, OutputFormat] = {
-    "color": OutputFormat("train_ids", lambda image, train_ids: colorize(train_ids), visual=True),
+    "color": OutputFormat(
+        "train_ids", lambda image, train_ids: colorize(train_ids), visual=True, colored=True
+    ),
+    "palette": OutputFormat("train_ids", lambda image, train_ids: train_ids, palette=True),
     "trainid": OutputFormat("train_ids", lambda image, train_ids: train_ids),
     "labelid": OutputFormat("train_ids", lambda image, train_ids: LABEL_ID_TABLE[train_ids]),
-    "overlay": OutputFormat("train_ids", overlay, visual=True),
-    "side-by-side": OutputFormat("train_ids", _side_by_side, visual=True),
+    "overlay": OutputFormat("train_ids", overlay, visual=True, colored=True),
+    "side-by-side": OutputFormat("train_ids", _side_by_side, visual=True, colored=True),
     "confidence": OutputFormat("confidence", _gray, visual=True),
     "entropy": OutputFormat("entropy", _gray, visual=True),
     "probabilities": OutputFormat("probabilities", None),
@@ -97,19 +114,19 @@ def analyze_options(formats: Iterable[str]) -> dict[str, bool]:
     return {field: field in needed for field in ("confidence", "entropy", "probabilities")}
 
 
-def render(format: str, image: NDArray[np.uint8], prediction: Prediction) -> NDArray[np.uint8]:
+def render(format: str, image: NDArray[np.uint8], prediction: "Prediction") -> NDArray[np.uint8]:
     """Render a prediction; return pixels (H, W') or (H, W', 3).
 
     Args:
         format: Name of a format that is not NPZ.
         image: RGB image, (H, W, 3).
-        prediction: Prediction of the image.
+        prediction: "Prediction" of the image.
     """
     return np.concatenate(list(_bands(format, image, prediction)))
 
 
 def _bands(
-    format: str, image: NDArray[np.uint8], prediction: Prediction
+    format: str, image: NDArray[np.uint8], prediction: "Prediction"
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the result of `render` in bands of rows, from top to bottom."""
     paint = FORMATS[format].render
@@ -121,10 +138,32 @@ def _bands(
         yield paint(image[band], values[band])
 
 
+def with_legend(pixels: NDArray[np.uint8], train_ids: Iterable[int]) -> NDArray[np.uint8]:
+    """Return a coloured picture (H, W, 3) with a legend of the classes `train_ids` below it."""
+    return np.concatenate([pixels, legend({*train_ids}, pixels.shape[1])])
+
+
+def class_counts(train_ids: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the number of pixels of each trainId, (256,)."""
+    return np.array(Image.fromarray(train_ids).histogram())  # takes no memory, unlike np.bincount
+
+
+def class_shares(counts: NDArray[np.int64]) -> dict[str, float]:
+    """Return the share of pixels in 0..1 of each class that occurs, by name.
+
+    Args:
+        counts: Number of pixels of each trainId, (256,).
+    """
+    total = max(1, int(counts.sum()))
+    named = zip(CLASS_NAMES, counts.tolist(), strict=False)
+    return {name: round(count / total, 6) for name, count in named if count}
+
+
 def write_prediction(
-    format: str, image: NDArray[np.uint8], prediction: Prediction, file: BinaryIO
+    output: "Output", image: NDArray[np.uint8], prediction: "Prediction", file: BinaryIO
 ) -> None:
     """Write a PNG, or an NPZ of `probabilities` (K, H, W) and `classes` (K,), to `file`."""
+    format = output.format
     if FORMATS[format].render is None:
         assert prediction.probabilities is not None
         classes = np.array(CLASS_NAMES[: len(prediction.probabilities)])
@@ -137,6 +176,11 @@ def write_prediction(
     for band in chain([first], bands):
         picture.paste(band, (0, top))
         top += band.height
+    if FORMATS[format].palette:
+        picture.putpalette(COLOR_TABLE.tobytes())
+    if output.legend:
+        present = np.flatnonzero(class_counts(prediction.train_ids)).tolist()
+        picture = Image.fromarray(with_legend(np.asarray(picture), present))
     picture.save(file, "PNG", compress_level=_COMPRESSION)
 
 
@@ -148,11 +192,17 @@ class Output:
         path: Path of the file or folder.
         format: Name of the format.
         is_folder: Whether each frame becomes a file in a folder.
+        legend: Whether a legend of the classes is drawn below the picture.
     """
 
     path: Path
     format: str
     is_folder: bool = False
+    legend: bool = False
+
+    def exists(self) -> bool:
+        """Return whether the file, or the folder with frames, is there."""
+        return self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
 
 
 @dataclass(frozen=True)
@@ -160,20 +210,22 @@ class Predicted:
     """One written output.
 
     Attributes:
-        input: Path of the image or video.
+        input: Path or address of the image or video.
         output: Path of the written file, or of the folder with a video's frames.
         format: Name of the output format.
         width: Width of the upright input in pixels.
         height: Height of the upright input in pixels.
         frames: Number of predicted frames; 1 for an image.
+        shares: Share of the pixels in 0..1 of each class that occurs, by name.
     """
 
-    input: Path
+    input: Path | str
     output: Path
     format: str
     width: int
     height: int
     frames: int
+    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -183,11 +235,14 @@ class Job:
     source: Source
     outputs: tuple[Output, ...]
 
-    def predicted(self, width: int, height: int, frames: int = 1) -> tuple[Predicted, ...]:
-        """Return the records of the written outputs."""
-        path = self.source.path
+    def predicted(
+        self, width: int, height: int, counts: NDArray[np.int64], frames: int = 1
+    ) -> tuple[Predicted, ...]:
+        """Return the records of the written outputs; `counts` are those of `class_counts`."""
+        shares = class_shares(counts)
         return tuple(
-            Predicted(path, out.path, out.format, width, height, frames) for out in self.outputs
+            Predicted(self.source.label, out.path, out.format, width, height, frames, shares)
+            for out in self.outputs
         )
 
 
@@ -198,6 +253,8 @@ def plan(
     *,
     frames: bool = False,
     force: bool = False,
+    skip_existing: bool = False,
+    legend: bool = False,
 ) -> list[Job]:
     """Return one job with its output paths for each source.
 
@@ -207,6 +264,8 @@ def plan(
         formats: Names of the formats. With several, they are appended to file names.
         frames: Whether to write videos as folders of frames in every format.
         force: Whether existing files may be replaced.
+        skip_existing: Whether existing outputs, and sources without another output, are left out.
+        legend: Whether coloured pictures get a legend of the classes.
 
     Raises:
         ConfigError: `out` does not suit the sources or formats, two outputs have the same path, or
@@ -214,18 +273,49 @@ def plan(
     """
     several = len(formats) > 1
     jobs = [
-        Job(source, tuple(_output(source, stem, name, several, frames, out) for name in formats))
+        Job(
+            source,
+            tuple(_output(source, stem, name, several, frames, out, legend) for name in formats),
+        )
         for source, stem in zip(sources, _stems(sources, out), strict=True)
     ]
     if _is_file(out):
         _check_suffix(out, jobs[0])
     _check_distinct(jobs)
+    if skip_existing:
+        missing = [Job(j.source, tuple(o for o in j.outputs if not o.exists())) for j in jobs]
+        return [job for job in missing if job.outputs]
     _check_existing(jobs, force)
     return jobs
 
 
-def plan_stream(sources: Sequence[Source], formats: Sequence[str]) -> tuple[Source, str]:
-    """Return the single image and the single format for standard output.
+def default_output(inputs: Sequence[str], format: str, *, frames: bool = False) -> Path:
+    """Return the output where none is named.
+
+    `photos/` becomes `photos-masks`, `street.jpg` becomes `street-mask.png`, both next to the
+    input. Several inputs, and patterns, become `masks` in the current folder.
+
+    Args:
+        inputs: Inputs as for `find_sources`.
+        format: First format.
+        frames: Whether to write videos as folders of frames.
+    """
+    path, source = expanded(inputs[0]), source_of(inputs[0])
+    is_pattern = source.is_file and has_magic(inputs[0]) and not path.exists()
+    if len(inputs) > 1 or is_pattern:
+        return Path("masks")
+    if path.is_dir():
+        folder = path if path.name and path.name != ".." else path.resolve()
+        return folder.with_name(f"{folder.name}-masks")
+    suffix = _suffix(source, format, frames=frames)
+    place = source.path if source.is_file else Path(source.name)
+    return place.with_name(f"{place.stem}-mask{suffix}" if suffix else f"{place.stem}-masks")
+
+
+def plan_stream(
+    sources: Sequence[Source], formats: Sequence[str], *, legend: bool = False
+) -> tuple[Source, Output]:
+    """Return the single image and the single output for standard output.
 
     Raises:
         ConfigError: There are several sources or formats, or the source is a video.
@@ -234,7 +324,7 @@ def plan_stream(sources: Sequence[Source], formats: Sequence[str]) -> tuple[Sour
         raise ConfigError(
             "standard output takes one image in one format.", "Name a folder with -o."
         )
-    return sources[0], formats[0]
+    return sources[0], Output(STANDARD, formats[0], legend=legend)
 
 
 def _is_file(out: Path) -> bool:
@@ -258,15 +348,21 @@ def _stems(sources: Sequence[Source], out: Path) -> list[Path]:
     return [out.with_suffix("")]
 
 
-def _output(
-    source: Source, stem: Path, format: str, several: bool, frames: bool, out: Path
-) -> Output:
-    suffix = FORMATS[format].suffix
+def _suffix(source: Source, format: str, *, frames: bool) -> str:
+    """Return the suffix of an output; none for a folder of frames."""
     if source.is_video:
-        suffix = ".mp4" if FORMATS[format].visual and not frames else ""
+        return ".mp4" if FORMATS[format].visual and not frames else ""
+    return FORMATS[format].suffix
+
+
+def _output(
+    source: Source, stem: Path, format: str, several: bool, frames: bool, out: Path, legend: bool
+) -> Output:
+    suffix = _suffix(source, format, frames=frames)
     ending = f"_{format}" if several else ""
     written = out.suffix if suffix == out.suffix.lower() and _is_file(out) else suffix
-    return Output(stem.with_name(f"{stem.name}{ending}{written}"), format, not suffix)
+    path = stem.with_name(f"{stem.name}{ending}{written}")
+    return Output(path, format, not suffix, legend and FORMATS[format].colored)
 
 
 def _check_suffix(out: Path, job: Job) -> None:
@@ -281,7 +377,7 @@ def _check_suffix(out: Path, job: Job) -> None:
 
 def _check_distinct(jobs: Sequence[Job]) -> None:
     """Raise ConfigError if an output equals an input or another output, or lies inside of one."""
-    inputs = {job.source.path.resolve() for job in jobs}
+    inputs = {job.source.path.resolve() for job in jobs if job.source.is_file}
     taken: dict[Path, Path] = {}
     for source, output in ((job.source.path, output) for job in jobs for output in job.outputs):
         place = output.path.resolve()
@@ -308,11 +404,15 @@ def _check_existing(jobs: Sequence[Job], force: bool) -> None:
     for path in paths:
         if path.is_dir() and any(path.iterdir()):
             raise ConfigError(
-                f"the folder {path} exists and is not empty.", "Remove it, or name another -o."
+                f"the folder {path} exists and is not empty.",
+                "Remove it, leave it with --skip-existing, or name another -o.",
             )
     existing = [path for path in paths if path.is_file()]
     if existing and not force:
         what = f"{existing[0]} exists"
         if len(existing) > 1:
             what = f"{len(existing)} of {len(paths)} outputs exist, {existing[0]} for one"
-        raise ConfigError(f"{what}.", "Replace them with --force, or name another -o.")
+        raise ConfigError(
+            f"{what}.",
+            "Replace them with --force, leave them with --skip-existing, or name another -o.",
+        )

@@ -19,8 +19,8 @@ from pinmem_core.data.transforms import normalize
 from pinmem_core.export.check import pictures
 from pinmem_core.export.files import export_model
 from pinmem_core.export.int8 import quantize
-from pinmem_core.export.onnx import OnnxRunner
 from pinmem_core.inference import load
+from pinmem_core.inference.onnx_runner import OnnxRunner
 from pinmem_core.inference.optimize import optimize_for_inference
 from pinmem_core.models import Segmenter
 

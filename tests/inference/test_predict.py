@@ -472,6 +472,8 @@ def test_the_command_sums_up_and_keeps_its_keys(tmp_path, model):
     data = Result(*arguments, "-o", str(tmp_path / "two"), "--format", "labelid", "--json").json
     assert data["failed"] == [] and data["images"] == 2 and data["images_per_second"] > 0
     assert (data["model"], data["protocol"]) == (model, "fast")
+    shares = data["outputs"][1].pop("shares")
+    assert 0.99 < sum(shares.values()) < 1.01 and list(shares)
     assert data["outputs"][1] == {
         "input": f"{tmp_path}/in/b.png",
         "output": f"{tmp_path}/two/b.png",

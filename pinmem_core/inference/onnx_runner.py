@@ -1,0 +1,218 @@
+"""Run ONNX files that `pinmem export onnx` has written."""
+
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pinmem_core.data.transforms import IMAGENET, Normalization, normalize
+from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
+from pinmem_core.events import Listener, ignore
+from pinmem_core.inference.predictor import Prediction, TiledPredictor
+from pinmem_core.inference.protocols import Protocol, get_protocol, protocol_of
+
+PREFIX = "pinmem."
+"""Prefix of pinmem's keys in a file's `metadata_props`."""
+_BYTES_PER_PIXEL = 4096
+"""Assumed memory of a file that does not state its own."""
+INPUT = "images"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of an exported file.
+
+    Attributes:
+        size: Fixed (height, width) of a single input image; None for any batch size and image size.
+        preprocess: Whether the input is uint8 RGB (N, H, W, 3) instead of normalised float32
+            (N, 3, H, W).
+        argmax: Whether the output is uint8 trainIds (N, H, W) instead of float32 logits
+            (N, K, H, W).
+        normalization: Mean and standard deviation of the images' normalisation.
+    """
+
+    size: tuple[int, int] | None = None
+    preprocess: bool = False
+    argmax: bool = False
+    normalization: Normalization = IMAGENET
+
+    @property
+    def output(self) -> str:
+        """Name of the output."""
+        return "train_ids" if self.argmax else "logits"
+
+    @property
+    def input_axes(self) -> tuple[str, ...]:
+        """Names of the input's axes."""
+        if self.preprocess:
+            return "batch", "height", "width", "channel"
+        return "batch", "channel", "height", "width"
+
+    @property
+    def output_axes(self) -> tuple[str, ...]:
+        """Names of the output's axes."""
+        return ("batch", *(() if self.argmax else ("class",)), "height", "width")
+
+    def feed(self, pixels: Tensor) -> Tensor:
+        """Convert uint8 RGB images (N, H, W, 3) to the input of the file."""
+        if self.preprocess:
+            return pixels
+        return normalize(pixels.permute(0, 3, 1, 2), self.normalization).contiguous()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+class OnnxRunner:
+    """Run an ONNX file of pinmem with onnxruntime on the CPU.
+
+    Args:
+        model: Path or content of the file.
+
+    Attributes:
+        signature: Signature of the file.
+        metadata: Metadata of the file.
+
+    Raises:
+        DataError: The file was not written by pinmem.
+        PinMemError: The installed onnxruntime cannot run the file.
+    """
+
+    def __init__(self, model: Path | bytes) -> None:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 3  # errors only
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            version = onnxruntime.__version__
+            raise PinMemError(
+                f"onnxruntime {version} cannot run {_named(model)}: {first_line(error)}",
+                "Export the model again, or update onnxruntime.",
+            ) from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = {
+            key.removeprefix(PREFIX): value
+            for key, value in metadata.items()
+            if key.startswith(PREFIX)
+        }
+        if "classes" not in self.metadata:
+            raise DataError(
+                f"{_named(model)} was not written by pinmem: it does not name its classes.",
+                "Write one: 'pinmem export onnx RUN'.",
+            )
+        self.signature = self._read_signature()
+
+    def _read_signature(self) -> Signature:
+        taken, given = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        preprocess = taken.type == "tensor(uint8)"
+        height, width = taken.shape[1:3] if preprocess else taken.shape[2:]
+        size = (height, width) if isinstance(height, int) else None
+        argmax = given.type == "tensor(uint8)"
+        if "preprocessing" not in self.metadata:
+            return Signature(size, preprocess, argmax)
+        how = json.loads(self.metadata["preprocessing"])
+        normalization = Normalization(tuple(how["mean"]), tuple(how["std"]))
+        return Signature(size, preprocess, argmax, normalization)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the output of the file for RGB images (N, H, W, 3)."""
+        fed = self.signature.feed(torch.from_numpy(pixels)).numpy()
+        result: NDArray[Any] = self._session.run(None, {INPUT: fed})[0]
+        return result
+
+
+def _named(model: Path | bytes) -> str:
+    return str(model) if isinstance(model, Path) else "the ONNX file"
+
+
+class OnnxPredictor(TiledPredictor):
+    """Predict images with an ONNX file that `pinmem export onnx` has written, on the CPU.
+
+    A file of a fixed size predicts an image in overlapping windows of that size; smaller images are
+    padded with black.
+
+    Args:
+        path: Path of the file.
+        protocol: Inference protocol; None for the model's own, or else "fast".
+        memory: Memory budget of one prediction in bytes, as for `Predictor`.
+        on_event: Callback for notices.
+
+    Raises:
+        DataError: The file does not exist, or was not written by pinmem.
+        MachineError: onnxruntime is not installed.
+        PinMemError: onnxruntime cannot run the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        protocol: Protocol | None = None,
+        memory: int | None = None,
+        on_event: Listener = ignore,
+    ) -> None:
+        if find_spec("onnxruntime") is None:
+            raise MachineError(
+                f"{path} needs onnxruntime, which is missing.", "pip install 'pinmem[export]'"
+            )
+        self.path = path
+        self.runner = OnnxRunner(path)
+        try:
+            self.class_names = tuple(map(str, json.loads(self.runner.metadata["classes"])))
+            self._bytes = float(self.runner.metadata.get("bytes_per_pixel", _BYTES_PER_PIXEL))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"the metadata of {path} are damaged: {first_line(error)}", "Export it again."
+            ) from None
+        own = get_protocol(protocol_of(self.runner.metadata, "fast"))
+        device = torch.device("cpu")
+        super().__init__(len(self.class_names), device, protocol or own, memory, on_event)
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of a forward pass in torch, in bytes per pixel, as the file states it."""
+        return self._bytes
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """Only height and width that the file takes; None for any."""
+        return self.runner.signature.size
+
+    def analyze(self, image: Path | str | NDArray[np.uint8], **wanted: bool) -> Prediction:
+        """Return the classes of an image and what else is wanted, as `TiledPredictor` does.
+
+        Raises:
+            ConfigError: The file returns classes only, and more is wanted.
+            DataError: The image cannot be read.
+        """
+        if self.runner.signature.argmax and any(wanted.values()):
+            raise ConfigError(
+                f"{self.path} returns classes without their probabilities.",
+                "Export the model without --argmax, or choose a format such as color.",
+            )
+        return super().analyze(image, **wanted)
+
+    def forward(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return the logits (N, K, h, w) of RGB windows (N, h, w, 3); without logits, 0 and 1."""
+        height, width = images.shape[1:3]
+        if self.window:
+            missing = self.window[0] - height, self.window[1] - width
+            images = np.pad(images, ((0, 0), *((0, more) for more in missing), (0, 0)))
+        result = torch.from_numpy(self.runner(images))
+        if self.runner.signature.argmax:
+            result = F.one_hot(result.long(), self.classes).permute(0, 3, 1, 2).float()
+        return result[:, :, :height, :width]
