@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.table import Table
 
-from pinmem_cli.names import datasets, models, protocols, runs
+from pinmem_cli.names import datasets, label_spaces, models, protocols, runs
 from pinmem_cli.options import (
     Compile,
     Device,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "pinmem eval RUN --targets camvid:0001TP,demo:dusk",
     "pinmem eval RUN --protocol paper-eval --json",
+    "pinmem eval RUN --targets camvid --classes idd-level1",
     "pinmem eval compare RUN OTHER-RUN",
 )
 
@@ -54,6 +55,14 @@ def evaluate(
             "{protocols}; or one with changes, e.g. paper-train+flip+scales=0.5,1. "
             "Default: the model's own, else paper-train.",
             complete=protocols,
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        option(
+            "Label space to score in: {label_spaces}, or the model's or a target's own. Default: "
+            "the model's classes, or coarser ones where the labels need it.",
+            complete=label_spaces,
         ),
     ] = None,
     precision: Precision = "float32",
@@ -103,6 +112,7 @@ def evaluate(
             str(checkpoint),
             names(targets),
             protocol=protocol,
+            classes=classes,
             precision=precision,
             compile=compile,
             device=device,
@@ -117,8 +127,7 @@ def evaluate(
     data |= {"protocol": report.protocol, "checkpoint": str(report.checkpoint)}
     out.result(
         data | {"report": str(folder)},
-        _scores(report),
-        "",
+        *_tables(report),
         f"protocol: {report.protocol}, {precision}",
         f"checkpoint: {report.checkpoint}",
         f"report: {folder / PAGE}",
@@ -134,7 +143,16 @@ def _an_image(domain: str) -> Path:
     return select(Selection.parse(domain), default_split="val")[0].image
 
 
-def _scores(report: "Report") -> Table:
+def _tables(report: "Report") -> Iterator[Table | str]:
+    """Yield a table for each label space that targets are scored in."""
+    from pinmem_core.label_space import CITYSCAPES
+
+    for space, part in report.parts.items():
+        yield _scores(part, "IoU %" if space == CITYSCAPES else f"IoU %, {space.name}")
+        yield ""
+
+
+def _scores(report: "Report", title: str) -> Table:
     """Return the table of all targets; the last columns are means of the unseen and the seen."""
     from pinmem_core.checkpoints.model_card import seen_in_words
 
@@ -142,7 +160,7 @@ def _scores(report: "Report") -> Table:
     words = [seen_in_words(seen) for seen in report.seen.values()]
     heads = [f"{name}\n({word})" for name, word in zip(scores, words, strict=True)]
     means = {word: of for word, of in report.averages.items() if words.count(word) > 1}
-    rows = table("IoU %", *heads, *(f"mean\n({word})" for word in means))
+    rows = table(title, *heads, *(f"mean\n({word})" for word in means))
     for name in next(iter(scores.values())).iou:
         rows.add_row(name, *(percent(of.iou[name]) for of in scores.values()))
     rows.add_section()
@@ -210,8 +228,9 @@ def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> 
     from pinmem_core.checkpoints.model_card import seen_in_words
 
     first, others = scores[0], scores[1:]
+    space = "" if first.label_space == "cityscapes-19" else f", {first.label_space}"
     marked = (f"{head} ({seen_in_words(of.seen)})" for head, of in zip(heads, scores, strict=True))
-    rows = table(f"{target}, IoU %", *marked)
+    rows = table(f"{target}, IoU %{space}", *marked)
     for name, iou in first.iou.items():
         changed = (
             f"{percent(of.iou[name])} {_signed(of.class_differences[name]):>6}" for of in others

@@ -30,6 +30,11 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in (_CORE / "recipes").glob("*.toml"))
 
 
+def label_spaces() -> list[str]:
+    """Return the names of the known label spaces."""
+    return sorted(path.stem for path in (_CORE / "label_spaces").glob("*.yaml"))
+
+
 def methods() -> list[str]:
     """Return the names of the training methods."""
     modules = (_CORE / "methods").glob("*.py")
@@ -58,7 +63,7 @@ def models() -> list[str]:
     return ["starter", "last", *runs()]
 
 
-KINDS = (datasets, recipes, methods, formats, protocols)
+KINDS = (datasets, label_spaces, recipes, methods, formats, protocols)
 """Kinds whose names help texts show in place of `{datasets}` etc."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pinmem_cli.names import datasets, methods, models, recipes, runs
+from pinmem_cli.names import datasets, label_spaces, methods, models, recipes, runs
 from pinmem_cli.options import (
     Json,
     OutputFolder,
@@ -72,6 +72,15 @@ def train(
             metavar="DOMAIN,...",
             panel=_DATA,
             complete=datasets,
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        option(
+            "Label space to train: {label_spaces}, or a source's own. Default: the finest one that "
+            "the labels of all sources can be mapped to.",
+            panel=_DATA,
+            complete=label_spaces,
         ),
     ] = None,
     recipe: Annotated[
@@ -187,6 +196,7 @@ def train(
         options = {
             "sources": names(sources) if sources else None,
             "targets": names(targets) if targets or sources else None,  # else the recipe's
+            "classes": classes,
             "method": method,
             "iterations": iterations,
             "batch": batch,
@@ -275,9 +285,12 @@ def _show_result(out: Output, result: "RunResult") -> None:
         for name, score in scores.items()
     }
     rows = table("IoU %", *columns)
-    for street_class in next(iter(columns.values())).iou if columns else ():
-        rows.add_row(street_class, *(percent(s.iou[street_class]) for s in columns.values()))
+    spaces = [score.label_space for score in columns.values()]
+    for name in dict.fromkeys(name for score in columns.values() for name in score.iou):
+        rows.add_row(name, *(percent(score.iou.get(name)) for score in columns.values()))
     rows.add_section()
+    if len({*spaces}) > 1:
+        rows.add_row("classes", *spaces)
     rows.add_row("mIoU", *(percent(score.miou) for score in columns.values()))
     rows.add_row("images", *(str(score.images) for score in columns.values()))
     out.result(
@@ -292,6 +305,7 @@ def _show_result(out: Output, result: "RunResult") -> None:
                         "iou": score.iou,
                         "pixels": score.pixels,
                         "images": score.images,
+                        "label_space": score.label_space,
                         "seen": result.seen[name],
                     }
                     for name, score in scores.items()

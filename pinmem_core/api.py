@@ -131,6 +131,7 @@ def evaluate(
     targets: Sequence[str] = (),
     *,
     protocol: str | None = None,
+    classes: str | None = None,
     device: str = "auto",
     output: str | Path | None = None,
     on_event: Listener = ignore,
@@ -141,6 +142,8 @@ def evaluate(
         model: A run, a checkpoint folder, "starter", or `user/name[@revision]` on the Hub.
         targets: `dataset[:domain][@split]`; none for the targets of the run.
         protocol: Name of a protocol; None for the model's own, or else "paper-train".
+        classes: Label space to score in; None for the model's, or a coarser one where the labels
+            need it.
         device: Where to compute.
         output: New folder for `report.json` and `report.html`; None writes nothing.
         on_event: Callback for progress events.
@@ -154,6 +157,7 @@ def evaluate(
         str(model),
         targets,
         protocol=protocol,
+        classes=classes,
         device=device,
         output=None if output is None else Path(output),
         on_event=on_event,

@@ -310,6 +310,9 @@ class TrainConfig(Settings):
     """Use a memory; None: as in the method's paper. It is optional for "aggregate"."""
     sources: tuple[str, ...] = ()
     """Domains to train on: `dataset` or `dataset:domain`."""
+    classes: str | None = None
+    """Label space of the run: the name of a known one, or of that of a source. None: the finest one
+    that the labels of all sources can be mapped to."""
     targets: tuple[str, ...] = ()
     """Unseen domains to evaluate on after training."""
     iterations: int = Field(30_463, ge=1)

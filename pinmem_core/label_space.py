@@ -137,6 +137,15 @@ class LabelSpace(BaseModel):
         sets = [self, *sorted(inner, key=lambda space: -len(space))] if inner else []
         return {str(len(s)): np.isin(self.names, s.names) for s in sets}
 
+    @property
+    def canonical(self) -> "LabelSpace":
+        """The known space with this name and these classes, or this space if there is none.
+
+        The maps of a dataset's space may differ from those of the known space.
+        """
+        known = label_spaces().get(self.name)
+        return known if known and known.same_as(self) else self
+
     def __len__(self) -> int:
         return len(self.classes)
 

@@ -18,6 +18,7 @@ from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card, shipped_cards
 from pinmem_core.documents import json_text
 from pinmem_core.errors import PinMemError
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.templates import percent, render
 
 CARD = "README.md"
@@ -67,6 +68,7 @@ class DomainMetrics:
         miou: mIoU in 0..1 over the classes that occur; None if none occurs.
         iou: IoU in 0..1 by class name; None for a class that does not occur.
         interval: Interval (low, high) of the mIoU; None if unknown.
+        label_space: Name of the label space of the classes.
     """
 
     name: str
@@ -76,6 +78,7 @@ class DomainMetrics:
     miou: float | None
     iou: Mapping[str, float | None]
     interval: tuple[float, float] | None = None
+    label_space: str = CITYSCAPES.name
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def _domain(name: str, saved: Mapping[str, Any], seen: bool | None = None) -> Do
         saved["miou"],
         saved["iou"],
         None if interval is None else (interval["low"], interval["high"]),
+        saved.get("label_space", CITYSCAPES.name),
     )
 
 
@@ -152,7 +156,8 @@ def model_card(
     sources, training = _sources(config), _training_of(config)
     title = f"{_method(config)} trained on {', '.join(sources) or 'unknown data'}"
     domains = metrics.domains if metrics else ()
-    classes = [*domains[0].iou] if domains else []
+    classes = [*dict.fromkeys(name for domain in domains for name in domain.iou)]
+    spaces = [domain.label_space for domain in domains]
     missing = [n for n in classes if all(percent(of.iou.get(n)) == "-" for of in domains)]
     return render(
         _TEMPLATE,
@@ -165,6 +170,8 @@ def model_card(
         intervals=all(domain.interval for domain in domains),
         seen_in_words=seen_in_words,
         classes=classes,
+        spaces=spaces if {*spaces} > {CITYSCAPES.name} or CITYSCAPES.name not in spaces else (),
+        own_classes=None if _is_of_cityscapes(config) else config["classes"]["names"],
         missing=", ".join(missing),
         datasets={dataset: _card_of(dataset) for dataset in _datasets(_all_sources(config))},
         text=_text,
@@ -193,7 +200,12 @@ def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str
     return ModelCardData(
         library_name="pinmem",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "domain-generalization", "street-scenes", _method(config)],
+        tags=[
+            "semantic-segmentation",
+            "domain-generalization",
+            *["street-scenes"] * _is_of_cityscapes(config),
+            _method(config),
+        ],
         license="other",
         license_name="terms-of-the-training-data",
         datasets=_datasets(_all_sources(config)) or None,
@@ -216,6 +228,7 @@ def _details(config: Mapping[str, Any]) -> dict[str, Any]:
         "SHA-256 of its weights": start.get("sha256"),
         "sources of that model": ", ".join(map(str, start.get("sources", ()))),
         "network": f"{model['backbone']}, {model['decoder']}, stride {model['output_stride']}",
+        "classes": "" if _is_of_cityscapes(config) else _classes(config),
         "memory": f"{model['num_classes']} slots of {model['feature_dim']}" if memory else "none",
         "stored in": config.get("stored"),
         "converted from": converted.get("file"),
@@ -223,6 +236,14 @@ def _details(config: Mapping[str, Any]) -> dict[str, Any]:
         "assumed": "; ".join(converted.get("assumed", ())),
         "pinmem": config.get("pinmem_version"),
     }
+
+
+def _is_of_cityscapes(config: Mapping[str, Any]) -> bool:
+    return "label_space" not in config["model"]
+
+
+def _classes(config: Mapping[str, Any]) -> str:
+    return f"{config['model']['num_classes']}, {config['model']['label_space']['name']}"
 
 
 def _text(card: DatasetCard, field: str) -> str:

@@ -9,26 +9,28 @@ from pinmem_core.evaluation.evaluate import (
     load_validation,
 )
 from pinmem_core.evaluation.metrics import (
-    CLASS_SET_NAMES,
     Calibration,
     ConfusionMatrix,
     Scores,
+    class_sets,
     mean_over_domains,
 )
 from pinmem_core.evaluation.report import evaluate_run
 from pinmem_core.evaluation.results import DomainResult, ImageResult, Report, TrainedOn
+from pinmem_core.evaluation.scored_classes import ScoredClasses
 
 __all__ = [
-    "CLASS_SET_NAMES",
     "Calibration",
     "ConfusionMatrix",
     "DomainResult",
     "ImageResult",
     "Report",
+    "ScoredClasses",
     "Scores",
     "Target",
     "TrainedOn",
     "bootstrap_interval",
+    "class_sets",
     "evaluate",
     "evaluate_domain",
     "evaluate_run",

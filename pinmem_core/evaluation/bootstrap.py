@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinmem_core.errors import DataError
-from pinmem_core.evaluation.metrics import OCCURRING, mean_iou
+from pinmem_core.evaluation.metrics import mean_iou
 from pinmem_core.evaluation.results import ImageResult
 
 
@@ -16,7 +16,7 @@ def bootstrap_interval(
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
-    class_set: str = OCCURRING,
+    classes: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
     """Return the interval (low, high) of a mIoU, in 0..1.
 
@@ -25,10 +25,10 @@ def bootstrap_interval(
         level: Fraction of the draws inside the interval, in 0..1.
         draws: Number of draws.
         seed: Random seed; equal seeds give equal draws.
-        class_set: Name of the class set to average.
+        classes: Classes to average, (K,), as for `mean_iou`; None for those that occur.
     """
     weights = _weights(len(results), draws, seed)
-    return _middle(_mious(_counts(results), weights, class_set), level)
+    return _middle(_mious(_counts(results), weights, classes), level)
 
 
 def paired_interval(
@@ -38,7 +38,7 @@ def paired_interval(
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
-    class_set: str = OCCURRING,
+    classes: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
     """Return the interval of mIoU(second) - mIoU(first) of two models on the same images.
 
@@ -51,13 +51,13 @@ def paired_interval(
         level: Fraction of the draws inside the interval, in 0..1.
         draws: Number of draws.
         seed: Random seed; equal seeds give equal draws.
-        class_set: Name of the class set to average.
+        classes: Classes to average, (K,), as for `mean_iou`; None for those that occur.
 
     Raises:
         DataError: The images or their labels differ.
     """
     return mean_paired_interval(
-        [(first, second)], level=level, draws=draws, seed=seed, class_set=class_set
+        [(first, second)], level=level, draws=draws, seed=seed, classes=classes
     )
 
 
@@ -67,7 +67,7 @@ def mean_paired_interval(
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
-    class_set: str = OCCURRING,
+    classes: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
     """Return the interval of mIoU(second) - mIoU(first), averaged over several pairs of models.
 
@@ -81,7 +81,7 @@ def mean_paired_interval(
         level: Fraction of the draws inside the interval, in 0..1.
         draws: Number of draws.
         seed: Random seed; equal seeds give equal draws.
-        class_set: Name of the class set to average.
+        classes: Classes to average, (K,), as for `mean_iou`; None for those that occur.
 
     Raises:
         DataError: The images or their labels differ.
@@ -97,13 +97,13 @@ def mean_paired_interval(
                 "the two models were evaluated on the same images with other labels.",
                 "Evaluate both with the same protocol on the same prepared data.",
             )
-        differences.append(_mious(others, weights, class_set) - _mious(counts, weights, class_set))
+        differences.append(_mious(others, weights, classes) - _mious(counts, weights, classes))
     chosen = _weights(len(pairs), draws, seed + 1) / len(pairs)
     return _middle((chosen.T * differences).sum(axis=0), level)
 
 
 def _counts(results: Sequence[ImageResult]) -> NDArray[np.float64]:
-    """Return hits, truth and predicted pixels of N images, (3, N, 19).
+    """Return hits, truth and predicted pixels of N images, (3, N, K).
 
     They are integers in float64, whose products are fast and exact.
     """
@@ -113,11 +113,11 @@ def _counts(results: Sequence[ImageResult]) -> NDArray[np.float64]:
 
 
 def _mious(
-    counts: NDArray[np.float64], weights: NDArray[np.float64], class_set: str
+    counts: NDArray[np.float64], weights: NDArray[np.float64], classes: NDArray[np.bool_] | None
 ) -> NDArray[np.float64]:
     """Return the mIoU of each draw, (draws,), for the image counts `weights`, (draws, N)."""
     hits, truth, predicted = (weights @ part for part in counts)
-    return mean_iou(hits, truth, predicted, class_set)
+    return mean_iou(hits, truth, predicted, classes)
 
 
 def _require_same_images(first: Sequence[ImageResult], second: Sequence[ImageResult]) -> None:

@@ -1,6 +1,6 @@
 """Compare reports on the same images, protocol and classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,14 @@ from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.evaluation.bootstrap import paired_interval
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.evaluation.results import LEVEL, SCHEMA_VERSION, ImageResult, image_counts
-from pinmem_core.label_space import CLASS_NAMES
+from pinmem_core.label_space import CITYSCAPES, MOST_CLASSES
 
 _READABLE = (1, SCHEMA_VERSION)
 LARGEST_REPORT = 1 << 28
 """Maximum size of a `report.json` in bytes; one of a million images is smaller."""
 
 _Share = Annotated[float, Field(ge=0, le=1)]
-_Cell = Annotated[int, Field(ge=0, lt=len(CLASS_NAMES) * (len(CLASS_NAMES) + 1))]
+_Cell = Annotated[int, Field(ge=0, lt=MOST_CLASSES * (MOST_CLASSES + 1))]
 
 
 class _Strict(BaseModel):
@@ -54,11 +54,25 @@ class SavedTarget(_Strict):
     per_image: list[_SavedImage]
     seen: bool | None = None
     """Whether the network was trained on the domain; None if unknown (reports of version 1)."""
+    label_space: str = CITYSCAPES.name
+    """Name of the label space; earlier versions knew only one."""
+    classes: list[str] = Field([*CITYSCAPES.names], max_length=MOST_CLASSES)
+    """Names of the classes."""
+
+    @model_validator(mode="after")
+    def _has_its_classes(self) -> Self:
+        if self.iou.keys() != {*self.classes} or len({*self.classes}) < len(self.classes):
+            raise ValueError("it has other scores than classes")
+        cells = len(self.classes) * (len(self.classes) + 1)
+        if any(cell >= cells for image in self.per_image for cell in image.cells):
+            raise ValueError("a cell belongs to no class")
+        return self
 
     @cached_property
     def images(self) -> tuple[ImageResult, ...]:
         """Pixel counts of each image."""
-        return tuple(image_counts(image.model_dump()) for image in self.per_image)
+        size = len(self.classes)
+        return tuple(image_counts(image.model_dump(), size) for image in self.per_image)
 
 
 class SavedReport(_Strict):
@@ -77,8 +91,6 @@ class SavedReport(_Strict):
     def _has_what_tables_show(self) -> Self:
         if not all(isinstance(self.protocol.get(key), str) for key in ("name", "description")):
             raise ValueError("the protocol has no name or description")
-        if any(target.iou.keys() != set(CLASS_NAMES) for target in self.targets.values()):
-            raise ValueError("a target has other classes than this pinmem")
         return self
 
     @classmethod
@@ -146,6 +158,7 @@ class TargetScores:
         class_differences: IoU minus the first report's IoU, by class name; None for a class that
             does not occur.
         seen: Whether the network was trained on the target; None if unknown.
+        label_space: Name of the label space of the classes.
     """
 
     miou: float
@@ -154,6 +167,7 @@ class TargetScores:
     interval: tuple[float, float]
     class_differences: dict[str, float | None]
     seen: bool | None
+    label_space: str
 
 
 @dataclass(frozen=True)
@@ -164,7 +178,8 @@ class Comparison:
         reports: Compared reports; the first is the baseline.
         targets: Scores of each report, by the target's name.
         averages: Mean mIoU per report over the targets that are unseen in all reports, and over
-            those that are seen in all. Groups of fewer than two targets are left out.
+            those that are seen in all; for each label space, if there are several. Groups of fewer
+            than two targets are left out.
     """
 
     reports: tuple[SavedReport, ...]
@@ -202,13 +217,22 @@ def compare(reports: Sequence[SavedReport]) -> Comparison:
         name: tuple(_compared(ours, report.targets[name]) for report in reports)
         for name, ours in first.targets.items()
     }
-    averages = {
-        seen_in_words(seen): tuple(mean(scores.miou for scores in group) for group in columns)
-        for seen in (False, True)
-        if len(rows := [r for r in targets.values() if all(c.seen is seen for c in r)]) > 1
-        for columns in [zip(*rows, strict=True)]
+    return Comparison(tuple(reports), targets, _averages(targets))
+
+
+def _averages(targets: Mapping[str, Sequence[TargetScores]]) -> dict[str, tuple[float, ...]]:
+    groups: dict[str, list[Sequence[TargetScores]]] = {}
+    several = len({row[0].label_space for row in targets.values()}) > 1
+    for row in targets.values():
+        seen = row[0].seen
+        if seen is not None and all(scores.seen is seen for scores in row):
+            group = seen_in_words(seen) + f" ({row[0].label_space})" * several
+            groups.setdefault(group, []).append(row)
+    return {
+        group: tuple(mean(scores.miou for scores in column) for column in zip(*rows, strict=True))
+        for group, rows in sorted(groups.items(), reverse=True)
+        if len(rows) > 1
     }
-    return Comparison(tuple(reports), targets, averages)
 
 
 def _require_comparable(first: SavedReport, other: SavedReport) -> None:
@@ -218,13 +242,15 @@ def _require_comparable(first: SavedReport, other: SavedReport) -> None:
     fields += [("set of targets", {*first.targets}, {*other.targets})]
     for name in first.targets.keys() & other.targets.keys():
         ours, theirs = first.targets[name], other.targets[name]
+        fields += [(f"set of classes of {name}", ours.classes, theirs.classes)]
         fields += [(f"split of {name}", ours.split, theirs.split)]
         fields += [(f"data of {name}", ours.dataset_digest, theirs.dataset_digest)]
     for what, one, another in fields:
         if one != another:
             raise ConfigError(
                 f"{first.path} and {other.path} cannot be compared: the {what} differs.",
-                "Evaluate both runs with the same --protocol and --targets, on the same data.",
+                "Evaluate both runs with the same --protocol, --targets and --classes, on the same "
+                "data.",
             )
 
 
@@ -236,6 +262,7 @@ def _compared(first: SavedTarget, other: SavedTarget) -> TargetScores:
         paired_interval(first.images, other.images, level=LEVEL),
         {name: _less(other.iou[name], first.iou[name]) for name in other.iou},
         other.seen,
+        other.label_space,
     )
 
 

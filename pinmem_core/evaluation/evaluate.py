@@ -19,8 +19,10 @@ from pinmem_core.distributed import all_gather, rank, world_size
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix, Scores
 from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
+from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.inference import Predictor, Protocol, TiledPredictor
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.visualize import caption, colorize, overlay, side_by_side, stacked
 
 T = TypeVar("T")
@@ -123,13 +125,17 @@ class Gallery:
     Args:
         count: Maximum number of worst examples, and of best examples.
         named: Ids of the samples whose predictions are kept.
+        space: Label space of the trainIds.
 
     Attributes:
         predictions: Predicted trainIds, (H, W), of the named samples, by id.
     """
 
-    def __init__(self, count: int, named: Collection[str] = ()) -> None:
+    def __init__(
+        self, count: int, named: Collection[str] = (), space: LabelSpace = CITYSCAPES
+    ) -> None:
         self.predictions: dict[str, NDArray[np.uint8]] = {}
+        self._space = space
         self._count, self._named, self._added = count, frozenset(named), 0
         self._worst: dict[tuple[float, int], Example] = {}
         self._best: dict[tuple[float, int], Example] = {}
@@ -151,7 +157,8 @@ class Gallery:
         orders = (miou, self._added), (-miou, -self._added)
         for kept, key in zip((self._worst, self._best), orders, strict=True):
             if len(kept) < self._count or key < max(kept):
-                example = kept[key] = example or _example(labelled, prediction, miou)
+                example = example or _example(labelled, prediction, miou, self._space)
+                kept[key] = example
                 if len(kept) > self._count:
                     del kept[max(kept)]
 
@@ -162,16 +169,20 @@ class Gallery:
         return Examples(worst, tuple(example for example in best if example.id not in shown))
 
 
-def _example(labelled: Labelled, prediction: NDArray[np.uint8], miou: float) -> Example:
+def _example(
+    labelled: Labelled, prediction: NDArray[np.uint8], miou: float, space: LabelSpace
+) -> Example:
     height, width = labelled.truth.shape
     scale = min(1, _EXAMPLE_WIDTH / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(Image.fromarray(labelled.image).resize(size, Image.Resampling.BICUBIC))
     truth, predicted = (
-        np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+        overlay(
+            small, np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST)), space
+        )
         for ids in (labelled.truth, prediction)
     )
-    return Example(labelled.id, miou, small, overlay(small, truth), overlay(small, predicted))
+    return Example(labelled.id, miou, small, truth, predicted)
 
 
 @dataclass(frozen=True)
@@ -181,10 +192,11 @@ class Target:
     Attributes:
         name: Name as the user wrote it.
         split: Evaluated split, or "all".
-        samples: Images and labels.
+        samples: Images, and labels in the label space of `classes`.
         seen: Whether any image belongs to a domain that the network was trained on; None if
             unknown.
         trained_images: Number of images that the network was trained on; None if unknown.
+        classes: Classes of the scores.
     """
 
     name: str
@@ -192,6 +204,7 @@ class Target:
     samples: Sequence[Sample]
     seen: bool | None = None
     trained_images: int | None = None
+    classes: ScoredClasses = SAME_CLASSES
 
     def warning(self) -> str | None:
         """Return a warning if the target is not known to be unseen, else None."""
@@ -208,7 +221,12 @@ class Target:
 
 
 def load_target(
-    text: str, trained_on: TrainedOn | None = None, max_images: int | None = None
+    text: str,
+    trained_on: TrainedOn | None = None,
+    max_images: int | None = None,
+    *,
+    network: LabelSpace = CITYSCAPES,
+    classes: str | None = None,
 ) -> Target:
     """Load a target.
 
@@ -221,9 +239,12 @@ def load_target(
         text: Target as `dataset[:domain][@split]`.
         trained_on: Images that the network was trained on; None if unknown.
         max_images: Maximum number of images, evenly spaced; None for all.
+        network: Label space of the network.
+        classes: Name of the label space of the scores, as for `ScoredClasses.of`.
 
     Raises:
-        ConfigError: The dataset, domain or split does not exist.
+        ConfigError: The dataset, domain or split does not exist, or the labels cannot be compared
+            with the classes of the network.
         DataError: The dataset is not prepared, or the target holds no samples.
     """
     selection = Selection.parse(text)
@@ -233,8 +254,10 @@ def load_target(
         seen = trained_on.has_seen(dataset, matching(selection, "all"))
         split = "val" if seen else _split_of_unseen(selection)
     samples = _evenly(select(selection, split), max_images)
+    scored = ScoredClasses.of(network, samples.label_space, classes)
+    samples = samples.in_space(scored.space)
     seen = trained_on.has_seen(dataset, samples)
-    return Target(text, split, samples, seen, trained_on.count(dataset, samples))
+    return Target(text, split, samples, seen, trained_on.count(dataset, samples), scored)
 
 
 def _split_of_unseen(selection: Selection) -> str:
@@ -249,7 +272,11 @@ def _split_of_unseen(selection: Selection) -> str:
 
 
 def load_validation(
-    sources: Iterable[str], max_images: int | None, on_event: Listener
+    sources: Iterable[str],
+    max_images: int | None,
+    on_event: Listener,
+    *,
+    network: LabelSpace = CITYSCAPES,
 ) -> list[Target]:
     """Return the validation split of each source, without sources that have none.
 
@@ -258,8 +285,10 @@ def load_validation(
         max_images: Maximum number of images per source, evenly spaced; None for all.
         on_event: Callback for warnings about sources without validation split, and about sources
             that train on their validation images.
+        network: Label space of the network.
 
     Raises:
+        ConfigError: The labels cannot be compared with the classes of the network.
         DataError: A source is not prepared.
     """
     targets = []
@@ -269,7 +298,9 @@ def load_validation(
             on_event(Notice(f"{source} trains on its own validation images", warning=True))
         selection = replace(selection, split="val")
         if samples := matching(selection, "val"):
-            targets.append(Target(str(selection), "val", _evenly(samples, max_images), seen=True))
+            scored = ScoredClasses.of(network, samples.label_space)
+            samples = _evenly(samples, max_images).in_space(scored.space)
+            targets.append(Target(str(selection), "val", samples, seen=True, classes=scored))
         else:
             on_event(Notice(f"{source} has no validation split; it is skipped", warning=True))
     return targets
@@ -282,23 +313,29 @@ def _evenly(samples: Samples, count: int | None) -> Samples:
 
 
 def evaluate(
-    predictor: Predictor, samples: Sequence[Sample], *, on_event: Listener = ignore, task: str
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    *,
+    classes: ScoredClasses = SAME_CLASSES,
+    on_event: Listener = ignore,
+    task: str,
 ) -> Scores:
     """Predict every sample and score it against its label; distributed processes share the work.
 
     Args:
         predictor: Model and protocol.
-        samples: Samples, at least one.
+        samples: Samples, at least one, with labels in the label space of `classes`.
+        classes: Classes of the scores.
         on_event: Callback for progress events.
         task: Name of the task in progress events.
 
     Raises:
         DataError: A file cannot be read, or the sizes of a label and its image differ.
     """
-    matrix = ConfusionMatrix()
+    matrix = ConfusionMatrix.empty(len(classes.space))
     for _, image, truth in read_shard(samples, predictor.protocol, on_event=on_event, task=task):
-        matrix.add(truth, predictor.predict(image))
-    return Scores.of(reduce(add, all_gather(matrix)), len(samples))
+        matrix.add(truth, classes.predicted(predictor.predict(image)))
+    return Scores.of(reduce(add, all_gather(matrix)), len(samples), classes.space)
 
 
 def evaluate_domain(
@@ -324,17 +361,18 @@ def evaluate_domain(
         DataError: A file cannot be read, the sizes of a label and its image differ, or no pixel of
             the target is labelled.
     """
-    results, calibration = [], Calibration()
+    results, calibration, classes = [], Calibration(), target.classes
+    wanted = {"confidence": True} | ({} if classes.table is None else {"probabilities": True})
     shown = read_shard(target.samples, predictor.protocol, on_event=on_event, task=task)
     for sample in shown:
-        prediction = predictor.analyze(sample.image, confidence=True)
-        assert prediction.confidence is not None
-        matrix = ConfusionMatrix()
-        matrix.add(sample.truth, prediction.train_ids)
+        prediction = predictor.analyze(sample.image, **wanted)
+        predicted = classes.predicted(prediction.train_ids)
+        matrix = ConfusionMatrix.empty(len(classes.space))
+        matrix.add(sample.truth, predicted)
         results.append(ImageResult(sample.id, matrix.counts, matrix.missed))
-        calibration += Calibration.of(prediction.confidence, sample.truth, prediction.train_ids)
+        calibration += Calibration.of(classes.confidence(prediction), sample.truth, predicted)
         if gallery:
-            gallery.add(sample, prediction.train_ids, matrix.miou())
+            gallery.add(sample, predicted, matrix.miou())
     calibration = reduce(add, all_gather(calibration))
     result = DomainResult(
         target.name,
@@ -343,6 +381,7 @@ def evaluate_domain(
         calibration,
         target.seen,
         target.trained_images,
+        space=classes.space,
     )
     if not result.matrix.pixels:
         raise DataError(
@@ -354,18 +393,23 @@ def evaluate_domain(
 
 
 def comparison_sheet(
-    predictors: Mapping[str, TiledPredictor], samples: Sequence[Sample], tile_width: int = 384
+    predictors: Mapping[str, TiledPredictor],
+    samples: Sequence[Sample],
+    tile_width: int = 384,
+    classes: ScoredClasses = SAME_CLASSES,
 ) -> NDArray[np.uint8]:
     """Return an RGB sheet with one row per sample: image, ground truth, and each prediction.
 
     Args:
         predictors: Predictors by column title.
-        samples: Samples, at least one.
+        samples: Samples, at least one, with labels in the label space of `classes`.
         tile_width: Width of each column in pixels.
+        classes: Classes to show, for predictors of one label space.
     """
     rows = [caption(["image", "ground truth", *predictors], tile_width)]
     for sample in samples:
         image, truth = sample.read()
-        predicted = [colorize(predictor.predict(image)) for predictor in predictors.values()]
-        rows.append(side_by_side([image, colorize(truth), *predicted], tile_width))
+        predicted = (classes.predicted(each.predict(image)) for each in predictors.values())
+        shown = [colorize(train_ids, classes.space) for train_ids in (truth, *predicted)]
+        rows.append(side_by_side([image, *shown], tile_width))
     return stacked(rows)

@@ -16,10 +16,11 @@ from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.evaluate import Target
-from pinmem_core.evaluation.plots import plot_cosines, plot_projection, slot_name
+from pinmem_core.evaluation.plots import plot_cosines, plot_projection
+from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.inference import Predictor
-from pinmem_core.label_space import CLASSES, IGNORE_INDEX, Color
+from pinmem_core.label_space import IGNORE_INDEX, Color
 from pinmem_core.models.decoders.base import resize
 from pinmem_core.models.memory import CategoricalMemory
 from pinmem_core.visualize import (
@@ -69,13 +70,14 @@ class Reading:
     Attributes:
         id: Id of the sample.
         image: RGB image, (H, W, 3).
-        truth: TrainIds, (H, W); 255 is ignored.
-        prediction: Predicted trainIds, (H, W).
+        truth: TrainIds in the label space of `classes`, (H, W); 255 is ignored.
+        prediction: Predicted trainIds in that label space, (H, W).
         weights: Read weight of each slot at each position of the feature, (K, h, w); weights of a
             position sum to 1.
         written: Slots after writing only this image into an empty memory, (K, D): the mean u of
             each class, of unit length; zeros for a class with fewer pixels than a feature position
-            covers.
+            covers; only zeros if the network has other classes than the truth.
+        classes: Classes of the truth.
     """
 
     id: str
@@ -84,15 +86,18 @@ class Reading:
     prediction: NDArray[np.uint8]
     weights: NDArray[np.float32]
     written: NDArray[np.float32]
+    classes: ScoredClasses = SAME_CLASSES
 
     def weight_of(self, train_id: int) -> NDArray[np.float32]:
-        """Return the read weight of a slot at each pixel, (H, W), in 0..1."""
-        return self._at_pixels(self.weights[train_id : train_id + 1])[0].numpy()
+        """Return the read weight of the slots of a class at each pixel, (H, W), in 0..1."""
+        slots = self.weights[self.classes.members(train_id)]
+        return self._at_pixels(slots.sum(axis=0, keepdims=True))[0].numpy()
 
     @cached_property
     def most_read(self) -> NDArray[np.uint8]:
-        """Slot with the largest read weight at each pixel, (H, W)."""
-        return self._at_pixels(self.weights).argmax(dim=0).to(torch.uint8).numpy()
+        """Class of the slot with the largest read weight at each pixel, (H, W)."""
+        slots = self._at_pixels(self.weights).argmax(dim=0).to(torch.uint8).numpy()
+        return self.classes.predicted(slots)
 
     @property
     def labelled(self) -> int:
@@ -101,8 +106,8 @@ class Reading:
 
     @property
     def right(self) -> int:
-        """Number of labelled pixels that read the slot of their true class most."""
-        return int((self.most_read == self.truth).sum())
+        """Number of labelled pixels that read a slot of their true class most."""
+        return int(((self.most_read == self.truth) & (self.truth != IGNORE_INDEX)).sum())
 
     def _at_pixels(self, weights: NDArray[np.float32]) -> Tensor:
         return resize(torch.from_numpy(weights)[None], self.truth.shape)[0]
@@ -114,6 +119,7 @@ def read_memory(
     sample: Sample,
     prediction: NDArray[np.uint8] | None = None,
     *,
+    classes: ScoredClasses = SAME_CLASSES,
     max_pixels: int = 2**21,
 ) -> Reading:
     """Return the read weights and written slots of the memory for a whole sample.
@@ -122,8 +128,10 @@ def read_memory(
 
     Args:
         predictor: Predictor of a network with memory.
-        sample: Sample to analyze.
-        prediction: TrainIds, (H, W), predicted before; None to predict the sample.
+        sample: Sample to analyze, with a label in the label space of `classes`.
+        prediction: TrainIds in that label space, (H, W), predicted before; None to predict the
+            sample.
+        classes: Classes of the truth.
         max_pixels: Number of pixels to which a larger image is reduced after the prediction; the
             default is the size of Cityscapes images.
 
@@ -136,15 +144,16 @@ def read_memory(
         raise ConfigError("the network has no memory.", "Load one that was trained with a memory.")
     image, truth = predictor.protocol.view_of(*sample.read())
     if prediction is None:
-        prediction = predictor.predict(image)
+        prediction = classes.predicted(predictor.predict(image))
     prediction = _reduced(prediction, max_pixels, Image.Resampling.NEAREST)
     image = _reduced(image, max_pixels, Image.Resampling.BICUBIC)
     truth = _reduced(truth, max_pixels, Image.Resampling.NEAREST)
     seen = torch.tensor(image, device=predictor.device).permute(2, 0, 1)[None]
     feature = segmenter.encode(normalize(seen, segmenter.normalization)).feature
     weights = memory.attention(feature, memory.slots).weights[0]
-    written = _written(memory, feature, truth, segmenter.config.output_stride**2)
-    return Reading(sample.id, image, truth, prediction, _array(weights), _array(written))
+    own = truth if classes.table is None else np.full_like(truth, IGNORE_INDEX)
+    written = _written(memory, feature, own, segmenter.config.output_stride**2)
+    return Reading(sample.id, image, truth, prediction, _array(weights), _array(written), classes)
 
 
 def _written(
@@ -180,17 +189,19 @@ def reading_sheet(readings: Sequence[Reading]) -> NDArray[np.uint8]:
     """Return an RGB sheet of image, truth, prediction and the slot that each pixel reads most.
 
     Args:
-        readings: Readings, at least one.
+        readings: Readings of one target, at least one.
     """
+    space = readings[0].classes.space
     names = ["image", "truth", "prediction", "slot read most"]
     tile = _WIDTH // len(names) - GAP
     rows, seen = [caption(names, tile)], set[int]()
     for reading in readings:
         classes = [reading.truth, reading.prediction, reading.most_read]
         rows.append(heading(reading.id, _rightness(reading), rows[0].shape[1]))
-        rows.append(side_by_side([reading.image, *map(colorize, classes)], tile))
+        shown = [colorize(train_ids, space) for train_ids in classes]
+        rows.append(side_by_side([reading.image, *shown], tile))
         seen |= {*np.unique(classes).tolist()}
-    return stacked([*rows, legend(seen, rows[0].shape[1])])
+    return stacked([*rows, legend(seen, rows[0].shape[1], space)])
 
 
 def _rightness(reading: Reading) -> str:
@@ -202,19 +213,19 @@ def _rightness(reading: Reading) -> str:
 def frequent_classes(readings: Sequence[Reading], count: int) -> list[int]:
     """Return up to `count` most frequent trainIds in the truth of all readings, descending."""
     counts = [np.bincount(reading.truth.ravel(), minlength=256) for reading in readings]
-    pixels = np.sum(counts, axis=0)[: len(CLASSES)]
+    pixels = np.sum(counts, axis=0)[: len(readings[0].classes.space)]
     return [int(k) for k in np.argsort(-pixels, kind="stable")[:count] if pixels[k]]
 
 
 def weight_sheet(readings: Sequence[Reading], train_ids: Sequence[int]) -> NDArray[np.uint8]:
-    """Return an RGB sheet of heat maps of the read weights of some slots.
+    """Return an RGB sheet of heat maps of the read weights of the slots of some classes.
 
     The weights of a network differ little, so the colours of each map span its own range, which is
     printed below it. A black line surrounds the class in the ground truth.
 
     Args:
-        readings: Readings, at least one.
-        train_ids: TrainIds of the slots.
+        readings: Readings of one target, at least one.
+        train_ids: TrainIds of the classes.
     """
     rows = []
     tile = _WIDTH // (1 + len(train_ids)) - GAP
@@ -222,7 +233,8 @@ def weight_sheet(readings: Sequence[Reading], train_ids: Sequence[int]) -> NDArr
         weights = {train_id: reading.weight_of(train_id) for train_id in train_ids}
         maps = [_heat(weight, reading.truth == k, tile) for k, weight in weights.items()]
         rows.append(side_by_side([reading.image, *maps], tile))
-        ranges = [f"{slot_name(k)}: {w.min():.3f} to {w.max():.3f}" for k, w in weights.items()]
+        names = reading.classes.space.names
+        ranges = [f"{names[k]}: {w.min():.3f} to {w.max():.3f}" for k, w in weights.items()]
         rows.append(caption([reading.id, *ranges], tile))
     labels = "smallest weight of a map", "largest"
     return stacked([*rows, color_bar(_HEAT, labels, rows[0].shape[1])])
@@ -253,7 +265,8 @@ def memory_pictures(
     """Return pictures of a network's memory by caption; {} for a network without memory.
 
     The pictures are plots of the cosines of the slots and of the projection of slots and class
-    features, and two RGB sheets (H, W, 3) per target of what its images read. With several
+    features (without targets that are scored in other classes than the network's), and two RGB
+    sheets (H, W, 3) per target of what its images read. With several
     processes, each renders all pictures.
 
     Args:
@@ -266,7 +279,7 @@ def memory_pictures(
     Raises:
         DataError: A file cannot be read.
     """
-    memory = predictor.segmenter.memory
+    memory, space = predictor.segmenter.memory, predictor.segmenter.label_space
     if memory is None:
         return {}
     sheets: dict[str, NDArray[np.uint8] | Figure] = {}
@@ -275,13 +288,14 @@ def memory_pictures(
         known = (predictions or {}).get(target.name, {})
         readings = _read(predictor, target, samples_per_domain, known, on_event)
         sheets |= _sheets(target.name, readings)
-        written[target.name] = np.stack([reading.written for reading in readings])
+        if target.classes.table is None:
+            written[target.name] = np.stack([reading.written for reading in readings])
     slots = memory.slots.float().cpu().numpy()
     plots: dict[str, NDArray[np.uint8] | Figure] = {
-        _COSINE_CAPTION: plot_cosines(slots, "Cosines of the slots")
+        _COSINE_CAPTION: plot_cosines(slots, "Cosines of the slots", space)
     }
-    if np.count_nonzero(slots.any(axis=1)) >= 2:
-        plots[_PROJECTION] = plot_projection(written, slots, "Slots and class features")
+    if written and np.count_nonzero(slots.any(axis=1)) >= 2:
+        plots[_PROJECTION] = plot_projection(written, slots, "Slots and class features", space)
     return plots | sheets
 
 
@@ -294,7 +308,8 @@ def _read(
 ) -> list[Reading]:
     samples, readings = evenly_spaced(target.samples, count), []
     for done, sample in enumerate(samples, start=1):
-        readings.append(read_memory(predictor, sample, predictions.get(sample.id)))
+        known = predictions.get(sample.id)
+        readings.append(read_memory(predictor, sample, known, classes=target.classes))
         on_event(Progress(f"reading the memory for {target.name}", done, len(samples)))
     return readings
 

@@ -4,25 +4,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.errors import unknown_name
-from pinmem_core.label_space import CLASS_NAMES, CLASS_SETS, CLASSES
+from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX, LabelSpace
 
 OCCURRING = "occurring"
 """Name of the set of classes that occur in the ground truth. The other sets are fixed."""
 
-_FIXED: Mapping[str, NDArray[np.bool_]] = {
-    str(size): np.isin(np.arange(len(CLASSES)), train_ids) for size, train_ids in CLASS_SETS.items()
-}
-CLASS_SET_NAMES: tuple[str, ...] = (OCCURRING, *_FIXED)
-"""Names of the class sets, the default first: "occurring", "19", "16", "13"."""
 
+def class_sets(space: LabelSpace) -> Mapping[str, NDArray[np.bool_] | None]:
+    """Return the sets of classes that a mIoU averages, by name, as for `mean_iou`.
 
-_SIZE = len(CLASS_NAMES)
+    The default, "occurring", comes first. Cityscapes also has the sets "19", "16" and "13".
+    """
+    return {OCCURRING: None, **space.subsets}
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
@@ -32,30 +30,26 @@ def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def mean_iou(
-    hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any], class_set: str
+    hits: NDArray[Any],
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    classes: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Return the mean IoU of a batch of counts.
 
-    The set "occurring" averages the classes that occur in the truth. A fixed set averages those of
-    its classes that occur in truth or prediction, as in cityscapesScripts: a class that is only
-    predicted counts as 0.
-
     Args:
-        hits: Correctly predicted pixels of each class (TP), (..., 19).
-        truth: Pixels of each class (TP + FN), (..., 19).
-        predicted: Labelled pixels predicted as each class (TP + FP), (..., 19).
-        class_set: Name from `CLASS_SET_NAMES`.
+        hits: Correctly predicted pixels of each class (TP), (..., K).
+        truth: Pixels of each class (TP + FN), (..., K).
+        predicted: Labelled pixels predicted as each class (TP + FP), (..., K).
+        classes: Whether each class belongs to a fixed set, (K,). Of its classes, those that occur
+            in truth or prediction are averaged, as in cityscapesScripts: a class that is only
+            predicted counts as 0. None averages the classes that occur in the truth.
 
     Returns:
         Mean IoU in 0..1, (...); NaN without a class to average.
-
-    Raises:
-        ConfigError: The class set does not exist.
     """
-    if class_set not in CLASS_SET_NAMES:
-        raise unknown_name("class set", class_set, CLASS_SET_NAMES)
     iou = ratio(hits, truth + predicted - hits)
-    averaged = truth > 0 if class_set == OCCURRING else _FIXED[class_set] & ~np.isnan(iou)
+    averaged = truth > 0 if classes is None else classes & ~np.isnan(iou)
     return ratio(np.where(averaged, iou, 0).sum(axis=-1), averaged.sum(axis=-1))
 
 
@@ -64,42 +58,49 @@ class ConfusionMatrix:
     """Exact pixel counts; rows are true classes, columns are predicted classes.
 
     Attributes:
-        counts: Pixels by true and predicted class, (19, 19) int64.
-        missed: Pixels of each true class predicted as none of the 19 classes, (19,) int64. They are
+        counts: Pixels by true and predicted class, (K, K) int64; by default zeros for the 19
+            classes of Cityscapes.
+        missed: Pixels of each true class predicted as none of the K classes, (K,) int64. They are
             false negatives; with `counts` they sum to the labelled pixels.
     """
 
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((_SIZE, _SIZE), np.int64))
-    missed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_SIZE, np.int64))
+    counts: NDArray[np.int64] = field(default_factory=lambda: _zeros(len(CITYSCAPES))[:, :-1])
+    missed: NDArray[np.int64] = field(default_factory=lambda: _zeros(len(CITYSCAPES))[:, -1])
+
+    @classmethod
+    def empty(cls, size: int) -> Self:
+        """Return a matrix without pixels for `size` classes."""
+        return cls(_zeros(size)[:, :-1], _zeros(size)[:, -1])
 
     def add(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         """Count the labelled pixels of one image.
 
         Args:
             truth: TrainIds, (H, W); 255 is ignored.
-            prediction: Predicted trainIds, (H, W); values above 18 stand for no class.
+            prediction: Predicted trainIds, (H, W); K and above stand for no class.
         """
+        size = len(self.missed)
         pairs = truth.astype(np.uint16) << 8 | prediction
-        table = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:_SIZE]
-        self.counts += table[:, :_SIZE]
-        self.missed += table[:, _SIZE:].sum(axis=1)
+        table = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:size]
+        self.counts += table[:, :size]
+        self.missed += table[:, size:].sum(axis=1)
 
     def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         return ConfusionMatrix(self.counts + other.counts, self.missed + other.missed)
 
     @property
     def hits(self) -> NDArray[np.int64]:
-        """Correctly predicted pixels of each class (TP), (19,)."""
+        """Correctly predicted pixels of each class (TP), (K,)."""
         return self.counts.diagonal()
 
     @property
     def truth(self) -> NDArray[np.int64]:
-        """Pixels of each class (TP + FN), (19,)."""
+        """Pixels of each class (TP + FN), (K,)."""
         return self.counts.sum(axis=1) + self.missed
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """Labelled pixels predicted as each class (TP + FP), (19,)."""
+        """Labelled pixels predicted as each class (TP + FP), (K,)."""
         return self.counts.sum(axis=0)
 
     @property
@@ -109,37 +110,42 @@ class ConfusionMatrix:
 
     @property
     def occurs(self) -> NDArray[np.bool_]:
-        """Whether each class occurs in the truth, (19,)."""
+        """Whether each class occurs in the truth, (K,)."""
         return self.truth > 0
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """IoU of each class, TP / (TP + FP + FN), (19,); NaN if in neither truth nor prediction."""
+        """IoU of each class, TP / (TP + FP + FN), (K,); NaN if in neither truth nor prediction."""
         return ratio(self.hits, self.truth + self.predicted - self.hits)
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """Precision of each class, TP / (TP + FP), (19,); NaN if the class is never predicted."""
+        """Precision of each class, TP / (TP + FP), (K,); NaN if the class is never predicted."""
         return ratio(self.hits, self.predicted)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """Recall of each class, TP / (TP + FN), (19,); NaN if the class does not occur."""
+        """Recall of each class, TP / (TP + FN), (K,); NaN if the class does not occur."""
         return ratio(self.hits, self.truth)
 
     @property
     def frequency(self) -> NDArray[np.float64]:
-        """Fraction of labelled pixels of each class, (19,); NaN without labelled pixels."""
-        return ratio(self.truth, np.full(_SIZE, self.pixels))
+        """Fraction of labelled pixels of each class, (K,); NaN without labelled pixels."""
+        return ratio(self.truth, np.full(len(self.truth), self.pixels))
 
     @property
     def pixel_accuracy(self) -> float:
         """Fraction of labelled pixels predicted correctly; NaN without labelled pixels."""
         return float(ratio(self.hits.sum(), self.truth.sum()))
 
-    def miou(self, class_set: str = OCCURRING) -> float:
-        """Return the mean IoU over a class set, as `mean_iou`; NaN without a class to average."""
-        return float(mean_iou(self.hits, self.truth, self.predicted, class_set))
+    def miou(self, classes: NDArray[np.bool_] | None = None) -> float:
+        """Return the mean IoU over `classes`, as `mean_iou`; NaN without a class to average."""
+        return float(mean_iou(self.hits, self.truth, self.predicted, classes))
+
+
+def _zeros(size: int) -> NDArray[np.int64]:
+    """Return counts of `size` classes with a last column for pixels of no predicted class."""
+    return np.zeros((size, size + 1), np.int64)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class Scores:
         pixel_accuracy: Fraction of labelled pixels predicted correctly; None without labelled
             pixels.
         miou_by_set: Mean IoU by name of the class set; None without a class to average.
+        label_space: Name of the label space of the classes.
     """
 
     miou: float
@@ -169,34 +176,40 @@ class Scores:
     frequency: dict[str, float | None]
     pixel_accuracy: float | None
     miou_by_set: dict[str, float | None]
+    label_space: str
 
     @classmethod
-    def of(cls, matrix: ConfusionMatrix, images: int) -> "Scores":
-        """Compute the scores from a confusion matrix of `images` images."""
+    def of(cls, matrix: ConfusionMatrix, images: int, space: LabelSpace = CITYSCAPES) -> "Scores":
+        """Compute the scores from a confusion matrix of `images` images in a label space."""
+
+        def by_name(values: NDArray[np.float64]) -> dict[str, float | None]:
+            return dict(zip(space.names, map(_none_if_nan, values.tolist()), strict=True))
+
+        sets = class_sets(space).items()
         return cls(
             miou=matrix.miou(),
-            iou=_named(np.where(matrix.occurs, matrix.iou, np.nan)),
+            iou=by_name(np.where(matrix.occurs, matrix.iou, np.nan)),
             pixels=matrix.pixels,
             images=images,
-            precision=_named(matrix.precision),
-            recall=_named(matrix.recall),
-            frequency=_named(matrix.frequency),
+            precision=by_name(matrix.precision),
+            recall=by_name(matrix.recall),
+            frequency=by_name(matrix.frequency),
             pixel_accuracy=_none_if_nan(matrix.pixel_accuracy),
-            miou_by_set={name: _none_if_nan(matrix.miou(name)) for name in CLASS_SET_NAMES},
+            miou_by_set={name: _none_if_nan(matrix.miou(classes)) for name, classes in sets},
+            label_space=space.name,
         )
 
 
 def mean_over_domains(scores: Iterable[Scores], class_set: str = OCCURRING) -> float | None:
-    """Return the unweighted mean of the domains' mIoU; None if a domain has no mIoU."""
+    """Return the unweighted mean of the domains' mIoU; None if a domain has no mIoU.
+
+    Args:
+        scores: Scores in one label space.
+        class_set: Name of a set in `class_sets`.
+    """
     mious = [of_domain.miou_by_set[class_set] for of_domain in scores]
     known = [miou for miou in mious if miou is not None]
     return sum(known) / len(known) if known and len(known) == len(mious) else None
-
-
-def _named(values: NDArray[np.float64]) -> dict[str, float | None]:
-    return {
-        name: _none_if_nan(value) for name, value in zip(CLASS_NAMES, values.tolist(), strict=True)
-    }
 
 
 def _none_if_nan(value: float) -> float | None:
@@ -294,7 +307,7 @@ def _count(
     """
     confidence = confidence.clip(0, 1).ravel()
     right = (prediction == truth).view(np.uint8)
-    third = np.where(truth < len(CLASSES), right, np.uint8(2)).ravel()
+    third = np.where(truth != IGNORE_INDEX, right, np.uint8(2)).ravel()
     bins = np.minimum((confidence * np.float32(BINS)).astype(np.uint8), BINS - 1) + BINS * third
     counts = np.bincount(bins, minlength=3 * BINS).reshape(3, BINS)
     sums = np.bincount(bins, weights=confidence, minlength=3 * BINS).reshape(3, BINS)

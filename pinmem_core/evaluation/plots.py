@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.plots import FAINT, GRID, INK, MARGIN, add_axes, new_figure, plot_style, shortened
 
 if TYPE_CHECKING:
@@ -25,17 +25,15 @@ _DARK = "#9aa6b2", "#1f62b5", "#ffa657", "#333b45"
 """Colours of text, bars, marks and lines; those of the report's style sheet."""
 
 
-def slot_name(number: int) -> str:
-    """Return the class name of a slot by its trainId."""
-    return CLASS_NAMES[number] if number < len(CLASS_NAMES) else f"class {number}"
-
-
-def plot_cosines(slots: NDArray[np.float32], title: str) -> "Figure":
+def plot_cosines(
+    slots: NDArray[np.float32], title: str, space: LabelSpace = CITYSCAPES
+) -> "Figure":
     """Plot the cosine similarities between memory slots.
 
     Args:
         slots: Slots by trainId, (K, D); a row of zeros is a class that was never seen.
         title: Title of the plot.
+        space: Label space of the slots.
     """
     from matplotlib import colormaps
 
@@ -51,7 +49,7 @@ def plot_cosines(slots: NDArray[np.float32], title: str) -> "Figure":
         axes = add_axes(figure, 2.0, 0.5, side, side)
         colors = colormaps["RdBu_r"].with_extremes(bad=GRID)
         image = axes.imshow(cosines, colors, vmin=-1, vmax=1)
-        names = [slot_name(number) for number in range(count)]
+        names = space.names
         axes.xaxis.tick_top()
         axes.set_xticks(range(count), names, rotation=45, ha="left", rotation_mode="anchor")
         rows = [n if s else f"{n} (never seen)" for n, s in zip(names, seen, strict=True)]
@@ -81,7 +79,10 @@ def plot_cosines(slots: NDArray[np.float32], title: str) -> "Figure":
 
 
 def plot_projection(
-    written: Mapping[str, NDArray[np.float32]], slots: NDArray[np.float32], title: str
+    written: Mapping[str, NDArray[np.float32]],
+    slots: NDArray[np.float32],
+    title: str,
+    space: LabelSpace = CITYSCAPES,
 ) -> "Figure":
     """Plot memory slots and class features of images, projected by PCA.
 
@@ -94,6 +95,7 @@ def plot_projection(
         slots: Memory slots, (K, D); at least two rows must be nonzero. Rows of zeros, here and in
             `written`, are classes that were not seen.
         title: Title of the plot.
+        space: Label space of the slots.
     """
     features = np.concatenate([*written.values()])
     domains = np.repeat(np.arange(len(written)), [len(images) for images in written.values()])
@@ -116,16 +118,16 @@ def plot_projection(
         points, centers = places[: len(images)], places[len(images) :]
         for number in range(len(written)):
             mine = domains[images] == number
-            colors = COLOR_TABLE[classes[mine]] / 255
+            colors = space.color_table[classes[mine]] / 255
             x, y = points[mine].T
             marker = MARKERS[number % len(MARKERS)]
             axes.scatter(x, y, 45, colors, marker=marker, edgecolors="white", linewidths=0.7)
-        _draw_slots(axes, centers, seen, points, room)
+        _draw_slots(axes, centers, seen, points, room, space)
         handles = [_marker("o", "white", INK, 10)]
         handles += [_marker(MARKERS[n % len(MARKERS)], FAINT) for n in range(len(written))]
-        handles += [_marker("s", COLOR_TABLE[train_id] / 255) for train_id in listed]
+        handles += [_marker("s", space.color_table[train_id] / 255) for train_id in listed]
         names = ["slot of the memory", *(shortened(name, 28) for name in written)]
-        names += [slot_name(train_id) for train_id in listed]
+        names += [space.names[train_id] for train_id in listed]
         axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 
@@ -260,13 +262,14 @@ def _draw_slots(
     train_ids: NDArray[np.intp],
     points: NDArray[np.float64],
     room: NDArray[np.float64],
+    space: LabelSpace,
 ) -> None:
-    names = [slot_name(train_id) for train_id in train_ids.tolist()]
+    names = [space.names[train_id] for train_id in train_ids.tolist()]
     sizes = np.array([(5.6 * len(name) + 8, 13) for name in names])  # in points
     labels = place_labels(centers, 8, sizes, points, room)
     for (x, y), (across, up) in zip(centers, labels, strict=True):
         axes.plot((x, across), (y, up), color=INK, linewidth=0.6, zorder=2)
-    colors = COLOR_TABLE[train_ids] / 255
+    colors = space.color_table[train_ids] / 255
     x, y = centers.T
     axes.scatter(x, y, 150, colors, edgecolors=INK, linewidths=1.6, zorder=3)
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}

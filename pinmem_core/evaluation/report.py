@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
+from pinmem_core.checkpoints.model_card import seen_in_words
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset, Selection
 from pinmem_core.data.samples import evenly_spaced
@@ -21,14 +22,14 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
 from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_domain, load_target
 from pinmem_core.evaluation.memory_analysis import SAMPLES_PER_DOMAIN, memory_pictures
-from pinmem_core.evaluation.metrics import CLASS_SET_NAMES, Calibration, ConfusionMatrix
+from pinmem_core.evaluation.metrics import OCCURRING, Calibration, ConfusionMatrix
 from pinmem_core.evaluation.plots import plot_reliability
 from pinmem_core.evaluation.results import LEVEL, DomainResult, Origin, Report, TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import staged_folder, write_atomic
 from pinmem_core.inference import Predictor, get_protocol, protocol_of
 from pinmem_core.inference.predictor import Precision
-from pinmem_core.label_space import CLASS_NAMES, CLASSES
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import load_checkpoint
 from pinmem_core.plots import plot_bytes
 from pinmem_core.templates import render
@@ -53,6 +54,7 @@ def evaluate_run(
     targets: Sequence[str] = (),
     *,
     protocol: str | None = None,
+    classes: str | None = None,
     precision: Precision = "float32",
     compile: bool = False,
     device: str = "auto",
@@ -67,6 +69,7 @@ def evaluate_run(
         targets: Targets as `dataset[:domain][@split]`; empty for the targets of the run.
         protocol: Protocol as for `get_protocol`; None for the checkpoint's own, or else
             "paper-train".
+        classes: Name of the label space of the scores, as for `ScoredClasses.of`.
         precision: Floating-point type of the network's convolutions.
         compile: Whether torch compiles the network.
         device: Device name, as for `Predictor`.
@@ -75,8 +78,8 @@ def evaluate_run(
         on_event: Callback for progress events and warnings.
 
     Raises:
-        ConfigError: A target or the protocol does not exist, there are no targets, or `output`
-            exists and is not empty.
+        ConfigError: A target, the protocol or the label space does not exist, there are no targets,
+            a target cannot be scored in these classes, or `output` exists and is not empty.
         DataError: The run or the data of a target are missing or damaged.
         MachineError: The device is missing, `output` is not writable, or compilation fails.
     """
@@ -87,7 +90,9 @@ def evaluate_run(
     checkpoint = checkpoint_of(run, on_event=on_event)
     segmenter, config = load_checkpoint(checkpoint)
     protocol = protocol or protocol_of(config, PROTOCOL)
-    chosen = _targets(config, checkpoint, targets, on_event)
+    named = targets or config.get("training", {}).get("targets", ())
+    trained_on = TrainedOn.of_folder(checkpoint, config)
+    chosen = _targets(named, segmenter.label_space, classes, trained_on, on_event)
     predictor = Predictor(
         segmenter,
         device=device,
@@ -110,16 +115,19 @@ def evaluate_run(
 
 
 def _targets(
-    config: Mapping[str, Any], checkpoint: Path, targets: Sequence[str], on_event: Listener
+    targets: Sequence[str],
+    network: LabelSpace,
+    classes: str | None,
+    trained_on: TrainedOn,
+    on_event: Listener,
 ) -> list[Target]:
-    names = tuple(dict.fromkeys(targets or config.get("training", {}).get("targets", ())))
+    names = tuple(dict.fromkeys(targets))
     if not names:
         raise ConfigError(
             "no target is given, and the run has none.", "Name targets with --targets."
         )
     prepare_synthetic(names, on_event)
-    trained_on = TrainedOn.of_folder(checkpoint, config)
-    chosen = [load_target(name, trained_on) for name in names]
+    chosen = [load_target(name, trained_on, network=network, classes=classes) for name in names]
     for target in chosen:
         if warning := target.warning():
             on_event(Notice(warning, warning=True))
@@ -131,7 +139,11 @@ def _galleries(predictor: Predictor, targets: Sequence[Target]) -> dict[str, Gal
     count = max(1, min(_EXAMPLES, _ALL_EXAMPLES // len(targets)))
     analyzed = SAMPLES_PER_DOMAIN if predictor.segmenter.memory is not None else 0
     return {
-        target.name: Gallery(count, [s.id for s in evenly_spaced(target.samples, analyzed)])
+        target.name: Gallery(
+            count,
+            [sample.id for sample in evenly_spaced(target.samples, analyzed)],
+            target.classes.space,
+        )
         for target in targets
     }
 
@@ -203,21 +215,26 @@ class EmbeddedImage(NamedTuple):
 
 def as_html(report: Report, pictures: Pictures | None = None) -> str:
     """Return a self-contained HTML page of a report, with pictures if given."""
-    seen = [*report.seen.values()]
-    counts = {"seen": seen.count(True), "unseen": seen.count(False)}
     return render(
         _TEMPLATE,
         report=report,
         pictures=pictures or Pictures(),
         no_examples=Examples(),
         level=LEVEL,
-        classes=CLASSES,
-        class_sets=CLASS_SET_NAMES,
-        means=[(g, counts[g], mean) for g, mean in report.averages.items() if counts[g] > 1],
+        cityscapes=CITYSCAPES,
+        occurring=OCCURRING,
+        means=_means,
         confusion=_confusion,
         reliability=_reliability,
         embedded=embedded,
     )
+
+
+def _means(part: Report) -> list[tuple[str, int, Mapping[str, float | None]]]:
+    """Return the group, the number and the mean mIoU of the targets of a report in one space."""
+    words = [seen_in_words(seen) for seen in part.seen.values()]
+    counts = {group: words.count(group) for group in part.averages}
+    return [(g, counts[g], mean) for g, mean in part.averages.items() if counts[g] > 1]
 
 
 def embedded(image: "NDArray[np.uint8] | Figure") -> EmbeddedImage:
@@ -242,12 +259,13 @@ def _reliability(calibration: Calibration, *, dark: bool = False) -> EmbeddedIma
     return embedded(plot_reliability(confidence, accuracy, calibration.counts, dark=dark))
 
 
-def _confusion(matrix: ConfusionMatrix) -> dict[str, Any]:
+def _confusion(matrix: ConfusionMatrix, space: LabelSpace) -> dict[str, Any]:
     """Return the names of the columns; and pixels and shares of each true class that occurs."""
+    names = space.names
     predicted = np.flatnonzero(matrix.occurs | (matrix.predicted > 0)).tolist()
     rows = {
-        CLASS_NAMES[row]: {
-            CLASS_NAMES[column]: (
+        names[row]: {
+            names[column]: (
                 int(matrix.counts[row, column]),
                 float(matrix.counts[row, column] / matrix.truth[row]),
             )
@@ -255,4 +273,4 @@ def _confusion(matrix: ConfusionMatrix) -> dict[str, Any]:
         }
         for row in np.flatnonzero(matrix.occurs).tolist()
     }
-    return {"columns": [CLASS_NAMES[column] for column in predicted], "rows": rows}
+    return {"columns": [names[column] for column in predicted], "rows": rows}

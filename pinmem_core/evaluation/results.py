@@ -26,14 +26,14 @@ from pinmem_core.data.samples import Samples
 from pinmem_core.documents import MAX_BYTES, json_text, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import (
-    CLASS_SET_NAMES,
     Calibration,
     ConfusionMatrix,
     Scores,
+    class_sets,
     mean_over_domains,
 )
 from pinmem_core.inference import Predictor, Protocol
-from pinmem_core.label_space import CLASS_NAMES
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.version import __version__
 
 SCHEMA_VERSION = 2
@@ -53,13 +53,13 @@ class ImageResult:
 
     Attributes:
         id: Id of the sample.
-        counts: Confusion matrix, (19, 19) int64.
-        missed: Pixels predicted as no class, by true class, (19,) int64.
+        counts: Confusion matrix, (K, K) int64.
+        missed: Pixels predicted as no class, by true class, (K,) int64.
     """
 
     id: str
     counts: NDArray[np.int64]
-    missed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CLASS_NAMES), np.int64))
+    missed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CITYSCAPES), np.int64))
 
     @property
     def matrix(self) -> ConfusionMatrix:
@@ -80,6 +80,7 @@ class DomainResult:
         trained_images: Number of images that the network was trained on; None if unknown.
         interval: Interval (low, high) of the mIoU over the classes that occur, in 0..1.
         dataset_digest: Digest of the prepared dataset; equal digests mean equal data.
+        space: Label space of the scores.
     """
 
     name: str
@@ -90,16 +91,18 @@ class DomainResult:
     trained_images: int | None = None
     interval: tuple[float, float] = (0, 1)
     dataset_digest: str = ""
+    space: LabelSpace = CITYSCAPES
 
     @cached_property
     def matrix(self) -> ConfusionMatrix:
         """Confusion matrix of all images."""
-        return reduce(add, (image.matrix for image in self.images), ConfusionMatrix())
+        empty = ConfusionMatrix.empty(len(self.space))
+        return reduce(add, (image.matrix for image in self.images), empty)
 
     @cached_property
     def scores(self) -> Scores:
         """Scores of all images together."""
-        return Scores.of(self.matrix, len(self.images))
+        return Scores.of(self.matrix, len(self.images), self.space)
 
     def as_json(self) -> dict[str, Any]:
         """Return the target's entry in `report.json`."""
@@ -108,6 +111,7 @@ class DomainResult:
             "images_trained_on": self.trained_images,
             "split": self.split,
             "dataset_digest": self.dataset_digest,
+            "classes": list(self.space.names),
             **asdict(self.scores),
             "interval": {"level": LEVEL, "low": self.interval[0], "high": self.interval[1]},
             "calibration": _calibration_json(self.calibration),
@@ -378,18 +382,30 @@ class Report:
         return {name: domain.seen for name, domain in self.domains.items()}
 
     @property
+    def parts(self) -> "dict[LabelSpace, Report]":
+        """The report of the targets that are scored in the same classes, by label space."""
+        spaces = dict.fromkeys(domain.space for domain in self.domains.values())
+        return {
+            space: Report(self.origin, {n: d for n, d in self.domains.items() if d.space == space})
+            for space in spaces
+        }
+
+    @property
     def averages(self) -> dict[str, dict[str, float | None]]:
         """Mean mIoU by class set, over the unseen and over the seen targets.
 
         A group without targets is left out; targets with unknown status belong to no group. A mean
-        is None if a target has no mIoU.
+        is None if a target has no mIoU. If the targets are scored in several label spaces, there is
+        a mean for each, e.g. "unseen (idd-level1)".
         """
         averages = {}
-        for seen in (False, True):
-            scores = [of for name, of in self.scores.items() if self.seen[name] is seen]
-            if scores:
-                means = {name: mean_over_domains(scores, name) for name in CLASS_SET_NAMES}
-                averages[seen_in_words(seen)] = means
+        parts = self.parts
+        for space, part in parts.items():
+            for seen in (False, True):
+                scores = [of for name, of in part.scores.items() if part.seen[name] is seen]
+                if scores:
+                    group = seen_in_words(seen) + f" ({space.name})" * (len(parts) > 1)
+                    averages[group] = {n: mean_over_domains(scores, n) for n in class_sets(space)}
         return averages
 
     def as_json(self) -> dict[str, Any]:
@@ -397,7 +413,7 @@ class Report:
         return {
             "schema_version": SCHEMA_VERSION,
             **self.origin.as_json(),
-            "classes": list(CLASS_NAMES),
+            "classes": list(dict.fromkeys(name for space in self.parts for name in space.names)),
             "average_miou_by_set": self.averages,
             "targets": {name: domain.as_json() for name, domain in self.domains.items()},
         }
@@ -408,15 +424,15 @@ class Report:
         return re.sub(r"\[\n[-+.\deE,\s]+]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
-def image_counts(entry: dict[str, Any]) -> ImageResult:
-    """Return the counts of one entry of `per_image` in a `report.json`."""
-    table = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES) + 1), np.int64)
+def image_counts(entry: dict[str, Any], size: int = len(CITYSCAPES)) -> ImageResult:
+    """Return the counts of one entry of `per_image` in a `report.json`, for `size` classes."""
+    table = np.zeros((size, size + 1), np.int64)
     table.ravel()[entry["cells"]] = entry["pixels"]
     return ImageResult(entry["id"], table[:, :-1], table[:, -1])
 
 
 def _image_json(image: ImageResult) -> dict[str, Any]:
-    """Return the nonzero cells of an image's (19, 20) count table; the last column is `missed`."""
+    """Return the nonzero cells of an image's counts, (K, K + 1); the last column is `missed`."""
     table = np.column_stack([image.counts, image.missed]).ravel()
     cells = np.flatnonzero(table)
     return {

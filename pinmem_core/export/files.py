@@ -154,7 +154,7 @@ def export_graph(
     files = [export_model(segmenter, path, form, half=half, on_event=on_event, **options)]
     if int8:
         sources = config.get("training", {}).get("sources", ())
-        images = calibration_images(calibrate, sources, on_event)
+        images = calibration_images(calibrate, sources, on_event, segmenter.label_space)
         files.append(quantize(path, folder / _INT8, images, on_event=on_event))
     return files
 

@@ -23,6 +23,7 @@ from pinmem_core.files import atomic_file
 from pinmem_core.images import read_image
 from pinmem_core.inference.onnx_runner import INPUT, OnnxRunner, Signature
 from pinmem_core.inference.sources import find_sources
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.synthetic import DOMAINS, draw_scene
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ _EACH_HELD_OUT = 4
 
 
 def calibration_images(
-    inputs: Sequence[str], sources: Sequence[str], on_event: Listener
+    inputs: Sequence[str],
+    sources: Sequence[str],
+    on_event: Listener,
+    network: LabelSpace = CITYSCAPES,
 ) -> Iterator[Pixels] | None:
     """Return calibration images (H, W, 3) in RGB, or None to calibrate with synthetic scenes.
 
@@ -52,6 +56,7 @@ def calibration_images(
         inputs: Images, folders or glob patterns; empty for the validation images of `sources`.
         sources: Sources that the network was trained on.
         on_event: Callback for the notice that the validation images cannot be loaded.
+        network: Label space of the network.
 
     Raises:
         DataError: `inputs` match no image.
@@ -63,7 +68,7 @@ def calibration_images(
             raise DataError(f"{named} matches no image.", "Name images, a folder or a pattern.")
         return (read_image(path) for path in _evenly_spaced(paths))
     try:
-        targets = load_validation(sources, _MOST, ignore)
+        targets = load_validation(sources, _MOST, ignore, network=network)
     except PinMemError as error:
         on_event(Notice(f"calibrating with synthetic scenes: {error.message}", warning=True))
         return None

@@ -287,7 +287,8 @@ def _adopt(trained: Path, run: Path, config: TrainConfig) -> None:
     if not (trained / "scores.json").exists():
         raise BusyError(f"another process is training {trained}.")
     segmenter, _ = load_checkpoint(trained / CHECKPOINT)
-    changed = Segmenter(resolve(config).model)
+    space = {"label_space": segmenter.label_space}
+    changed = Segmenter(resolve(config).model.model_copy(update=space))
     try:
         changed.load_state_dict(segmenter.state_dict())
     except RuntimeError:

@@ -115,7 +115,8 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
     """Return the table of all reports in a study's folder; write it to `study.json` and `study.md`.
 
     Raises:
-        DataError: A report is damaged, or no report exists.
+        DataError: A report is damaged, no report exists, or variants are scored in different
+            classes.
     """
     reports = {
         name: {
@@ -127,6 +128,7 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
     }
     if not any(reports.values()):
         raise DataError(f"{folder} holds no report of this study yet.")
+    _require_same_classes(reports)
     rows = {name: _row(sweep, name, reports) for name in sweep.variants if reports[name]}
     protocol = next(r for by_seed in reports.values() for r in by_seed.values()).protocol
     protocol_text = f"{protocol['name']}: {protocol['description']}"
@@ -134,6 +136,22 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
     write_atomic(folder / "study.json", (json_text(table.as_json(), indent=1) + "\n").encode())
     write_atomic(folder / "study.md", table.as_markdown().encode())
     return table
+
+
+def _require_same_classes(reports: Mapping[str, Mapping[int, SavedReport]]) -> None:
+    """Raise DataError if a target is scored in several sets of classes."""
+    scored: dict[str, tuple[str, str, list[str]]] = {}
+    for variant, by_seed in reports.items():
+        for target, scores in ((t, s) for r in by_seed.values() for t, s in r.targets.items()):
+            other, space, classes = scored.setdefault(
+                target, (variant, scores.label_space, scores.classes)
+            )
+            if scores.classes != classes:
+                raise DataError(
+                    f"{target} is scored by the classes of {space} for {other}, and by those of "
+                    f"{scores.label_space} for {variant}.",
+                    "Give all variants the same 'classes'.",
+                )
 
 
 def _row(sweep: Sweep, name: str, reports: Mapping[str, Mapping[int, SavedReport]]) -> Row:

@@ -21,12 +21,13 @@ from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.transforms import IMAGENET, Normalization
 from pinmem_core.devices import pick_device
-from pinmem_core.errors import MachineError
+from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
-from pinmem_core.training.setup import initial_segmenter, load_data, resolve
+from pinmem_core.training.setup import initial_segmenter, load_data, resolve, with_classes
 from pinmem_core.training.step import FiniteLossCheck, TrainStep
 from pinmem_core.visualize import (
     GAP,
@@ -193,6 +194,7 @@ def batch_sheet(
     strong: Set[int],
     tile_width: int = 192,
     normalization: Normalization = IMAGENET,
+    space: LabelSpace = CITYSCAPES,
 ) -> NDArray[np.uint8]:
     """Return a picture of a batch: one row per domain, with each image next to its labels.
 
@@ -205,6 +207,7 @@ def batch_sheet(
         strong: Indices of the domains with strong colour jitter.
         tile_width: Width of each image and label map, in pixels.
         normalization: Mean and standard deviation of the images' normalisation.
+        space: Label space of the labels.
     """
     pictures = _pictures(batch.images, normalization)
     labels = batch.labels.cpu().numpy().astype(np.uint8)
@@ -214,9 +217,10 @@ def batch_sheet(
         part = "meta-train" if domain in batch.meta_train else "meta-test"
         kind = "strong" if domain in strong else "standard"
         rows.append(heading(name, f"{part} · {kind} augmentation", width))
-        pairs = zip(pictures[domain], map(colorize, labels[domain]), strict=True)
+        colored = [colorize(label, space) for label in labels[domain]]
+        pairs = zip(pictures[domain], colored, strict=True)
         rows.append(side_by_side([picture for pair in pairs for picture in pair], tile_width))
-    rows.append(legend(set(np.unique(labels).tolist()), width))
+    rows.append(legend(set(np.unique(labels).tolist()), width, space))
     return stacked(rows)
 
 
@@ -278,8 +282,13 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     """
     config = resolve(config)
     device = pick_device(config.device)
-    segmenter = initial_segmenter(config, download=False, on_event=on_event)
     prepare_synthetic([*config.sources, *config.targets], on_event)
+    try:
+        config = with_classes(config, on_event)
+    except DataError:
+        initial_segmenter(config, download=False)  # missing weights are reported before data
+        raise
+    segmenter = initial_segmenter(config, download=False, on_event=on_event)
     data = load_data(config, on_event)
     domains, targets = data.domains, [*data.validation, *data.targets]
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())
@@ -313,7 +322,9 @@ def _first_batch(
     batches = iter(loader)
     first = next(batches)
     names, strong = [domain.name for domain in domains], loader.crops.strong_domains(0)
-    picture = batch_sheet(first, names, strong, normalization=normalization)
+    picture = batch_sheet(
+        first, names, strong, normalization=normalization, space=config.model.label_space
+    )
     wait_for(device)
     began = time.perf_counter()
     next(batches)

@@ -233,7 +233,8 @@ class RunFolder:
             write_plot(self.path / "losses.png", plot_losses(lines, self.path.name))
         if segmenter.memory is not None:
             slots = segmenter.memory.slots.detach().float().cpu().numpy()
-            write_plot(self.path / "memory.png", plot_cosines(slots, self.path.name))
+            plot = plot_cosines(slots, self.path.name, segmenter.label_space)
+            write_plot(self.path / "memory.png", plot)
 
     def is_saved(self) -> bool:
         """Return whether the folder holds a snapshot or a checkpoint."""

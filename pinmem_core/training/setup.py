@@ -9,6 +9,7 @@ from torch import Tensor
 from pinmem_core.config import ComputeConfig, TrainConfig
 from pinmem_core.data.batches import Domain, load_domains
 from pinmem_core.data.loader import DomainLoader
+from pinmem_core.data.prepared import PreparedDataset, Selection
 from pinmem_core.data.samples import ids_of
 from pinmem_core.distributed import (
     broadcast_tensors,
@@ -20,7 +21,7 @@ from pinmem_core.distributed import (
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import Target, TrainedOn, load_target, load_validation
 from pinmem_core.events import Listener, Notice, Progress, ignore
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import CITYSCAPES, common_space, label_space
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import Method
 from pinmem_core.models import Segmenter
@@ -65,11 +66,6 @@ def resolve(config: TrainConfig) -> TrainConfig:
     _require_trainable(config, wanted)
     for name in config.logger:
         loggers.get(name)
-    if config.model.num_classes != len(CLASSES):
-        raise ConfigError(
-            f"model.num_classes is {config.model.num_classes}, but prepared labels have the "
-            f"{len(CLASSES)} classes of Cityscapes."
-        )
     settings = method.read_settings(config)
     adapters = {**config.model.adapters, **method.adapters(settings)}
     memory = config.model.memory if wanted else None
@@ -88,6 +84,39 @@ def _tuned(config: TrainConfig) -> TrainConfig:
         return config.model_copy(update={"optim": optim.model_copy(update={"freeze": freeze})})
     adapters = {**model.adapters, name: model.adapters.get(name, {})}
     return config.model_copy(update={"model": model.model_copy(update={"adapters": adapters})})
+
+
+def with_classes(config: TrainConfig, on_event: Listener = ignore) -> TrainConfig:
+    """Return the configuration with the classes of the run as those of the network.
+
+    They are those that `classes` names, or else `model.label_space` if it is set, or else the
+    finest ones to which the labels of all sources can be mapped.
+
+    Args:
+        config: Configuration of the run; its sources are prepared.
+        on_event: Callback for the notice that names classes other than those of Cityscapes.
+
+    Raises:
+        ConfigError: There is no such label space, or the sources have none in common.
+        DataError: A source is not prepared.
+    """
+    datasets = dict.fromkeys(Selection.parse(source).dataset for source in config.sources)
+    spaces = {name: PreparedDataset.open(name).label_space for name in datasets}
+    own, whose = {space.name: space for space in spaces.values()}, ""
+    if config.classes:
+        space = own.get(config.classes) or label_space(config.classes)
+    elif "label_space" in config.model.model_fields_set:
+        space = config.model.label_space
+    else:
+        space = common_space([*spaces.values()])
+        how = "common to" if len(spaces) > 1 else "those of"
+        whose = f", {how} {' and '.join(spaces)}"
+    space = space.canonical
+    if space != CITYSCAPES:
+        on_event(Notice(f"classes: {space.name} ({len(space)}){whose}"))
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"label_space": space})}
+    )
 
 
 def _require_capturable(compute: ComputeConfig, method: type[Method]) -> None:
@@ -148,15 +177,18 @@ def load_data(
         start: Model that the run starts from; the network has also seen its training images.
 
     Raises:
+        ConfigError: A target cannot be scored with the classes of the run.
         DataError: A source or a target is missing or empty.
     """
-    limit = config.evaluation.max_images
-    domains = load_domains(config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed)
-    validation = load_validation(config.sources, limit, on_event)
+    limit, space = config.evaluation.max_images, config.model.label_space
+    domains = load_domains(
+        config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed, space=space
+    )
+    validation = load_validation(config.sources, limit, on_event, network=space)
     trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
     if start:
         trained_on |= start.record()
-    targets = [load_target(text, trained_on, limit) for text in config.targets]
+    targets = [load_target(text, trained_on, limit, network=space) for text in config.targets]
     return RunData(domains, validation, targets, trained_on)
 
 

@@ -54,7 +54,13 @@ from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
-from pinmem_core.training.setup import initial_segmenter, initialize_memory, load_data, resolve
+from pinmem_core.training.setup import (
+    initial_segmenter,
+    initialize_memory,
+    load_data,
+    resolve,
+    with_classes,
+)
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
 
@@ -117,6 +123,7 @@ def train(
         folder = RunFolder(on_first_rank(lambda: run))
         on_first_rank(folder.require_unused)
         on_first_rank(lambda: prepare_synthetic([*config.sources, *config.targets], on_event))
+        config = on_first_rank(lambda: with_classes(config, on_event))
         with _alone_in(folder, on_event):
             on_first_rank(folder.require_unused)  # another process may have created it
             try:
@@ -375,14 +382,21 @@ class _Trainer(ExitStack):
         self._log(done, values)
         if self.loggers:
             shown = {"prediction": self._predictor(done)}
-            sheets = {t.name: comparison_sheet(shown, t.samples[:_SHOWN]) for t in self.validation}
+            sheets = {
+                t.name: comparison_sheet(shown, t.samples[:_SHOWN], classes=t.classes)
+                for t in self.validation
+            }
             self._emit(Images(done, sheets))
 
     def _scores(self, done: int, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
         predictor = self._predictor(done)
         scores = {
             target.name: evaluate(
-                predictor, target.samples, on_event=on_event, task=f"scoring {target.name}"
+                predictor,
+                target.samples,
+                classes=target.classes,
+                on_event=on_event,
+                task=f"scoring {target.name}",
             )
             for target in targets
         }

@@ -15,7 +15,7 @@ from pinmem_core.checkpoints.model_card import MARK, DomainMetrics, ModelMetrics
 from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.errors import DataError
 from pinmem_core.export.files import evidence_of
-from pinmem_core.label_space import CLASS_NAMES
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.training import train
 from pinmem_core.training.run_folder import RunFolder
@@ -118,7 +118,7 @@ def test_a_run_ends_with_a_card_of_its_scores(run):
     miou = scores["target"]["toy:blue"]["miou"]
     assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == round(miou, 4)
     assert "toy:blue (unseen)" in text and "paper-train: whole image" in text
-    assert all(f"| {name} |" in text for name in CLASS_NAMES)
+    assert all(f"| {name} |" in text for name in CITYSCAPES.names)
     assert evidence_of(run / "checkpoint").metrics.domains[0].miou == miou
 
 

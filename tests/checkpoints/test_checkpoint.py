@@ -13,7 +13,7 @@ from pinmem_core.checkpoints.checkpoint import state_dict_mismatch, write_checkp
 from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, MachineError
 from pinmem_core.export.files import export_weights
-from pinmem_core.label_space import CLASS_NAMES
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
 
@@ -41,7 +41,7 @@ def test_it_says_all_that_a_stranger_needs(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["format_version"] == 2 and config["iteration"] == 7
     assert config["model"]["backbone"] == "tiny" and config["model"]["num_classes"] == 19
-    assert config["classes"]["names"] == list(CLASS_NAMES)
+    assert config["classes"]["names"] == list(CITYSCAPES.names)
     assert config["classes"]["colors"][0] == [128, 64, 128]
     assert config["preprocessing"]["range"] == [0, 1] and len(config["preprocessing"]["mean"]) == 3
     assert sorted(p.name for p in folder.iterdir()) == [

@@ -6,8 +6,10 @@ from pinmem_core.evaluation import (
     ConfusionMatrix,
     ImageResult,
     bootstrap_interval,
+    class_sets,
     paired_interval,
 )
+from pinmem_core.label_space import CITYSCAPES
 
 
 def scored(images, skill=0.7, seed=0, classes=19, pixels=200):
@@ -25,7 +27,7 @@ def scored(images, skill=0.7, seed=0, classes=19, pixels=200):
     return results
 
 
-def drawn_by_loop(results, draws, seed, class_set="occurring"):
+def drawn_by_loop(results, draws, seed, classes=None):
     """The mIoU of each draw, one image at a time, by the same random numbers."""
     rng = np.random.default_rng(seed)
     mious = []
@@ -34,17 +36,18 @@ def drawn_by_loop(results, draws, seed, class_set="occurring"):
         for result, count in zip(results, times, strict=True):
             for _ in range(count):
                 whole += ConfusionMatrix(result.counts)
-        mious.append(whole.miou(class_set))
+        mious.append(whole.miou(classes))
     return np.array(mious)
 
 
 @pytest.mark.parametrize("class_set", ["occurring", "16"])
 def test_the_interval_is_that_of_a_plain_loop(class_set):
     results = scored(12, pixels=40)  # small enough for classes to be missing in a draw
-    mious = drawn_by_loop(results, 50, 3, class_set)
-    low, high = bootstrap_interval(results, level=0.8, draws=50, seed=3, class_set=class_set)
+    classes = class_sets(CITYSCAPES)[class_set]
+    mious = drawn_by_loop(results, 50, 3, classes)
+    low, high = bootstrap_interval(results, level=0.8, draws=50, seed=3, classes=classes)
     assert (low, high) == pytest.approx(tuple(np.quantile(mious, [0.1, 0.9])), abs=1e-12)
-    assert low < sum((r.matrix for r in results), ConfusionMatrix()).miou(class_set) < high
+    assert low < sum((r.matrix for r in results), ConfusionMatrix()).miou(classes) < high
 
 
 def test_the_paired_interval_is_that_of_a_plain_loop_in_any_order_of_images():

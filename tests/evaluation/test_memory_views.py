@@ -26,7 +26,7 @@ from pinmem_core.evaluation.memory_analysis import (
 from pinmem_core.evaluation.plots import Plane, place_labels, plot_projection
 from pinmem_core.events import Progress
 from pinmem_core.inference import Predictor, Protocol
-from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter
 from pinmem_core.plots import plot_bytes
 from pinmem_core.visualize import color_ramp
@@ -202,9 +202,9 @@ def test_a_sheet_shows_image_truth_prediction_and_slots_side_by_side():
     assert len(rows) > 200
     for row in rows:
         middles = [row[tile * 290 + 140].tolist() for tile in range(4)]
-        assert middles == [[200] * 3, *COLOR_TABLE[[3, 5, 8]].tolist()]
+        assert middles == [[200] * 3, *CITYSCAPES.color_table[[3, 5, 8]].tolist()]
     key = sheet[-34:]
-    assert {tuple(COLOR_TABLE[k]) for k in (3, 5, 8)} <= _colors(key) and (
+    assert {tuple(CITYSCAPES.color_table[k]) for k in (3, 5, 8)} <= _colors(key) and (
         key[:, 600:] == 255
     ).all()
 
@@ -306,7 +306,7 @@ def test_slots_and_domains_are_named_and_classes_never_seen_are_not():
     written = {"day": features[:2], "night": features[2:]}
     figure = plot_projection(written, slots, "a memory")
     names = _names(figure)
-    seen = {*CLASS_NAMES} - {"train"}
+    seen = {*CITYSCAPES.names} - {"train"}
     assert {*names} > seen | {"day", "night", "a memory"} and "train" not in names
     assert all(names.count(name) == 2 for name in seen)  # at its slot, and in the legend
     assert plot_bytes(figure) == plot_bytes(plot_projection(written, slots, "a memory"))
@@ -322,8 +322,8 @@ def test_marks_lie_where_the_plane_has_them():
     road, sidewalk = marks.get_offsets()
     np.testing.assert_allclose(middle, (road + sidewalk) / 2, atol=1e-3)
     assert abs(road - sidewalk).max() > 500 and marks.get_sizes() > 2 * points.get_sizes()
-    np.testing.assert_allclose(marks.get_facecolors()[:, :3] * 255, COLOR_TABLE[:2])
-    np.testing.assert_allclose(points.get_facecolors()[0, :3] * 255, COLOR_TABLE[13])
+    np.testing.assert_allclose(marks.get_facecolors()[:, :3] * 255, CITYSCAPES.color_table[:2])
+    np.testing.assert_allclose(points.get_facecolors()[0, :3] * 255, CITYSCAPES.color_table[13])
 
 
 @pytest.mark.parametrize("domains", [1, 20])

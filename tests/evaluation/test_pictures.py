@@ -16,7 +16,7 @@ from PIL import Image
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.plots import plot_cosines
-from pinmem_core.label_space import CLASS_NAMES
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import Segmenter
 from pinmem_core.plots import plot_bytes, plot_losses, shortened, write_plot
 from pinmem_core.training.run_folder import RunFolder
@@ -262,6 +262,10 @@ def test_values_that_are_not_finite_are_left_out():
 # The memory.
 
 
+def _classes(count):
+    return LabelSpace(name="own", classes=[f"class {number}" for number in range(count)])
+
+
 def test_cells_show_the_cosines_of_slots():
     slots = np.zeros((19, 3), np.float32)
     slots[:4] = [[2, 0, 0], [-1, 0, 0], [-0.01, 5, 0], [3, 3, 0]]
@@ -286,9 +290,9 @@ def test_classes_are_named_and_those_never_seen_marked():
     slots = np.eye(19, dtype=np.float32)
     slots[16] = 0
     axes = plot_cosines(slots, "").axes[0]
-    assert tuple(label.get_text() for label in axes.get_xticklabels()) == CLASS_NAMES
+    assert tuple(label.get_text() for label in axes.get_xticklabels()) == CITYSCAPES.names
     rows = {label.get_text() for label in axes.get_yticklabels()}
-    assert {*CLASS_NAMES} - rows == {"train"} and "train (never seen)" in rows
+    assert {*CITYSCAPES.names} - rows == {"train"} and "train (never seen)" in rows
 
 
 @pytest.mark.parametrize(
@@ -302,13 +306,13 @@ def test_classes_are_named_and_those_never_seen_marked():
     ],
 )
 def test_a_sentence_summarizes_the_cosines(slots, sentence):
-    assert sentence in _names(plot_cosines(np.array(slots, np.float32), ""))
+    assert sentence in _names(plot_cosines(np.array(slots, np.float32), "", _classes(len(slots))))
 
 
 @pytest.mark.parametrize("count", [2, 19, 70])
 def test_a_memory_of_any_size_is_legible(count):
     slots = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
     slots[1] = 0
-    figure = plot_cosines(slots, "a title " * 40)
+    figure = plot_cosines(slots, "a title " * 40, _classes(count))
     assert max(Image.open(io.BytesIO(plot_bytes(figure))).size) < 2200
     _require_legible(figure)

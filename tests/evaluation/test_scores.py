@@ -7,11 +7,11 @@ import pytest
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as cityscapes
 from cityscapesscripts.helpers.labels import name2label
 
-from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation import CLASS_SET_NAMES, ConfusionMatrix, Scores, mean_over_domains
+from pinmem_core.evaluation import ConfusionMatrix, Scores, class_sets, mean_over_domains
 from pinmem_core.images import write_png
-from pinmem_core.label_space import CLASS_NAMES, LABEL_ID_TABLE
+from pinmem_core.label_space import CITYSCAPES, label_space
 
+SETS = class_sets(CITYSCAPES)
 IGNORE, TERRAIN, CAR, TRUCK, TRAIN = 255, 9, 13, 14, 16
 
 
@@ -93,28 +93,28 @@ def cityscapes_result(pairs, folder):
     for number, pair in enumerate(pairs):
         for kind, train_ids in zip(files, pair, strict=True):
             path = folder / f"{number}_{kind}.png"
-            write_png(path, LABEL_ID_TABLE[train_ids])
+            write_png(path, CITYSCAPES.label_id_table[train_ids])
             files[kind].append(str(path))
     return cityscapes.evaluateImgLists(files["prediction"], files["truth"], args)
 
 
 def test_every_iou_and_every_mean_is_that_of_cityscapes_scripts(pairs, tmp_path):
     result, matrix = cityscapes_result(pairs, tmp_path), matrix_of(*pairs)
-    theirs = [result["classScores"][name] for name in CLASS_NAMES]
+    theirs = [result["classScores"][name] for name in CITYSCAPES.names]
     np.testing.assert_allclose(matrix.iou, theirs, rtol=0, atol=1e-12)
     same = {"rtol": 0, "atol": 1e-12}
-    np.testing.assert_allclose(matrix.miou("19"), result["averageScoreClasses"], **same)
+    np.testing.assert_allclose(matrix.miou(SETS["19"]), result["averageScoreClasses"], **same)
     absent = {"16": {"terrain", "truck", "train"}}
     absent["13"] = absent["16"] | {"wall", "fence", "pole"}
     for name, left_out in absent.items():
         kept = {k: v for k, v in result["classScores"].items() if k not in left_out}
         assert sum(not name2label[k].ignoreInEval for k in kept) == int(name)
         average = cityscapes.getScoreAverage(kept, cityscapes.args)
-        np.testing.assert_allclose(matrix.miou(name), average, **same)
+        np.testing.assert_allclose(matrix.miou(SETS[name]), average, **same)
     occurs = {k for k, row in enumerate(by_hand(pairs)) if row.any()}
-    kept = {CLASS_NAMES[k]: theirs[k] for k in occurs}
+    kept = {CITYSCAPES.names[k]: theirs[k] for k in occurs}
     average = cityscapes.getScoreAverage(kept, cityscapes.args)
-    np.testing.assert_allclose(matrix.miou("occurring"), average, **same)
+    np.testing.assert_allclose(matrix.miou(), average, **same)
 
 
 def test_counts_far_beyond_32_bits_stay_exact_and_score_as_theirs(tmp_path):
@@ -124,7 +124,7 @@ def test_counts_far_beyond_32_bits_stay_exact_and_score_as_theirs(tmp_path):
     whole = ConfusionMatrix(matrix.counts * times, matrix.missed * times) + matrix
     assert whole.pixels == matrix.pixels * (times + 1)
     theirs = np.array(result["confMatrix"], np.ulonglong) * np.ulonglong(times + 1)
-    for train_id, label in enumerate(LABEL_ID_TABLE[:19].tolist()):
+    for train_id, label in enumerate(CITYSCAPES.label_id_table[:19].tolist()):
         iou = cityscapes.getIouScoreForLabel(label, theirs, cityscapes.args)
         assert whole.iou[train_id] == pytest.approx(iou, abs=1e-12)
 
@@ -132,16 +132,14 @@ def test_counts_far_beyond_32_bits_stay_exact_and_score_as_theirs(tmp_path):
 def test_a_class_that_is_predicted_but_does_not_occur_is_0_in_a_fixed_set_only():
     matrix = matrix_of((ids([0, 0, 1, 1]), ids([0, CAR, 1, 1])))
     assert matrix.miou() == 0.75
-    assert matrix.miou("19") == pytest.approx(0.5)
+    assert matrix.miou(SETS["19"]) == pytest.approx(0.5)
     assert matrix.iou[CAR] == 0 and math.isnan(matrix.recall[CAR])
 
 
 def test_the_smaller_sets_leave_classes_out_of_the_mean_and_not_out_of_the_counts():
     matrix = matrix_of((ids([CAR, CAR, TRUCK, TRAIN]), ids([CAR, TRUCK, CAR, TRAIN])))
-    assert matrix.miou("16") == matrix.miou("13") == pytest.approx(1 / 3)
-    assert matrix.miou("19") == pytest.approx((1 / 3 + 0 + 1) / 3)
-    with pytest.raises(ConfigError, match="unknown class set '15'"):
-        matrix.miou("15")
+    assert matrix.miou(SETS["16"]) == matrix.miou(SETS["13"]) == pytest.approx(1 / 3)
+    assert matrix.miou(SETS["19"]) == pytest.approx((1 / 3 + 0 + 1) / 3)
 
 
 def test_scores_name_what_there_is_and_say_none_where_there_is_nothing():
@@ -151,7 +149,7 @@ def test_scores_name_what_there_is_and_say_none_where_there_is_nothing():
     assert scores.precision["car"] == 0 and scores.precision["sky"] is None
     assert scores.frequency["road"] == pytest.approx(2 / 3) and scores.frequency["sky"] == 0
     assert scores.pixel_accuracy == pytest.approx(2 / 3)
-    assert tuple(scores.miou_by_set) == CLASS_SET_NAMES == ("occurring", "19", "16", "13")
+    assert tuple(scores.miou_by_set) == tuple(SETS) == ("occurring", "19", "16", "13")
     assert scores.miou_by_set["occurring"] == scores.miou
     nothing = Scores.of(matrix_of((ids([IGNORE]), ids([0]))), images=1)
     assert math.isnan(nothing.miou) and nothing.pixel_accuracy is None
@@ -165,3 +163,14 @@ def test_domains_weigh_the_same_in_their_mean_whatever_their_size():
     assert mean_over_domains([small, large]) == pytest.approx((1 + 0.75) / 2)
     assert mean_over_domains([small, large], "19") == pytest.approx((1 + 0.5) / 2)
     assert mean_over_domains([small, nothing]) is None and mean_over_domains([]) is None
+
+
+def test_fixed_sets_exist_only_where_they_mean_something():
+    space = label_space("idd-level1")
+    assert set(class_sets(space)) == {"occurring"}
+    matrix = ConfusionMatrix.empty(len(space))
+    matrix.add(ids([0, 0, 6, IGNORE]), ids([0, 255, 6, 1]))
+    scores = Scores.of(matrix, images=1, space=space)
+    assert scores.iou["drivable"] == 0.5 and scores.iou["sky"] == 1
+    assert list(scores.iou) == list(space.names) and scores.label_space == "idd-level1"
+    assert scores.miou_by_set == {"occurring": 0.75} and matrix.missed[0] == 1

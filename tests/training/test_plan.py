@@ -14,7 +14,7 @@ from pinmem_core.data.batches import Batch
 from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Notice
-from pinmem_core.label_space import COLOR_TABLE
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.training.dry_run import (
@@ -191,9 +191,9 @@ def test_the_picture_shows_every_image_beside_its_label():
     tiles = [sheet[y : y + 32, x : x + 32] for y in (52, 116) for x in range(0, 144, 36)]
     flat = [tile.reshape(-1, 3) for tile in tiles]
     assert all((tile == tile[0]).all() for tile in flat)
-    bare = COLOR_TABLE[255].tolist()
+    bare, car = CITYSCAPES.color_table[[255, 13]].tolist()
     assert [tile[0].tolist() for tile in flat] == [
-        [10] * 3, bare, [70] * 3, bare, [130] * 3, COLOR_TABLE[13].tolist(), [250] * 3, bare
+        [10] * 3, bare, [70] * 3, bare, [130] * 3, car, [250] * 3, bare
     ]  # fmt: skip
 
 
