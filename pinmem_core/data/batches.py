@@ -215,7 +215,7 @@ class Crop(NamedTuple):
         label: TrainIds, (H, W) uint8.
         appearances: Parameters of the photometric augmentation, one for each view.
         sample: Name "domain/sample" of the source image.
-        redrawn: Number of rejected crops before it.
+        redrawn: Number of crops before it that had no labelled pixel.
     """
 
     image: Tensor
@@ -345,6 +345,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         """Return the crop of (iteration, domain, slot), if possible with the class `wanted`."""
         domain = self.domains[key[1]]
         sample = domain.samples[index]
+        unlabelled = 0
         for attempt in range(MAX_REDRAWS):
             random = (self.config.seed, *key, attempt)
             rng = geometry_rng(*random)
@@ -364,7 +365,8 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
                     for view in range(self.views)
                 )
                 name = f"{domain.name}/{sample.id}"
-                return Crop(place.cut_image(image), cut, appearances, name, attempt)
+                return Crop(place.cut_image(image), cut, appearances, name, unlabelled)
+            unlabelled += 1
             sample = domain.samples[int(rng.integers(len(domain.samples)))]
         raise DataError(
             f"{MAX_REDRAWS} crops of {domain.name} in a row hold no labelled pixel; the last image "
