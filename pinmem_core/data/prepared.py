@@ -16,7 +16,7 @@ from pinmem_core.data.catalog import get_card
 from pinmem_core.data.samples import Sample, Samples, require_last_line
 from pinmem_core.documents import read_json_object, validation_message
 from pinmem_core.errors import ConfigError, DataError, PinMemError, unknown_name
-from pinmem_core.label_space import CITYSCAPES, LabelSpace
+from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_spaces
 from pinmem_core.paths import archives_root, dataset_root, folder_size, raw_root
 
 SCHEMA_VERSION = 2
@@ -170,7 +170,7 @@ def read_summary(name: str) -> dict[str, Any]:
 
 
 def label_space_of(name: str, summary: Mapping[str, Any]) -> LabelSpace:
-    """Return the label space that `dataset.json` records.
+    """Return the label space that `dataset.json` records, with the maps of today if it is known.
 
     Earlier versions knew only the classes of Cityscapes and recorded none; the maps of such a
     dataset to other spaces are those of its card.
@@ -180,7 +180,11 @@ def label_space_of(name: str, summary: Mapping[str, Any]) -> LabelSpace:
     """
     recorded = summary.get("label_space")
     if recorded is not None:
-        return LabelSpace.model_validate(recorded)
+        space = LabelSpace.model_validate(recorded)
+        known = label_spaces().get(space.name, space)
+        if not known.same_as(space):
+            return space
+        return known.model_copy(update={"maps": {**known.maps, **space.maps}})
     with suppress(ConfigError):
         space = get_card(name).label_map(summary.get("label_map", {}).get("name", "")).space
         if space.same_as(CITYSCAPES):

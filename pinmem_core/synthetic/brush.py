@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from pinmem_core.label_space import TRAIN_ID
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.synthetic.canvas import Canvas, Colour
 from pinmem_core.synthetic.projection import Floats, Floor, Plane
 from pinmem_core.synthetic.shapes import Rect, Shape, sweep, texture
@@ -72,7 +72,7 @@ class Brush:
         glow: bool = False,
     ) -> bool:
         """Call `Canvas.fill` with the class of the given name."""
-        label = None if name is None else TRAIN_ID[name]
+        label = None if name is None else CITYSCAPES.train_ids[name]
         return self.canvas.fill(plane, shape, colour, label, opacity=opacity, glow=glow)
 
     def pick(self, swatch: Swatch) -> Floats:

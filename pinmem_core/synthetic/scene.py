@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.label_space import IGNORE_INDEX, TRAIN_ID
+from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX
 from pinmem_core.synthetic import furniture, ground, lens, people, vehicles, weather
 from pinmem_core.synthetic.brush import Brush, Sun
 from pinmem_core.synthetic.canvas import OVERSAMPLE, Canvas
@@ -72,7 +72,7 @@ def draw_scene(
     street = plan_street(rng, style.town)
     sun = Sun.rise(rng, style.light)
     camera = _place_camera(rng, style.lens, size)
-    canvas = Canvas(camera, sun.factors(style.light), TRAIN_ID["sky"])
+    canvas = Canvas(camera, sun.factors(style.light), CITYSCAPES.train_ids["sky"])
     brush = Brush(canvas, style, sun, rng)
     ground.sky(brush)
     ground.ground(brush, street)
@@ -136,7 +136,7 @@ def _finish(brush: Brush) -> Scene:
     style, rng = brush.style, brush.rng
     image, label, depth = brush.canvas.resolve()
     if style.weather.wet:
-        wet = np.isin(label, (TRAIN_ID["road"], TRAIN_ID["sidewalk"]))
+        wet = np.isin(label, (CITYSCAPES.train_ids["road"], CITYSCAPES.train_ids["sidewalk"]))
         image = weather.mirror_ground(image, wet, brush)
     image = weather.veil(image, depth, brush)
     if style.weather.rain:

@@ -4,20 +4,18 @@ import pytest
 from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.label_space import (
     CITYSCAPES,
-    CLASS_SETS,
-    CLASSES,
-    LABEL_ID_TABLE,
     LabelSpace,
 )
 from pinmem_core.visualize import colorize, legend, overlay
 
 
 def test_classes_are_those_of_cityscapes():
-    assert [c.train_id for c in CLASSES] == list(range(19))
-    assert CLASSES[10] == (10, "sky", (70, 130, 180), 23)
-    assert len({c.color for c in CLASSES}) == len({c.label_id for c in CLASSES}) == 19
-    assert [len(CLASS_SETS[n]) for n in (19, 16, 13)] == [19, 16, 13]
-    assert set(CLASS_SETS[13]) < set(CLASS_SETS[16]) < set(CLASS_SETS[19])
+    assert [*CITYSCAPES.train_ids.values()] == list(range(19))
+    assert CITYSCAPES.names[10] == "sky"
+    assert (CITYSCAPES.classes["sky"], CITYSCAPES.label_ids[10]) == ((70, 130, 180), 23)
+    assert len({*CITYSCAPES.classes.values()}) == len({*CITYSCAPES.label_ids}) == 19
+    small, middle, large = (set(np.flatnonzero(CITYSCAPES.subsets[n])) for n in ("13", "16", "19"))
+    assert [len(small), len(middle), len(large)] == [13, 16, 19] and small < middle < large
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
@@ -57,7 +55,7 @@ def test_painting():
     image = np.full((1, 2, 3), 100, np.uint8)
     assert colorize(train_ids).tolist() == [[[128, 64, 128], [0, 0, 0]]]
     assert overlay(image, train_ids, opacity=0.5).tolist() == [[[114, 82, 114], [100, 100, 100]]]
-    assert LABEL_ID_TABLE[train_ids].tolist() == [[7, 0]]
+    assert CITYSCAPES.label_id_table[train_ids].tolist() == [[7, 0]]
 
 
 def test_pictures_take_the_colours_and_names_of_their_label_space():

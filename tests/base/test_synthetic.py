@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pinmem_core.label_space import CLASS_NAMES, IGNORE_INDEX, TRAIN_ID
+from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX
 from pinmem_core.synthetic import DOMAINS, Scene, draw_scene
 from pinmem_core.synthetic.lens import blur, compress
 from pinmem_core.synthetic.projection import Camera, Floor, Front, Side
@@ -57,7 +57,7 @@ def test_any_size(domain: str, size: tuple[int, int]) -> None:
     assert image.dtype == label.dtype == np.uint8
     assert image.flags.c_contiguous
     assert label.flags.c_contiguous
-    assert set(np.unique(label)) <= {*range(len(CLASS_NAMES)), IGNORE_INDEX}
+    assert set(np.unique(label)) <= {*range(len(CITYSCAPES)), IGNORE_INDEX}
 
 
 def test_the_same_scene_at_twice_the_size() -> None:
@@ -75,18 +75,18 @@ def test_unknown_domain() -> None:
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_every_class_occurs_in_every_domain(domain: str, albums: dict[str, list[Scene]]) -> None:
     counts = np.stack([np.bincount(s.label.ravel(), minlength=256) for s in albums[domain]])
-    images_with = (counts[:, : len(CLASS_NAMES)] >= 12).sum(axis=0)
-    missing = [n for n, k in zip(CLASS_NAMES, images_with, strict=True) if k < 2]
+    images_with = (counts[:, : len(CITYSCAPES)] >= 12).sum(axis=0)
+    missing = [n for n, k in zip(CITYSCAPES.names, images_with, strict=True) if k < 2]
     assert not missing
     assert counts[:, IGNORE_INDEX].sum() / counts.sum() < 0.05
 
 
 def test_rider_sits_on_something() -> None:
-    two_wheelers = TRAIN_ID["bicycle"], TRAIN_ID["motorcycle"]
+    two_wheelers = CITYSCAPES.train_ids["bicycle"], CITYSCAPES.train_ids["motorcycle"]
     seen = 0
     for i in range(12):
         label = draw_scene("toytown", i).label
-        riders = label == TRAIN_ID["rider"]
+        riders = label == CITYSCAPES.train_ids["rider"]
         if riders.sum() > 80:
             seen += 1
             assert np.isin(label, two_wheelers).any()
@@ -100,11 +100,11 @@ def test_layout_is_shared_but_colours_are_not(albums: dict[str, list[Scene]]) ->
     for domain, album in albums.items():
         labels = np.stack([s.label for s in album])
         rows = np.broadcast_to(np.arange(labels.shape[1])[:, None], labels.shape)
-        middle = {n: rows[labels == TRAIN_ID[n]].mean() for n in ("sky", "car", "road")}
+        middle = {n: rows[labels == CITYSCAPES.train_ids[n]].mean() for n in ("sky", "car", "road")}
         assert middle["sky"] < middle["car"] < middle["road"]
         images = np.stack([s.image for s in album]).astype(float)
         means[domain] = np.array(
-            [images[labels == TRAIN_ID[n]].mean(0) for n in ("road", "building", "sky")]
+            [images[labels == CITYSCAPES.train_ids[n]].mean(0) for n in ("road", "building", "sky")]
         )
     for a in DOMAINS:
         for b in DOMAINS:

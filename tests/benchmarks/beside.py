@@ -32,7 +32,7 @@ CLI = "import sys; from pinmem_cli.app import main; sys.exit(main())"
 
 def draw(folder: Path, images: int, validation: int) -> None:
     """Draw a small GTAV, the last images of which belong to the validation split."""
-    from pinmem_core.label_space import LABEL_ID_TABLE
+    from pinmem_core.label_space import CITYSCAPES
     from pinmem_core.synthetic import draw_scene
 
     rng = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def draw(folder: Path, images: int, validation: int) -> None:
         image = np.asarray(Image.fromarray(scene.image).resize(SIZE)).astype(np.int16)
         image += rng.integers(-4, 5, image.shape, dtype=np.int16)  # a camera's noise
         label = Image.fromarray(
-            LABEL_ID_TABLE[np.asarray(Image.fromarray(scene.label).resize(SIZE, 0))]
+            CITYSCAPES.label_id_table[np.asarray(Image.fromarray(scene.label).resize(SIZE, 0))]
         )
         label.putpalette(palette)
         for kind, picture in (

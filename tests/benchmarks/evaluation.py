@@ -26,13 +26,13 @@ from pinmem_core.evaluation import evaluate
 from pinmem_core.images import read_image, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, load
 from pinmem_core.label_files import read_label
-from pinmem_core.label_space import CLASSES, IGNORE_INDEX
+from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX
 from pinmem_core.models import Segmenter
 from pinmem_core.synthetic import draw_scene
 
 SIZES = ((480, 360), (960, 720))
 """Of CamVid's images, and of its originals."""
-K = len(CLASSES)
+K = len(CITYSCAPES)
 
 
 class ObviousLoop:

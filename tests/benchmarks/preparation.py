@@ -26,7 +26,7 @@ from pinmem_core.data.prepared import Selection, select
 from pinmem_core.data.preview import contact_sheet
 from pinmem_core.data.verify import verify
 from pinmem_core.images import write_png
-from pinmem_core.label_space import CLASSES, LABEL_ID_TABLE
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.synthetic import draw_scene
 
 SIZE = (1914, 1052)
@@ -41,7 +41,7 @@ IDS = get_card("gtav").label_map("ids")
 def gtav_label(number: int) -> Image.Image:
     """Return a palette picture of a street at GTAV's size."""
     train_ids = Image.fromarray(draw_scene("arcade", number).label).resize(SIZE, 0)
-    picture = Image.fromarray(LABEL_ID_TABLE[np.asarray(train_ids)])
+    picture = Image.fromarray(CITYSCAPES.label_id_table[np.asarray(train_ids)])
     picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes())
     return picture
 
@@ -83,7 +83,7 @@ def remapping(folder: Path) -> None:
 
 def colours(folder: Path) -> None:
     """One table lookup against a comparison of the whole picture with every colour."""
-    table = {c.color: c.train_id for c in CLASSES}
+    table = {color: train_id for train_id, color in enumerate(CITYSCAPES.classes.values())}
     label_map = LabelMap.from_colors({**table, (0, 0, 0): 255})
     train_ids = Image.fromarray(draw_scene("arcade", 0).label).resize(SIZE, 0)
     pixels = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)

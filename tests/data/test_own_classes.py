@@ -244,6 +244,14 @@ def test_cyclists_of_camvid_are_neither_persons_nor_vehicles(tmp_path, label_map
     assert dataset.label_space.same_as(classes)
 
 
+def test_a_dataset_has_the_maps_that_its_known_space_has_got_since(tmp_path):
+    path = _idd_lite(tmp_path, [[0, 1, 2, 3]]).root / "dataset.json"
+    summary = json.loads(path.read_text())
+    summary["label_space"] = {**CITYSCAPES.model_dump(mode="json"), "maps": {}}
+    path.write_text(json.dumps(summary))
+    assert PreparedDataset.open("idd-lite").label_space == CITYSCAPES
+
+
 def test_sources_of_different_spaces_train_together(tmp_path):
     prepare(get_card("camvid"), [camvid_folder(tmp_path / "camvid", {"0001TP": 5})])
     _idd_lite(tmp_path / "idd", [[0, 1, 2, 3], [4, 5, 6, 255]])

@@ -20,7 +20,7 @@ from pinmem_core.data.statistics import Statistics, statistics
 from pinmem_core.errors import DataError
 from pinmem_core.images import read_image, write_png
 from pinmem_core.label_files import read_label
-from pinmem_core.label_space import CLASS_NAMES, CLASSES, TRAIN_ID
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.plots import plot_bytes
 from pinmem_core.visualize import GAP, shortened, side_by_side
 
@@ -42,8 +42,8 @@ def dataset(tmp_path) -> PreparedDataset:
 def test_class_figures_are_those_of_all_labels(dataset):
     result = statistics(dataset.samples, "camvid", images=1)
     labels = [read_label(sample.label) for sample in dataset.samples]
-    for name in CLASS_NAMES:
-        pixels = [int((label == TRAIN_ID[name]).sum()) for label in labels]
+    for name in CITYSCAPES.names:
+        pixels = [int((label == CITYSCAPES.train_ids[name]).sum()) for label in labels]
         assert result.class_pixels[name] == sum(pixels)
         assert result.class_images[name] == sum(count > 0 for count in pixels)
     assert result.class_images["traffic sign"] == 1
@@ -95,8 +95,8 @@ def _statistics(pixels: dict[str, int]) -> Statistics:
     return Statistics(
         samples=4,
         sizes=((200, 100, 4),),
-        class_pixels={name: pixels.get(name, 0) for name in CLASS_NAMES},
-        class_images={name: int(name in pixels) for name in CLASS_NAMES},
+        class_pixels={name: pixels.get(name, 0) for name in CITYSCAPES.names},
+        class_images={name: int(name in pixels) for name in CITYSCAPES.names},
         mean=(0.4, 0.5, 0.6),
         std=(0.1, 0.2, 0.3),
         looked_at=4,
@@ -106,7 +106,7 @@ def _statistics(pixels: dict[str, int]) -> Statistics:
 def _bar(figure: Figure, name: str) -> float:
     """Return the length of the bar of a class in pixels."""
     axes = figure.axes[0]
-    bar = axes.patches[CLASS_NAMES.index(name)]
+    bar = axes.patches[CITYSCAPES.names.index(name)]
     start, end = axes.transData.transform([(0, 0), (bar.get_width(), 0)])[:, 0]
     return end - start
 
@@ -119,7 +119,7 @@ def test_bars_are_as_long_as_the_root_of_the_share():
     assert _bar(figure, "rider") == pytest.approx(road / 10)
     assert _bar(figure, "bus") == 0
     colors = [np.array(bar.get_facecolor()[:3]) * 255 for bar in figure.axes[0].patches]
-    np.testing.assert_allclose(colors, [c.color for c in CLASSES])
+    np.testing.assert_allclose(colors, [*CITYSCAPES.classes.values()])
 
 
 def test_a_plot_shows_its_title_and_survives_odd_numbers():
@@ -145,7 +145,7 @@ def _sample(folder: Path, name: str, train_ids: NDArray[np.uint8]) -> Sample:
 
 def _squares(sheet: NDArray[np.uint8], below: int) -> set[str]:
     """Return the classes whose colours are in the legend, the part of a sheet below a row."""
-    colors = {c.color: c.name for c in CLASSES} | {(0, 0, 0): "ignored"}
+    colors = {color: name for name, color in CITYSCAPES.classes.items()} | {(0, 0, 0): "ignored"}
     found = {tuple(color) for color in sheet[below:].reshape(-1, 3).tolist()}
     return {name for color, name in colors.items() if color in found}
 
@@ -180,7 +180,7 @@ def test_pictures_of_any_shape_fit_on_a_sheet(tmp_path, shape):
     sheet = contact_sheet([odd, usual], tile_width=100)
     assert sheet.shape[1] == contact_sheet([usual], tile_width=100).shape[1]
     assert sheet.shape[0] < 400
-    assert (sheet == CLASSES[10].color).all(axis=2).any()
+    assert (sheet == CITYSCAPES.classes["sky"]).all(axis=2).any()
 
 
 def test_tall_pictures_are_centred_in_their_place_and_small_ones_keep_their_pixels():

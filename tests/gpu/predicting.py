@@ -16,10 +16,10 @@ from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.inference.protocols import Protocol, get_protocol
 from pinmem_core.inference.sliding_window import windows
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter
 
-K = len(CLASSES)
+K = len(CITYSCAPES)
 SPEED_GOAL = 8.0
 PUBLISHED = {"with memory": 11.64, "without memory": 7.82}
 """Milliseconds of one image, as the paper gives them (its device is another)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import soft_masks
 
@@ -88,5 +88,5 @@ def features(segmenter: Segmenter) -> Iterator[dict[str, Tensor]]:
 
 def soft_counts(labels: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Return the counts of all classes, and what is left for the ignored pixels."""
-    counts = soft_masks(labels, len(CLASSES), size, dtype).sum(dim=(0, 2, 3))
+    counts = soft_masks(labels, len(CITYSCAPES), size, dtype).sum(dim=(0, 2, 3))
     return torch.cat([counts, (len(labels) * math.prod(size) - counts.sum())[None]])
