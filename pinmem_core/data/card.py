@@ -182,6 +182,15 @@ class Layout(_Strict):
         return self
 
 
+class ParquetColumns(_Strict):
+    """Columns of parquet files whose rows are samples."""
+
+    image: str
+    """Column of the images."""
+    label: str
+    """Column of the label images."""
+
+
 class KnownDefect(_Strict):
     """A defect of the published files."""
 
@@ -235,6 +244,9 @@ class DatasetCard(_Strict):
     the card, with an entry on each line."""
     split_groups: dict[str, Texts] = {}
     """Splits that are also known together under another name."""
+    parquet: ParquetColumns | None = None
+    """Columns of parquet files; `prepare` writes their images and labels as files, `DOMAIN/train/
+    images/*` and `DOMAIN/train/labels/*`, which the layouts then match."""
     known_defects: tuple[KnownDefect, ...] = ()
     notes: tuple[str, ...] = ()
     """Known issues, choices and conventions."""

@@ -1,25 +1,35 @@
 """The values in label files, for the draft of a card."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pinmem_core.data.encodings.coco import read_coco_file
+from pinmem_core.data.encodings.labelme import MAX_BYTES, shapes_of
 from pinmem_core.data.encodings.polygons import read_scene
+from pinmem_core.data.encodings.yolo import lines_of
 from pinmem_core.data.label_maps import STANDARD_MAPS
+from pinmem_core.data.samples import evenly_spaced
+from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.label_files import read_colors, read_ids, read_rgb16
 from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
 
-_FILES_SAMPLED = 32
+_IMAGES_SAMPLED = 128
+_TEXTS_SAMPLED = 2048
 _GROUP = "group"
 _TRAIN_IDS = {*TRAIN_ID.values(), IGNORE_INDEX}
 _CITYSCAPES = STANDARD_MAPS["cityscapes-ids"].values
 _TYPICAL = [c for c in CLASSES if c.name in ("road", "building", "vegetation", "sky", "car")]
 """Classes in nearly every street scene: small ids alone do not identify a label map."""
+_NAMED = ("polygons", "labelme", "coco")
+"""Encodings whose labels are names."""
+_MOST_UNNAMED = 0.5
+"""Share of the pixels without a name above which colours are not those of a list of names."""
 
 Raw = int | str
 """An id, a colour "red,green,blue", or the label of a polygon."""
@@ -31,21 +41,33 @@ class LabelValues:
 
     Attributes:
         encoding: Name of the encoding of most files.
-        shares: Share of the pixels, or of the polygons, by value; ids in ascending order, other
-            values by descending share.
+        shares: Share of the pixels, or of the shapes, by value; ids in ascending order, values with
+            names in the order of the names, others by descending share.
         files: Number of files read.
         called_train_ids: Whether the file names say that the labels hold trainIds.
+        names: Name of each value as far as the data say it.
     """
 
     encoding: str
     shares: Mapping[Raw, float]
     files: int
     called_train_ids: bool = False
+    names: Mapping[Raw, str] = field(default_factory=dict)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the values are names of classes."""
+        return self.encoding in _NAMED
+
+    @property
+    def has_shapes(self) -> bool:
+        """Whether pixels may lie outside of all labelled shapes."""
+        return self.has_names or self.encoding == "yolo"
 
     @property
     def unit(self) -> str:
         """The unit of `shares`."""
-        return "polygons" if self.encoding == "polygons" else "pixels"
+        return "shapes" if self.has_shapes else "pixels"
 
     @property
     def standard_map(self) -> str | None:
@@ -55,9 +77,10 @@ class LabelValues:
         is among them, or the file names say what they are.
         """
         values = set(self.shares)
-        if self.encoding == "polygons":
-            return "cityscapes-ids" if values <= set(_CITYSCAPES.values()) else None
-        if self.encoding != "ids":
+        if self.has_names:
+            is_known = values <= set(_CITYSCAPES.values()) and len(values & {*TRAIN_ID}) > 1
+            return "cityscapes-ids" if is_known else None
+        if self.encoding != "ids" or self.names:
             return None
         has_gap = values != set(range(len(values)))
         typical = values >= {c.train_id for c in _TYPICAL} and (
@@ -71,41 +94,70 @@ class LabelValues:
     @property
     def may_be_train_ids(self) -> bool:
         """Whether the values could be trainIds, but do not prove it."""
-        return self.encoding == "ids" and not self.standard_map and set(self.shares) <= _TRAIN_IDS
+        is_unclear = self.encoding == "ids" and not self.standard_map and not self.names
+        return is_unclear and set(self.shares) <= _TRAIN_IDS
 
     @property
-    def classes(self) -> dict[Raw, str]:
-        """The class of each value that has the name or, among Cityscapes' colours, the colour."""
-        if self.encoding == "polygons":
-            return {name: str(name) for name in self.shares if name in TRAIN_ID}
+    def colors_of_cityscapes(self) -> dict[Raw, str]:
+        """The class of each colour, if all colours are those of Cityscapes."""
         by_color: dict[Raw, str] = {_color(c.color): c.name for c in CLASSES}
         if self.encoding == "colors" and set(self.shares) <= {*by_color, "0,0,0"}:
             return {color: by_color[color] for color in self.shares if color in by_color}
         return {}
 
 
-def label_values(labels: Sequence[Path]) -> LabelValues:
+def label_values(
+    labels: Sequence[Path], encoding: str | None = None, names: Mapping[Raw, str] | None = None
+) -> LabelValues:
     """Return the raw values in evenly spaced label files, in the encoding of most of them.
+
+    Args:
+        labels: Label files.
+        encoding: Encoding of the labels; None for that of most files, which are images or polygons
+            of Cityscapes.
+        names: Name of each id or colour, if the data say it.
 
     Raises:
         DataError: None of them can be read.
     """
+    names = names or {}
+    has_colors = any(isinstance(raw, str) for raw in names)
+    values = _sampled(labels, "colors" if has_colors and encoding is None else encoding, names)
+    unnamed = sum(share for raw, share in values.shares.items() if raw not in names)
+    if has_colors and unnamed > _MOST_UNNAMED:  # the labels are ids, in the order of the names
+        return _sampled(labels, encoding, dict(enumerate(names.values())))
+    return values
+
+
+def _sampled(labels: Sequence[Path], encoding: str | None, names: Mapping[Raw, str]) -> LabelValues:
     by_encoding: dict[str, list[Counter[Raw]]] = defaultdict(list)
     errors = []
-    for path in labels[:: -(-len(labels) // _FILES_SAMPLED)]:
+    files = [*dict.fromkeys(labels)]
+    most = _IMAGES_SAMPLED if encoding in (None, "colors") else _TEXTS_SAMPLED
+    for path in evenly_spaced(files, most):
         try:
-            encoding, counts = _read(path)
-            by_encoding[encoding].append(counts)
+            kind, counts = (encoding, _READERS[encoding](path)) if encoding else _read(path)
+            by_encoding[kind].append(counts)
         except DataError as error:
             errors.append(error)
     if not by_encoding:
         raise errors[0]
-    encoding = max(by_encoding, key=lambda name: len(by_encoding[name]))
-    total = sum(by_encoding[encoding], Counter[Raw]())
-    values = sorted(total.items()) if encoding.startswith("ids") else total.most_common()
-    shares = {value: count / total.total() for value, count in values}
+    kind = max(by_encoding, key=lambda name: len(by_encoding[name]))
+    total = sum(by_encoding[kind], Counter[Raw]())
+    fitting = {
+        raw: name for raw, name in names.items() if isinstance(raw, str) == (kind == "colors")
+    }
+    known: Mapping[Raw, str] = {} if kind in _NAMED else fitting
+    if kind == "coco":
+        known = {name: name for path in files for name in read_coco_file(path).names.values()}
+    values = [*dict.fromkeys([*known, *(raw for raw, _ in total.most_common())])]
+    if not values:
+        raise DataError(f"the labels, such as {files[0]}, hold no shapes.")
+    if kind.startswith("ids") or kind == "yolo":
+        values.sort()
+    shares = {value: total[value] / max(total.total(), 1) for value in values}
     called_train_ids = "trainid" in labels[0].name.lower()
-    return LabelValues(encoding, shares, len(by_encoding[encoding]), called_train_ids)
+    return LabelValues(kind, shares, len(by_encoding[kind]), called_train_ids, fitting)
 
 
 def _read(path: Path) -> tuple[str, Counter[Raw]]:
@@ -119,9 +171,12 @@ def _read(path: Path) -> tuple[str, Counter[Raw]]:
     try:
         return "ids", _ids(read_ids(path))
     except DataError:
-        packed = read_colors(path).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-        colors = _ids(packed).items()
-        return "colors", Counter({_color(int(value).to_bytes(3)): n for value, n in colors})
+        return "colors", _colors(path)
+
+
+def _colors(path: Path) -> Counter[Raw]:
+    packed = read_colors(path).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    return Counter({_color(int(value).to_bytes(3)): n for value, n in _ids(packed).items()})
 
 
 def _ids(pixels: NDArray[np.integer]) -> Counter[Raw]:
@@ -146,3 +201,36 @@ def _polygons(path: Path) -> Counter[Raw]:
     known = {*labels, *names}
     base = [(label, label.removesuffix(_GROUP)) for label in labels]  # "cargroup": several cars
     return Counter(b if b in known and label not in names else label for label, b in base)
+
+
+def _labelme(path: Path) -> Counter[Raw]:
+    try:
+        return Counter(label for label, _ in shapes_of(read_json_object(path, MAX_BYTES)))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as labelme's JSON: {error}.") from None
+
+
+def _yolo(path: Path) -> Counter[Raw]:
+    try:
+        return Counter(number for number, _ in lines_of(path))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as polygons of YOLO: {error}.") from None
+
+
+def _coco(path: Path) -> Counter[Raw]:
+    content = read_coco_file(path)
+    objects = [
+        segment.get("category_id") if isinstance(segment, dict) else None
+        for entry in content.entries
+        for annotation in entry.annotations
+        for segment in annotation.get("segments_info", [annotation])
+    ]
+    return Counter(content.names[n] for n in objects if isinstance(n, int) and n in content.names)
+
+
+_READERS: Mapping[str, Callable[[Path], Counter[Raw]]] = {
+    "colors": _colors,
+    "labelme": _labelme,
+    "yolo": _yolo,
+    "coco": _coco,
+}

@@ -12,8 +12,9 @@ from random import Random
 from pinmem_core.data.raw_files import NUMBER, SPLIT
 from pinmem_core.paths import as_id
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
-_LABEL_SUFFIXES = {".png", ".json", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm"}
+_LABEL_IMAGES = {".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".gif"}
+_LABEL_SUFFIXES = {*_LABEL_IMAGES, ".json"}
+_IMAGE_SUFFIXES = {*_LABEL_IMAGES, ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".pnm"}
 _NEITHER = re.compile(r"instance|panoptic|depth|disparity|confidence|uncertainty", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(
     r"label|mask|annot|ground.?truth|gt(fine|coarse)|semantic|segment|polygon"
@@ -54,11 +55,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pairs whose image and label names have the same affixes around the shared name."""
+    """Pairs whose image and label names have the same affixes around the shared name.
+
+    `label` is None if the name of a label does not hold that of its image.
+    """
 
     pairs: list[Pair]
     image: Affixes
-    label: Affixes
+    label: Affixes | None
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,19 @@ class LayoutGuess:
     left_out: int
 
 
-def candidates(paths: Iterable[PurePosixPath]) -> Candidates:
-    """Return the files that may be images or labels."""
+def candidates(
+    paths: Iterable[PurePosixPath], labels: Iterable[PurePosixPath] | None = None
+) -> Candidates:
+    """Return the files that may be images or labels.
+
+    Args:
+        paths: The files.
+        labels: Files that are labels by their contents; None to go by the names of files.
+    """
+    known = None if labels is None else {*labels}
     roles = defaultdict(list)
     for path in sorted(paths):
-        roles[_role(path)].append(path)
+        roles[_role(path) if known is None else _role_among(path, known)].append(path)
     return Candidates(roles["image"], roles["either"], roles["label"])
 
 
@@ -122,8 +134,16 @@ def best_pairing(files: Candidates) -> Pairing | None:
 def guess_layout(files: Candidates) -> LayoutGuess | None:
     """Return the layout that covers the most pairs, or None if there is none."""
     pairing = best_pairing(files)
-    if pairing is None:
-        return None
+    return layout_of(pairing, files) if pairing else None
+
+
+def layout_of(pairing: Pairing, files: Candidates) -> LayoutGuess | None:
+    """Return the layout of some pairs; None if no pattern describes the paths of the labels.
+
+    Args:
+        pairing: At least one pair.
+        files: All files that may be images or labels.
+    """
     depths = Counter((len(p.image.parts), len(p.label.parts)) for p in pairing.pairs)
     usual = depths.most_common(1)[0][0]
     pairs = [p for p in pairing.pairs if (len(p.image.parts), len(p.label.parts)) == usual]
@@ -135,7 +155,9 @@ def guess_layout(files: Candidates) -> LayoutGuess | None:
         for number, level in enumerate(_levels(pair.image for pair in pairs))
     ]
     names = _Field("name", tuple(pair.name for pair in pairs))
-    label_folders = [_derived(lv, [*fields, names]) for lv in _levels(p.label for p in pairs)]
+    whole = pairing.label is None
+    levels = _levels((pair.label for pair in pairs), whole=whole)
+    label_folders = [_derived(level, [*fields, *([] if whole else [names])]) for level in levels]
     if None in label_folders:
         return None
     first = next(
@@ -145,10 +167,12 @@ def guess_layout(files: Candidates) -> LayoutGuess | None:
     suffixes = sorted({pair.image.suffix.lower().removeprefix(".") for pair in pairs})
     suffix = _doubled(suffixes[0]) if len(suffixes) == 1 else f"{{suffix:{'|'.join(suffixes)}}}"
     image = [*image_folders[first:], f"{_surrounded(pairing.image, 'name')}.{suffix}"]
-    label_name = _surrounded(pairing.label, "name") + _doubled(pairs[0].label.suffix)
+    label = [*filter(None, label_folders[first:])]
+    if pairing.label is not None:
+        label.append(_surrounded(pairing.label, "name") + _doubled(pairs[0].label.suffix))
     return LayoutGuess(
         image="/".join(image),
-        label="/".join([*filter(None, label_folders[first:]), label_name]),
+        label="/".join(label),
         id="_".join(f"{{{field.name}}}" for field in id_fields),
         pairs=pairs,
         ids=[as_id("_".join(v)) for v in zip(*(f.values for f in id_fields), strict=True)],
@@ -165,7 +189,7 @@ def looks_like_label(path: PurePosixPath) -> bool:
 
 def _role(path: PurePosixPath) -> str | None:
     """Return the role of a file by its own name, else by its innermost folder with a role."""
-    may_be_image = path.suffix.lower() in _IMAGE_SUFFIXES
+    may_be_image = is_image(path)
     may_be_label = path.suffix.lower() in _LABEL_SUFFIXES
     if _NEITHER.search(str(path)) or not (may_be_image or may_be_label):
         return None
@@ -177,6 +201,18 @@ def _role(path: PurePosixPath) -> str | None:
         if _IMAGE_FOLDER.search(folder):
             return "image" if may_be_image else None
     return "either" if may_be_image else None
+
+
+def _role_among(path: PurePosixPath, labels: set[PurePosixPath]) -> str | None:
+    """Return the role of a file where the labels are known."""
+    if path in labels or not is_image(path):
+        return "label" if path in labels else None
+    return "either" if looks_like_label(path) else "image"
+
+
+def is_image(path: PurePosixPath) -> bool:
+    """Return whether a file is an image by its suffix."""
+    return path.suffix.lower() in _IMAGE_SUFFIXES
 
 
 def _kinds(
@@ -215,7 +251,7 @@ def _vote(
     folder = str(label.parent)
     for before, name, after in _runs(label.stem):
         if name in index:
-            _, affixes = max(index[name], key=lambda hit: _closeness(hit[0], folder))
+            _, affixes = max(index[name], key=lambda hit: closeness(hit[0], folder))
             return affixes, (before, after)
     return None
 
@@ -247,15 +283,15 @@ def _pairs(
         name = _between(image.stem, image_affixes)
         if name and name in by_name:
             folder = str(image.parent)
-            scored = [(_closeness(folder, str(lb.parent)), lb) for lb in by_name[name]]
-            closeness, label = max(scored, key=lambda item: item[0])
-            if label not in closest or closeness > closest[label][0]:
-                closest[label] = closeness, Pair(image, label, name)
+            scored = [(closeness(folder, str(lb.parent)), lb) for lb in by_name[name]]
+            rank, label = max(scored, key=lambda item: item[0])
+            if label not in closest or rank > closest[label][0]:
+                closest[label] = rank, Pair(image, label, name)
     return [pair for _, pair in closest.values()]
 
 
 @lru_cache(1 << 16)
-def _closeness(image_folder: str, label_folder: str) -> tuple[int, int]:
+def closeness(image_folder: str, label_folder: str) -> tuple[int, int]:
     """Return how many of an image's folders, and of the words in their names, a label shares."""
     image_folder, label_folder = image_folder.lower(), label_folder.lower()
     folders = label_folder.split("/")
@@ -285,9 +321,9 @@ class _Field:
     values: tuple[str, ...]
 
 
-def _levels(paths: Iterable[PurePosixPath]) -> Iterator[tuple[str, ...]]:
-    """Yield the folders of equally deep paths, level by level."""
-    return zip(*(path.parent.parts for path in paths), strict=True)
+def _levels(paths: Iterable[PurePosixPath], *, whole: bool = False) -> Iterator[tuple[str, ...]]:
+    """Yield the folders of equally deep paths, level by level; `whole` adds the names of files."""
+    return zip(*(path.parts if whole else path.parent.parts for path in paths), strict=True)
 
 
 def _image_folder(level: Sequence[str], fields: list[_Field], *, is_outer: bool) -> str:

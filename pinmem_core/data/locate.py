@@ -18,6 +18,7 @@ from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.download import download
 from pinmem_core.data.layouts import find_samples
+from pinmem_core.data.parquet import parquet_files, unpack_parquet
 from pinmem_core.data.prepared import read_summary
 from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
@@ -91,6 +92,8 @@ def _last_sources(card: DatasetCard) -> list[Path]:
     except (ConfigError, DataError):
         return []
     named = [Path(os.path.normpath(dataset_root(card.name) / text)) for text in summary["sources"]]
+    if card.parquet:
+        return named
     return [folder for folder in named if not folder.is_relative_to(raw_root(card.name))]
 
 
@@ -131,6 +134,8 @@ def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> tuple[list[P
     path = expanded(path).absolute()
     if not path.exists():
         raise DataError(f"{path} does not exist.", "Name the folder or archive that you have.")
+    if card.parquet and parquet_files(path):
+        return [unpack_parquet(path, raw_root(card.name), card.parquet, on_event=on_event)], []
     if path.is_file():
         return [_extracted(card, path, on_event)], []
     there = sorted(file for file in path.glob("*") if resembles_archive(file.name))

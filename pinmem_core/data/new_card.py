@@ -3,35 +3,34 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from textwrap import fill
+from tempfile import TemporaryDirectory
 
 import yaml
 
+from pinmem_core.data.annotation_guess import guess_annotations, image_names
+from pinmem_core.data.card import ParquetColumns
 from pinmem_core.data.catalog import shipped_cards
-from pinmem_core.data.label_values import LabelValues, Raw, label_values
+from pinmem_core.data.class_guess import class_guess
+from pinmem_core.data.label_values import Raw, label_values
 from pinmem_core.data.layout_guess import (
     Candidates,
     LayoutGuess,
     candidates,
-    guess_layout,
     looks_like_label,
 )
+from pinmem_core.data.parquet import guess_columns, parquet_files, unpack_parquet
 from pinmem_core.data.raw_files import SPLIT, split_called
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.label_space import CLASS_NAMES, CLASSES, IGNORE_INDEX
 from pinmem_core.paths import as_text, expanded, iter_files
 from pinmem_core.templates import render
 
 _TEMPLATE = Path(__file__).parent / "templates" / "new_card.yaml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _EXAMPLES = 3
-_MOST_COLORS = 64
+_ROWS_SAMPLED = 32  # of each parquet file
 _ONE_LINE = 1 << 30
-_UNLABELED = "unlabeled"
-_TRAIN_IDS: dict[Raw, str] = {**dict(enumerate(CLASS_NAMES)), IGNORE_INDEX: "ignored"}
-_CITYSCAPES_IDS: dict[Raw, str] = {c.label_id: c.name for c in CLASSES}
 _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 _LARGEST_LIST = 64 << 20
 
@@ -58,27 +57,60 @@ def new_card(folder: Path, name: str) -> str:
     folder = expanded(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder.", "Name the folder that holds your data.")
-    paths = {as_text(path): folder / path for path in iter_files(folder)}
-    files = candidates(map(PurePosixPath, paths))
-    layout = guess_layout(files)
-    if layout is None:
-        raise _no_pairs(folder, files)
-    labels = label_values([paths[str(pair.label)] for pair in layout.pairs])
+    if parquet_files(folder) and guess_annotations(_paths(folder)) is None:
+        columns = guess_columns(parquet_files(folder))
+        with TemporaryDirectory() as parent:
+            sample = unpack_parquet(folder, Path(parent), columns, rows=_ROWS_SAMPLED)
+            return _draft(sample, name, columns, image_names(_paths(folder)))
+    return _draft(folder, name)
+
+
+def _paths(folder: Path) -> dict[str, Path]:
+    return {as_text(path): folder / path for path in iter_files(folder)}
+
+
+def _draft(
+    folder: Path,
+    name: str,
+    columns: ParquetColumns | None = None,
+    names: Mapping[Raw, str] | None = None,
+) -> str:
+    """Return the draft of a card for image files and label files.
+
+    Args:
+        folder: Folder with the files.
+        name: Name of the dataset.
+        columns: Columns of the parquet files that a sample of the files comes from.
+        names: Names of the ids or colours; None for those in the folder.
+    """
+    paths = _paths(folder)
+    annotations = guess_annotations(paths)
+    if annotations is None:
+        raise _no_pairs(folder, candidates(map(PurePosixPath, paths)))
+    layout = annotations.layout
+    if columns:  # other rows may be images of other formats
+        layout = replace(layout, image=f"{layout.image.rpartition('.')[0]}.{{suffix}}")
+    labels = label_values(
+        [paths[str(pair.label)] for pair in layout.pairs],
+        annotations.encoding,
+        names or annotations.names,
+    )
     lists_folder, lists = ("", {}) if layout.splits else split_lists(paths, layout)
-    values = _values(labels)
+    classes = class_guess(labels)
     return render(
         _TEMPLATE,
         escape=str,
         quoted=_quoted,
         counts=_counts,
+        percent=_percent,
         name=name,
         layout=layout,
         labels=labels,
         lists=lists,
         lists_folder=lists_folder,
-        values=values[:_MOST_COLORS] if labels.encoding == "colors" else values,
-        rarer=max(0, len(values) - _MOST_COLORS) if labels.encoding == "colors" else 0,
-        class_names=fill(", ".join(CLASS_NAMES), 88, subsequent_indent="    # "),
+        classes=classes,
+        ignored=", ".join(map(_quoted, classes.ignored)),
+        parquet=columns,
     )
 
 
@@ -148,37 +180,8 @@ def _id_of(entry: str, ids: Mapping[str, str | None]) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A raw value of the labels for the template."""
-
-    raw: Raw
-    name: str | None
-    share: float
-    class_name: str | None = None
-
-    @property
-    def yaml(self) -> str:
-        return _quoted(self.raw) if isinstance(self.raw, str) else str(self.raw)
-
-    @property
-    def percent(self) -> str:
-        return f"{self.share:.2%}" if self.share >= 0.0001 or not self.share else "< 0.01%"
-
-
-def _values(labels: LabelValues) -> list[_Value]:
-    """Return the values that the card lists."""
-    if labels.standard_map:
-        meanings = _TRAIN_IDS if labels.standard_map == "trainids" else _CITYSCAPES_IDS
-        return [_Value(raw, meanings.get(raw), share) for raw, share in labels.shares.items()]
-    classes = labels.classes
-    if labels.encoding == "polygons":
-        names = dict.fromkeys((_UNLABELED, *map(str, labels.shares)))
-        return [
-            _Value(number, name, labels.shares.get(name, 0), classes.get(name))
-            for number, name in enumerate(names)
-        ]
-    return [_Value(raw, None, share, classes.get(raw)) for raw, share in labels.shares.items()]
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share >= 0.0001 or not share else "< 0.01%"
 
 
 def _counts(groups: Mapping[str, int | Sequence[str]]) -> str:
@@ -186,8 +189,10 @@ def _counts(groups: Mapping[str, int | Sequence[str]]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
-def _quoted(text: str) -> str:
+def _quoted(text: str | int) -> str:
     """Return text as a YAML string on one line, with unprintable characters escaped."""
+    if isinstance(text, int):
+        return str(text)
     quoted = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=_ONE_LINE)
     return quoted.removesuffix("\n")
 

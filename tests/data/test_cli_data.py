@@ -213,9 +213,14 @@ def test_a_folder_of_ones_own_to_a_prepared_dataset(tmp_path, monkeypatch):
     assert "pinmem data prepare mine --card mine.yaml" in drafted.err
     again = Result("data", "new-card", str(source), "--name", "mine")
     assert again.code == 2 and "mine.yaml exists" in again.err
+    unchanged = Result("data", "prepare", "mine", "--card", "mine.yaml", "--from", str(source))
+    assert unchanged.code == 0, unchanged.err
+    card = yaml.safe_load(Path("mine.yaml").read_text())
+    card["label_maps"]["own"]["classes"] = {}
+    Path("mine.yaml").write_text(yaml.safe_dump(card))
     unfilled = Result("data", "prepare", "mine", "--card", "mine.yaml", "--from", str(source))
     assert unfilled.code == 3 and "no pixel of it belongs to a class" in unfilled.err
-    card = yaml.safe_load(Path("mine.yaml").read_text())
+    del card["label_space"]
     card["label_maps"]["own"]["classes"] = {"road": [3], "sky": 0}
     Path("mine.yaml").write_text(yaml.safe_dump(card))
     done = Result("data", "prepare", "mine", "--card", "mine.yaml", "--from", str(source))

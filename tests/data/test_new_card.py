@@ -17,7 +17,7 @@ from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
 from pinmem_core.label_files import read_label
-from pinmem_core.label_space import CLASSES
+from pinmem_core.label_space import CLASS_NAMES, CLASSES
 
 TRAIN_IDS = (*range(19), 255)
 CITYSCAPES_IDS = tuple(c.label_id for c in CLASSES)
@@ -207,31 +207,51 @@ def test_small_ids_alone_prove_nothing(tmp_path, ids, label_map):
     assert [layout.label_maps for layout in drafted(folder).layouts] == [(label_map,)]
 
 
-def test_other_ids_are_listed_with_their_shares_and_fit_once_classes_are_filled_in(tmp_path):
+def test_other_ids_are_listed_with_their_shares_and_are_classes_of_the_card(tmp_path):
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (3, 40, 40, 200))
-    path = tmp_path / "mycity.yaml"
     text = new_card(folder, "mycity")
-    assert '      40: "?"  # 50.00%\n      200: "?"  # 25.00%\n' in text
-    path.write_text(text.replace("classes: {}", "classes: {road: [3], sky: [40]}"))
+    assert '      40: "class 40"  # 50.00%\n      200: "class 200"  # 25.00%\n' in text
+    dataset = prepare(drafted(folder), [folder], strict=True)
+    assert dataset.label_space.names == ("class 3", "class 40", "class 200")
+    assert read_label(dataset.samples[0].label).ravel()[:4].tolist() == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"), [((0, 255), ("class 0", "class 255")), ((0, 1, 255), ("class 0", "class 1"))]
+)
+def test_255_is_ignored_unless_it_is_one_of_two_values(tmp_path, ids, names):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", ids)
+    assert drafted(folder).space.names == names
+
+
+def test_classes_may_be_renamed_and_joined_in_the_draft(tmp_path):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (3, 40, 200))
+    path = tmp_path / "mycity.yaml"
+    text = new_card(folder, "mycity").replace('    "class 200": [128, 128, 0]\n', "")
+    text = text.replace('      "class 200": [200]\n', "").replace("[40]", "[40, 200]")
+    path.write_text(text.replace("class 3", "lawn"))
     dataset = prepare(read_card(path), [folder], strict=True)
-    assert read_label(dataset.samples[0].label).ravel()[:4].tolist() == [0, 10, 10, 255]
+    assert dataset.label_space.names == ("lawn", "class 40")
+    assert read_label(dataset.samples[0].label).ravel()[:3].tolist() == [0, 1, 1]
 
 
-def test_an_unfilled_map_is_a_card_but_labels_nothing(tmp_path):
-    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", (3, 40))
-    with pytest.raises(DataError, match="no pixel of it belongs to a class"):
-        prepare(drafted(folder), [folder])
-
-
-def test_colours_are_listed_and_fit_once_classes_are_filled_in(tmp_path):
+def test_colours_are_listed_and_are_the_colours_of_the_classes(tmp_path):
     colors = ((128, 64, 128), (4, 5, 6), (4, 5, 6))  # the first is that of roads in Cityscapes
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", colors)
-    path = tmp_path / "mycity.yaml"
     text = new_card(folder, "mycity")
-    assert text.index('"4,5,6": "?"  # 66.67%') < text.index('"128,64,128": "?"  # 33.33%')
-    path.write_text(text.replace("classes: {}", 'classes: {car: ["4,5,6"]}'))
-    dataset = prepare(read_card(path), [folder], strict=True)
-    assert read_label(dataset.samples[0].label).ravel()[:3].tolist() == [255, 13, 13]
+    assert '"4,5,6": "#040506"  # 66.67%\n      "128,64,128": "#804080"  # 33.33%' in text
+    dataset = prepare(drafted(folder), [folder], strict=True)
+    assert dict(dataset.label_space.classes) == {"#040506": (4, 5, 6), "#804080": (128, 64, 128)}
+    assert read_label(dataset.samples[0].label).ravel()[:3].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("values", [(7,), range(255)])
+def test_labels_of_one_value_or_of_instances_are_no_classes(tmp_path, values):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png")
+    for path in (folder / "labels").iterdir():
+        write_png(path, np.resize(np.array(values, np.uint8), (16, 16)))
+    with pytest.raises(DataError, match="and 2 to 254 are needed"):
+        new_card(folder, "mycity")
 
 
 def test_the_colours_of_cityscapes_bring_their_classes(tmp_path):
@@ -268,7 +288,7 @@ def test_ids_in_16_bits(tmp_path):
         path.write_bytes(_rgb16([[0, 300], [7, 7]]))
     card = drafted(folder)
     assert card.layouts[0].encoding == "ids16"
-    assert card.label_map("own").entries == {0: 255, 7: 255, 300: 255}
+    assert card.label_map("own").entries == {0: 0, 7: 1, 300: 2}
 
 
 def polygons(path: Path, *names: str) -> None:
@@ -280,17 +300,21 @@ def polygons(path: Path, *names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "label_map"),
-    [(("sky", "cargroup"), "cityscapes-ids"), (("tuk-tuk", "sky", "cargroup"), "own")],
+    ("names", "label_map", "classes"),
+    [
+        (("sky", "cargroup"), "cityscapes-ids", CLASS_NAMES),
+        (("tuk-tuk", "sky", "cargroup"), "own", ("tuk-tuk", "sky", "car")),
+    ],
 )
-def test_polygons_bring_the_classes_that_they_name(tmp_path, names, label_map):
+def test_polygons_bring_the_classes_that_they_name(tmp_path, names, label_map, classes):
     for number in NUMBERS:
         image(tmp_path / "data" / "images" / f"{number}.jpg")
         polygons(tmp_path / "data" / "annotations" / f"{number}_polygons.json", *names)
     dataset = prepare(drafted(tmp_path / "data"), [tmp_path / "data"], strict=True)
     assert dataset.summary["label_map"]["name"] == label_map
+    assert dataset.label_space.names == classes
     column = read_label(dataset.samples[0].label)[:, 0].tolist()
-    assert column == [13] * 6 + [255] * 6
+    assert column == [classes.index("car")] * 6 + [255] * 6
 
 
 def test_labels_that_cannot_be_read_do_not_keep_the_others_from_being_listed(tmp_path):
