@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from pinmem_core.errors import ConfigError
-from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_spaces
+from pinmem_core.label_space import CITYSCAPES, LabelSpace, first_classes, label_spaces
 from pinmem_core.renamed import KEYS
 
 
@@ -137,7 +137,7 @@ class ModelConfig(Settings):
         values = {**values}
         count = values.pop("num_classes")
         if type(count) is int and 2 <= count < len(CITYSCAPES):
-            values.setdefault("label_space", _first_classes(count))
+            values.setdefault("label_space", first_classes(count))
         model = validate(values)
         if count != model.num_classes:
             raise ValueError(
@@ -157,13 +157,6 @@ class ModelConfig(Settings):
         return dict(
             [*items[:number], *counted, *items[number + (self.label_space == CITYSCAPES) :]]
         )
-
-
-def _first_classes(count: int) -> LabelSpace:
-    """Return the first `count` classes of Cityscapes."""
-    classes = dict(list(CITYSCAPES.classes.items())[:count])
-    ids = CITYSCAPES.label_ids[:count]
-    return LabelSpace(name=f"cityscapes-first-{count}", classes=classes, label_ids=ids)
 
 
 class LossConfig(Settings):

@@ -274,6 +274,15 @@ CITYSCAPES = _read("cityscapes-19")  # alone, because each command imports this 
 """The 19 evaluated classes of Cityscapes, the default label space."""
 
 
+def first_classes(count: int) -> LabelSpace:
+    """Return the first `count` of Cityscapes' classes, 2..19; earlier versions had no others."""
+    if count == len(CITYSCAPES):
+        return CITYSCAPES
+    classes = dict(list(CITYSCAPES.classes.items())[:count])
+    ids = CITYSCAPES.label_ids[:count]
+    return LabelSpace(name=f"cityscapes-first-{count}", classes=classes, label_ids=ids)
+
+
 class StreetClass(NamedTuple):
     """One of the 19 evaluated classes of Cityscapes.
 

@@ -46,6 +46,7 @@ def file_metadata(config: ModelConfig, signature: Signature, precision: str) -> 
         "output": f"{signature.output}: {types['output']} ({', '.join(names['output'])})",
         "preprocessing": json.dumps(preprocessing),
         "classes": json.dumps(list(classes)),
+        "label_space": config.label_space.model_dump_json(),
         "palette": json.dumps(list(classes.values())),
         "model": config.model_dump_json(),
     }

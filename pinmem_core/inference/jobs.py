@@ -24,6 +24,8 @@ from pinmem_core.inference.writers import (
     Predicted,
     analyze_options,
     class_counts,
+    class_shares,
+    require_ids,
     write_prediction,
 )
 from pinmem_core.parallel import parallel_map, prefetch
@@ -97,6 +99,7 @@ def predict_files(
         on_event: Callback for progress events and for notices about images with several frames.
 
     Raises:
+        ConfigError: A format does not suit the classes of the model.
         MachineError: An output cannot be written, or a job is a video and PyAV is missing.
     """
     began = perf_counter()
@@ -120,8 +123,10 @@ def predict_bytes(
     """Return the prediction for one image as the bytes of a PNG or NPZ file.
 
     Raises:
+        ConfigError: The format does not suit the classes of the model.
         DataError: The image cannot be read.
     """
+    require_ids([output.format], predictor.label_space)
     picture = decode_image(source.path, source.content)
     prediction = _analyze(predictor, source, picture, [output.format], on_event)
     file = BytesIO()
@@ -147,8 +152,11 @@ def predict_each(
     """Yield the outputs or the failure of each input, in order, as `predict_files` makes them.
 
     Raises:
+        ConfigError: A format does not suit the classes of the model.
         MachineError: An output cannot be written, or a job is a video and PyAV is missing.
     """
+    formats = {output.format for job in jobs for output in job.outputs}
+    require_ids(formats, predictor.label_space)
     if any(job.source.is_video for job in jobs):
         require_pyav()
     for are_videos, group in groupby(jobs, key=lambda job: job.source.is_video):
@@ -194,4 +202,5 @@ def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
         with atomic_file(output.path) as partial, partial.open("wb") as file:
             write_prediction(output, pixels, prediction, file)
     height, width = pixels.shape[:2]
-    return job.predicted(width, height, class_counts(prediction.train_ids))
+    shares = class_shares(class_counts(prediction.train_ids), prediction.space)
+    return job.predicted(width, height, shares)

@@ -1,6 +1,7 @@
 """Run ONNX files that `pinmem export onnx` has written."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.events import Listener, ignore
 from pinmem_core.inference.predictor import Prediction, TiledPredictor
 from pinmem_core.inference.protocols import Protocol, get_protocol, protocol_of
+from pinmem_core.label_space import LabelSpace, first_classes
 
 PREFIX = "pinmem."
 """Prefix of pinmem's keys in a file's `metadata_props`."""
@@ -139,6 +141,13 @@ def _named(model: Path | bytes) -> str:
     return str(model) if isinstance(model, Path) else "the ONNX file"
 
 
+def _label_space(metadata: Mapping[str, str]) -> LabelSpace:
+    """Return the classes of a file; those of earlier versions have the classes of Cityscapes."""
+    if "label_space" in metadata:
+        return LabelSpace.model_validate_json(metadata["label_space"])
+    return first_classes(len(json.loads(metadata["classes"])))
+
+
 class OnnxPredictor(TiledPredictor):
     """Predict images with an ONNX file that `pinmem export onnx` has written, on the CPU.
 
@@ -172,7 +181,7 @@ class OnnxPredictor(TiledPredictor):
         self.path = path
         self.runner = OnnxRunner(path)
         try:
-            self.class_names = tuple(map(str, json.loads(self.runner.metadata["classes"])))
+            label_space = _label_space(self.runner.metadata)
             self._bytes = float(self.runner.metadata.get("bytes_per_pixel", _BYTES_PER_PIXEL))
         except (ValueError, TypeError) as error:
             raise DataError(
@@ -180,7 +189,7 @@ class OnnxPredictor(TiledPredictor):
             ) from None
         own = get_protocol(protocol_of(self.runner.metadata, "fast"))
         device = torch.device("cpu")
-        super().__init__(len(self.class_names), device, protocol or own, memory, on_event)
+        super().__init__(label_space, device, protocol or own, memory, on_event)
 
     @property
     def bytes_per_pixel(self) -> float:
@@ -214,5 +223,5 @@ class OnnxPredictor(TiledPredictor):
             images = np.pad(images, ((0, 0), *((0, more) for more in missing), (0, 0)))
         result = torch.from_numpy(self.runner(images))
         if self.runner.signature.argmax:
-            result = F.one_hot(result.long(), self.classes).permute(0, 3, 1, 2).float()
+            result = F.one_hot(result.long(), len(self.label_space)).permute(0, 3, 1, 2).float()
         return result[:, :, :height, :width]

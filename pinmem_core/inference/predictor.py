@@ -28,6 +28,7 @@ from pinmem_core.inference.sliding_window import (
     largest_crop,
     windows,
 )
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import PRECISIONS, Segmenter
 
 
@@ -53,21 +54,23 @@ class Prediction:
         confidence: Largest class probability, (H, W) float32.
         entropy: Entropy of the class probabilities divided by log K, (H, W) float32 in 0..1.
         probabilities: Class probabilities, (K, H, W) float16.
+        space: Label space of the classes.
     """
 
     train_ids: NDArray[np.uint8]
     confidence: NDArray[np.float32] | None = None
     entropy: NDArray[np.float32] | None = None
     probabilities: NDArray[np.float16] | None = None
+    space: LabelSpace = CITYSCAPES
 
     @classmethod
     def empty(
-        cls, classes: int, size: tuple[int, int], wanted: tuple[bool, bool, bool]
+        cls, space: LabelSpace, size: tuple[int, int], wanted: tuple[bool, bool, bool]
     ) -> "Prediction":
         """Return an uninitialized prediction to fill in.
 
         Args:
-            classes: Number of classes, K.
+            space: Label space of the classes.
             size: Height and width of the image.
             wanted: Whether to include confidence, entropy and probabilities.
         """
@@ -76,7 +79,8 @@ class Prediction:
             np.empty(size, np.uint8),
             np.empty(size, np.float32) if confidence else None,
             np.empty(size, np.float32) if entropy else None,
-            np.empty((classes, *size), np.float16) if probabilities else None,
+            np.empty((len(space), *size), np.float16) if probabilities else None,
+            space,
         )
 
     def fill(self, rows: slice, scores: Tensor, *, are_probabilities: bool) -> None:
@@ -117,7 +121,7 @@ class TiledPredictor(ABC):
     """Predict images by one protocol, with any network.
 
     Args:
-        classes: Number of classes.
+        label_space: Classes of the network.
         device: Device of the scores.
         protocol: Inference protocol; None for "fast", which predicts whole images if they fit.
         memory: Memory budget of one prediction in bytes, without the network and the image. None
@@ -125,7 +129,7 @@ class TiledPredictor(ABC):
         on_event: Callback for a notice, sent once, about an image too large to predict whole.
 
     Attributes:
-        classes: Number of classes.
+        label_space: Classes of the network.
         device: Device of the scores.
         protocol: Inference protocol.
         tiled: Whether an image was predicted in windows although the protocol asks for whole
@@ -134,13 +138,13 @@ class TiledPredictor(ABC):
 
     def __init__(
         self,
-        classes: int,
+        label_space: LabelSpace,
         device: torch.device,
         protocol: Protocol | None,
         memory: int | None,
         on_event: Listener,
     ) -> None:
-        self.classes = classes
+        self.label_space = label_space
         self.device = device
         self.protocol = protocol or PROTOCOLS["fast"]
         self.memory = _memory_budget(device) if memory is None else memory
@@ -193,7 +197,7 @@ class TiledPredictor(ABC):
         """
         pixels = _pixels(image)
         wanted = confidence, entropy, probabilities
-        prediction = Prediction.empty(self.classes, pixels.shape[:2], wanted)
+        prediction = Prediction.empty(self.label_space, pixels.shape[:2], wanted)
         fused = self.protocol.fuse == "probabilities"
         for band in self.bands(pixels):
             prediction.fill(band.rows, band.scores, are_probabilities=fused)
@@ -217,7 +221,7 @@ class TiledPredictor(ABC):
         pixels = _pixels(image)
         height, width = pixels.shape[:2]
         streams = [self._stream(pixels, scale) for scale in self.protocol.scales_of(height, width)]
-        for rows in chunks(height, width, self.classes):
+        for rows in chunks(height, width, len(self.label_space)):
             views = [stream.take(rows) for stream in streams]
             if self.protocol.crop is None:
                 views = [self._fused(view) for view in views]
@@ -262,7 +266,7 @@ class TiledPredictor(ABC):
         Scores of a whole image are fused band by band in `bands`, so they add nothing here.
         """
         fused = self.protocol.crop is not None and self.protocol.fuse == "probabilities"
-        score = self.classes * (8 if fused else 4)
+        score = len(self.label_space) * (8 if fused else 4)
         views = 2 if self.protocol.flip else 1
         return MemoryModel(self.bytes_per_pixel + fused * score, score * views, views)
 
@@ -336,7 +340,7 @@ class Predictor(TiledPredictor):
         chosen = pick_device(device)
         with memory_for(f"moving the network to {chosen}"):
             self.segmenter = segmenter.to(chosen).eval()
-        super().__init__(segmenter.config.num_classes, chosen, protocol, memory, on_event)
+        super().__init__(segmenter.label_space, chosen, protocol, memory, on_event)
         self.network = optimize_for_inference(self.segmenter)
         self.network.autocast = None
         if self.device.type == "cpu" or precision != "float32":

@@ -23,11 +23,11 @@ from pinmem_core.inference.writers import (
     Predicted,
     analyze_options,
     class_counts,
+    class_shares,
     render,
     with_legend,
     write_prediction,
 )
-from pinmem_core.label_space import CLASS_NAMES
 from pinmem_core.parallel import parallel_map, prefetch
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def predict_video(
         except KeyboardInterrupt:
             if camera is None or not done:
                 raise
-    return job.predicted(width, height, counts, done)
+    return job.predicted(width, height, class_shares(counts, predictor.label_space), done)
 
 
 def _of_one_size(frames: Iterable[Frame], source: Path, on_event: Listener) -> Iterator[Frame]:
@@ -333,7 +333,8 @@ def _sink(output: Output, video: Video) -> Iterator[Callable[[_Analyzed], None]]
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
             if output.legend:  # of all classes, because frames have one size
-                pixels = with_legend(pixels, range(len(CLASS_NAMES)))
+                space = item.prediction.space
+                pixels = with_legend(pixels, range(len(space)), space)
             add(item.frame._replace(pixels=pixels))
 
         yield append

@@ -20,7 +20,7 @@ from pinmem_core.inference.sources import (
     Source,
     source_of,
 )
-from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
+from pinmem_core.label_space import LabelSpace
 from pinmem_core.paths import expanded
 from pinmem_core.visualize import colorize, legend, overlay
 
@@ -48,8 +48,8 @@ class OutputFormat:
 
     Attributes:
         field: Field of `Prediction` that the format needs.
-        render: Function from image rows (h, W, 3) and rows of the field (h, W) to PNG rows, (h, W')
-            or (h, W', 3); None for NPZ, which stores the numbers.
+        render: Function from image rows (h, W, 3), rows of the field (h, W), and the label space to
+            PNG rows (h, W') or (h, W', 3); None for NPZ, which stores the numbers.
         visual: Whether the format is only for viewing. Such frames can be written as a video, whose
             compression is lossy.
         colored: Whether the picture shows the colours of the classes; a legend explains them.
@@ -57,7 +57,7 @@ class OutputFormat:
     """
 
     field: Literal["train_ids", "confidence", "entropy", "probabilities"]
-    render: Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.uint8]] | None
+    render: Callable[[NDArray[np.uint8], NDArray[Any], LabelSpace], NDArray[np.uint8]] | None
     visual: bool = False
     colored: bool = False
     palette: bool = False
@@ -68,22 +68,43 @@ class OutputFormat:
         return ".npz" if self.render is None else ".png"
 
 
-def _gray(image: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _gray(
+    image: NDArray[np.uint8], share: NDArray[np.float32], space: LabelSpace
+) -> NDArray[np.uint8]:
     """Convert values from 0..1 to uint8 gray values, 0..255."""
     return (255 * share).round().clip(0, 255).astype(np.uint8)
 
 
-def _side_by_side(image: NDArray[np.uint8], train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.concatenate([image, colorize(train_ids)], axis=1)
+def _color(
+    image: NDArray[np.uint8], train_ids: NDArray[np.uint8], space: LabelSpace
+) -> NDArray[np.uint8]:
+    return colorize(train_ids, space)
+
+
+def _side_by_side(
+    image: NDArray[np.uint8], train_ids: NDArray[np.uint8], space: LabelSpace
+) -> NDArray[np.uint8]:
+    return np.concatenate([image, colorize(train_ids, space)], axis=1)
+
+
+def _train_ids(
+    image: NDArray[np.uint8], train_ids: NDArray[np.uint8], space: LabelSpace
+) -> NDArray[np.uint8]:
+    return train_ids
+
+
+def _label_ids(
+    image: NDArray[np.uint8], train_ids: NDArray[np.uint8], space: LabelSpace
+) -> NDArray[np.uint8]:
+    assert space.label_id_table is not None
+    return space.label_id_table[train_ids]
 
 
 FORMATS: dict[str, OutputFormat] = {
-    "color": OutputFormat(
-        "train_ids", lambda image, train_ids: colorize(train_ids), visual=True, colored=True
-    ),
-    "palette": OutputFormat("train_ids", lambda image, train_ids: train_ids, palette=True),
-    "trainid": OutputFormat("train_ids", lambda image, train_ids: train_ids),
-    "labelid": OutputFormat("train_ids", lambda image, train_ids: LABEL_ID_TABLE[train_ids]),
+    "color": OutputFormat("train_ids", _color, visual=True, colored=True),
+    "palette": OutputFormat("train_ids", _train_ids, palette=True),
+    "trainid": OutputFormat("train_ids", _train_ids),
+    "labelid": OutputFormat("train_ids", _label_ids),
     "overlay": OutputFormat("train_ids", overlay, visual=True, colored=True),
     "side-by-side": OutputFormat("train_ids", _side_by_side, visual=True, colored=True),
     "confidence": OutputFormat("confidence", _gray, visual=True),
@@ -106,6 +127,16 @@ def check_formats(names: Iterable[str]) -> list[str]:
         if name not in FORMATS:
             raise unknown_name("format", name, FORMATS)
     return formats
+
+
+def require_ids(formats: Iterable[str], space: LabelSpace) -> None:
+    """Raise ConfigError if a format needs ids that the classes of a label space lack."""
+    if "labelid" in formats and not space.label_ids:
+        raise ConfigError(
+            f"the format 'labelid' needs the ids of a benchmark's own label files, and the classes "
+            f"'{space.name}' have none.",
+            "Use '--format trainid'.",
+        )
 
 
 def analyze_options(formats: Iterable[str]) -> dict[str, bool]:
@@ -135,12 +166,14 @@ def _bands(
     height = max(1, BAND_PIXELS // image.shape[1])
     for top in range(0, len(image), height):
         band = slice(top, top + height)
-        yield paint(image[band], values[band])
+        yield paint(image[band], values[band], prediction.space)
 
 
-def with_legend(pixels: NDArray[np.uint8], train_ids: Iterable[int]) -> NDArray[np.uint8]:
+def with_legend(
+    pixels: NDArray[np.uint8], train_ids: Iterable[int], space: LabelSpace
+) -> NDArray[np.uint8]:
     """Return a coloured picture (H, W, 3) with a legend of the classes `train_ids` below it."""
-    return np.concatenate([pixels, legend({*train_ids}, pixels.shape[1])])
+    return np.concatenate([pixels, legend({*train_ids}, pixels.shape[1], space)])
 
 
 def class_counts(train_ids: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -148,14 +181,15 @@ def class_counts(train_ids: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.array(Image.fromarray(train_ids).histogram())  # takes no memory, unlike np.bincount
 
 
-def class_shares(counts: NDArray[np.int64]) -> dict[str, float]:
+def class_shares(counts: NDArray[np.int64], space: LabelSpace) -> dict[str, float]:
     """Return the share of pixels in 0..1 of each class that occurs, by name.
 
     Args:
         counts: Number of pixels of each trainId, (256,).
+        space: Label space of the trainIds.
     """
     total = max(1, int(counts.sum()))
-    named = zip(CLASS_NAMES, counts.tolist(), strict=False)
+    named = zip(space.names, counts.tolist(), strict=False)
     return {name: round(count / total, 6) for name, count in named if count}
 
 
@@ -166,7 +200,7 @@ def write_prediction(
     format = output.format
     if FORMATS[format].render is None:
         assert prediction.probabilities is not None
-        classes = np.array(CLASS_NAMES[: len(prediction.probabilities)])
+        classes = np.array(prediction.space.names)
         np.savez(file, probabilities=prediction.probabilities, classes=classes)
         return
     bands = map(Image.fromarray, _bands(format, image, prediction))
@@ -177,10 +211,10 @@ def write_prediction(
         picture.paste(band, (0, top))
         top += band.height
     if FORMATS[format].palette:
-        picture.putpalette(COLOR_TABLE.tobytes())
+        picture.putpalette(prediction.space.color_table.tobytes())
     if output.legend:
         present = np.flatnonzero(class_counts(prediction.train_ids)).tolist()
-        picture = Image.fromarray(with_legend(np.asarray(picture), present))
+        picture = Image.fromarray(with_legend(np.asarray(picture), present, prediction.space))
     picture.save(file, "PNG", compress_level=_COMPRESSION)
 
 
@@ -236,10 +270,9 @@ class Job:
     outputs: tuple[Output, ...]
 
     def predicted(
-        self, width: int, height: int, counts: NDArray[np.int64], frames: int = 1
+        self, width: int, height: int, shares: Mapping[str, float], frames: int = 1
     ) -> tuple[Predicted, ...]:
-        """Return the records of the written outputs; `counts` are those of `class_counts`."""
-        shares = class_shares(counts)
+        """Return the records of the written outputs; `shares` are those of `class_shares`."""
         return tuple(
             Predicted(self.source.label, out.path, out.format, width, height, frames, shares)
             for out in self.outputs

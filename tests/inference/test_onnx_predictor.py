@@ -13,7 +13,7 @@ from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.export.files import export_model
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, load
-from pinmem_core.label_space import CLASS_NAMES
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import Segmenter
 
 onnx = pytest.importorskip("onnx")
@@ -49,7 +49,7 @@ def write(path, size=None, **metadata):
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=8)
     plain = {"mean": [0, 0, 0], "std": [1, 1, 1]}
-    about = {"classes": json.dumps(list(CLASS_NAMES)), "preprocessing": json.dumps(plain)}
+    about = {"classes": json.dumps(list(CITYSCAPES.names)), "preprocessing": json.dumps(plain)}
     properties = {f"pinmem.{key}": value for key, value in (about | metadata).items()}
     helper.set_model_props(model, properties)
     onnx.save(model, path)
@@ -78,7 +78,7 @@ def noise(height, width):
 def test_a_file_predicts_like_any_model(files):
     image = noise(70, 101)
     predictor = load(str(files / "free.onnx"))
-    assert predictor.classes == 19 and predictor.protocol == PROTOCOLS["photo"]
+    assert predictor.label_space == CITYSCAPES and predictor.protocol == PROTOCOLS["photo"]
     found, logits = predictor.analyze(image, confidence=True, entropy=True), logits_of(image)
     assert (found.train_ids == logits.argmax(0)).mean() > 0.999
     shares = np.exp(logits) / np.exp(logits).sum(0)
@@ -174,6 +174,16 @@ def test_another_file_is_refused_in_a_sentence(files, tmp_path, monkeypatch):
         done = Result("predict", "a.png", "-o", "b.png", "--model", name)
         assert done.code == code and words in done.err, done.err
         assert len(done.err.splitlines()) <= 3
+
+
+def test_a_file_predicts_in_its_own_classes(tmp_path):
+    space = LabelSpace(name="own", classes=[f"thing {number}" for number in range(19)])
+    write(tmp_path / "own.onnx", label_space=space.model_dump_json())
+    predictor = load(str(tmp_path / "own.onnx"))
+    assert predictor.label_space == predictor.analyze(noise(32, 32)).space == space
+    write(tmp_path / "odd.onnx", label_space="{")
+    with pytest.raises(DataError, match="metadata"):
+        load(str(tmp_path / "odd.onnx"))
 
 
 def test_damaged_metadata_are_named(files, tmp_path):

@@ -26,11 +26,11 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.files import atomic_file
 from pinmem_core.images import decode_image, image_size, read_image, write_png
-from pinmem_core.inference import video, writers
+from pinmem_core.inference import load, video, writers
 from pinmem_core.inference.jobs import predict_files
 from pinmem_core.inference.sources import Source, find_sources
 from pinmem_core.inference.writers import FORMATS, check_formats, plan
-from pinmem_core.label_space import CLASS_NAMES, COLOR_TABLE, LABEL_ID_TABLE
+from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_space
 from pinmem_core.models import Segmenter
 from pinmem_core.parallel import parallel_map, prefetch
 
@@ -52,6 +52,8 @@ def heeding_ctrl_c():
 class Fake:
     """Predicts from the red channel alone, so that masks tell which image they are of."""
 
+    label_space = CITYSCAPES
+
     def __init__(self):
         self.asked = []
 
@@ -61,6 +63,7 @@ class Fake:
         share = (red / 255).astype(np.float32)
         return SimpleNamespace(
             train_ids=red % 19,
+            space=CITYSCAPES,
             confidence=share if confidence else None,
             entropy=1 - share if entropy else None,
             probabilities=np.stack([share] * 19).astype(np.float16) if probabilities else None,
@@ -304,17 +307,56 @@ def test_every_format_shows_what_it_says(tmp_path, monkeypatch, at_once):
     seen = {p.stem.removeprefix("a_"): np.asarray(Image.open(p)) for p in out.glob("*.png")}
     train_ids = picture()[..., 0] % 19
     assert np.array_equal(seen["trainid"], train_ids)
-    assert np.array_equal(seen["labelid"], LABEL_ID_TABLE[train_ids])
-    assert np.array_equal(seen["color"], COLOR_TABLE[train_ids])
-    assert np.array_equal(seen["side-by-side"], np.hstack([picture(), COLOR_TABLE[train_ids]]))
+    assert np.array_equal(seen["labelid"], CITYSCAPES.label_id_table[train_ids])
+    assert np.array_equal(seen["color"], CITYSCAPES.color_table[train_ids])
+    assert np.array_equal(
+        seen["side-by-side"], np.hstack([picture(), CITYSCAPES.color_table[train_ids]])
+    )
     assert np.array_equal(seen["confidence"], picture()[..., 0])
     assert np.array_equal(seen["entropy"], 255 - picture()[..., 0])
-    mixed = 0.4 * picture() + 0.6 * COLOR_TABLE[train_ids]
+    mixed = 0.4 * picture() + 0.6 * CITYSCAPES.color_table[train_ids]
     assert np.abs(seen["overlay"] - mixed).max() <= 0.5
     with np.load(out / "a_probabilities.npz") as archive:
         assert archive["probabilities"].shape == (19, HEIGHT, WIDTH)
         assert archive["probabilities"].dtype == np.float16
-        assert tuple(archive["classes"]) == CLASS_NAMES
+        assert tuple(archive["classes"]) == CITYSCAPES.names
+
+
+def own_classes_model(folder, space):
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="tiny", feature_dim=16, label_space=space)
+    save_checkpoint(Segmenter(config), folder, {})
+    return load(str(folder), device="cpu")
+
+
+def test_masks_show_the_classes_of_their_model(tmp_path):
+    space = label_space("idd-level1")
+    predictor = own_classes_model(tmp_path / "model", space)
+    (a,), out = images(tmp_path, "a.png"), tmp_path / "out"
+    formats = [name for name in FORMATS if name != "labelid"]
+    done = predict_files(predictor, jobs_of(a, out, *formats))
+    train_ids = predictor.predict(a)
+    assert np.array_equal(np.asarray(Image.open(out / "a_color.png")), space.color_table[train_ids])
+    with Image.open(out / "a_palette.png") as palette:
+        assert np.array_equal(np.asarray(palette), train_ids)
+        assert np.array_equal(np.asarray(palette.convert("RGB")), space.color_table[train_ids])
+    with np.load(out / "a_probabilities.npz") as archive:
+        assert tuple(archive["classes"]) == space.names
+        assert archive["probabilities"].shape[0] == 7
+    assert {*done.outputs[0].shares} == {space.names[k] for k in np.unique(train_ids)}
+
+
+def test_ids_of_a_benchmark_exist_only_for_its_classes(tmp_path):
+    space = LabelSpace(name="own", classes=[f"thing {n}" for n in range(60)])
+    predictor = own_classes_model(tmp_path / "model", space)
+    (a,), out = images(tmp_path, "a.png"), tmp_path / "out"
+    with pytest.raises(ConfigError, match="classes 'own' have none") as error:
+        predict_files(predictor, jobs_of(a, out, "color", "labelid"))
+    assert "trainid" in error.value.hint and not out.exists()
+    result = Result(
+        "predict", str(a), "-o", "-", "--format", "labelid", "--model", str(tmp_path / "model")
+    )
+    assert result.code == 2 and "'own' have none" in result.err
 
 
 @pytest.mark.parametrize(
@@ -561,7 +603,7 @@ def test_a_video_becomes_a_video_of_its_size_and_speed(tmp_path, size, rate):
     assert rate_after == rate_before == rate
     assert seconds_after == pytest.approx(seconds_before, abs=0.01)
     for one, mask in zip(before, after, strict=True):
-        expected = COLOR_TABLE[one[-5, 5, 0] % 19].astype(int)
+        expected = CITYSCAPES.color_table[one[-5, 5, 0] % 19].astype(int)
         assert np.abs(mask[-5, 5] - expected).max() < 12
     assert [event.done for event in told if "drive.mp4" in event.task] == list(range(1, 13))
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS, remote, watch
-from pinmem_core.label_space import COLOR_TABLE
+from pinmem_core.label_space import CITYSCAPES
 
 PINMEM = [sys.executable, "-m", "pinmem_cli"]
 
@@ -26,7 +26,7 @@ PINMEM = [sys.executable, "-m", "pinmem_cli"]
 class Network:
     """Predicts class 13 (car) in the upper half of every image, and class 0 (road) below."""
 
-    protocol = PROTOCOLS["fast"]
+    protocol, label_space = PROTOCOLS["fast"], CITYSCAPES
 
     def __init__(self, interrupted_at=None):
         self.images, self.interrupted_at = 0, interrupted_at
@@ -37,7 +37,7 @@ class Network:
         self.images += 1
         ids = np.zeros(pixels.shape[:2], np.uint8)
         ids[: len(ids) // 2] = 13
-        return SimpleNamespace(train_ids=ids)
+        return SimpleNamespace(train_ids=ids, space=CITYSCAPES)
 
 
 @pytest.fixture
@@ -122,7 +122,9 @@ def test_a_palette_has_the_values_of_trainid_in_the_colours_of_the_classes(netwo
     palette, plain = (Image.open(f"out/a_{name}.png") for name in ("palette", "trainid"))
     assert palette.mode == "P" and plain.mode == "L"
     assert np.array_equal(np.asarray(palette), np.asarray(plain))
-    assert np.array_equal(np.asarray(palette.convert("RGB")), COLOR_TABLE[np.asarray(plain)])
+    assert np.array_equal(
+        np.asarray(palette.convert("RGB")), CITYSCAPES.color_table[np.asarray(plain)]
+    )
 
 
 def test_json_holds_the_share_of_each_class_in_each_image(network):
@@ -139,10 +141,13 @@ def test_a_legend_lies_below_coloured_pictures_only(network):
     assert sizes["color"] == sizes["overlay"] and sizes["trainid"] == (60, 40)
     assert sizes["color"][0] == 60 and sizes["color"][1] > 40
     colored = np.asarray(Image.open("in-masks/a_color.png"))
-    assert np.array_equal(colored[0, 0], COLOR_TABLE[13])
+    assert np.array_equal(colored[0, 0], CITYSCAPES.color_table[13])
     shown = {tuple(color) for color in colored[40:].reshape(-1, 3).tolist()}
-    assert {tuple(COLOR_TABLE[0].tolist()), tuple(COLOR_TABLE[13].tolist())} <= shown
-    assert tuple(COLOR_TABLE[10].tolist()) not in shown  # the sky, which is not there
+    assert {
+        tuple(CITYSCAPES.color_table[0].tolist()),
+        tuple(CITYSCAPES.color_table[13].tolist()),
+    } <= shown
+    assert tuple(CITYSCAPES.color_table[10].tolist()) not in shown  # the sky, which is not there
     refused = Result("predict", "in", "-o", "x", "--format", "trainid", "--legend")
     assert refused.code == 2 and "--legend" in refused.err
 
