@@ -1,5 +1,6 @@
 """Options that several commands share, and the rules for all of them."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ def argument(
     completion = known.complete(complete) if complete else None
     return typer.Argument(help=help, metavar=metavar, autocompletion=completion)
 
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])", re.ASCII)
 
 Json = Annotated[bool, option("Print one JSON object on stdout.", "--json", panel="Output")]
 Quiet = Annotated[bool, option("Print only results and errors.", "--quiet", "-q", panel="Output")]
@@ -100,6 +103,18 @@ def add(app: typer.Typer, name: str, function: Callable[..., None], *examples: s
 def names(texts: Sequence[str] | None) -> list[str]:
     """Return the entries of a list option, which repeats and takes commas."""
     return [name.strip() for text in texts or () for name in text.split(",") if name.strip()]
+
+
+def minutes(text: str) -> float:
+    """Return a duration such as "90s", "30m" or "1.5h" in minutes.
+
+    Raises:
+        ConfigError: The text is not of this form.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise ConfigError(f"'--time {text}' is not a duration.", "Write e.g. 90s, 30m or 2h.")
+    return float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]
 
 
 def paths(given: Sequence[Path] | None) -> list[Path]:

@@ -57,20 +57,38 @@ def _run(out: Output, sweep: "Sweep", folder: Path) -> None:
 
 
 def _plan(out: Output, sweep: "Sweep", folder: Path) -> None:
-    from pinmem_core.study import states_of
+    from pinmem_core.study import plan_study, states_of
+    from pinmem_core.training.throughput import duration
 
     states = states_of(sweep, folder)
-    rows = table("variant", "seed", "state", text=["state"])
+    with out.listening() as listener:
+        planned = plan_study(sweep, on_event=listener)
+    rows = table("variant", "seed", "state", "time", text=["state"])
     for (variant, seed), state in states.items():
-        rows.add_row(variant, str(seed), state)
-    missing = sum(state != "done" for state in states.values())
-    runs = [{"variant": name, "seed": seed, "state": states[name, seed]} for name, seed in states]
+        time = "" if state == "done" else duration(planned.seconds[variant])
+        rows.add_row(variant, str(seed), state, time)
+    left = [variant for (variant, _), state in states.items() if state != "done"]
+    missing, seconds = len(left), sum(planned.seconds[variant] for variant in left)
+    runs = [
+        {"variant": name, "seed": seed, "state": state, "seconds": planned.seconds[name]}
+        for (name, seed), state in states.items()
+    ]
     scored = list(sweep.scored())
     out.result(
-        {"title": sweep.title, "folder": str(folder), "runs": runs, "scored": scored},
+        {
+            "title": sweep.title,
+            "folder": str(folder),
+            "runs": runs,
+            "scored": scored,
+            "images": planned.images,
+            "images_scored": planned.scored,
+            "seconds": seconds,
+        },
         rows,
         f"trained on: {', '.join(sweep.sources)}; scored on: {', '.join(scored)}",
+        f"images: {planned.images:,} for training; {planned.scored:,} scored by each run",
         f"folder: {folder}; {missing} of {len(runs)} runs to train or to finish",
+        f"time: about {duration(seconds)} for these runs, one after the other",
     )
     out.next_step(without("--dry-run"))
 

@@ -14,6 +14,7 @@ from pinmem_cli.options import (
     OutputFolder,
     Quiet,
     given_options,
+    minutes,
     names,
     option,
     refuse_others,
@@ -87,7 +88,7 @@ def train(
         str | None,
         option(
             "Named settings: {recipes}; or a TOML file, or a run whose settings are repeated. "
-            "By default, the recipe of the first source.",
+            "By default, the recipe of the first source, or settings that fit data and device.",
             panel=_HOW,
             complete=recipes,
         ),
@@ -96,6 +97,15 @@ def train(
         str | None, option("Training method: {methods}.", panel=_HOW, complete=methods)
     ] = None,
     iterations: Annotated[int | None, option("Number of iterations.", min=1, panel=_HOW)] = None,
+    time: Annotated[
+        str | None,
+        option(
+            "Wall-clock limit of the run, e.g. 30m or 2h: from the measured speed it plans as many "
+            "iterations as fit.",
+            metavar="TIME",
+            panel=_HOW,
+        ),
+    ] = None,
     batch: Annotated[
         int | None, option("Images per domain and iteration.", min=1, panel=_HOW)
     ] = None,
@@ -199,6 +209,7 @@ def train(
             "classes": classes,
             "method": method,
             "iterations": iterations,
+            "minutes": minutes(time) if time is not None else None,
             "batch": batch,
             "augmentation.crop": crop,
             "seed": seed,
@@ -250,30 +261,12 @@ def _run(out: Output, work: "Callable[..., RunResult]") -> None:
 def _resolve(
     out: Output, recipe: str | None, options: dict[str, Any], overrides: list[str]
 ) -> "TrainConfig":
-    """Merge recipe, options and --set; later ones override earlier ones.
-
-    With --from, the architecture is that of the model instead of the default recipe's.
-    """
-    from pinmem_core.config import nested, validate, with_overrides
-    from pinmem_core.data.catalog import get_card
-    from pinmem_core.data.prepared import Selection
-    from pinmem_core.recipe import load_recipe
+    """Merge recipe, options and --set; later ones override earlier ones."""
+    from pinmem_core.training.fit import run_config
 
     given = {key: value for key, value in options.items() if value is not None}
-    explicit = with_overrides(nested({}, given), overrides)
-    model = explicit.get("init_from")
-    follows = recipe is None and model
-    if recipe is None:
-        first = options["sources"][0] if options["sources"] else "demo"
-        recipe = get_card(Selection.parse(first).dataset).recipe
-        out.note(f"recipe: {recipe}")
-    settings = load_recipe(recipe)
-    if model:
-        from pinmem_core.training.fine_tuning import with_architecture_of
-
-        settings.pop("init_weights", None)
-        settings = with_architecture_of(model, settings) if follows else settings
-    return validate(with_overrides(nested(settings, given), overrides))
+    with out.listening() as listener:
+        return run_config(recipe, given, overrides, listener)
 
 
 def _show_result(out: Output, result: "RunResult") -> None:

@@ -21,12 +21,13 @@ from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.timm import Timm
 from pinmem_core.models.decoders import decoders
 from pinmem_core.paths import runs_root
-from pinmem_core.recipe import load_recipe, recipe_names
+from pinmem_core.recipe import recipe_names
 from pinmem_core.training import RunResult
+from pinmem_core.training.fit import run_config
 
 
 def train(
-    recipe: str | TrainConfig = "demo",
+    recipe: str | TrainConfig | None = None,
     output: str | Path | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -40,7 +41,8 @@ def train(
         `train("demo", seed=1, settings={"optim.lr": 0.005})`
 
     Args:
-        recipe: Name of a recipe, or a complete configuration.
+        recipe: Name of a recipe, TOML file, or run; or a complete configuration. None for the
+            recipe of the first source, or settings that fit the data and the device.
         output: Folder to make; None for a new one below `PINMEM_HOME`.
         settings: Values of dotted configuration keys. They overrule the recipe.
         on_event: Callback for progress events.
@@ -55,10 +57,10 @@ def train(
         StoppedRunError: `stop` returned True.
     """
     values = {**(settings or {}), **options}
-    if isinstance(recipe, str):
-        config = validate(nested(load_recipe(recipe), values))
-    else:
+    if isinstance(recipe, TrainConfig):
         config = validate(nested(recipe.model_dump(), values))
+    else:
+        config = run_config(recipe, values, on_event=on_event)
     if output is None:
         output = runs_root() / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
     return training.train(config, Path(output), on_event=on_event, stop=stop)

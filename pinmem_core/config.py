@@ -310,6 +310,9 @@ class TrainConfig(Settings):
     """Unseen domains to evaluate on after training."""
     iterations: int = Field(30_463, ge=1)
     """Number of optimizer steps."""
+    minutes: float | None = Field(None, gt=0)
+    """Wall-clock minutes of the whole run: from the measured speed it plans at most as many
+    iterations as fit, with initial memory and scoring. None: no limit."""
     batch: int = Field(4, ge=1)
     """Images per domain per iteration."""
     pseudo_domains: int = Field(2, ge=2)

@@ -253,8 +253,8 @@ class DatasetCard(_Strict):
     evaluate: Literal["val", "all"] | None = None
     """Samples of an unseen domain that are scored by default; None for the validation split if the
     data have one, else all."""
-    recipe: str = "paper-resnet50"
-    """Default training recipe for its images."""
+    recipe: str | None = None
+    """Default training recipe for its images; None for settings that fit the data and device."""
     generate: Generator | None = Field(None, exclude=True)
     """Generator of a synthetic dataset."""
 

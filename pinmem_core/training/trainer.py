@@ -1,6 +1,5 @@
 """A training run, from a configuration to a checkpoint and its scores."""
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -42,7 +41,6 @@ from pinmem_core.events import (
     Notice,
     Progress,
     RunStarted,
-    Speed,
     ignore,
 )
 from pinmem_core.inference import PROTOCOLS, Predictor
@@ -63,9 +61,9 @@ from pinmem_core.training.setup import (
 )
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
+from pinmem_core.training.throughput import Throughput
+from pinmem_core.training.timing import PROTOCOL, is_long, measure, plan_lines, within_time
 
-PROTOCOL = "paper-train"
-"""Protocol for the scores of a run."""
 _SHOWN = 4
 """Predictions per domain for the loggers."""
 
@@ -185,9 +183,7 @@ def _complete(trainer: "_Trainer") -> RunResult:
             register_run(folder.path)
         except OSError as error:
             on_event(Notice(f"the run cannot be recorded as the newest: {error}", warning=True))
-    return RunResult(
-        folder.path, folder.checkpoint, trainer.config.iterations, scores, trainer.seen
-    )
+    return RunResult(folder.path, folder.checkpoint, trainer.last, scores, trainer.seen)
 
 
 class _Trainer(ExitStack):
@@ -208,6 +204,7 @@ class _Trainer(ExitStack):
         self.stop = stop
         self.snapshot = snapshot
         self.device = pick_device(config.device, local_rank())
+        self.began = time.monotonic()
         folder.start = on_first_rank(self._initial_model)
         self.domains, self.validation, self.targets = on_first_rank(self._load_data)
         self.digests = on_first_rank(self._digests)
@@ -219,7 +216,11 @@ class _Trainer(ExitStack):
         segmenter = (
             Segmenter(config.model) if snapshot else initial_segmenter(config, on_event=on_event)
         )
-        self.step = TrainStep(config, segmenter, self.device)
+        self.measured, self.scoring_seconds = False, 0.0
+        if snapshot is None:
+            self._plan(segmenter)
+        self.last = self.config.iterations
+        self.step = TrainStep(self.config, segmenter, self.device)
         self.loggers: list[Logger] = []
         self._scored: tuple[int, Segmenter] | None = None
         self.trained = False
@@ -241,6 +242,30 @@ class _Trainer(ExitStack):
             )
         return start
 
+    def _plan(self, segmenter: Segmenter) -> None:
+        """Announce the run; measure a long one, and fit it into its time."""
+        config, timing = self.config, None
+        if config.minutes or is_long(config, len(self.domains)):
+            self.on_event(Notice("measuring the speed ..."))
+            scored = [*self.validation, *self.targets]
+            timing = measure(config, segmenter, self.domains, scored, self.device)
+        if timing and config.minutes:
+            spent = on_first_rank(lambda: time.monotonic() - self.began)
+            self.config = within_time(config, timing, spent)
+            self.scoring_seconds = timing.scores(self.config.evaluation.max_images)
+            if self.config.evaluation != config.evaluation:
+                self.domains, self.validation, self.targets = on_first_rank(self._load_data)
+        self.measured = timing is not None
+        for line in plan_lines(self.config, self.domains, self.device, timing):
+            self.on_event(Notice(line))
+
+    def _time_is_over(self) -> bool:
+        """Return whether only the time for scoring is left; a resumed run has no limit."""
+        minutes = self.config.minutes
+        if minutes is None or self.snapshot:
+            return False
+        return any_rank(time.monotonic() - self.began + self.scoring_seconds > 60 * minutes)
+
     def _load_data(self) -> tuple[list[Domain], list[Target], list[Target]]:
         """Return training domains, validation targets and test targets."""
         data = load_data(self.config, self.on_event, self.folder.start)
@@ -249,14 +274,14 @@ class _Trainer(ExitStack):
 
     def run(self) -> dict[str, dict[str, Scores]]:
         """Train to the end and return the scores of the last checkpoint."""
-        done, last = self._begin(), self.config.iterations
+        done = self._begin()
         if self.folder.writes:
             for name in self.config.logger:
                 logger = loggers.get(name)(self.folder.path, done)
                 self.loggers.append(self.enter_context(logger))
         self._emit(RunStarted(self.folder.path.name, shareable(self.config)))
-        self._train(range(done, last))
-        self.trained = True
+        self._train(range(done, self.last))
+        self.trained, last = True, self.last
         network = self._network(last)
         self.folder.save_checkpoint(last, self.config, network)
         scores = {
@@ -314,12 +339,17 @@ class _Trainer(ExitStack):
                 )
 
     def _train(self, iterations: range) -> None:
-        throughput = Throughput(self.config.batch * len(self.domains), self.device)
+        images = self.config.batch * len(self.domains)
+        throughput = Throughput(images, self.device, announced=self.measured)
         loader = self._loader(iterations)
         for iteration, batch in zip(iterations, loader, strict=True):
             result = self.step.step(iteration, batch)
             throughput.count()
+            if estimate := throughput.remaining(self.last - iteration - 1):
+                self.on_event(Notice(estimate))
             self._report(iteration, batch, result, throughput)
+            if self.last == iteration + 1:
+                break
         self.on_event(Notice(throughput.summary()))
 
     def _loader(self, iterations: range) -> DomainLoader:
@@ -338,7 +368,11 @@ class _Trainer(ExitStack):
     ) -> None:
         """Log, validate and save if they are due in this iteration."""
         config, done = self.config, iteration + 1
-        last = done == config.iterations
+        if done < self.last and self._time_is_over():
+            self.last = done
+            message = f"the time is over at iteration {done}/{config.iterations}; scoring"
+            self.on_event(Notice(message, warning=True))
+        last = done == self.last
         self.on_event(Progress("training", done, config.iterations))
         if last or done % config.log_every == 0:
             self.step.check()
@@ -429,7 +463,7 @@ class _Trainer(ExitStack):
         if not self.stop():
             return
         if self.trained:
-            raise self._stopped(self.config.iterations)
+            raise self._stopped(self.last)
         raise StoppedRunError("stopped before the first iteration; nothing is saved.")
 
 
@@ -444,62 +478,3 @@ def _step_metrics(batch: Batch, result: StepResult) -> dict[str, float]:
     all_reduce_mean([means])
     redrawn = sum(all_gather(batch.redrawn))
     return {"redrawn": redrawn, **dict(zip(terms, means.tolist(), strict=True))}
-
-
-class Throughput:
-    """Measure the images per second.
-
-    Args:
-        images: Images per iteration, over all processes.
-        device: Device of the computation.
-    """
-
-    def __init__(self, images: int, device: torch.device) -> None:
-        self.images = images
-        self.device = device
-        self._began = self._last = time.perf_counter()
-        self._iterations = self._since = 0
-
-    def count(self) -> None:
-        """Count an iteration."""
-        self._iterations += 1
-        self._since += 1
-
-    def speed(self) -> Speed:
-        """Return the speed since the last call."""
-        now = time.perf_counter()
-        images_per_second = self._since * self.images / (now - self._last)
-        self._last, self._since = now, 0
-        return Speed(images_per_second, peak_memory(self.device))
-
-    def summary(self) -> str:
-        """Return a sentence about all iterations."""
-        seconds = time.perf_counter() - self._began
-        speed = self._iterations * self.images / seconds
-        peak = peak_memory(self.device)
-        memory = f", at most {peak / 1e9:.1f} GB in use" if peak else ""
-        return (
-            f"trained {self._iterations} iterations in {_duration(seconds)}, "
-            f"{speed:.1f} images/s{memory}"
-        )
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory so far in bytes: of the GPU, or of this process without a GPU.
-
-    On Windows without a GPU, return 0.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -56,6 +56,9 @@ def test_a_rehearsed_sweep_lists_its_runs_and_trains_nothing(tmp_path, home):
         ("base", 1), ("other", 1), ("base", 2), ("other", 2)
     ]  # fmt: skip
     assert {run["state"] for run in runs} == {"absent"}
+    assert all(run["seconds"] > 0 for run in runs)
+    assert shown.json["images"] == 16 and shown.json["images_scored"] == 14
+    assert shown.json["seconds"] == pytest.approx(sum(run["seconds"] for run in runs))
     assert not out.exists() and not (home / "runs").exists()
 
 
@@ -64,6 +67,9 @@ def test_a_rehearsed_sweep_lists_its_runs_and_trains_nothing(tmp_path, home):
     [
         ("train --sweep s.toml --resume auto", "--resume"),
         ("train --sweep s.toml --seed 1", "--seed"),
+        ("train --sweep s.toml --time 5m", "--time"),
+        ("train --resume auto --from starter", "--from"),
+        ("train --settings --sources demo", "--sources"),
         ("train --list --sources demo", "--sources"),
         ("train --show demo --dry-run", "--dry-run"),
         ("train --resume auto --targets demo:dusk", "--targets"),

@@ -12,7 +12,7 @@ import pytest
 sys.modules["resource"] = None  # as on Windows
 import torch
 import pinmem_core.training
-from pinmem_core.training.trainer import Throughput, peak_memory
+from pinmem_core.training.throughput import Throughput, peak_memory
 pace = Throughput(4, torch.device("cpu"))
 pace.count()
 assert pace.speed().memory_bytes == 0

@@ -1,0 +1,236 @@
+"""The time that a run takes: measured before it starts, and kept within a limit."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from pinmem_core.config import TrainConfig
+from pinmem_core.data.batches import Batch, Domain
+from pinmem_core.data.loader import DomainLoader
+from pinmem_core.distributed import any_rank, on_first_rank, rank, world_size
+from pinmem_core.evaluation import Target
+from pinmem_core.inference import PROTOCOLS, Predictor
+from pinmem_core.models import Segmenter
+from pinmem_core.models.flop_counter import cost_of
+from pinmem_core.training.dry_run import domain_splits, seconds_of, step_tensors, wait_for
+from pinmem_core.training.step import TrainStep
+from pinmem_core.training.throughput import duration, peak_memory
+
+PROTOCOL = "paper-train"
+"""Protocol for the scores of a run."""
+_MEASURED_SECONDS = 3.0
+_MEASURED_ITERATIONS = 12
+_CROPS = (64, 128)
+"""Sides of the crops from which a long run on a CPU is extrapolated, in pixels."""
+_LONG = 1e8
+"""Pixels of a run from which it is measured before it starts; fewer take minutes."""
+_SCORED_SIDE = 512
+_SCORING_FACTOR = 1.25
+"""Time of scoring an image as a multiple of that of its prediction."""
+_SCORING_SHARE = 1 / 3
+_INIT_SHARE = 0.1
+_MARGIN = 0.95
+"""Share of the time for training that is planned."""
+_HOURS = 3
+"""Hours from which the plan says how to shorten a run."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time and memory of a run's parts.
+
+    Attributes:
+        iteration: Seconds of an iteration, with loading.
+        scoring: Seconds of scoring one image of each scored domain, and their numbers of images.
+        memory_bytes: Peak memory in bytes; 0 if it was not measured.
+    """
+
+    iteration: float
+    scoring: tuple[tuple[float, int], ...] = ()
+    memory_bytes: int = 0
+
+    def initial_memory(self, config: TrainConfig) -> float:
+        """Return the seconds of the initial memory, of which a batch takes half an iteration."""
+        memory = config.model.memory
+        return memory.init_batches * self.iteration / 2 if memory else 0.0
+
+    def scores(self, max_images: int | None = None) -> float:
+        """Return the seconds of scoring at most `max_images` of each domain."""
+        return sum(each * min(count, max_images or count) for each, count in self.scoring)
+
+    def total(self, config: TrainConfig) -> float:
+        """Return the seconds of the whole run."""
+        training = config.iterations * self.iteration
+        return self.initial_memory(config) + training + self.scores(config.evaluation.max_images)
+
+
+def is_long(config: TrainConfig, domains: int) -> bool:
+    """Return whether a run is long enough to be measured before it starts."""
+    pixels = domains * config.batch * config.augmentation.crop**2
+    return config.iterations * pixels > _LONG
+
+
+def within_time(config: TrainConfig, timing: Timing, spent: float) -> TrainConfig:
+    """Return the configuration with as many iterations as fit into `config.minutes`.
+
+    Where they would take too much of the time, the batches for the initial memory and the images
+    that are scored become fewer, too.
+
+    Args:
+        config: Configuration with `minutes`.
+        timing: Measured time of its parts.
+        spent: Seconds since the start of the run.
+    """
+    left = max(0.0, 60 * (config.minutes or 0) - spent)
+    evaluation, model = config.evaluation, config.model
+    most = _SCORING_SHARE * left
+    if timing.scores(evaluation.max_images) > most:
+        images = max(1, int(most / sum(each for each, _ in timing.scoring)))
+        evaluation = evaluation.model_copy(update={"max_images": images})
+    if model.memory and timing.initial_memory(config) > _INIT_SHARE * left:
+        batches = max(1, int(_INIT_SHARE * left / (timing.iteration / 2)))
+        memory = model.memory.model_copy(update={"init_batches": batches})
+        model = model.model_copy(update={"memory": memory})
+    config = config.model_copy(update={"evaluation": evaluation, "model": model})
+    rest = left - timing.initial_memory(config) - timing.scores(evaluation.max_images)
+    fitting = max(1, int(_MARGIN * rest / timing.iteration))
+    return config.model_copy(update={"iterations": min(config.iterations, fitting)})
+
+
+def measure(
+    config: TrainConfig,
+    segmenter: Segmenter,
+    domains: Sequence[Domain],
+    scored: Sequence[Target],
+    device: torch.device,
+) -> Timing:
+    """Return the time of a run's parts, measured in a few seconds on a copy of its network.
+
+    A run without `minutes` whose crops are large is extrapolated from small crops on a CPU. Every
+    process of several must call this; all return the same result.
+
+    Args:
+        config: Resolved configuration of the run.
+        segmenter: Initial network; it stays unchanged.
+        domains: Source domains.
+        scored: Domains that are scored at the end.
+        device: Device of the run.
+    """
+    compute = config.compute.model_copy(update={"compile": False, "graph": False})
+    plain = config.model_copy(update={"compute": compute})
+    step = TrainStep(plain, copy.deepcopy(segmenter), device)
+    large = config.augmentation.crop > _CROPS[-1]
+    if config.minutes is None and large and device.type != "cuda":
+        iteration, memory = _extrapolated(step, domains, device)
+    else:
+        iteration, memory = _measured(step, domains, device), peak_memory(device)
+    scoring = _scoring_seconds(step, scored, device)
+    sizes = [target.samples[len(target.samples) // 2] for target in scored]
+    counts = [len(target.samples) for target in scored]
+    each = [scoring * sample.width * sample.height / world_size() for sample in sizes]
+    timing = Timing(iteration, tuple(zip(each, counts, strict=True)), memory)
+    return on_first_rank(lambda: timing)
+
+
+def _loader(
+    step: TrainStep, domains: Sequence[Domain], count: int, device: torch.device
+) -> DomainLoader:
+    return DomainLoader.of(
+        domains,
+        step.config,
+        range(count),
+        device=device,
+        shard=(rank(), world_size()),
+        normalization=step.segmenter.normalization,
+        views=step.method.views,
+    )
+
+
+def _measured(step: TrainStep, domains: Sequence[Domain], device: torch.device) -> float:
+    """Return the mean seconds of a few iterations after the first one."""
+    began = time.perf_counter()
+    first, done = 0.0, 0
+    for iteration, batch in enumerate(_loader(step, domains, _MEASURED_ITERATIONS, device)):
+        step.step(iteration, batch)
+        wait_for(device)
+        done, spent = iteration, time.perf_counter() - began
+        first = first or spent
+        if any_rank(spent > _MEASURED_SECONDS):
+            break
+    return (spent - first) / done if done else first
+
+
+def _extrapolated(
+    step: TrainStep, domains: Sequence[Domain], device: torch.device
+) -> tuple[float, int]:
+    """Return seconds and bytes of an iteration, by the lines through those of two small crops."""
+    loader = iter(_loader(step, domains, 1, device))
+    began = time.perf_counter()
+    batch = next(loader)
+    loading = time.perf_counter() - began
+    splits = domain_splits(step.config, batch)
+    (short, few), (long, many) = (_of_crop(step, splits[len(splits) // 2], s) for s in _CROPS)
+    small, large = (side**2 for side in _CROPS)
+    further = (step.config.augmentation.crop**2 - large) / (large - small)
+    computing = long + further * max(0.0, long - short)
+    workers = step.config.workers
+    seconds = max(loading / workers, computing) if workers else loading + computing
+    return seconds, round(many + further * (many - few))
+
+
+def _of_crop(step: TrainStep, batch: Batch, side: int) -> tuple[float, int]:
+    """Return seconds and bytes of an iteration with small crops; counting serves as warm-up."""
+    small = batch.map(lambda tensor: tensor[..., :side, :side].contiguous())
+    held = [small.images, small.labels, *small.more_views, *step_tensors(step)]
+    memory = cost_of(partial(step.step, 0, small), held).memory_bytes
+    return min(seconds_of(step, small) for _ in range(2)), memory
+
+
+def _scoring_seconds(step: TrainStep, scored: Sequence[Target], device: torch.device) -> float:
+    """Return the seconds of scoring a pixel, measured on a part of one image."""
+    if not scored:
+        return 0.0
+    samples = scored[0].samples
+    image = samples[len(samples) // 2].read()[0][:_SCORED_SIDE, :_SCORED_SIDE]
+    predictor = Predictor(step.network([]), device=str(device), protocol=PROTOCOLS[PROTOCOL])
+    predictor.predict(image)
+    began = time.perf_counter()
+    predictor.predict(image)
+    return _SCORING_FACTOR * (time.perf_counter() - began) / (image.shape[0] * image.shape[1])
+
+
+def plan_lines(
+    config: TrainConfig, domains: Sequence[Domain], device: torch.device, timing: Timing | None
+) -> list[str]:
+    """Return the plan of a run in one to three lines.
+
+    Args:
+        config: Configuration of the run.
+        domains: Source domains.
+        device: Device of the run.
+        timing: Measured time; None for a short run.
+    """
+    model, images = config.model, sum(len(domain.samples) for domain in domains)
+    lines = [
+        f"plan: {config.method} with {model.backbone} and {model.decoder} on {device}; "
+        f"{config.iterations:,} iterations of {len(domains)} x {config.batch} crops of "
+        f"{config.augmentation.crop} px from {images:,} images"
+    ]
+    if timing is None:
+        return lines
+    total = timing.total(config)
+    parts = {
+        "training": config.iterations * timing.iteration,
+        "initial memory": timing.initial_memory(config),
+        "scoring": timing.scores(config.evaluation.max_images),
+    }
+    split = ", ".join(f"{name} {duration(part)}" for name, part in parts.items() if part >= 1)
+    memory = f", {timing.memory_bytes / 1e9:.1f} GB of memory" if timing.memory_bytes else ""
+    lines.append(f"estimate: about {duration(total)} ({split}){memory}")
+    if total > 3600 * _HOURS:
+        lines.append("shorten it: '--time 30m' fits the run into half an hour; or '--iterations'")
+    return lines
