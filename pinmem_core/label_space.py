@@ -41,7 +41,7 @@ def default_color(number: int) -> Color:
 def _as_classes(value: Any) -> Any:
     """Accept a list of names, and colours that are missing or written "red,green,blue"."""
     if isinstance(value, list | tuple):
-        repeated = [name for name, times in Counter(map(str, value)).items() if times > 1]
+        repeated = [name for name, times in Counter(_as_names(value)).items() if times > 1]
         if repeated:
             raise ValueError(f"the class '{repeated[0]}' is listed twice")
         value = dict.fromkeys(value)
@@ -51,8 +51,17 @@ def _as_classes(value: Any) -> Any:
     for number, (name, color) in enumerate(value.items()):
         if color is None:
             color = default_color(number)
-        colors[name] = color.split(",") if isinstance(color, str) else color
+        color = color.split(",") if isinstance(color, str) else color
+        if not isinstance(color, list | tuple) or len(color) != 3:
+            raise ValueError(f"the colour of '{name}' is not three numbers, as in '128,64,128'")
+        colors[name] = color
     return colors
+
+
+def _as_names(value: Sequence[Any]) -> Sequence[Any]:
+    if not all(isinstance(name, str) for name in value):
+        raise ValueError("an entry of the list is not the name of a class")
+    return value
 
 
 def _as_tuple(value: Any) -> Any:
@@ -61,7 +70,7 @@ def _as_tuple(value: Any) -> Any:
 
 def _as_groups(value: Any) -> Any:
     """Accept a list of class names that both spaces have."""
-    return {name: name for name in value} if isinstance(value, list | tuple) else value
+    return {n: n for n in _as_names(value)} if isinstance(value, list | tuple) else value
 
 
 _ClassName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]

@@ -19,6 +19,7 @@ from pinmem_core.data.layouts import find_samples
 from pinmem_core.data.prepare import expand
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
+from pinmem_core.label_space import label_space
 
 HERE = Path(__file__).parents[1]
 FACTS = Path(os.environ.get("PINMEM_REFERENCE") or HERE / "../../shared/reference").parent / "facts"
@@ -574,6 +575,24 @@ def test_raw_values_are_called_as_in_the_report(name, label_map, table):
     labels = _facts("datasets.json")[name][table]
     ids = CARDS[name].label_map(label_map).ids
     assert all(ids[label["name"]] == label["id"] for label in labels)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("space", "name", "table"),
+    [
+        ("mapillary-66", "mapillary", "labels_v12"),
+        ("mapillary-124", "mapillary", "labels_v20"),
+        ("camvid-11", "camvid", "labels"),
+        ("cityscapes-19", "cityscapes", "labels"),
+    ],
+)
+def test_colours_are_those_of_the_report(space, name, table):
+    labels = [x for x in _facts("datasets.json")[name][table] if x["id"] >= 0]
+    if space == "cityscapes-19":
+        labels = [label for label in labels if label["trainId"] != 255]
+    colors = [tuple(label["color"]) for label in labels if label["name"] != "Void"]
+    assert list(label_space(space).classes.values()) == colors
 
 
 @pytest.mark.reference

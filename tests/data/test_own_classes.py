@@ -275,7 +275,7 @@ def test_pseudo_domains_are_read_into_the_space(tmp_path):
     ("old", "new", "message"),
     [
         ("lawn: ,", "lawn: ,,", "campus.yaml, line 5: "),
-        ("lawn: ,", "lawn: red,", "campus.yaml, line 5: label_space.classes.lawn.0: "),
+        ("lawn: ,", "lawn: red,", "line 5: label_space.classes: the colour of 'lawn' is not three"),
         ("[10, 20, 30]", "[10, 20, 300]", "line 5: label_space.classes.path.2: "),
         (
             "terrain: lawn",
