@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX, Color, LabelSpace
+from pinmem_core.label_space import IGNORE_INDEX, Color, LabelSpace
 
 GAP = 4
 """Gap between the pictures of a sheet in pixels."""
@@ -26,7 +26,7 @@ _SWATCH = 14
 _LEGEND_ROW = 22
 
 
-def colorize(train_ids: NDArray[np.uint8], space: LabelSpace = CITYSCAPES) -> NDArray[np.uint8]:
+def colorize(train_ids: NDArray[np.uint8], space: LabelSpace) -> NDArray[np.uint8]:
     """Return trainIds (H, W) as an RGB picture (H, W, 3) in the colours of their label space."""
     return space.color_table[train_ids]
 
@@ -34,7 +34,7 @@ def colorize(train_ids: NDArray[np.uint8], space: LabelSpace = CITYSCAPES) -> ND
 def overlay(
     image: NDArray[np.uint8],
     train_ids: NDArray[np.uint8],
-    space: LabelSpace = CITYSCAPES,
+    space: LabelSpace,
     *,
     opacity: float = 0.6,
 ) -> NDArray[np.uint8]:
@@ -84,7 +84,7 @@ def heading(name: str, details: str, width: int) -> NDArray[np.uint8]:
     return np.asarray(row)
 
 
-def legend(train_ids: Set[int], width: int, space: LabelSpace = CITYSCAPES) -> NDArray[np.uint8]:
+def legend(train_ids: Set[int], width: int, space: LabelSpace) -> NDArray[np.uint8]:
     """Return a colour legend of `train_ids`, `width` pixels wide; 255 is shown as "ignored"."""
     names = {**dict(enumerate(space.names)), IGNORE_INDEX: "ignored"}
     entries = [(train_id, names[train_id]) for train_id in sorted(names.keys() & train_ids)]

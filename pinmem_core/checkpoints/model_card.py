@@ -158,6 +158,8 @@ def model_card(
     domains = metrics.domains if metrics else ()
     classes = [*dict.fromkeys(name for domain in domains for name in domain.iou)]
     spaces = [domain.label_space for domain in domains]
+    if {*spaces} <= {CITYSCAPES.name}:
+        spaces = []
     missing = [n for n in classes if all(percent(of.iou.get(n)) == "-" for of in domains)]
     return render(
         _TEMPLATE,
@@ -170,7 +172,7 @@ def model_card(
         intervals=all(domain.interval for domain in domains),
         seen_in_words=seen_in_words,
         classes=classes,
-        spaces=spaces if {*spaces} > {CITYSCAPES.name} or CITYSCAPES.name not in spaces else (),
+        spaces=spaces,
         own_classes=None if _is_of_cityscapes(config) else config["classes"]["names"],
         missing=", ".join(missing),
         datasets={dataset: _card_of(dataset) for dataset in _datasets(_all_sources(config))},
@@ -185,6 +187,7 @@ def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str
     protocol = metrics.protocol.partition(":")[0] if metrics else ""
     for domain in metrics.domains if metrics else ():
         if domain.seen is False and domain.miou is not None and math.isfinite(domain.miou):
+            own = domain.label_space != CITYSCAPES.name
             dataset, _, part = domain.name.partition("@")[0].partition(":")
             result = EvalResult(
                 task_type="image-segmentation",
@@ -193,7 +196,7 @@ def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str
                 dataset_name=domain.name,
                 dataset_split=domain.split,
                 metric_type="mean_iou",
-                metric_name=f"mIoU, protocol {protocol}",
+                metric_name=f"mIoU, protocol {protocol}" + f", {domain.label_space}" * own,
                 metric_value=round(domain.miou, 4),
             )
             results.append(result)

@@ -53,8 +53,10 @@ def test_the_digest_tells_maps_apart():
 def test_painting():
     train_ids = np.array([[0, 255]], np.uint8)
     image = np.full((1, 2, 3), 100, np.uint8)
-    assert colorize(train_ids).tolist() == [[[128, 64, 128], [0, 0, 0]]]
-    assert overlay(image, train_ids, opacity=0.5).tolist() == [[[114, 82, 114], [100, 100, 100]]]
+    assert colorize(train_ids, CITYSCAPES).tolist() == [[[128, 64, 128], [0, 0, 0]]]
+    assert overlay(image, train_ids, CITYSCAPES, opacity=0.5).tolist() == [
+        [[114, 82, 114], [100, 100, 100]]
+    ]
     assert CITYSCAPES.label_id_table[train_ids].tolist() == [[7, 0]]
 
 
