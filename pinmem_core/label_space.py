@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -290,33 +290,3 @@ def first_classes(count: int) -> LabelSpace:
     classes = dict(list(CITYSCAPES.classes.items())[:count])
     ids = CITYSCAPES.label_ids[:count]
     return LabelSpace(name=f"cityscapes-first-{count}", classes=classes, label_ids=ids)
-
-
-class StreetClass(NamedTuple):
-    """One of the 19 evaluated classes of Cityscapes.
-
-    Attributes:
-        train_id: TrainId, 0..18.
-        name: Name in Cityscapes.
-        color: RGB colour, 0..255.
-        label_id: Id in Cityscapes' own label files, 0..33, expected by its benchmark server.
-    """
-
-    train_id: int
-    name: str
-    color: tuple[int, int, int]
-    label_id: int
-
-
-CLASSES: tuple[StreetClass, ...] = tuple(
-    StreetClass(number, name, color, CITYSCAPES.label_ids[number])
-    for number, (name, color) in enumerate(CITYSCAPES.classes.items())
-)
-CLASS_NAMES: tuple[str, ...] = CITYSCAPES.names
-TRAIN_ID: Mapping[str, int] = CITYSCAPES.train_ids
-CLASS_SETS: Mapping[int, tuple[int, ...]] = {
-    int(size): tuple(np.flatnonzero(members).tolist())
-    for size, members in CITYSCAPES.subsets.items()
-}
-COLOR_TABLE = CITYSCAPES.color_table
-LABEL_ID_TABLE = _byte_table(dict(enumerate(CITYSCAPES.label_ids)), 0)

@@ -17,15 +17,15 @@ from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.label_files import read_colors, read_ids, read_rgb16
-from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
+from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX
 
 _IMAGES_SAMPLED = 128
 _TEXTS_SAMPLED = 2048
 _GROUP = "group"
-_TRAIN_IDS = {*TRAIN_ID.values(), IGNORE_INDEX}
+_TRAIN_IDS = {*range(len(CITYSCAPES)), IGNORE_INDEX}
 _CITYSCAPES = STANDARD_MAPS["cityscapes-ids"].values
-_TYPICAL = [c for c in CLASSES if c.name in ("road", "building", "vegetation", "sky", "car")]
-"""Classes in nearly every street scene: small ids alone do not identify a label map."""
+_TYPICAL = [CITYSCAPES.names.index(n) for n in ("road", "building", "vegetation", "sky", "car")]
+"""TrainIds of classes in nearly every street scene: small ids alone do not identify a label map."""
 _NAMED = ("polygons", "labelme", "coco")
 """Encodings whose labels are names."""
 _MOST_UNNAMED = 0.5
@@ -78,17 +78,15 @@ class LabelValues:
         """
         values = set(self.shares)
         if self.has_names:
-            is_known = values <= set(_CITYSCAPES.values()) and len(values & {*TRAIN_ID}) > 1
+            is_known = values <= set(_CITYSCAPES.values()) and len(values & {*CITYSCAPES.names}) > 1
             return "cityscapes-ids" if is_known else None
         if self.encoding != "ids" or self.names:
             return None
         has_gap = values != set(range(len(values)))
-        typical = values >= {c.train_id for c in _TYPICAL} and (
-            has_gap or len(TRAIN_ID) - 1 in values
-        )
+        typical = values >= {*_TYPICAL} and (has_gap or len(CITYSCAPES) - 1 in values)
         if values <= _TRAIN_IDS and (self.called_train_ids or typical):
             return "trainids"
-        ids = {c.label_id for c in _TYPICAL}
+        ids = {CITYSCAPES.label_ids[train_id] for train_id in _TYPICAL}
         return "cityscapes-ids" if ids <= values <= set(_CITYSCAPES) else None
 
     @property
@@ -100,7 +98,7 @@ class LabelValues:
     @property
     def colors_of_cityscapes(self) -> dict[Raw, str]:
         """The class of each colour, if all colours are those of Cityscapes."""
-        by_color: dict[Raw, str] = {_color(c.color): c.name for c in CLASSES}
+        by_color: dict[Raw, str] = {_color(c): n for n, c in CITYSCAPES.classes.items()}
         if self.encoding == "colors" and set(self.shares) <= {*by_color, "0,0,0"}:
             return {color: by_color[color] for color in self.shares if color in by_color}
         return {}

@@ -17,7 +17,7 @@ from pinmem_core.data.label_maps import STANDARD_MAPS, build_label_map
 from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
-from pinmem_core.label_space import CLASSES, IGNORE_INDEX, TRAIN_ID
+from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX
 from pinmem_core.paths import as_text, iter_files
 
 _NAMES = {
@@ -114,10 +114,10 @@ TRAIN_IDS = "trainids"
 _LABELS_SAMPLED = 8
 _FILES_SAMPLED = 32
 _IDS = build_label_map("cityscapes-ids", STANDARD_MAPS)
-_ONLY_IDS = slice(len(CLASSES), 34)
+_ONLY_IDS = slice(len(CITYSCAPES), 34)
 """Cityscapes ids that are no trainIds; among them are classes of nearly every street scene."""
 _CONFIG = re.compile(r"config(_v[0-9.]+)?\.json", re.IGNORECASE)
-_ROAD = CLASSES[TRAIN_ID["road"]].color
+_ROAD = CITYSCAPES.classes["road"]
 
 
 def reads_ids(card: DatasetCard, layout: Layout) -> bool:
@@ -185,7 +185,7 @@ def fits_version(
     road = _road_in_palette(labels)
     if road is not None:
         train_ids, _ = card.label_map(layout.label_maps[0]).apply(np.array([[road]], np.uint8))
-        return bool(train_ids[0, 0] == TRAIN_ID["road"])
+        return bool(train_ids[0, 0] == CITYSCAPES.train_ids["road"])
     if classes is not None:
         return low < classes <= high + 1
     return largest_id(card, layout, labels) >= low

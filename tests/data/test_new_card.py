@@ -17,10 +17,10 @@ from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.images import write_png
 from pinmem_core.label_files import read_label
-from pinmem_core.label_space import CLASS_NAMES, CLASSES
+from pinmem_core.label_space import CITYSCAPES
 
 TRAIN_IDS = (*range(19), 255)
-CITYSCAPES_IDS = tuple(c.label_id for c in CLASSES)
+CITYSCAPES_IDS = CITYSCAPES.label_ids
 SIZE = (12, 16)
 NUMBERS = ["001", "002", "003"]
 
@@ -255,7 +255,7 @@ def test_labels_of_one_value_or_of_instances_are_no_classes(tmp_path, values):
 
 
 def test_the_colours_of_cityscapes_bring_their_classes(tmp_path):
-    colors = ((0, 0, 0), *(c.color for c in CLASSES))
+    colors = ((0, 0, 0), *CITYSCAPES.classes.values())
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", colors)
     dataset = prepare(drafted(folder), [folder], strict=True)
     assert read_label(dataset.samples[0].label).ravel()[:20].tolist() == [255, *range(19)]
@@ -302,7 +302,7 @@ def polygons(path: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("names", "label_map", "classes"),
     [
-        (("sky", "cargroup"), "cityscapes-ids", CLASS_NAMES),
+        (("sky", "cargroup"), "cityscapes-ids", CITYSCAPES.names),
         (("tuk-tuk", "sky", "cargroup"), "own", ("tuk-tuk", "sky", "car")),
     ],
 )
