@@ -1,5 +1,6 @@
 """Inputs of a prediction: images, videos, folders, glob patterns, web addresses, cameras, stdin."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -105,12 +106,13 @@ def source_of(text: str) -> Source:
     path = expanded(text)
     if text == str(STANDARD):
         return Source(STANDARD, PurePath("stdin"))
-    if not path.exists() and _ADDRESS.match(text):
+    is_here = os.path.exists(path)  # noqa: PTH110  # Path.exists raises for a long name
+    if not is_here and _ADDRESS.match(text):
         parts = urlsplit(text)
         name = PurePosixPath(unquote(parts.path)).name or parts.hostname or "image"
         path = Path(as_portable_name(name))
         return Source(path, path, address=redact_url(text))
-    if not path.exists() and (camera := _CAMERA.fullmatch(text)):
+    if not is_here and (camera := _CAMERA.fullmatch(text)):
         return Source(path, PurePath(f"camera-{camera[1]}"), camera=int(camera[1]))
     return Source(path, PurePath(path.name))
 
