@@ -28,7 +28,7 @@ _CROPS = (64, 128)
 """Sides of the crops from which a long run on a CPU is extrapolated, in pixels."""
 _LONG = 1e8
 """Pixels of a run from which it is measured before it starts; fewer take minutes."""
-_SCORED_SIDE = 512
+_SCORED_SIDE = 256
 _SCORING_FACTOR = 1.25
 """Time of scoring an image as a multiple of that of its prediction."""
 _SCORING_SHARE = 1 / 3
@@ -172,22 +172,28 @@ def _extrapolated(
     began = time.perf_counter()
     batch = next(loader)
     loading = time.perf_counter() - began
-    splits = domain_splits(step.config, batch)
-    (short, few), (long, many) = (_of_crop(step, splits[len(splits) // 2], s) for s in _CROPS)
-    small, large = (side**2 for side in _CROPS)
-    further = (step.config.augmentation.crop**2 - large) / (large - small)
+    split = domain_splits(step.config, batch)[(len(domains) - 1) // 2]
+    parts = [_cropped(split, side) for side in _CROPS]
+    (short, few), (long, many) = (_cost_of(step, part) for part in parts)
+    small, large = (part.images.shape[1] * part.images.shape[-1] ** 2 for part in parts)
+    pixels = batch.images.shape[1] * step.config.augmentation.crop**2
+    further = (pixels - large) / (large - small)
     computing = long + further * max(0.0, long - short)
     workers = step.config.workers
     seconds = max(loading / workers, computing) if workers else loading + computing
     return seconds, round(many + further * (many - few))
 
 
-def _of_crop(step: TrainStep, batch: Batch, side: int) -> tuple[float, int]:
-    """Return seconds and bytes of an iteration with small crops; counting serves as warm-up."""
-    small = batch.map(lambda tensor: tensor[..., :side, :side].contiguous())
-    held = [small.images, small.labels, *small.more_views, *step_tensors(step)]
-    memory = cost_of(partial(step.step, 0, small), held).memory_bytes
-    return min(seconds_of(step, small) for _ in range(2)), memory
+def _cropped(batch: Batch, side: int) -> Batch:
+    """Return small crops of at most two images of each domain."""
+    return batch.map(lambda tensor: tensor[:, :2, ..., :side, :side].contiguous())
+
+
+def _cost_of(step: TrainStep, batch: Batch) -> tuple[float, int]:
+    """Return seconds and bytes of an iteration; counting the bytes serves as warm-up."""
+    held = [batch.images, batch.labels, *batch.more_views, *step_tensors(step)]
+    memory = cost_of(partial(step.step, 0, batch), held).memory_bytes
+    return seconds_of(step, batch), memory
 
 
 def _scoring_seconds(step: TrainStep, scored: Sequence[Target], device: torch.device) -> float:
