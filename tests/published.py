@@ -287,6 +287,19 @@ def idd() -> Case:
     return Case("idd", None, archives, samples)
 
 
+def idd_lite() -> Case:
+    files: Files = {"idd20k_lite/leftImg8bit/test/9/f1_image.jpg": picture(3, "jpeg")}
+    samples = {}
+    for number, (split, drive) in enumerate((("train", "201"), ("val", "503"))):
+        raw = raw_ids({**dict(enumerate(range(7))), 255: 255}, number)
+        place = "idd20k_lite/{}/" + f"{split}/{drive}/f1_"
+        files[f"{place.format('leftImg8bit')}image.jpg"] = picture(number, "jpeg")
+        files[f"{place.format('gtFine')}label.png"] = grey(raw)
+        files[f"{place.format('gtFine')}inst_label.png"] = grey(raw)
+        samples[f"{drive}_f1"] = (split, "idd-lite", raw)
+    return Case("idd-lite", None, {"idd-lite.tar.gz": files}, samples)
+
+
 def polygons(names: Mapping[int, str], seed: int) -> tuple[bytes, np.ndarray]:
     """Return a polygon file of rectangles, one for each label at least, and the ids it draws."""
     rng = np.random.default_rng(seed)
@@ -427,6 +440,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "mapillary 2.0, its own labels": lambda: mapillary("v2.0", ("v1.2", "v2.0")),
     "mapillary 2.0 in bare folders": lambda: mapillary(None, ("v2.0",)),
     "idd": idd,
+    "idd-lite": idd_lite,
     "acdc": acdc,
     "kitti": kitti,
     "dark-zurich": dark_zurich,

@@ -84,6 +84,7 @@ def test_prepare_keeps_its_json_contract(tmp_path):
         "counts",
         "excluded",
         "digest",
+        "label_space",
     }
     assert data["counts"] == {"train": 4, "val": 1}
     (excluded,) = data["excluded"]
