@@ -318,6 +318,7 @@ def _flatten(
     if spec.like:
         rest = {other: s for other, s in specs.items() if other != name}  # no cycles
         base, values, classes = _flatten(spec.like, rest, card_space)
+        space = base if base.same_as(space) else space  # with its corrections
         counterparts = _counterparts(base, space) if base.maps_to(space) else {}
         classes = {raw: counterparts.get(own, IGNORE) for raw, own in classes.items()}
     if spec.ids_of:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pinmem_core.data.label_maps import LabelMap
+from pinmem_core.data.label_maps import LabelMap, LabelMapSpec, build_label_map
 from pinmem_core.label_space import (
     CITYSCAPES,
     LabelSpace,
@@ -48,6 +48,22 @@ def test_a_map_refuses_pictures_of_the_other_kind_and_values_that_are_no_train_i
 def test_the_digest_tells_maps_apart():
     one, same = LabelMap.from_ids({1: 2, 3: 4}), LabelMap.from_ids({3: 4, 1: 2})
     assert one.digest == same.digest != LabelMap.from_ids({1: 2, 3: 5}).digest
+
+
+def test_a_map_starts_from_another_and_its_corrections():
+    maps = {"idd-level1": {"living thing": "person"}}
+    one = LabelMapSpec(values={9: "x"}, classes={"person": 1, "rider": 2, "sky": 3}, maps=maps)
+    specs = {
+        "one": one,
+        "same": LabelMapSpec(like="one", classes={"road": 3}),
+        "level1": LabelMapSpec(like="one", space="idd-level1", classes={"sky": 4}),
+        "other": LabelMapSpec(like="one", space="idd-26"),
+    }
+    same = build_label_map("same", specs)
+    assert same.entries == {1: 11, 2: 12, 3: 0, 9: 255}
+    assert same.space.maps["idd-level1"]["living thing"] == ("person",)
+    assert build_label_map("level1", specs).entries == {1: 2, 2: 255, 3: 6, 4: 6, 9: 255}
+    assert {*build_label_map("other", specs).entries.values()} == {255}
 
 
 def test_painting():
