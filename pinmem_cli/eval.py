@@ -129,11 +129,17 @@ def evaluate(
         data | {"report": str(folder)},
         *_tables(report),
         f"protocol: {report.protocol}, {precision}",
-        f"checkpoint: {report.checkpoint}",
+        f"checkpoint: {report.checkpoint}{_progress(report.origin.unfinished)}",
         f"report: {folder / PAGE}",
     )
     image = _an_image(next(iter(report.scores)))
     out.next_step(f"pinmem predict {shell_join(image)} -o mask.png --model {shell_join(run)}")
+
+
+def _progress(unfinished: tuple[int, int] | None) -> str:
+    from pinmem_core.checkpoints.model_card import progress_in_words
+
+    return f" ({progress_in_words(unfinished)})" if unfinished else ""
 
 
 def _an_image(domain: str) -> Path:
@@ -206,7 +212,9 @@ def compare(
     if len(reports) < 2:
         raise ConfigError("comparing needs two reports.", "Name two or more.")
     comparison = compare_reports([SavedReport.read(find_report(name)) for name in reports])
-    Output(as_json=json).result(comparison.as_json(), *_shown(comparison))
+    output = Output(as_json=json)
+    output.result(comparison.as_json(), *_shown(comparison))
+    output.next_step("pinmem runs")
 
 
 def _shown(comparison: "Comparison") -> Iterator[str | Table]:
@@ -220,7 +228,9 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
         yield ""
     yield f"protocol: {protocol['name']}: {protocol['description']}"
     for head, report in zip(heads, reports, strict=True):
-        yield f"{head}, {report.precision}, {report.path}"
+        of = report.unfinished
+        done = (of["iteration"], of["iterations"]) if of else None
+        yield f"{head}, {report.precision}, {report.path}{_progress(done)}"
 
 
 def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> Table:

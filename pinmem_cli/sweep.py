@@ -95,7 +95,7 @@ def _plan(out: Output, sweep: "Sweep", folder: Path) -> None:
 
 def _table(result: "StudyTable") -> Table:
     targets = list(next(iter(result.rows.values())).targets)
-    heads = [head for target in targets for head in (target, "difference", "interval")]
+    heads = [head for target in result.heads for head in (target, "difference", "interval")]
     rows = table(f"{result.title}, mIoU %", "seeds", "sources, val", *heads)
     for name, row in result.rows.items():
         cells = [str(len(row.seeds)), row.source.as_text()]

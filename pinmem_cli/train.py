@@ -84,6 +84,14 @@ def train(
             complete=label_spaces,
         ),
     ] = None,
+    allow_seen_targets: Annotated[
+        bool,
+        option(
+            "Accept targets among the sources; their scores are marked as seen.",
+            "--allow-seen-targets",
+            panel=_DATA,
+        ),
+    ] = False,
     recipe: Annotated[
         str | None,
         option(
@@ -207,6 +215,7 @@ def train(
             "sources": names(sources) if sources else None,
             "targets": names(targets) if targets or sources else None,  # else the recipe's
             "classes": classes,
+            "allow_seen_targets": allow_seen_targets or None,
             "method": method,
             "iterations": iterations,
             "minutes": minutes(time) if time is not None else None,

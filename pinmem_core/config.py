@@ -308,6 +308,8 @@ class TrainConfig(Settings):
     that the labels of all sources can be mapped to."""
     targets: tuple[str, ...] = ()
     """Unseen domains to evaluate on after training."""
+    allow_seen_targets: bool = False
+    """Accept targets that a source holds images of; their scores are marked as seen."""
     iterations: int = Field(30_463, ge=1)
     """Number of optimizer steps."""
     minutes: float | None = Field(None, gt=0)

@@ -58,6 +58,7 @@ def small_config(**values: object) -> TrainConfig:
         "batch": 2,
         "device": "cpu",
         "log_every": 1,
+        "allow_seen_targets": True,
         "augmentation.crop": 64,
         "model.backbone": "tiny",
         "model.feature_dim": 16,

@@ -85,6 +85,8 @@ class SavedReport(_Strict):
     """Name, description and fields of the protocol."""
     precision: str
     classes: list[str]
+    unfinished: dict[str, int] | None = None
+    """Iterations done ("iteration") and of all ("iterations"), if the training is unfinished."""
     targets: dict[str, SavedTarget]
 
     @model_validator(mode="after")
@@ -190,7 +192,12 @@ class Comparison:
         """Return the comparison as a JSON object; mIoU is in 0..1, differences are in -1..1."""
         return {
             "reports": [
-                {"path": str(report.path), "model": report.model, "precision": report.precision}
+                {
+                    "path": str(report.path),
+                    "model": report.model,
+                    "precision": report.precision,
+                    "unfinished": report.unfinished,
+                }
                 for report in self.reports
             ],
             "protocol": self.reports[0].protocol,

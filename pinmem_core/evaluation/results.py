@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.checkpoint import WEIGHTS, read_config
 from pinmem_core.checkpoints.hub import run_folder
-from pinmem_core.checkpoints.model_card import INIT_FROM, seen_in_words
+from pinmem_core.checkpoints.model_card import INIT_FROM, progress_of, seen_in_words
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.samples import Samples
 from pinmem_core.documents import MAX_BYTES, json_text, read_json_object
@@ -275,6 +275,7 @@ class Origin:
         device: Type and name of the device.
         date: Date and time, ISO 8601 in UTC.
         versions: Versions of pinmem, Python, torch and numpy.
+        unfinished: Iterations done, and of all, if the training is not finished.
     """
 
     checkpoint: Path
@@ -285,6 +286,7 @@ class Origin:
     device: str
     date: str
     versions: Mapping[str, str]
+    unfinished: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, checkpoint: Path, name: str, predictor: Predictor, precision: str) -> "Origin":
@@ -315,6 +317,7 @@ class Origin:
                 "torch": str(torch.__version__),
                 "numpy": np.__version__,
             },
+            unfinished=progress_of(read_config(checkpoint)),
         )
 
     @property
@@ -341,6 +344,8 @@ class Origin:
             "device": self.device,
             "date": self.date,
             "versions": dict(self.versions),
+            "unfinished": self.unfinished
+            and {"iteration": self.unfinished[0], "iterations": self.unfinished[1]},
         }
 
 

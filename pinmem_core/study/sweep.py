@@ -16,6 +16,7 @@ from pydantic import (
 
 from pinmem_core.checkpoints.hub import CHECKPOINT
 from pinmem_core.config import Settings, TrainConfig, nested, validate
+from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.documents import json_text, read_json_object, read_toml, validation_message
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.evaluation.report import DATA, evaluate_run
@@ -27,7 +28,7 @@ from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.paths import register_run
 from pinmem_core.recipe import load_recipe
 from pinmem_core.training import resume, train
-from pinmem_core.training.setup import resolve
+from pinmem_core.training.setup import load_data, resolve
 
 MOST_RUNS = 10_000
 """Maximum number of runs of a study (variants times seeds)."""
@@ -230,13 +231,17 @@ def run_study(
         Number of runs that were left to other processes.
 
     Raises:
-        ConfigError: The folder holds a run that was made with other settings.
+        ConfigError: The folder holds a run that was made with other settings, or a target is one of
+            the sources and the setting `allow_seen_targets` is not set.
         PinMemError: `train`, `resume` or `evaluate_run` failed; finished runs are kept.
         StoppedRunError: `stop` returned True.
     """
     runs, elsewhere = list(sweep.runs()), 0
     for variant, seed in runs:
         _refuse_other_settings(sweep, folder, variant, seed)
+    prepare_synthetic([*sweep.sources, *sweep.targets], on_event)
+    scored = sweep.config(*runs[0]).model_copy(update={"targets": sweep.targets})
+    load_data(resolve(scored), ignore)  # refuses seen targets
     for number, (variant, seed) in enumerate(runs, start=1):
         if report_path(folder, variant, seed).exists():
             continue

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from pinmem_core.checkpoints.model_card import seen_in_words
 from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.bootstrap import mean_paired_interval
@@ -77,6 +78,9 @@ class StudyTable(_Part):
     """Title of the study."""
     protocol: str
     """Name and description of the protocol, "NAME: DESCRIPTION"."""
+    seen: dict[str, bool | None] = {}
+    """Whether the networks were trained on each target; None if unknown or if they differ. Tables
+    of older versions lack it."""
     rows: dict[str, Row] = Field(alias="variants")
     """Results by variant, without variants that have no report."""
 
@@ -93,7 +97,7 @@ class StudyTable(_Part):
     def variants_as_markdown(self) -> str:
         """Return the table of variants, with mIoU in % and differences in points."""
         heads = ["variant", "seeds", "sources, val"]
-        for target in self._targets():
+        for target in self.heads:
             heads += [target, "difference", f"{LEVEL:.0%} interval"]
         return _table(heads, [_cells(name, row) for name, row in self.rows.items()])
 
@@ -106,6 +110,14 @@ class StudyTable(_Part):
             for name, iou in by_variant.items()
         ]
         return _table([f"IoU %, {target}", *classes], cells)
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the targets, with "seen", "unseen" or "unknown"."""
+        return [
+            f"{target} ({seen_in_words(self.seen[target])})" if target in self.seen else target
+            for target in self._targets()
+        ]
 
     def _targets(self) -> list[str]:
         return list(next(iter(self.rows.values())).targets)
@@ -130,9 +142,12 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
         raise DataError(f"{folder} holds no report of this study yet.")
     _require_same_classes(reports)
     rows = {name: _row(sweep, name, reports) for name in sweep.variants if reports[name]}
-    protocol = next(r for by_seed in reports.values() for r in by_seed.values()).protocol
+    every = [report for by_seed in reports.values() for report in by_seed.values()]
+    protocol = every[0].protocol
     protocol_text = f"{protocol['name']}: {protocol['description']}"
-    table = StudyTable(title=sweep.title, protocol=protocol_text, rows=rows)
+    marks = {target: {of.targets[target].seen for of in every} for target in sweep.targets}
+    seen = {target: mark.pop() if len(mark) == 1 else None for target, mark in marks.items()}
+    table = StudyTable(title=sweep.title, protocol=protocol_text, seen=seen, rows=rows)
     write_atomic(folder / "study.json", (json_text(table.as_json(), indent=1) + "\n").encode())
     write_atomic(folder / "study.md", table.as_markdown().encode())
     return table

@@ -236,6 +236,10 @@ class RunFolder:
             plot = plot_cosines(slots, self.path.name, segmenter.label_space)
             write_plot(self.path / "memory.png", plot)
 
+    def has_begun(self) -> bool:
+        """Return whether the folder holds the configuration of a run."""
+        return (self.path / _CONFIG).exists()
+
     def is_saved(self) -> bool:
         """Return whether the folder holds a snapshot or a checkpoint."""
         return self.checkpoint.exists() or any((self.path / snapshots.FOLDER).glob("*"))

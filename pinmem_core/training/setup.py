@@ -9,7 +9,7 @@ from torch import Tensor
 from pinmem_core.config import ComputeConfig, TrainConfig
 from pinmem_core.data.batches import Domain, load_domains
 from pinmem_core.data.loader import DomainLoader
-from pinmem_core.data.prepared import PreparedDataset, Selection
+from pinmem_core.data.prepared import PreparedDataset, Selection, matching
 from pinmem_core.data.samples import ids_of
 from pinmem_core.distributed import (
     broadcast_tensors,
@@ -167,7 +167,11 @@ class RunData(NamedTuple):
 
 
 def load_data(
-    config: TrainConfig, on_event: Listener, start: InitialModel | None = None
+    config: TrainConfig,
+    on_event: Listener,
+    start: InitialModel | None = None,
+    *,
+    resumed: bool = False,
 ) -> RunData:
     """Read the manifests of a run.
 
@@ -175,9 +179,11 @@ def load_data(
         config: Configuration of the run.
         on_event: Callback for warnings.
         start: Model that the run starts from; the network has also seen its training images.
+        resumed: Whether the run has begun already; then its targets are not questioned again.
 
     Raises:
-        ConfigError: A target cannot be scored with the classes of the run.
+        ConfigError: A target cannot be scored with the classes of the run, or is one of the
+            sources and `allow_seen_targets` is not set.
         DataError: A source or a target is missing or empty.
     """
     limit, space = config.evaluation.max_images, config.model.label_space
@@ -186,9 +192,19 @@ def load_data(
     )
     validation = load_validation(config.sources, limit, on_event, network=space)
     trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
+    own = trained_on
     if start:
         trained_on |= start.record()
     targets = [load_target(text, trained_on, limit, network=space) for text in config.targets]
+    named = {text: Selection.parse(text) for text in config.targets}
+    seen = [t for t, of in named.items() if own.has_seen(of.dataset, matching(of, "all"))]
+    if seen and not (config.allow_seen_targets or resumed):
+        raise ConfigError(
+            f"the network would be trained on {', '.join(seen)}, which are targets: their scores "
+            "would say nothing about unseen domains.",
+            "Choose other targets, or accept them with '--allow-seen-targets' (in a recipe or a "
+            "sweep: allow_seen_targets = true).",
+        )
     return RunData(domains, validation, targets, trained_on)
 
 

@@ -268,7 +268,8 @@ class _Trainer(ExitStack):
 
     def _load_data(self) -> tuple[list[Domain], list[Target], list[Target]]:
         """Return training domains, validation targets and test targets."""
-        data = load_data(self.config, self.on_event, self.folder.start)
+        resumed = self.folder.has_begun()
+        data = load_data(self.config, self.on_event, self.folder.start, resumed=resumed)
         self.folder.trained_on = data.trained_on.as_json()  # only the first process has it
         return data.domains, data.validation, data.targets
 

@@ -109,7 +109,8 @@ def test_prepare_and_list_and_preview_for_people(tmp_path):
 def test_train_eval_and_predict_keep_their_json_contracts(tmp_path, photo):
     out = tmp_path / "run"
     trained = Result(
-        "train", "--sources", "toy:red,toy:blue", "--targets", "toy:red@all", *TINY,
+        "train", "--sources", "toy:red,toy:blue", "--targets", "toy:red@all",
+        "--allow-seen-targets", *TINY,
         "-o", str(out), "--json",
     )  # fmt: skip
     data = trained.json
@@ -184,7 +185,8 @@ def test_predict_reports_a_bad_file_and_goes_on(run, photo, tmp_path):
 
 @pytest.mark.slow
 def test_dry_run_shows_the_plan_and_trains_nothing(home):
-    planned = Result("train", "--sources", "toy", "--targets", "toy:red@all", *TINY,
+    planned = Result("train", "--sources", "toy", "--targets", "toy:red@all",
+        "--allow-seen-targets", *TINY,
                      "--dry-run", "--json").json  # fmt: skip
     assert planned["config"]["model"]["backbone"] == "tiny"
     assert planned["domains"] == {"toy#1": 8, "toy#2": 8}

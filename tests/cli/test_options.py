@@ -25,7 +25,7 @@ def test_list_options_repeat_and_take_commas(tmp_path):
 def test_repeated_sources_and_targets_are_all_taken():
     sources = "--sources", "toy:red", "--sources", "toy:blue"
     targets = "--targets", "toy:red@all", "--targets", "toy:blue@all"
-    config = Result("train", *sources, *targets, *TINY).json["config"]
+    config = Result("train", *sources, *targets, "--allow-seen-targets", *TINY).json["config"]
     assert config["sources"] == ["toy:red", "toy:blue"]
     assert config["targets"] == ["toy:red@all", "toy:blue@all"]
 

@@ -9,11 +9,12 @@ from conftest import Result, small_config
 
 from pinmem_core.checkpoints.model_card import ModelMetrics
 from pinmem_core.data.prepare import prepare_synthetic
+from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png
 from pinmem_core.models import load_checkpoint, save_checkpoint
-from pinmem_core.training import train
+from pinmem_core.training import resume, train
 
 RED = [f"red_{number:02}" for number in range(10)]
 
@@ -167,6 +168,12 @@ def test_the_command_marks_seen_targets_and_warns(tmp_path):
         "--batch", "2", "--crop", "64", "--device", "cpu", "--set", "model.backbone=tiny",
         "--set", "model.feature_dim=16", "--set", "model.memory.init_batches=1",
     )  # fmt: skip
+    refused = Result(*options, "-o", str(tmp_path / "a"))
+    assert refused.code == 2 and "trained on toy:red@all, which are targets" in refused.err
+    assert "--allow-seen-targets" in refused.err and not (tmp_path / "a").exists()
+    planned = Result(*options, "--dry-run", "-o", str(tmp_path / "a"))
+    assert planned.code == 2 and "toy:red@all" in planned.err
+    options = (*options, "--allow-seen-targets")
     done = Result(*options, "-o", str(tmp_path / "a"))
     assert "(target, unseen)" in done.out and "(target, seen)" in done.out
     assert "trained on 8 of the 10 images of toy:red@all" in done.err
@@ -241,3 +248,37 @@ def test_metrics_that_do_not_say_it_are_unknown(run):
     metrics = ModelMetrics.of_run(scores, "paper-train: whole")
     assert [domain.seen for domain in metrics.domains] == [None, None, None, True]
     assert replace(metrics.domains[0], seen=False).seen is False
+
+
+def test_a_target_among_the_sources_has_to_be_accepted(tmp_path):
+    values = {"iterations": 1, "sources": ["toy:red"], "allow_seen_targets": False}
+    for target in ("toy:red", "toy:red@val", "toy", "toy@all"):
+        with pytest.raises(ConfigError, match=f"trained on {target}, which are targets"):
+            train(small_config(targets=["toy:blue", target], **values), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    accepted = {**values, "allow_seen_targets": True}
+    run = train(small_config(targets=["toy:red"], **accepted), tmp_path / "run").run
+    config = json.loads((run / "config.json").read_text())
+    del config["allow_seen_targets"]  # a run of before, which is resumed without a question
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "scores.json").unlink()
+    assert resume(run).seen == {"toy:red@val": True, "toy:red": True}
+
+
+def test_an_unfinished_run_is_scored_with_how_far_it_is(run, tmp_path):
+    _toy()
+    training = load_checkpoint(run / "checkpoint")[1]["training"]
+    half = _checkpoint(run, tmp_path / "half", training={**training, "iterations": 40})
+    done = Result("eval", str(half), "-o", str(tmp_path / "out"), "--no-pictures")
+    assert "(unfinished, iteration 1 of 40)" in done.out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["unfinished"] == {"iteration": 1, "iterations": 40}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The training is unfinished: iteration 1 of 40." in page
+    assert "unfinished, iteration 1 of 40" in (half / "README.md").read_text()
+    Result("eval", str(run), "-o", str(tmp_path / "whole"), "--no-pictures")
+    whole = json.loads((tmp_path / "whole" / "report.json").read_text())
+    assert whole["unfinished"] is None
+    compared = Result("eval", "compare", str(tmp_path / "out"), str(tmp_path / "whole"))
+    assert compared.out.count("unfinished, iteration 1 of 40") == 1
+    assert compared.err == "next: pinmem runs\n"

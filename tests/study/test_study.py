@@ -31,6 +31,7 @@ baseline = "plain"
 iterations = 2
 batch = 2
 device = "cpu"
+allow_seen_targets = true
 log_every = 1
 "augmentation.crop" = 64
 "model.backbone" = "tiny"
@@ -235,3 +236,11 @@ def test_the_published_studies_can_be_run(path):
     found = STUDIES / f"{path.stem}.json"
     if found.exists():
         assert list(json.loads(found.read_text())["variants"]) == list(sweep.variants)
+
+
+def test_a_study_on_seen_targets_has_to_accept_them(sweep_file, tmp_path):
+    text = sweep_file.read_text().replace("allow_seen_targets = true\n", "")
+    sweep_file.write_text(text)
+    with pytest.raises(ConfigError, match="trained on toy:red@all, which are targets"):
+        run_study(read_sweep(sweep_file), tmp_path / "study")
+    assert not (tmp_path / "study" / "runs").exists()

@@ -345,7 +345,8 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess:
 
 
 SETTINGS = """
-    --sources toy:red,toy:blue --targets toy:red --device cpu --iterations 4 --batch 4 --crop 64
+    --sources toy:red,toy:blue --targets toy:red --allow-seen-targets --device cpu
+    --iterations 4 --batch 4 --crop 64
     --set model.backbone=tiny --set model.feature_dim=16 --set model.memory.init_batches=2
     --set model.memory.read=softmax --set loss.auxiliary=0 --set log_every=1
     --set checkpoint.every=2 --set optim.lr=0.001
