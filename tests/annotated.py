@@ -93,20 +93,24 @@ def write_images(folder: Path, pattern: str) -> dict[str, Scene]:
     return written
 
 
+def labelme_of(one: Scene) -> dict:
+    """Return the content of a JSON of labelme."""
+    shapes = [
+        {
+            "label": NAMES[n],
+            "points": [[x + 0.4, y + 0.4] for x, y in _inner(points)],
+            "shape_type": "polygon",
+        }
+        for n, points in one.shapes
+    ]
+    sides = {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
+    return {"version": "5.4.1", "shapes": shapes, "imageData": None, **sides}
+
+
 def labelme(folder: Path) -> dict[str, Scene]:
     """Write images and labelme's JSON side by side, with a folder for each domain."""
     for domain, name, one in scenes():
-        shapes = [
-            {
-                "label": NAMES[n],
-                "points": [[x + 0.4, y + 0.4] for x, y in _inner(points)],
-                "shape_type": "polygon",
-            }
-            for n, points in one.shapes
-        ]
-        sides = {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
-        content = {"version": "5.4.1", "shapes": shapes, "imagePath": f"{name}.JPG", **sides}
-        put(folder / domain / f"{name}.json", content)
+        put(folder / domain / f"{name}.json", labelme_of(one))
     return write_images(folder, "{domain}/{name}.JPG")
 
 
@@ -179,6 +183,18 @@ def roboflow(folder: Path) -> dict[str, Scene]:
     return {name: one for images in by_split.values() for name, one in images.items()}
 
 
+def coco_splits(folder: Path) -> dict[str, Scene]:
+    """Write a JSON for each split, one for both, and one of boxes; the images are in one folder."""
+    written = write_images(folder, "images/{name}.png")
+    val = {name: one for name, one in written.items() if name.endswith("4")}
+    train = {name: one for name, one in written.items() if name not in val}
+    for split, members in (("train", train), ("val", val), ("trainval", written)):
+        put(folder / "annotations" / f"instances_{split}.json", coco_of(members, ".png"))
+    other = coco_of(written, ".png")
+    put(folder / "annotations" / "captions_train.json", {**other, "categories": []})
+    return written
+
+
 def panoptic(folder: Path) -> dict[str, Scene]:
     """Write COCO's panoptic format: PNG files of segments, and their categories in JSON."""
     written = write_images(folder, "images/{name}.jpg")
@@ -217,15 +233,20 @@ def voc(folder: Path) -> dict[str, Scene]:
     return written
 
 
+def yolo_of(one: Scene) -> str:
+    """Return the content of a text of YOLO."""
+    lines = [
+        " ".join([str(n), *(f"{x / SIZE[0]:.6f} {y / SIZE[1]:.6f}" for x, y in points)])
+        for n, points in one.shapes
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def yolo(folder: Path) -> dict[str, Scene]:
     """Write a text of polygons for each image, and the names in data.yaml."""
     written = write_images(folder, "images/{domain}/{name}.Jpeg")
     for domain, name, one in scenes():
-        lines = [
-            " ".join([str(n), *(f"{x / SIZE[0]:.6f} {y / SIZE[1]:.6f}" for x, y in points)])
-            for n, points in one.shapes
-        ]
-        put(folder / "labels" / domain / f"{name}.txt", "\n".join(lines) + "\n")
+        put(folder / "labels" / domain / f"{name}.txt", yolo_of(one))
     names = "\n".join(f"  {number}: {name}" for number, name in enumerate(NAMES))
     put(folder / "data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}\n")
     return written
@@ -277,6 +298,7 @@ FORMATS = {
     "COCO": coco,
     "COCO, run lengths": coco_rle,
     "COCO, a JSON for each split": roboflow,
+    "COCO, splits of one folder": coco_splits,
     "COCO panoptic": panoptic,
     "VOC masks": voc,
     "YOLO": yolo,

@@ -45,11 +45,13 @@ class Annotations:
         layout: Layout of images and labels.
         encoding: Encoding of the labels; None if they are images.
         names: Name of each id or colour as far as a file of the folder says it.
+        missing: Number of annotated images that the folder lacks.
     """
 
     layout: LayoutGuess
     encoding: str | None = None
     names: Mapping[Raw, str] = field(default_factory=dict)
+    missing: int = 0
 
 
 def guess_annotations(paths: Mapping[str, Path]) -> Annotations | None:
@@ -74,7 +76,7 @@ def guess_annotations(paths: Mapping[str, Path]) -> Annotations | None:
     yolo = candidates(files, _texts_of_images(images, paths))
     guesses += (Annotations(layout, "yolo", _yolo_names(paths)) for layout in _guessed(yolo))
     errors: list[DataError] = []
-    guesses += (Annotations(layout, "coco") for layout in _coco_layouts(images, coco, errors))
+    guesses += _coco_annotations(images, coco, errors)
     if errors and not guesses:
         raise errors[0]
     return max(guesses, key=lambda labels: len(labels.layout.pairs), default=None)
@@ -103,10 +105,10 @@ def _sniff(path: Path, pattern: re.Pattern[bytes]) -> bool:
 # COCO
 
 
-def _coco_layouts(
+def _coco_annotations(
     images: Iterable[PurePosixPath], jsons: Mapping[PurePosixPath, Path], errors: list[DataError]
-) -> Iterator[LayoutGuess]:
-    """Yield the layout of each group of JSON files with the same categories."""
+) -> Iterator[Annotations]:
+    """Yield the labels of each group of JSON files with the same categories."""
     wanted = {p: path for p, path in jsons.items() if not _OTHER_TASKS.search(p.name)} or jsons
     groups: dict[object, dict[PurePosixPath, CocoFile]] = defaultdict(dict)
     for label, path in wanted.items():
@@ -125,7 +127,9 @@ def _coco_layouts(
             pairing = Pairing(pairs, ("", ""), None)
             files = Candidates([pair.image for pair in pairs], [], [*group])
             if layout := layout_of(pairing, files):
-                yield layout
+                names = {e.file for content in group.values() for e in content.entries}
+                missing = sum(file.name not in by_name for file in names)
+                yield Annotations(layout, "coco", missing=missing)
 
 
 def _coco_pairs(
@@ -136,7 +140,7 @@ def _coco_pairs(
     for label in sorted(group, key=lambda label: len(group[label].entries)):
         for entry in group[label].entries:
             same = [p for p in by_name.get(entry.file.name, []) if p.parent.name != label.stem]
-            tails = [p for p in same if folded(str(p)).endswith(str(entry.file))]
+            tails = [p for p in same if entry.has_name_of(p)]
             free = [image for image in tails or same if image not in taken]
             if free and entry.annotations:
                 image = max(free, key=lambda p: _likeness(p, label))

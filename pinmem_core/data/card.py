@@ -144,6 +144,9 @@ class Layout(_Strict):
     """Pattern of the image files, e.g. "images/{drive}_{frame}.jpg"."""
     label: str = Field(max_length=4096)
     """Path of an image's label, e.g. "labels/{drive}_{frame}.png"."""
+    more_labels: Texts = ()
+    """Paths of other files that may hold an image's label, such as several JSON files of COCO for
+    the images of one folder. The first file that holds the image is taken."""
     encoding: str = "ids"
     """Name of the encoding of label files, from `pinmem_core.data.encodings`."""
     label_maps: Texts = Field(min_length=1)
@@ -177,6 +180,8 @@ class Layout(_Strict):
         known = fields_of(self.image)
         for key in ("label", "id", "domain", "split"):
             _check_template(key, getattr(self, key) or "", known)
+        for label in self.more_labels:
+            _check_template("more_labels", label, known)
         if re.search(r"[/\\]", self.id):
             raise ValueError(f"id: '{self.id}' is a path, and has to be a name")
         return self

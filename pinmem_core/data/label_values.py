@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,13 +218,13 @@ def _yolo(path: Path) -> Counter[Raw]:
 
 def _coco(path: Path) -> Counter[Raw]:
     content = read_coco_file(path)
-    objects = [
-        segment.get("category_id") if isinstance(segment, dict) else None
-        for entry in content.entries
-        for annotation in entry.annotations
-        for segment in annotation.get("segments_info", [annotation])
-    ]
-    return Counter(content.names[n] for n in objects if isinstance(n, int) and n in content.names)
+    objects: list[Any] = []
+    for annotation in (a for entry in content.entries for a in entry.annotations):
+        segments = annotation.get("segments_info")
+        objects += segments if isinstance(segments, list) else [annotation]
+    numbers = [part.get("category_id") for part in objects if isinstance(part, dict)]
+    known = (n for n in numbers if isinstance(n, int | str) and n in content.names)
+    return Counter(content.names[number] for number in known)
 
 
 _READERS: Mapping[str, Callable[[Path], Counter[Raw]]] = {

@@ -92,6 +92,8 @@ class LayoutGuess:
         domains: Number of pairs of each domain; empty without domains.
         splits: Number of pairs of each split; empty without splits.
         left_out: Number of pairs at another depth, which the patterns do not match.
+        more_labels: Paths of other files with labels, if no pattern describes which file holds
+            those of an image.
     """
 
     image: str
@@ -102,6 +104,7 @@ class LayoutGuess:
     domains: dict[str, int]
     splits: dict[str, int]
     left_out: int
+    more_labels: tuple[str, ...] = ()
 
 
 def candidates(
@@ -158,7 +161,12 @@ def layout_of(pairing: Pairing, files: Candidates) -> LayoutGuess | None:
     whole = pairing.label is None
     levels = _levels((pair.label for pair in pairs), whole=whole)
     label_folders = [_derived(level, [*fields, *([] if whole else [names])]) for level in levels]
-    if None in label_folders:
+    more_labels: tuple[str, ...] = ()
+    if None in label_folders and whole:
+        every = sorted({pair.label for pair in pairs})
+        label_folders = [*map(_doubled, every[0].parts)]
+        more_labels = tuple(_doubled(str(path)) for path in every[1:])
+    elif None in label_folders:
         return None
     first = next(
         (n for n, part in enumerate(image_folders[:outer]) if part.startswith("{split:")), outer
@@ -179,6 +187,7 @@ def layout_of(pairing: Pairing, files: Candidates) -> LayoutGuess | None:
         domains=_counts(fields, "domain"),
         splits=_counts(fields, "split"),
         left_out=len(pairing.pairs) - len(pairs),
+        more_labels=more_labels,
     )
 
 

@@ -11,6 +11,7 @@ from time import process_time
 import regex
 
 from pinmem_core.data.card import FIELD, DatasetCard, Layout, fields_of
+from pinmem_core.data.encodings.coco import may_hold
 from pinmem_core.data.raw_files import (
     TRAIN_IDS,
     RawFiles,
@@ -239,7 +240,9 @@ def _sample(
     card: DatasetCard, layout: Layout, fields: Mapping[str, str], number: int, files: RawFiles
 ) -> RawSample:
     image = files.path(number)
-    label = _label(as_text(layout.label).format(**fields), image, files)
+    tails = [as_text(tail).format(**fields) for tail in (layout.label, *layout.more_labels)]
+    labels = [path for tail in tails if (path := _label(tail, image, files))]
+    label = next((path for path in labels if len(tails) == 1 or may_hold(path, image)), None)
     split = layout.split.format(**fields) if layout.split else None
     domain = layout.domain.format(**fields) if layout.domain else card.name
     if domain not in card.domains:  # the card's spelling, if only the case differs

@@ -96,6 +96,8 @@ def _draft(
         names or annotations.names,
     )
     lists_folder, lists = ("", {}) if layout.splits else split_lists(paths, layout)
+    if layout.more_labels and not lists:
+        lists_folder, lists = str(layout.pairs[0].label.parent), _splits_of_labels(layout)
     classes = class_guess(labels)
     return render(
         _TEMPLATE,
@@ -111,6 +113,7 @@ def _draft(
         classes=classes,
         ignored=", ".join(map(_quoted, classes.ignored)),
         parquet=columns,
+        missing=annotations.missing,
     )
 
 
@@ -148,6 +151,17 @@ def split_lists(paths: Mapping[str, Path], layout: LayoutGuess) -> tuple[str, di
 
     best = max(several, key=rank)
     return best[0], several[best]
+
+
+def _splits_of_labels(layout: LayoutGuess) -> dict[str, list[str]]:
+    """Return the ids in each label file if all of these files are called like splits."""
+    lists: dict[str, list[str]] = defaultdict(list)
+    for pair, sample_id in zip(layout.pairs, layout.ids, strict=True):
+        match = SPLIT.fullmatch(pair.label.stem)
+        if not match:
+            return {}
+        lists[split_called(match[2])].append(sample_id)
+    return lists if len(lists) > 1 else {}
 
 
 def _ids_by_name(layout: LayoutGuess) -> dict[str, str | None]:

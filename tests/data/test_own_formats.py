@@ -49,6 +49,22 @@ def test_folders_are_domains_and_an_unseen_one_is_scored_whole(tmp_path, form):
     assert read_card(tmp_path / "mine.yaml").evaluate == "all"
 
 
+def test_the_splits_of_several_json_files_are_those_of_the_card(tmp_path):
+    annotated.coco_splits(tmp_path / "data")
+    dataset = prepared(tmp_path / "data")
+    assert dataset.counts == {"train": 8, "val": 2}
+    assert {s.id for s in dataset.samples if s.split == "val"} == {"c_004", "y_004"}
+
+
+def test_annotated_images_that_are_missing_are_counted_in_the_draft(tmp_path):
+    annotated.coco(tmp_path / "data")
+    (tmp_path / "data" / "images" / "campus" / "c_000.png").unlink()
+    assert "# Annotated images that are not in the folder: 1." in new_card(
+        tmp_path / "data", "mine"
+    )
+    assert len(prepared(tmp_path / "data").samples) == 9
+
+
 # Names
 
 

@@ -1,6 +1,7 @@
 """All formats."""
 
 from fuzz import (
+    targets_annotations,
     targets_archives,
     targets_data,
     targets_images,
@@ -17,6 +18,7 @@ TARGETS: tuple[Target, ...] = (
     *targets_data.TARGETS,
     *targets_text.TARGETS,
     *targets_weights.TARGETS,
+    *targets_annotations.TARGETS,
     *targets_archives.TARGETS,
     *targets_network.TARGETS,
 )

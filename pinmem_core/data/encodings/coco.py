@@ -3,7 +3,7 @@
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from threading import Lock
 from typing import Any
 
@@ -36,6 +36,11 @@ class Entry:
     file: PurePosixPath
     size: tuple[int, int] | None
     annotations: list[dict[str, Any]]
+
+    def has_name_of(self, image: PurePath) -> bool:
+        """Return whether the path of an image ends with that of the entry."""
+        parts = PurePosixPath(folded(image.as_posix())).parts
+        return parts[-len(self.file.parts) :] == self.file.parts
 
 
 class CocoFile:
@@ -74,10 +79,9 @@ class CocoFile:
 
     def entry_of(self, image: Path) -> Entry | None:
         """Return the entry with the name of an image; among several, by the folders in the JSON."""
-        path = PurePosixPath(folded(image.as_posix()))
-        entries = self._by_name.get(path.name, [])
+        entries = self._by_name.get(folded(image.name), [])
         if len(entries) > 1:
-            entries = [e for e in entries if path.parts[-len(e.file.parts) :] == e.file.parts]
+            entries = [entry for entry in entries if entry.has_name_of(image)]
         return entries[0] if len(entries) == 1 else None
 
 
@@ -109,6 +113,14 @@ def read_coco_file(path: Path) -> CocoFile:
     if isinstance(content, DataError):
         raise DataError(content.message, content.hint)
     return content
+
+
+def may_hold(path: Path, image: Path) -> bool:
+    """Return whether a JSON file has an entry for an image, or cannot be read."""
+    try:
+        return read_coco_file(path).entry_of(image) is not None
+    except DataError:
+        return True
 
 
 def read_coco(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
