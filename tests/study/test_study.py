@@ -190,6 +190,35 @@ def test_a_study_without_reports_has_no_table(sweep_file, tmp_path):
         make_table(read_sweep(sweep_file), tmp_path)
 
 
+def _own_classes_study(path, *, classes, of_variant=""):
+    """Write a study of two variants, one of which reuses the network of the other."""
+    plain, halfway = (STUDY.index(f"[variants.{name}]") for name in ("plain", "halfway"))
+    paper, softer = (STUDY.index(f"[variants.{name}]") for name in ("paper", "softer"))
+    text = STUDY[:plain] + STUDY[plain:paper] + STUDY[halfway:softer] + of_variant
+    text = text.replace("[0, 1]", "[0]").replace("[settings]", f"[settings]\n{classes}")
+    path.write_text(text)
+    return read_sweep(path)
+
+
+@pytest.mark.slow
+def test_a_study_in_other_classes_has_a_table_of_these(tmp_path):
+    classes = 'classes = "idd-level1"'
+    sweep = _own_classes_study(tmp_path / "seven.toml", classes=classes)
+    assert run_study(sweep, tmp_path / "study") == 0
+    table = make_table(sweep, tmp_path / "study")
+    assert len(table.rows["halfway"].iou["toy:red@all"]) == 7
+    assert "living thing" in table.as_markdown() and table.rows["halfway"].differences
+
+
+@pytest.mark.slow
+def test_variants_in_different_classes_have_no_common_table(tmp_path):
+    other = '[variants.seven]\nabout = "seven"\nsettings = { classes = "idd-level1" }\n'
+    sweep = _own_classes_study(tmp_path / "mixed.toml", classes="", of_variant=other)
+    assert run_study(sweep, tmp_path / "study") == 0
+    with pytest.raises(DataError, match="of cityscapes-19 for plain, and by those of idd-level1"):
+        make_table(sweep, tmp_path / "study")
+
+
 def test_the_interval_over_seeds_is_that_of_one_pair_where_all_are_alike():
     rng = np.random.default_rng(0)
 
