@@ -36,6 +36,7 @@ EXAMPLES = (
     "pinmem train --recipe demo",
     "pinmem train --list",
     "pinmem train --recipe paper-resnet50 --dry-run",
+    "pinmem train --sources mycity --from starter --time 30m",
     "pinmem train --resume auto",
     "pinmem train --sweep study.toml -o study",
     "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
@@ -398,6 +399,7 @@ def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
             "seconds_per_iteration": planned.seconds_per_iteration,
             "seconds_loading_batch": planned.loading_seconds,
             "seconds_training": planned.training_seconds,
+            "iterations_in_time": _iterations_in_time(planned),
             "picture": str(picture),
         },
         *planned.config.model_dump_json(indent=2).splitlines(),
@@ -408,6 +410,15 @@ def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
     out.next_step(without("--dry-run"))
 
 
+def _iterations_in_time(planned: "Plan") -> int | None:
+    """Return the iterations that fit into the limit of time; None without one."""
+    from pinmem_core.training.timing import Timing, within_time
+
+    if planned.config.minutes is None:
+        return None
+    return within_time(planned.config, Timing(planned.seconds_per_iteration), spent=0).iterations
+
+
 def _costs(planned: "Plan") -> list[str]:
     estimate, workers = planned.estimate, planned.config.workers
     scored = ", ".join(f"{name} ({count})" for name, count in planned.scored.items())
@@ -416,7 +427,10 @@ def _costs(planned: "Plan") -> list[str]:
         workers > 1
     )
     training = timedelta(seconds=round(planned.training_seconds))
+    fitting = _iterations_in_time(planned)
+    limit = [] if fitting is None else [f"limit of time: about {fitting:,} iterations fit"]
     return [
+        *limit,
         f"scored afterwards: {scored or 'nothing'}",
         f"network: {planned.parameters:,} parameters; a batch is {planned.batch_shape}",
         f"one iteration: {estimate.flops / 1e9:,.1f} GFLOPs",

@@ -106,7 +106,7 @@ class Sweep(Settings):
         """Return the configuration of a run; it has no targets, so training cannot use them.
 
         Raises:
-            ConfigError: A key or value is not allowed.
+            ConfigError: A key or value is not allowed, or the run has a limit of time.
         """
         settings = nested(load_recipe(self.recipe), self.settings)
         chosen = self.variants[variant]
@@ -114,7 +114,13 @@ class Sweep(Settings):
             settings = nested(settings, self.variants[chosen.of].settings)
         settings = nested(settings, chosen.settings)
         fixed = {"sources": self.sources, "targets": (), "seed": seed}
-        return validate({**settings, **fixed})
+        config = validate({**settings, **fixed})
+        if config.minutes is not None:
+            raise ConfigError(
+                f"{variant}: 'minutes' would give the runs of a study unequal lengths.",
+                "Set 'iterations' instead.",
+            )
+        return config
 
     def settings_of(self, variant: str, seed: int) -> dict[str, Any]:
         """Return all settings that a run's report depends on, by section."""

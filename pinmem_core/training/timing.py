@@ -35,6 +35,8 @@ _SCORING_SHARE = 1 / 3
 _INIT_SHARE = 0.1
 _MARGIN = 0.95
 """Share of the time for training that is planned."""
+FINISHING = 5.0
+"""Seconds for saving a run and drawing its plots."""
 _HOURS = 3
 """Hours from which the plan says how to shorten a run."""
 
@@ -85,7 +87,7 @@ def within_time(config: TrainConfig, timing: Timing, spent: float) -> TrainConfi
         timing: Measured time of its parts.
         spent: Seconds since the start of the run.
     """
-    left = max(0.0, 60 * (config.minutes or 0) - spent)
+    left = max(0.0, 60 * (config.minutes or 0) - spent - FINISHING)
     evaluation, model = config.evaluation, config.model
     most = _SCORING_SHARE * left
     if timing.scores(evaluation.max_images) > most:

@@ -62,7 +62,14 @@ from pinmem_core.training.setup import (
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
 from pinmem_core.training.throughput import Throughput
-from pinmem_core.training.timing import PROTOCOL, is_long, measure, plan_lines, within_time
+from pinmem_core.training.timing import (
+    FINISHING,
+    PROTOCOL,
+    is_long,
+    measure,
+    plan_lines,
+    within_time,
+)
 
 _SHOWN = 4
 """Predictions per domain for the loggers."""
@@ -264,7 +271,8 @@ class _Trainer(ExitStack):
         minutes = self.config.minutes
         if minutes is None or self.snapshot:
             return False
-        return any_rank(time.monotonic() - self.began + self.scoring_seconds > 60 * minutes)
+        end = 60 * minutes - self.scoring_seconds - FINISHING
+        return any_rank(time.monotonic() - self.began > end)
 
     def _load_data(self) -> tuple[list[Domain], list[Target], list[Target]]:
         """Return training domains, validation targets and test targets."""

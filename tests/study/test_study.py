@@ -86,6 +86,7 @@ def test_runs_share_all_settings_but_those_of_their_variant(sweep_file):
         ("seeds = [0, 1]", "seeds = [0, 0]", "a seed occurs twice"),
         ('"model.backbone"', '"model.trnk"', "model.trnk"),
         ("title =", "titel =", "title"),
+        ("log_every = 1", "minutes = 5", "'minutes' would give the runs .* unequal lengths"),
         ("seeds = [0, 1]", "seeds = [0, 1", "study.toml"),
         ("seeds = [0, 1]", "seeds = [-1]", "seeds.0"),
         ("[variants.plain]", '[variants."../../plain"]', "cannot be the name of a variant"),

@@ -89,11 +89,11 @@ def test_iterations_scored_images_and_initial_batches_fit_into_the_time():
     config = small_config(minutes=10, iterations=10_000, model__memory__init_batches=20)
     fitted = within_time(config, timing, spent=60)
     assert fitted.evaluation.max_images is None and fitted.model == config.model
-    assert fitted.iterations == int(0.95 * (540 - 10 - 120))
+    assert fitted.iterations == int(0.95 * (535 - 10 - 120))
     assert timing.total(fitted) < 540
     assert within_time(small_config(minutes=10, iterations=5), timing, 0).iterations == 5
     short = within_time(small_config(minutes=2, model__memory__init_batches=1000), timing, 0)
-    assert short.evaluation.max_images == 13 and short.model.memory.init_batches == 24
+    assert short.evaluation.max_images == 12 and short.model.memory.init_batches == 23
     assert timing.total(short) < 120
     assert within_time(config, timing, spent=1000).iterations == 1
 

@@ -283,11 +283,13 @@ def test_dry_run_keeps_its_json_contract():
         "seconds_per_iteration",
         "seconds_loading_batch",
         "seconds_training",
+        "iterations_in_time",
         "picture",
     }
     assert data["device"] == "cpu"
     assert isinstance(data["flops_per_iteration"], int) and data["memory_bytes"] > 1e5
     assert data["seconds_training"] == pytest.approx(7 * data["seconds_per_iteration"])
+    assert data["iterations_in_time"] is None
     assert 0 < data["seconds_loading_batch"] < data["seconds_per_iteration"]
 
 
@@ -299,3 +301,10 @@ def test_dry_run_tells_people_what_it_would_take(monkeypatch):
         assert said in shown.out
     assert '"iterations": 7' in shown.out
     assert "next: pinmem train --sources 'my toy'\n" in shown.err
+
+
+@pytest.mark.slow
+def test_dry_run_says_how_many_iterations_fit_into_the_time():
+    shown = Result("train", *SMALL, "--time", "10s", "--set", "iterations=1000000")
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("limit of time")]
+    assert line.endswith(" iterations fit")
