@@ -281,17 +281,6 @@ def select(selection: Selection, default_split: str) -> Samples:
     )
 
 
-def label_spaces_of(selections: Iterable[str]) -> list[LabelSpace]:
-    """Return the label space of each selection's dataset, for `common_space`.
-
-    Raises:
-        ConfigError: A selection is not valid.
-        DataError: A dataset is not prepared.
-    """
-    names = [Selection.parse(text).dataset for text in selections]
-    return [PreparedDataset.open(name).label_space for name in names]
-
-
 @dataclass(frozen=True)
 class Difference:
     """A split whose number of samples differs from the published number."""

@@ -15,7 +15,7 @@ from pinmem_core.data.batches import load_domains
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card, parse_card
 from pinmem_core.data.prepare import prepare
-from pinmem_core.data.prepared import PreparedDataset, label_spaces_of
+from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.preview import contact_sheet, plot_statistics
 from pinmem_core.data.share import pack, unpack
 from pinmem_core.data.statistics import statistics
@@ -256,7 +256,7 @@ def test_sources_of_different_spaces_train_together(tmp_path):
     prepare(get_card("camvid"), [camvid_folder(tmp_path / "camvid", {"0001TP": 5})])
     _idd_lite(tmp_path / "idd", [[0, 1, 2, 3], [4, 5, 6, 255]])
     sources = ["camvid", "idd-lite"]
-    assert common_space(label_spaces_of(sources)) == LEVEL1
+    assert common_space([PreparedDataset.open(s).label_space for s in sources]) == LEVEL1
     for space in (None, LEVEL1):
         domains = load_domains(sources, pseudo_domains=2, seed=0, space=space)
         for domain in domains:
