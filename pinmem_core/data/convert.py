@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from pinmem_core.data.encodings import ENCODINGS, Decoder
+from pinmem_core.data.encodings import ENCODINGS, MORE_FILES, Decoder
 from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.data.layouts import RawSample
 from pinmem_core.data.prepared import RECORDS, digest
@@ -227,6 +227,10 @@ class Conversion:
     def _decode(self) -> Decoder:
         return ENCODINGS.get(self.encoding)  # lists a folder: not for each sample
 
+    @cached_property
+    def _more_files(self) -> Callable[[Path, Path], list[Path]] | None:
+        return MORE_FILES.all().get(self.encoding)
+
     def key(self, raw: RawSample) -> str:
         """Return a digest of everything that the files of a sample depend on."""
         depends_on = [
@@ -238,6 +242,8 @@ class Conversion:
             self.label_map.digest,
             asdict(self.reencoding) if self.reencoding else None,
         ]
+        if self._more_files and raw.label:
+            depends_on += [_state(path) for path in self._more_files(raw.label, raw.image)]
         return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
     def convert(self, raw: RawSample, split: str) -> Record | Defect:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from hashlib import blake2b
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pinmem_core.data.archives import MARKER, SMALL
 from pinmem_core.data.card import ParquetColumns
-from pinmem_core.data.raw_files import SPLIT
+from pinmem_core.data.raw_files import SPLIT, split_called
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, ThrottledProgress, ignore
@@ -45,6 +46,23 @@ def parquet_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if source.suffix.lower() == _SUFFIX else []
     return sorted(source / name for name in iter_files(source) if name.lower().endswith(_SUFFIX))
+
+
+def count_rows(sources: Sequence[Path]) -> dict[str, int]:
+    """Return the number of rows by the split in the names of files or their folders; else "train".
+
+    Raises:
+        DataError: A file cannot be read.
+        MachineError: pyarrow is missing.
+    """
+    counts: Counter[str] = Counter()
+    for source in sources:
+        for path in parquet_files(source):
+            names = (split_called(part) for part in reversed(_place(path, source).parts))
+            split = next((name for name in names if name in ("train", "val", "test")), "train")
+            with _opened(path) as file:
+                counts[split] += file.metadata.num_rows
+    return dict(sorted(counts.items()))
 
 
 def guess_columns(files: Sequence[Path]) -> ParquetColumns:

@@ -26,6 +26,7 @@ from pinmem_core.data.convert import (
 )
 from pinmem_core.data.layouts import LayoutMatch, RawSample, find_samples, refuse_disguised
 from pinmem_core.data.locate import locate_raw_files
+from pinmem_core.data.parquet import count_rows, parquet_files
 from pinmem_core.data.prepared import (
     MANIFEST,
     RECORDS,
@@ -169,7 +170,11 @@ def survey(card: DatasetCard, folders: Sequence[Path], label_map: str | None = N
         ConfigError: The card has no such label map.
         DataError: The folders do not hold the dataset.
     """
-    match = find_samples(card, [expanded(folder) for folder in folders], label_map)
+    folders = [expanded(folder) for folder in folders]
+    if card.parquet and any(map(parquet_files, folders)):
+        layout = card.layouts[0]
+        return Survey(layout.name, label_map or layout.label_maps[0], count_rows(folders), [])
+    match = find_samples(card, folders, label_map)
     refuse_disguised(card, match)
     planned, defects = _plan(card, match)
     defects += [

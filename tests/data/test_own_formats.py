@@ -14,7 +14,7 @@ from PIL import Image
 from pinmem_core.data.catalog import read_card
 from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.new_card import new_card
-from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.label_files import read_label
 from pinmem_core.training import train
@@ -63,6 +63,18 @@ def test_annotated_images_that_are_missing_are_counted_in_the_draft(tmp_path):
         tmp_path / "data", "mine"
     )
     assert len(prepared(tmp_path / "data").samples) == 9
+
+
+def test_a_changed_panoptic_png_is_converted_again(tmp_path):
+    annotated.panoptic(tmp_path / "data")
+    first = prepared(tmp_path / "data")
+    png = tmp_path / "data" / "panoptic_train" / "c_000.png"
+    pixels = np.asarray(Image.open(png)).copy()
+    pixels[:, :50] = 0
+    put(png, image_bytes(pixels))
+    second = prepared(tmp_path / "data")
+    assert first.summary["digest"] != second.summary["digest"]
+    assert (read_label(second.samples[0].label)[:, :50] == 255).all()
 
 
 # Names
@@ -329,6 +341,13 @@ def test_parquet_is_unpacked_once_and_again_when_it_changes(tmp_path):
     (folder / "train.parquet").unlink()
     folder.rmdir()
     assert len(prepared(parquet(tmp_path / "data", rows(3))).samples) == 3
+
+
+def test_a_dry_run_counts_the_rows_of_parquet(tmp_path):
+    annotated.parquet(tmp_path / "data")
+    path = tmp_path / "mine.yaml"
+    path.write_text(new_card(tmp_path / "data", "mine"), encoding="utf-8")
+    assert survey(read_card(path), [tmp_path / "data"]).counts == {"train": 8, "val": 2}
 
 
 def test_a_prepared_parquet_needs_no_source_the_next_time(tmp_path):

@@ -1,6 +1,7 @@
 """Label encodings: readers of label files."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,3 +16,7 @@ may hold the labels of many images.
 """
 
 ENCODINGS: Registry[Decoder] = Registry("label encoding", __name__, "ENCODINGS")
+MORE_FILES: Registry[Callable[[Path, Path], list[Path]]] = Registry(
+    "label encoding", __name__, "MORE_FILES"
+)
+"""Functions of a label file and an image: the other files that the label depends on."""

@@ -171,14 +171,9 @@ def _draw(
 def _draw_segments(
     annotation: dict[str, Any], content: CocoFile, canvas: Canvas, size: tuple[int, int]
 ) -> None:
-    file = _text(annotation["file_name"])
-    places = [
-        base / content.path.stem / file
-        for base in (content.path.parent, content.path.parent.parent)
-    ]
-    png = next((place for place in places if place.is_file()), None)
-    if png is None:
-        raise ValueError(f"{content.path.stem}/{file} is missing")
+    png = _segments_of(annotation, content)
+    if not png.is_file():
+        raise ValueError(f"{png.parent.name}/{png.name} is missing")
     pixels = read_colors(png).astype(np.int64)
     if pixels.shape[1::-1] != size:
         raise ValueError(f"{png.name} is of another size than the image")
@@ -191,6 +186,24 @@ def _draw_segments(
     for number, segment in enumerate(segments.tolist()):
         if segment in names:
             canvas.mask(partial(np.equal, places_of, number), canvas.id_of(names[segment]))
+
+
+def _segments_of(annotation: dict[str, Any], content: CocoFile) -> Path:
+    """Return the path of a panoptic PNG, in the folder that has the name of the JSON."""
+    bases = content.path.parent, content.path.parent.parent
+    places = [base / content.path.stem / _text(annotation["file_name"]) for base in bases]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def segment_files(path: Path, image: Path) -> list[Path]:
+    """Return the panoptic PNG files of an image; none if the JSON cannot be read."""
+    try:
+        content = read_coco_file(path)
+        entry = content.entry_of(image)
+        annotations = entry.annotations if entry and content.is_panoptic else []
+        return [_segments_of(annotation, content) for annotation in annotations]
+    except (DataError, ValueError, KeyError):
+        return []  # decoding gives the reason
 
 
 def _name(annotation: dict[str, Any], content: CocoFile) -> str:
@@ -220,3 +233,4 @@ def folded(path: str) -> str:
 
 
 ENCODINGS = {"coco": read_coco}
+MORE_FILES = {"coco": segment_files}
