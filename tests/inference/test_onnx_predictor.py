@@ -1,11 +1,10 @@
 """Predicting with ONNX files that `pinmem export onnx` has written, and with others."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from conftest import Result
+from onnx_files import WEIGHTS, write_onnx
 from PIL import Image
 
 from pinmem_core.config import ModelConfig
@@ -20,48 +19,13 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-WEIGHTS = np.random.default_rng(0).normal(size=(19, 3, 1, 1)).astype(np.float32)
-"""The network of most tests: a convolution of 1x1 pixels, which needs no torch to be written."""
-
-
-def write(path, size=None, **metadata):
-    """Write `WEIGHTS` as a file of any size; or of one size, from uint8 to classes."""
-    helper, kind = onnx.helper, onnx.TensorProto
-    height, width = size or ("height", "width")
-    count = 1 if size else "batch"
-    nodes = [helper.make_node("Conv", ["x" if size else "images", "w"], ["logits"])]
-    weights = WEIGHTS
-    if size:
-        weights = WEIGHTS / 255
-        before = helper.make_node("Cast", ["images"], ["c"], to=kind.FLOAT)
-        turned = helper.make_node("Transpose", ["c"], ["x"], perm=[0, 3, 1, 2])
-        best = helper.make_node("ArgMax", ["logits"], ["best"], axis=1, keepdims=0)
-        nodes = [before, turned, *nodes, best]
-        nodes.append(helper.make_node("Cast", ["best"], ["train_ids"], to=kind.UINT8))
-        taken = helper.make_tensor_value_info("images", kind.UINT8, [1, height, width, 3])
-        given = helper.make_tensor_value_info("train_ids", kind.UINT8, [1, height, width])
-    else:
-        taken = helper.make_tensor_value_info("images", kind.FLOAT, [count, 3, height, width])
-        given = helper.make_tensor_value_info("logits", kind.FLOAT, [count, 19, height, width])
-    graph = helper.make_graph(
-        nodes, "network", [taken], [given], [onnx.numpy_helper.from_array(weights, "w")]
-    )
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
-    plain = {"mean": [0, 0, 0], "std": [1, 1, 1]}
-    about = {"classes": json.dumps(list(CITYSCAPES.names)), "preprocessing": json.dumps(plain)}
-    properties = {f"pinmem.{key}": value for key, value in (about | metadata).items()}
-    helper.set_model_props(model, properties)
-    onnx.save(model, path)
-
-
 @pytest.fixture
 def files(tmp_path):
     """A file of any size, and one of 96x64 pixels that takes uint8 and returns classes."""
     folder = tmp_path / "files"
     folder.mkdir()
-    write(folder / "free.onnx", protocol="photo")
-    write(folder / "fixed.onnx", (64, 96))
+    write_onnx(folder / "free.onnx", protocol="photo")
+    write_onnx(folder / "fixed.onnx", (64, 96))
     return folder
 
 
@@ -178,10 +142,10 @@ def test_another_file_is_refused_in_a_sentence(files, tmp_path, monkeypatch):
 
 def test_a_file_predicts_in_its_own_classes(tmp_path):
     space = LabelSpace(name="own", classes=[f"thing {number}" for number in range(19)])
-    write(tmp_path / "own.onnx", label_space=space.model_dump_json())
+    write_onnx(tmp_path / "own.onnx", label_space=space.model_dump_json())
     predictor = load(str(tmp_path / "own.onnx"))
     assert predictor.label_space == predictor.analyze(noise(32, 32)).space == space
-    write(tmp_path / "odd.onnx", label_space="{")
+    write_onnx(tmp_path / "odd.onnx", label_space="{")
     with pytest.raises(DataError, match="metadata"):
         load(str(tmp_path / "odd.onnx"))
 
