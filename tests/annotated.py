@@ -195,20 +195,26 @@ def coco_splits(folder: Path) -> dict[str, Scene]:
     return written
 
 
+def segments_of(one: Scene, number: int) -> tuple[bytes, list[dict]]:
+    """Return a panoptic PNG, and its segments; `number` makes their ids differ between images."""
+    segments = np.where(one.ids < 0, 0, one.ids * 7000 + number)
+    colors = np.stack([segments % 256, segments // 256 % 256, segments >> 16], axis=2)
+    info = [
+        {"id": int(s), "category_id": 10 * int((s - number) // 7000) + 1, "area": 1}
+        for s in np.unique(segments)
+        if s
+    ]
+    return image_bytes(colors.astype(np.uint8)), info
+
+
 def panoptic(folder: Path) -> dict[str, Scene]:
     """Write COCO's panoptic format: PNG files of segments, and their categories in JSON."""
     written = write_images(folder, "images/{name}.jpg")
     content = coco_of(written, ".jpg")
     annotations = []
     for number, (name, one) in enumerate(written.items(), start=1):
-        segments = np.where(one.ids < 0, 0, one.ids * 7000 + number)
-        colors = np.stack([segments % 256, segments // 256 % 256, segments >> 16], axis=2)
-        put(folder / "panoptic_train" / f"{name}.png", image_bytes(colors.astype(np.uint8)))
-        info = [
-            {"id": int(s), "category_id": 10 * int((s - number) // 7000) + 1, "area": 1}
-            for s in np.unique(segments)
-            if s
-        ]
+        png, info = segments_of(one, number)
+        put(folder / "panoptic_train" / f"{name}.png", png)
         annotations.append({"image_id": number, "file_name": f"{name}.png", "segments_info": info})
     put(folder / "annotations" / "panoptic_train.json", {**content, "annotations": annotations})
     return written

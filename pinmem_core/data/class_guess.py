@@ -17,7 +17,7 @@ from pinmem_core.label_space import (
 )
 from pinmem_core.paths import as_text
 
-_VOID = re.compile(r"_*(un ?label?led|void|ignored?|ignore regions?|unknown|out of roi)_*")
+_VOID = re.compile(r"un ?label?led|void|ignored?|ignore regions?|unknown|out of roi")
 _BACKGROUND = "background"
 _MOST_COLORS = 64
 _LONGEST_NAME = 100

@@ -150,8 +150,11 @@ def _sampled(labels: Sequence[Path], encoding: str | None, names: Mapping[Raw, s
     if kind == "coco":
         known = {name: name for path in files for name in read_coco_file(path).names.values()}
     values = [*dict.fromkeys([*known, *(raw for raw, _ in total.most_common())])]
-    if not values:
-        raise DataError(f"the labels, such as {files[0]}, hold no shapes.")
+    if not total:
+        raise DataError(
+            f"the labels, such as {files[0]}, hold no shapes.",
+            "Export masks or polygons; boxes alone do not say which pixels belong to a class.",
+        )
     if kind.startswith("ids") or kind == "yolo":
         values.sort()
     shares = {value: total[value] / max(total.total(), 1) for value in values}
@@ -221,7 +224,8 @@ def _coco(path: Path) -> Counter[Raw]:
     objects: list[Any] = []
     for annotation in (a for entry in content.entries for a in entry.annotations):
         segments = annotation.get("segments_info")
-        objects += segments if isinstance(segments, list) else [annotation]
+        has_shape = bool(annotation.get("segmentation"))
+        objects += segments if isinstance(segments, list) else [annotation] * has_shape
     numbers = [part.get("category_id") for part in objects if isinstance(part, dict)]
     known = (n for n in numbers if isinstance(n, int | str) and n in content.names)
     return Counter(content.names[number] for number in known)

@@ -221,9 +221,9 @@ def _no_pairs(folder: Path, files: Candidates) -> DataError:
     images, labels = _examples(files.all_images, "images"), _examples(files.labels, "labels")
     return DataError(
         f"{folder} has no pairs of images and labels: {images}; {labels}.",
-        "Labels are recognized by a folder or file name such as labels, masks, gt or '001_gt.png', "
-        "and matched to images by the rest of their names. Rename the files, or write the card by "
-        "hand.",
+        "Label images are recognized by a folder or file name such as labels, masks, gt or "
+        "'001_gt.png', files of labelme, COCO and YOLO by their contents; both are matched to "
+        "images by their names. Rename the files, or write the card by hand.",
     )
 
 

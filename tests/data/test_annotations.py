@@ -248,6 +248,13 @@ def test_a_malformed_panoptic_annotation_is_refused(tmp_path, size, info, reason
         read("coco", MAP, paths)
 
 
+@pytest.mark.parametrize("file", ["../a.png", "/a.png", "x" * 5000, 7, "a\0.png"])
+def test_a_panoptic_png_of_no_such_name_is_refused(tmp_path, file):
+    annotation = {"image_id": 7, "file_name": file, "segments_info": []}
+    with pytest.raises(DataError, match=r"no file of its folder|no text|is missing"):
+        read("coco", MAP, put(tmp_path, "panoptic_val.json", coco(annotation)))
+
+
 def test_a_panoptic_png_that_is_missing(tmp_path):
     paths = panoptic(tmp_path, np.zeros((2, 2), int), [], "elsewhere")
     with pytest.raises(DataError, match=r"panoptic_val/a.png is missing"):

@@ -138,6 +138,35 @@ def test_images_of_several_suffixes(tmp_path):
     assert len(find_samples(drafted(tmp_path), [tmp_path]).samples) == 3
 
 
+FORMS = {
+    **dict.fromkeys(("JPG", "Jpeg", "jfif"), "JPEG"),
+    **dict.fromkeys(("ppm", "pgm"), "PPM"),
+    **dict.fromkeys(("tif", "TIFF"), "TIFF"),
+    **{"PNG": "PNG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF"},
+    **{"jp2": "JPEG2000", "avif": "AVIF"},
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "annotated"), [*((suffix, False) for suffix in FORMS), ("JPG", True)]
+)
+def test_images_may_have_any_suffix_that_prepare_reads(tmp_path, suffix, annotated):
+    folder = pairs(tmp_path / "data", "images/{n}.png", "labels/{n}.png")
+    for path in [*(folder / "images").iterdir()]:
+        with Image.open(path) as picture:
+            kept = picture.convert("L" if suffix == "pgm" else "RGB")
+        path.unlink()
+        kept.save(path.with_suffix(f".{suffix}"), FORMS[suffix])
+    for path in [*(folder / "labels").iterdir()] if annotated else []:
+        path.unlink()
+        shapes = [
+            {"label": name, "points": [[n, 0], [n + 2, 9]], "shape_type": "rectangle"}
+            for n, name in enumerate(("lawn", "path"))
+        ]
+        path.with_suffix(".json").write_text(json.dumps({"shapes": shapes}), encoding="utf-8")
+    assert len(prepare(drafted(folder), [folder], strict=True).samples) == 3
+
+
 def test_images_without_a_label_do_not_mislead(tmp_path):
     folder = pairs(tmp_path / "data", "images/{s}/{n}.jpg", "labels/{s}/{n}.png", s=["train"])
     image(folder / "images" / "train" / "009.jpg")

@@ -304,6 +304,18 @@ def test_boxes_of_yolo_are_no_masks(tmp_path):
         new_card(tmp_path / "data", "mine")
 
 
+def test_boxes_of_coco_are_no_masks(tmp_path):
+    annotated.coco(tmp_path / "data")
+    change(
+        tmp_path / "data" / "annotations" / "instances_default.json",
+        lambda content: [
+            a.update(segmentation=[], bbox=[1, 2, 3, 4]) for a in content["annotations"]
+        ],
+    )
+    with pytest.raises(DataError, match="hold no shapes"):
+        new_card(tmp_path / "data", "mine")
+
+
 # parquet
 
 

@@ -46,7 +46,13 @@ def _make_labelme(rng: Random) -> Case:
 def _make_coco(rng: Random) -> Case:
     one = annotated.scene(rng.randrange(100))
     content = annotated.coco_of({"a": one}, ".png", rle=rng.random() < 0.5)
-    return _case(rng, "coco.json", content, one)
+    segments = {}
+    if rng.random() < 0.3:
+        png, info = annotated.segments_of(one, 1)
+        segments["coco/a.png"] = png
+        content["annotations"] = [{"image_id": 1, "file_name": "a.png", "segments_info": info}]
+    case = _case(rng, "coco.json", content, one)
+    return Case({**case.files, **segments}, intact=case.intact, known=case.known)
 
 
 def _make_yolo(rng: Random) -> Case:

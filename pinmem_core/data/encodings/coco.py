@@ -20,6 +20,7 @@ from pinmem_core.paths import as_text
 
 _MAX_BYTES = 512 << 20  # the polygons of COCO's 118,287 training images have 448 MB
 _KEPT_BYTES = 512 << 20  # of JSON that stays parsed
+_LONGEST_PATH = 240
 _VOID_SEGMENT = 0
 
 
@@ -190,8 +191,11 @@ def _draw_segments(
 
 def _segments_of(annotation: dict[str, Any], content: CocoFile) -> Path:
     """Return the path of a panoptic PNG, in the folder that has the name of the JSON."""
+    file = _text(annotation["file_name"])
+    if len(file) > _LONGEST_PATH or ".." in file or file.startswith("/"):
+        raise ValueError(f"'{file:.40}' is no file of its folder")
     bases = content.path.parent, content.path.parent.parent
-    places = [base / content.path.stem / _text(annotation["file_name"]) for base in bases]
+    places = [base / content.path.stem / file for base in bases]
     return next((place for place in places if place.is_file()), places[0])
 
 
