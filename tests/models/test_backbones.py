@@ -59,6 +59,44 @@ class TestSwin(BackboneTester):
     }
 
 
+@pytest.mark.slow
+class TestDINOv3(BackboneTester):
+    model: ClassVar = {"backbone": "timm:vit_small_patch16_dinov3", "backbone_options": VIT}
+
+
+@pytest.mark.slow
+class TestEVA02(BackboneTester):
+    model: ClassVar = {
+        "backbone": "timm:eva02_tiny_patch14_224",
+        "backbone_options": VIT,
+        "decoder": "fpn",
+    }
+
+
+@pytest.mark.exhaustive
+class TestRegisters(BackboneTester):
+    model: ClassVar = {
+        "backbone": "timm:vit_small_patch14_reg4_dinov2",
+        "backbone_options": VIT,
+        "decoder": "segformer",
+    }
+
+
+@pytest.mark.exhaustive
+class TestCLIP(BackboneTester):
+    model: ClassVar = {"backbone": "timm:vit_base_patch16_clip_224", "backbone_options": VIT}
+
+
+@pytest.mark.exhaustive
+class TestConvNeXtV2(BackboneTester):
+    model: ClassVar = {"backbone": "timm:convnextv2_atto", "backbone_options": CONVNEXT}
+
+
+@pytest.mark.exhaustive
+class TestResNetOfTimm(BackboneTester):
+    model: ClassVar = {"backbone": "timm:resnet18", "output_stride": 8}
+
+
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @pytest.mark.parametrize(
     "backbone",
