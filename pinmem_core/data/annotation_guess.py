@@ -30,6 +30,8 @@ _LARGEST_NAMES = 1 << 20
 _COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _LABELME = re.compile(rb'"shapes"\s*:\s*\[')
 _OTHER_TASKS = re.compile(r"captions?|keypoints?", re.IGNORECASE)
+_NAME_LISTS = ("classes.txt", "obj.names")
+"""Files with the name of a class on each line, in the order of the ids."""
 _YOLO = re.compile(rb"\s*(\d+(\s+[-+.\deE]+){4,}\s+)*\d+(\s+[-+.\deE]+){4,}\s*")
 _COLOR = re.compile(r"\d{1,3},\d{1,3},\d{1,3}")
 
@@ -182,13 +184,16 @@ def _yolo_names(paths: Mapping[str, Path]) -> dict[Raw, str]:
             if _has_suffix(text, ".yaml", ".yml"):
                 content = read_yaml(paths[text])
                 names = content.get("names") if isinstance(content, dict) else None
-            elif PurePosixPath(text).name.lower() in ("classes.txt", "obj.names"):
-                names = [
-                    line.strip() for line in read_text(paths[text]).splitlines() if line.strip()
-                ]
+            elif PurePosixPath(text).name.lower() in _NAME_LISTS:
+                names = _lines(paths[text])
         if numbered := _numbered(names):
             return numbered
     return {}
+
+
+def _lines(path: Path) -> list[str]:
+    texts = read_text(path, _LARGEST_NAMES).splitlines()
+    return [line.strip() for line in texts if line.strip()]
 
 
 def _by_depth(paths: Iterable[str]) -> list[str]:
@@ -212,7 +217,7 @@ def _numbered(names: object) -> dict[Raw, str]:
 
 
 def image_names(paths: Mapping[str, Path]) -> dict[Raw, str]:
-    """Return the names in VOC's labelmap.txt, or those of a model's id2label.json."""
+    """Return the names in VOC's labelmap.txt, a model's id2label.json, or a list of names."""
     for text in _by_depth(paths):
         name = PurePosixPath(text).name.lower()
         with suppress(DataError):
@@ -220,6 +225,8 @@ def image_names(paths: Mapping[str, Path]) -> dict[Raw, str]:
                 return _labelmap(read_text(paths[text], _LARGEST_NAMES))
             if name == "id2label.json":
                 return _numbered(read_json_object(paths[text], _LARGEST_NAMES))
+            if name in _NAME_LISTS:
+                return _numbered(_lines(paths[text]))
     return {}
 
 

@@ -69,7 +69,7 @@ def class_guess(labels: LabelValues) -> ClassGuess:
     if labels.encoding == "colors" and not labels.names:
         rarer = max(0, len(values) - _MOST_COLORS)
         values = dict([*values.items()][:_MOST_COLORS])
-    by_color = labels.colors_of_cityscapes
+    by_color = {} if labels.names else labels.colors_of_cityscapes
     if by_color:
         known = {name: [raw] for raw, name in by_color.items()}
         return ClassGuess(values, shares, known, ignored=("black",) * (len(values) > len(known)))

@@ -175,6 +175,28 @@ def test_masks_of_ids_take_the_names_of_the_labelmap_in_order(tmp_path):
     )
 
 
+def test_masks_of_ids_take_the_names_of_a_list(tmp_path):
+    scenes = annotated.voc(tmp_path / "data")
+    (tmp_path / "data" / "labelmap.txt").unlink()
+    for name, one in scenes.items():
+        ids = np.where(one.ids < 0, 255, one.ids).astype(np.uint8)
+        put(tmp_path / "data" / "SegmentationClass" / f"{name}.png", image_bytes(ids))
+    put(tmp_path / "data" / "classes.txt", "\n".join(NAMES) + "\n\n")
+    assert prepared(tmp_path / "data").label_space.names == NAMES
+
+
+def test_names_count_more_than_the_colours_of_cityscapes(tmp_path):
+    colors = {"track": (128, 64, 128), "grass": (107, 142, 35), "air": (70, 130, 180)}
+    pixels = np.array([*colors.values()], np.uint8).repeat(8, axis=0)[None].repeat(24, axis=0)
+    for number in range(5):
+        name = f"c_{number:03}.png"
+        put(tmp_path / "data" / "JPEGImages" / name, image_bytes(pixels // (number + 2)))
+        put(tmp_path / "data" / "SegmentationClass" / name, image_bytes(pixels))
+    lines = (f"{name}:{','.join(map(str, color))}::" for name, color in colors.items())
+    put(tmp_path / "data" / "labelmap.txt", "\n".join(lines))
+    assert prepared(tmp_path / "data").label_space.names == tuple(colors)
+
+
 # What is wrong
 
 
