@@ -26,7 +26,7 @@ from pinmem_cli.options import (
 )
 from pinmem_cli.output import Output, say
 from pinmem_core.errors import ConfigError, MachineError
-from pinmem_core.events import Event, Listener, Progress
+from pinmem_core.events import Listener
 
 if TYPE_CHECKING:
     from pinmem_core.inference import TiledPredictor
@@ -139,7 +139,7 @@ def predict(
     if watch:
         _watch(inputs, place, chosen, how, network)
         return
-    tally = _Tally()
+    jobs: list[Job] = []
     try:
         with output.listening() as listener:
             sources = find_sources(
@@ -150,10 +150,10 @@ def predict(
                 _stream(sources, chosen, legend, network, listener)
                 return
             jobs = plan(sources, place, chosen, skip_existing=skip_existing, **how)
-            summary = _predict(network, jobs, tally.counting(listener))
+            summary = _predict(network, jobs, listener)
     except KeyboardInterrupt:
         again = None if force or "-" in inputs else with_flag("predict", "--skip-existing")
-        tally.show_interruption(again)
+        _show_interruption(jobs, again)
         raise typer.Exit(_INTERRUPTED) from None
     _show(summary, network.setting | {"skipped": len(sources) - len(jobs)}, output)
     if summary.failed:
@@ -219,30 +219,14 @@ class _Network:
         return f"pinmem eval {shell_join(self.model)}"
 
 
-class _Tally:
-    """Count the finished inputs, for the message after Ctrl-C."""
-
-    def __init__(self) -> None:
-        self._done = self._total = 0
-
-    def counting(self, listener: Listener) -> Listener:
-        """Return a listener that counts as well."""
-
-        def listen(event: Event) -> None:
-            if isinstance(event, Progress) and event.task == "predicting":
-                self._done, self._total = event.done, event.total
-            listener(event)
-
-        return listen
-
-    def show_interruption(self, again: str | None) -> None:
-        """Print how many inputs are done, and the command that predicts the others."""
-        if not self._done:
-            say("interrupted.")
-            return
-        say(f"interrupted: {self._done} of {self._total} inputs are done.")
-        if again:
-            say(f"Continue with: {again}")
+def _show_interruption(jobs: Sequence["Job"], again: str | None) -> None:
+    """Print how many inputs are done, and the command that predicts the others."""
+    done = sum(all(output.exists() for output in job.outputs) for job in jobs)
+    if not done or not again:
+        say("interrupted.")
+        return
+    say(f"interrupted: {done} of {len(jobs)} inputs are done.")
+    say(f"Continue with: {again}")
 
 
 def _predict(network: _Network, jobs: Sequence["Job"], listener: Listener) -> "PredictionSummary":

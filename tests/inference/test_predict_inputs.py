@@ -55,7 +55,7 @@ def _here(tmp_path, monkeypatch):
 
 def photos(folder, *names):
     for number, name in enumerate(names):
-        write_png(Path(folder, name), np.full((40, 60, 3), 10 * number, np.uint8))
+        write_png(Path(folder, name), np.full((40, 60, 3), 10 * number % 256, np.uint8))
 
 
 def files(folder):
