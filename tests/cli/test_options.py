@@ -37,6 +37,9 @@ seeds = [1, 2]
 sources = ["toy:red", "toy:blue"]
 targets = ["toy:red@all"]
 baseline = "base"
+[settings]
+"model.backbone" = "tiny"
+"augmentation.crop" = 64
 [variants.base]
 about = "x"
 [variants.other]

@@ -108,6 +108,7 @@ def test_settings_that_contradict_the_model_are_refused(model, values, said):
         resolve(small_config(init_from=str(model()), **values))
 
 
+@pytest.mark.slow
 def test_a_model_with_adapters_is_taken_by_a_run_with_the_same_ones(tmp_path):
     config = resolve(small_config(method="ibn", model__backbone="resnet10"))
     torch.manual_seed(123)
@@ -143,7 +144,13 @@ def _two_steps(config):
     return step
 
 
-@pytest.mark.parametrize("method", sorted(methods.all()))
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in ("pinmem", "aggregate") else pytest.mark.slow)
+        for name in sorted(methods.all())
+    ],
+)
 @pytest.mark.parametrize(
     "compute",
     [
@@ -197,6 +204,7 @@ def test_a_frozen_run_that_is_stopped_resumes_bit_equal_and_without_its_model(mo
         assert (again / file).read_bytes() == (straight / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_model_that_changed_before_the_first_snapshot_is_refused(model, tmp_path):
     config = small_config(init_from=str(model()))
     run = train(config, tmp_path / "run").run
@@ -225,6 +233,7 @@ def test_what_the_model_was_trained_on_is_seen_and_recorded(tmp_path):
     assert "| initialised from | first |" in card and digest in card
 
 
+@pytest.mark.slow
 def test_a_model_of_unknown_data_makes_no_domain_unseen(model, tmp_path):
     values = {"sources": ["toy:blue"], "targets": ["toy:red@all"], "iterations": 1}
     run = train(small_config(init_from=str(model()), **values), tmp_path / "run").run

@@ -201,8 +201,7 @@ def test_a_recipe_that_is_shown_is_a_file_with_the_same_settings(name, tmp_path)
 
 def test_the_settings_of_a_run_are_repeated_and_shown_as_toml(tmp_path, home):
     config = small_config(
-        method="ibn",
-        model__backbone="resnet10",
+        method="mldg",
         iterations=1,
         augmentation__strong="none",
         checkpoint__minutes=None,
