@@ -62,7 +62,7 @@ def _fill(*_: object) -> str:
         (_wrong, "wrong"),
         (_crash, "internal error"),
         (_die, "internal error"),
-        (_sleep, "hang"),
+        pytest.param(_sleep, "hang", marks=pytest.mark.slow),
         (_fill, "memory"),
     ],
 )

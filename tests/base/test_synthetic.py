@@ -81,6 +81,7 @@ def test_every_class_occurs_in_every_domain(domain: str, albums: dict[str, list[
     assert counts[:, IGNORE_INDEX].sum() / counts.sum() < 0.05
 
 
+@pytest.mark.slow
 def test_rider_sits_on_something() -> None:
     two_wheelers = CITYSCAPES.train_ids["bicycle"], CITYSCAPES.train_ids["motorcycle"]
     seen = 0

@@ -35,6 +35,7 @@ def test_predict_works_at_once_and_says_which_model_spoke(street, tmp_path):
     assert read_image(tmp_path / "mask.png").shape == read_image(street).shape
 
 
+@pytest.mark.slow
 def test_the_starter_finds_the_sky_above_and_the_road_below(street):
     mask = pinmem_core.load("starter", device="cpu").predict(street)
     top, bottom = mask[: len(mask) // 8], mask[-len(mask) // 8 :]

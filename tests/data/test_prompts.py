@@ -72,7 +72,12 @@ def _converse(command: list[str], answers: dict[str, str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "password", "code"), [("n", "", 2), ("y", PASSWORD, 0), ("y", "wrong one", 2)]
+    ("answer", "password", "code"),
+    [
+        ("n", "", 2),
+        ("y", PASSWORD, 0),
+        pytest.param("y", "wrong one", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_terms_and_credentials_are_asked_for_and_passwords_never_shown(
     tmp_path, site, home, answer, password, code

@@ -41,6 +41,7 @@ def test_pixels_are_those_of_the_labels_in_any_space():
         assert class_pixels(samples).tolist() == np.array(counts).tolist()
 
 
+@pytest.mark.slow
 def test_crops_show_rare_classes_more_often():
     prepare_synthetic(["toy"])
     domains = load_domains(["toy:red", "toy:blue"], pseudo_domains=2, seed=0)

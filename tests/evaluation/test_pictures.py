@@ -309,7 +309,7 @@ def test_a_sentence_summarizes_the_cosines(slots, sentence):
     assert sentence in _names(plot_cosines(np.array(slots, np.float32), "", _classes(len(slots))))
 
 
-@pytest.mark.parametrize("count", [2, 19, 70])
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (19, 70))])
 def test_a_memory_of_any_size_is_legible(count):
     slots = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
     slots[1] = 0

@@ -34,6 +34,7 @@ class TestAggregate(MethodTester):
     method = "aggregate"
 
 
+@pytest.mark.slow
 class TestIBN(MethodTester):
     method = "ibn"
     settings = {"model__backbone": "resnet10", "method_config": {"variant": "b"}}  # noqa: RUF012

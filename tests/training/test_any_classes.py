@@ -47,7 +47,7 @@ def prepare_own(folder, count):
     prepare(DatasetCard.model_validate(card), [folder])
 
 
-@pytest.mark.parametrize("count", [_slow(2), 7, _slow(60), 254])
+@pytest.mark.parametrize("count", [_slow(2), 7, _slow(60), _slow(254)])
 def test_a_network_of_any_number_of_classes(tmp_path, count):
     prepare_own(tmp_path / "raw", count)
     config = small_config(sources=["own"], iterations=2)
@@ -87,6 +87,7 @@ def test_a_run_takes_the_classes_that_are_named(tmp_path):
     assert {of["label_space"] for of in scores["source"].values()} == {"idd-level1"}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_other_classes_is_resumed_bit_for_bit(tmp_path):
     config = small_config(classes="idd-level1", checkpoint__every=1)
     whole = train(config, tmp_path / "whole")
@@ -98,6 +99,7 @@ def test_a_stopped_run_of_other_classes_is_resumed_bit_for_bit(tmp_path):
     assert weights[0] == weights[1] and resumed.scores == whole.scores
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_run_shows_its_classes(tmp_path):
     prepare_own(tmp_path / "raw", 7)
     events = []

@@ -53,7 +53,10 @@ def outcome(*arguments, steps: int = 2, **values) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("recompute", [True, "finest"])
-@pytest.mark.parametrize("backbone", ["tiny", "resnet10", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "backbone",
+    ["tiny", *(pytest.param(b, marks=pytest.mark.slow) for b in ("resnet10", "mobilenet_v2"))],
+)
 def test_recomputing_activations_changes_no_bit(backbone, recompute):
     plain, recomputed = (
         outcome("pinmem", backbone),

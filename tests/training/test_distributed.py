@@ -113,7 +113,9 @@ def _half(rank: int, method: str) -> list[dict]:
     return learn(method, slice(2 * rank, 2 * rank + 2))
 
 
-@pytest.mark.parametrize("method", ["aggregate", "mldg", "pinmem"])
+@pytest.mark.parametrize(
+    "method", ["pinmem", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mldg", "aggregate"))]
+)
 def test_two_ranks_compute_what_one_does_with_the_doubled_batch(tmp_path, method):
     alone = learn(method)
     first, second = in_ranks(_half, method, folder=tmp_path)

@@ -185,6 +185,7 @@ def test_both_parts_are_frozen_and_the_memory_is_trained(model):
     assert changed == {"memory", "auxiliary"}
 
 
+@pytest.mark.slow
 def test_a_frozen_run_that_is_stopped_resumes_bit_equal_and_without_its_model(model, tmp_path):
     folder = model(classes=17)
     values = {"init_from": str(folder), "optim__freeze": "backbone", "iterations": 4}

@@ -277,6 +277,7 @@ def test_processes_with_equal_numbers_use_other_temporary_names(tmp_path, monkey
     assert len({name for pair in seen for name in pair}) == 6
 
 
+@pytest.mark.slow
 def test_two_homes_do_not_resume_one_run_together(stopped, tmp_path, monkeypatch):
     with hold_lock(stopped / ".lock", "the run"):
         for home in ("one", "two"):

@@ -191,6 +191,7 @@ def test_statistics_are_the_mean_over_the_batches():
     torch.testing.assert_close(norm.running_var, variances, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_an_average_scores_it_and_resumes_exactly(tmp_path):
     values = {"optim__ema": 0.5, "optim__ema_batches": 2, "optim__warmup": 2, "optim__clip": 1.0}
     config = small_config(method="aggregate", iterations=4, checkpoint__every=2, **values)

@@ -257,6 +257,7 @@ def test_dry_run_writes_a_picture_and_nothing_else(tmp_path, home):
     assert picture.name.endswith("-dry-run.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [SMALL, ["--list"], ["--show", "demo"]])
 def test_of_several_processes_the_first_alone_plans(monkeypatch, home, how):
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -293,6 +294,7 @@ def test_dry_run_keeps_its_json_contract():
     assert 0 < data["seconds_loading_batch"] < data["seconds_per_iteration"]
 
 
+@pytest.mark.slow
 def test_dry_run_tells_people_what_it_would_take(monkeypatch):
     monkeypatch.setattr("sys.argv", ["pinmem", "train", "--sources", "my toy", "--dry-run"])
     shown = Result("train", *SMALL)

@@ -68,11 +68,16 @@ def stopped_run(run: Path, number: int = 5, **values) -> Path:
 @pytest.mark.parametrize(
     ("method", "optimizer"),
     [
-        ("aggregate", "sgd"),
-        ("aggregate", "adamw"),
-        ("mldg", "sgd"),
         ("pinmem", "sgd"),
-        ("consistency", "signed"),
+        *(
+            pytest.param(*names, marks=pytest.mark.slow)
+            for names in (
+                ("aggregate", "sgd"),
+                ("aggregate", "adamw"),
+                ("mldg", "sgd"),
+                ("consistency", "signed"),
+            )
+        ),
     ],
 )
 def test_stopped_and_resumed_is_bit_equal_to_straight(tmp_path, method, optimizer):
@@ -255,6 +260,7 @@ def test_a_run_saves_by_the_clock_too_which_changes_nothing(tmp_path, monkeypatc
         assert (run / name).read_bytes() == (straight / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot_is_named_and_passed_over(tmp_path, straight):
     run = stopped_run(tmp_path / "run")
     newest = max((run / "snapshots").iterdir())
@@ -268,6 +274,7 @@ def test_a_damaged_snapshot_is_named_and_passed_over(tmp_path, straight):
     assert state(run) == straight
 
 
+@pytest.mark.slow
 def test_without_any_snapshot_a_run_begins_anew(tmp_path, straight):
     run = stopped_run(tmp_path / "run")
     for folder in (run / "snapshots").iterdir():
@@ -276,6 +283,7 @@ def test_without_any_snapshot_a_run_begins_anew(tmp_path, straight):
     assert state(run) == straight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, 3])
 def test_only_the_newest_snapshots_are_kept(tmp_path, keep):
     run = train(config(checkpoint__keep=keep), tmp_path / "run").run
@@ -292,6 +300,7 @@ def test_other_samples_than_it_began_with_are_refused(tmp_path):
     assert (run / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_is_told(tmp_path):
     run = train(small_config(iterations=1), tmp_path / "run").run
     with pytest.raises(ConfigError, match="is already finished"):

@@ -168,7 +168,9 @@ def test_schedules():
     assert learning_rate(poly, 5, 10) == pytest.approx(0.01 * 0.5**0.9)
 
 
-@pytest.mark.parametrize("method", ["pinmem", "mldg", "aggregate"])
+@pytest.mark.parametrize(
+    "method", ["pinmem", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mldg", "aggregate"))]
+)
 def test_two_identical_runs_are_bit_equal(tmp_path, method):
     config = small_config(method=method, targets=["toy:blue@all"], evaluation__every=2)
     events = []
