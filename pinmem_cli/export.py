@@ -34,6 +34,15 @@ Model = Annotated[
         complete=models,
     ),
 ]
+File = Annotated[
+    Path | None,
+    option(
+        "Output file (.onnx, .pt2) or folder; default: RUN/export.",
+        "--output",
+        "-o",
+        panel="Output",
+    ),
+]
 Folder = Annotated[
     Path | None, option("Output folder; default: RUN/export.", "--output", "-o", panel="Output")
 ]
@@ -83,7 +92,7 @@ app = group(
 
 def onnx(
     model: Model,
-    output: Folder = None,
+    output: File = None,
     precision: Annotated[
         Literal["float32", "fp16", "int8"],
         option("Precision of the convolutions; int8 is written next to float32."),
@@ -123,7 +132,7 @@ def onnx(
 
 def torch(
     model: Model,
-    output: Folder = None,
+    output: File = None,
     precision: Annotated[
         Literal["float32", "fp16"], option("Precision of the convolutions.")
     ] = "float32",

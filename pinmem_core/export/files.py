@@ -32,7 +32,6 @@ from pinmem_core.models import Segmenter, load_checkpoint
 GraphFormat = Literal["onnx", "torch-export"]
 CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD)
 _GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
-_INT8 = "model-int8.onnx"
 
 
 def export_model(
@@ -124,12 +123,13 @@ def export_graph(
     on_event: Listener = ignore,
     **options: Any,
 ) -> list[ExportedFile]:
-    """Write the graph of a model by name to a folder.
+    """Write the graph of a model by name.
 
     Args:
         name: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
         form: Format, as for `export_model`.
-        output: Output folder; None for `export` in the run.
+        output: Output folder, or file with the suffix of the format (.onnx, .pt2); None for
+            `export` in the run.
         precision: Precision; "int8", for ONNX only, writes a quantized file next to the float32
             file.
         calibrate: Images, folders or glob patterns for calibration of int8; empty for the
@@ -146,16 +146,18 @@ def export_graph(
     """
     checkpoint = checkpoint_of(name, on_event=on_event)
     segmenter, config = load_checkpoint(checkpoint)
-    folder = output or run_folder(checkpoint) / "export"
-    int8 = precision == "int8"
-    names = [_GRAPHS[form], *[_INT8] * int8]
-    prepare_folder(folder, [n for name in names for n in (name, f"{name}.json")], force=force)
-    path, half = folder / names[0], precision == "fp16"
+    path = (output or run_folder(checkpoint) / "export") / _GRAPHS[form]
+    if output and output.suffix == path.suffix and not output.is_dir():
+        path = output
+    quantized = path.with_stem(f"{path.stem}-int8")
+    int8, half = precision == "int8", precision == "fp16"
+    names = [path.name, *[quantized.name] * int8]
+    prepare_folder(path.parent, [n for name in names for n in (name, f"{name}.json")], force=force)
     files = [export_model(segmenter, path, form, half=half, on_event=on_event, **options)]
     if int8:
         sources = config.get("training", {}).get("sources", ())
         images = calibration_images(calibrate, sources, on_event, segmenter.label_space)
-        files.append(quantize(path, folder / _INT8, images, on_event=on_event))
+        files.append(quantize(path, quantized, images, on_event=on_event))
     return files
 
 

@@ -89,6 +89,18 @@ def test_graphs_are_written_as_asked(run, runtimes, tmp_path):
     assert (compared["equal"], compared["largest_difference"]) == (0.9999, 2e-5)
 
 
+def test_an_output_with_the_suffix_of_the_format_is_the_file(run, runtimes, tmp_path):
+    for command, name in (("onnx", "street.onnx"), ("torch", "street.pt2")):
+        done = Result("export", command, str(run), "-o", str(tmp_path / name), "--json")
+        assert done.json["files"][0]["path"] == str(tmp_path / name)
+        assert runtimes[-1][1] == name
+    again = Result("export", "onnx", str(run), "-o", str(tmp_path / "street.onnx"))
+    assert again.code == 2 and "street.onnx exists already" in again.err
+    (tmp_path / "a.onnx").mkdir()  # a folder of that name stays a folder
+    done = Result("export", "onnx", str(run), "-o", str(tmp_path / "a.onnx"), "--json")
+    assert done.json["files"][0]["path"] == str(tmp_path / "a.onnx" / "model.onnx")
+
+
 def test_nothing_is_replaced_unless_forced(run, runtimes):
     assert Result("export", "onnx", str(run)).code == 0
     again = Result("export", "onnx", str(run))
