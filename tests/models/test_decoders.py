@@ -49,3 +49,7 @@ class TestFPN(DecoderTester):
 
 class TestMask(DecoderTester):
     model: ClassVar = {"decoder": "mask"}
+
+    @pytest.mark.exhaustive
+    def test_it_is_exported(self, tmp_path):
+        super().test_it_is_exported(tmp_path)

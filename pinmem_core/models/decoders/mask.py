@@ -21,6 +21,40 @@ _TINY = 1e-6
 """Added to the scores of classes before the logarithm."""
 
 
+class Attention(nn.Module):
+    """Multi-head attention of queries to the pixels of a map, or to one another.
+
+    torch's own module fixes the number of images in an exported graph.
+
+    Args:
+        dim: Channels D.
+        heads: Number of heads.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, outside: Tensor | None = None
+    ) -> Tensor:
+        """Return the values (N, Q, D) that the queries read.
+
+        Args:
+            queries: Queries, (N, Q, D).
+            keys: Keys, (N, n, D).
+            values: Values, (N, n, D).
+            outside: Keys that a query does not attend to, (N, Q, n) bool.
+        """
+        q, k, v = self.query(queries), self.key(keys), self.value(values)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        mask = None if outside is None else ~outside[:, None]
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        output: Tensor = self.output(read.transpose(1, 2).flatten(2))
+        return output
+
+
 class QueryLayer(nn.Module):
     """Masked cross-attention, self-attention and a feed-forward network, each after its sum normed.
 
@@ -31,8 +65,8 @@ class QueryLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.cross = nn.MultiheadAttention(dim, heads, batch_first=True)
-        self.self_attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.cross = Attention(dim, heads)
+        self.self_attention = Attention(dim, heads)
         self.feed_forward = nn.Sequential(
             nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim)
         )
@@ -47,14 +81,9 @@ class QueryLayer(nn.Module):
             pixels: Pixels of one map, (N, n, D).
             outside: Pixels that a query does not attend to, (N, Q, n) bool.
         """
-        heads = self.cross.num_heads
-        mask = outside.repeat_interleave(heads, dim=0)
-        read = self.cross(queries + places, pixels, pixels, attn_mask=mask, need_weights=False)[0]
-        queries = self.norms[0](queries + read)
+        queries = self.norms[0](queries + self.cross(queries + places, pixels, pixels, outside))
         at = queries + places
-        queries = self.norms[1](
-            queries + self.self_attention(at, at, queries, need_weights=False)[0]
-        )
+        queries = self.norms[1](queries + self.self_attention(at, at, queries))
         updated: Tensor = self.norms[2](queries + self.feed_forward(queries))
         return updated
 
@@ -102,7 +131,7 @@ class MaskClassification(Decoder):
         """
         coarse = features[1:] or features
         maps = [project(feature) for project, feature in zip(self.maps, coarse, strict=True)]
-        queries = self.queries.to(refined.dtype).expand(len(refined), -1, -1)
+        queries = self.queries.to(refined.dtype).expand(refined.shape[0], -1, -1)
         output: dict[str, list[Tensor]] = {"classes": [], "masks": []}
         self._predict(queries, refined, output)
         for number, layer in enumerate(self.layers):
