@@ -46,7 +46,7 @@ class Annotations:
     Attributes:
         layout: Layout of images and labels.
         encoding: Encoding of the labels; None if they are images.
-        names: Name of each id or colour as far as a file of the folder says it.
+        names: Names of the ids or colours that a file of the folder names.
         missing: Number of annotated images that the folder lacks.
     """
 

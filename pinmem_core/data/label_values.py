@@ -46,7 +46,7 @@ class LabelValues:
             names in the order of the names, others by descending share.
         files: Number of files read.
         called_train_ids: Whether the file names say that the labels hold trainIds.
-        names: Name of each value as far as the data say it.
+        names: Names of the values that the data name.
     """
 
     encoding: str

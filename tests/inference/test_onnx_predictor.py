@@ -52,15 +52,15 @@ def test_a_file_predicts_like_any_model(files):
 
 
 def test_a_large_image_is_predicted_in_windows(files):
-    image, told = noise(300, 400), []
+    image, events = noise(300, 400), []
     predictor = load(
         str(files / "free.onnx"),
         protocol=PROTOCOLS["paper-pool"],
         memory=2**20,
-        on_event=told.append,
+        on_event=events.append,
     )
     assert (predictor.predict(image) == logits_of(image).argmax(0)).mean() > 0.999
-    assert predictor.tiled and "overlapping windows of 257x257" in told[0].message
+    assert predictor.tiled and "overlapping windows of 257x257" in events[0].message
 
 
 @pytest.mark.parametrize("protocol", ["fast", "paper-pool"])
