@@ -55,6 +55,10 @@ class Backbone(nn.Module, ABC):
         """
         return []
 
+    def stem_end(self) -> nn.Module:
+        """Return the module whose output is the first map, of stride 2 or 4."""
+        return self.blocks()[0]
+
     def blocks(self) -> list[nn.Module]:
         """Return the blocks of all stages in order; each is called once in a forward pass."""
         return [block for stage in self.stages() for block in blocks_of(stage)]

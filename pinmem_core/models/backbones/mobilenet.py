@@ -40,6 +40,10 @@ class MobileNetV2(Backbone):
             features.append(stage(features[-1]))
         return features[1:]
 
+    def stem_end(self) -> nn.Module:
+        """Return the first block, of 16 channels and stride 2."""
+        return self.features[1]
+
     def stages(self) -> list[nn.Module]:
         """Return the blocks of each stride; the third stage ends at 96 channels."""
         return [self.features[a:b] for a, b in pairwise(_ENDS)]

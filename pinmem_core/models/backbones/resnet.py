@@ -50,6 +50,10 @@ class ResNet(Backbone):
             features.append(stage(features[-1]))
         return features[1:]
 
+    def stem_end(self) -> nn.Module:
+        """Return the max pooling."""
+        return self.maxpool
+
     def stages(self) -> list[nn.Module]:
         """Return layer1 to layer4."""
         return [self.layer1, self.layer2, self.layer3, self.layer4]

@@ -112,6 +112,15 @@ class Timm(Backbone):
         network: nn.Module = self.network
         return network
 
+    def stem_end(self) -> nn.Module:
+        """Return the last module before the first block."""
+        names = ("maxpool", "stem", "bn1")
+        stem: nn.Module = next(
+            (part for name in names if (part := getattr(self.network, name, None)) is not None),
+            self.blocks()[0],
+        )
+        return stem
+
     def stages(self) -> list[nn.Module]:
         """Return the blocks up to each feature."""
         stages: list[nn.Module] = []
