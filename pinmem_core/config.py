@@ -246,6 +246,8 @@ class AugmentationConfig(Settings):
     jitter: Literal["paper", "distort"] = "paper"
     """Colour jitter of the other domains: the paper's with probability 0.5; or "distort", SSD's
     photometric distortion, as in the recipes of foundation models."""
+    views: int | None = Field(None, ge=1, le=10_000)
+    """Fixed augmented crops of each image that training draws from; None: a new crop each time."""
 
 
 class EvaluationConfig(Settings):
@@ -290,6 +292,9 @@ class ComputeConfig(Settings):
     recompute: bool | Literal["finest"] = False
     """Recompute the backbone's activations in the backward pass instead of storing them. "finest"
     recomputes the first stage only, which needs much memory and little compute."""
+    cache_features: Literal["float16", "float32"] | None = None
+    """Run a frozen backbone once over the `augmentation.views` of each image, keep its outputs in
+    this precision in the run's folder, and train the rest of the network from them."""
 
 
 class TrainConfig(Settings):

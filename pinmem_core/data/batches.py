@@ -97,7 +97,15 @@ class Batch:
 
 
 # Independent random streams of one seed.
-_SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _GEOMETRY, _STEPS, _APPEARANCE = 1, 2, 3, 4, 5, 6
+_SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _GEOMETRY, _STEPS, _APPEARANCE, _VIEWS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+)
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,12 @@ def draw_indices(seed: int, iteration: int, domain: int, population: int, count:
     """Draw `count` sample indices of a domain uniformly with replacement."""
     rng = np.random.default_rng([seed, _SAMPLING, iteration, domain])
     return [int(index) for index in rng.integers(population, size=count)]
+
+
+def draw_views(seed: int, iteration: int, domain: int, views: int, count: int) -> list[int]:
+    """Draw the fixed views of `count` images of a domain uniformly."""
+    rng = np.random.default_rng([seed, _VIEWS, iteration, domain])
+    return [int(view) for view in rng.integers(views, size=count)]
 
 
 def draw_by_class(
@@ -296,7 +310,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         The error is returned, because a DataLoader worker reduces a raised error to traceback text.
         """
         try:
-            drawn = self._draw(iteration)
+            drawn = self.draw(iteration)
             return _shared(drawn) if get_worker_info() else drawn
         except PinMemError as error:
             return error
@@ -313,7 +327,14 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
         chosen = {"meta-test": meta_test, "first-source": [0], "all": every, "none": []}
         return set(chosen[self.config.augmentation.strong])
 
-    def _draw(self, iteration: int) -> CropBatch:
+    def draw(self, iteration: int) -> CropBatch:
+        """Return the crops of an iteration.
+
+        Raises:
+            DataError: A file cannot be read, or a domain holds no labelled pixels.
+        """
+        if self.config.augmentation.views:
+            return self.batch([self.fixed_view(*key) for key in self.fixed_views(iteration)])
         strong = self.strong_domains(iteration)
         crops = []
         for number, domain in enumerate(self.domains):
@@ -322,6 +343,25 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
                 self._crop((iteration, number, slot), *drawn[slot], strong=number in strong)
                 for slot in self.slots
             ]
+        return self.batch(crops)
+
+    def fixed_views(self, iteration: int) -> list[tuple[int, int, int]]:
+        """Return (view, domain, image) of each crop of an iteration with `augmentation.views`."""
+        seed, count, views = self.config.seed, self.config.batch, self.config.augmentation.views
+        keys = []
+        for number, domain in enumerate(self.domains):
+            drawn = self._drawn(iteration, number, len(domain.samples))
+            chosen = draw_views(seed, iteration, number, views or 1, count)
+            keys += [(chosen[slot], number, drawn[slot][0]) for slot in self.slots]
+        return keys
+
+    def fixed_view(self, view: int, domain: int, index: int) -> Crop:
+        """Return a view of an image, a pure function of the seed and the arguments."""
+        strong = domain in self.strong_domains(0)
+        return self._crop((view, domain, index), index, None, strong=strong)
+
+    def batch(self, crops: Sequence[Crop]) -> CropBatch:
+        """Return crops as a batch."""
         batch = CropBatch(
             torch.stack([crop.image for crop in crops]),
             torch.stack([crop.label for crop in crops]),

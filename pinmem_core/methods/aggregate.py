@@ -10,6 +10,7 @@ class Aggregate(Method):
     memory = "optional"
     meta = False
     cuda_graph = True
+    cached_features = True
 
     def step(self, context: StepContext) -> StepResult:
         """Accumulate the gradients of the losses on all domains into `.grad`."""

@@ -61,6 +61,8 @@ class Method(ABC):
         views: Number of views of each image that differ in their photometric augmentation.
         cuda_graph: Whether a step can be captured as a CUDA graph: it must not wait for the GPU,
             and must not depend on the iteration or on Python values that change.
+        cached_features: Whether a step works on cached features of a frozen backbone: it must use
+            the images for `Segmenter.encode` or `run` only.
         Config: Class of the method's own settings; the default has none.
         config: Configuration of the run.
         settings: Settings of the method's own, `config.method_config` as a `Config`.
@@ -75,6 +77,7 @@ class Method(ABC):
     meta: ClassVar[bool]
     views: ClassVar[int] = 1
     cuda_graph: ClassVar[bool] = False
+    cached_features: ClassVar[bool] = False
     Config: ClassVar[type[Settings]] = Settings
 
     def __init__(self, config: TrainConfig, scaler: GradScaler | None = None) -> None:

@@ -11,6 +11,7 @@ class MLDG(Method):
     memory = "none"
     meta = True
     cuda_graph = True
+    cached_features = True
 
     def step(self, context: StepContext) -> StepResult:
         """Accumulate the gradients of the meta-train loss at θ and of the meta-test loss at θ'."""

@@ -17,6 +17,7 @@ class PinMem(Method):
     memory = "required"
     meta = True
     cuda_graph = True
+    cached_features = True
 
     def step(self, context: StepContext) -> StepResult:
         """Accumulate the gradients of the inner loss at θ and of the outer loss at θ'."""

@@ -68,9 +68,11 @@ class Segmenter(CheckpointModule):
         autocast: Dtype of the convolutions, e.g. torch.bfloat16; None for the dtype of the
             weights. The memory, its scores and the logits are never in half precision.
         frozen: Parts that `freeze` froze.
+        packed: Shapes (C, h, w) of the maps that `pack` flattened.
     """
 
     frozen: tuple[str, ...] = ()
+    packed: tuple[torch.Size, ...] = ()
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -149,10 +151,30 @@ class Segmenter(CheckpointModule):
         """Return the features of normalised images (N, 3, H, W) before the memory.
 
         Sides that are no multiple of the backbone's `size_multiple` are resized to the next one.
+        The result of `pack` can take the place of the images.
         """
         with self._autocasting(images):
-            features = self.backbone(_at_multiple(images, self.backbone.size_multiple))
+            if images.ndim == 2:
+                features = self.backbone.neck(self._unpacked(images))
+            else:
+                features = self.backbone(_at_multiple(images, self.backbone.size_multiple))
             return Encoding(features, _full(self.decoder.project(features)))
+
+    @torch.no_grad()
+    def pack(self, images: Tensor) -> Tensor:
+        """Return the outputs of the backbone's pretrained part, flattened to (N, F) float32.
+
+        Later calls must have images of the same size.
+        """
+        with self._autocasting(images):
+            images = _at_multiple(images, self.backbone.size_multiple)
+            maps = self.backbone.pretrained_outputs(images)
+        self.packed = tuple(each.shape[1:] for each in maps)
+        return torch.cat([_full(each).flatten(1) for each in maps], dim=1)
+
+    def _unpacked(self, packed: Tensor) -> list[Tensor]:
+        parts = packed.split([shape.numel() for shape in self.packed], dim=1)
+        return [part.unflatten(1, size) for part, size in zip(parts, self.packed, strict=True)]
 
     def decode(self, refined: Tensor, encoding: Encoding) -> Any:
         """Return the decoder's output, such as logits, for the refined feature F'."""

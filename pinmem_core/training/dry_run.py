@@ -27,6 +27,7 @@ from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import Cost, cost_of
+from pinmem_core.training.feature_cache import cache_line
 from pinmem_core.training.setup import initial_segmenter, load_data, resolve, with_classes
 from pinmem_core.training.step import FiniteLossCheck, TrainStep
 from pinmem_core.visualize import (
@@ -293,6 +294,9 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     domains, targets = data.domains, [*data.validation, *data.targets]
     parameters = sum(parameter.numel() for parameter in segmenter.parameters())
     batch, picture, loading_seconds = _first_batch(domains, config, device, segmenter.normalization)
+    if config.compute.cache_features:
+        line = cache_line(segmenter, domains, config)
+        on_event(Notice(f"{line}; the estimate is that of a run without it"))
     on_event(Notice("estimating memory and time ..."))
     return Plan(
         config,

@@ -39,6 +39,8 @@ from pinmem_core.training.step import TrainStep
 
 _CONFIG, _SAMPLES, _METRICS, _SCORES = "config.json", "samples.json", "metrics.jsonl", "scores.json"
 _START = "initial_model.json"
+CACHE = "features"
+"""Folder of cached features."""
 DIGESTS = "digests"
 """Key of `samples.json` for a digest of each dataset's labels; runs of older versions lack it."""
 _MANY_SAMPLES = 16 * MAX_BYTES
@@ -235,6 +237,11 @@ class RunFolder:
             slots = segmenter.memory.slots.detach().float().cpu().numpy()
             plot = plot_cosines(slots, self.path.name, segmenter.label_space)
             write_plot(self.path / "memory.png", plot)
+
+    def remove_cache(self) -> None:
+        """Remove the cached features, which a finished run does not need."""
+        if self.writes:
+            shutil.rmtree(self.path / CACHE, ignore_errors=True)
 
     def has_begun(self) -> bool:
         """Return whether the folder holds the configuration of a run."""

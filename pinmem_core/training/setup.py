@@ -1,22 +1,19 @@
 """Cross-field checks of a configuration, and the initial network and memory of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pinmem_core.config import ComputeConfig, TrainConfig
-from pinmem_core.data.batches import Domain, load_domains
-from pinmem_core.data.loader import DomainLoader
+from pinmem_core.data.batches import Batch, Domain, load_domains
 from pinmem_core.data.prepared import PreparedDataset, Selection, matching
 from pinmem_core.data.samples import ids_of
 from pinmem_core.distributed import (
     broadcast_tensors,
     on_first_rank,
-    rank,
     started_by_torchrun,
-    world_size,
 )
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import Target, TrainedOn, load_target, load_validation
@@ -63,6 +60,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
             "Set one of them to false.",
         )
     _require_capturable(config.compute, method)
+    _require_fixed_views(config)
+    _require_cacheable(config, method)
     _require_trainable(config, wanted)
     for name in config.logger:
         loggers.get(name)
@@ -131,6 +130,49 @@ def _require_capturable(compute: ComputeConfig, method: type[Method]) -> None:
         raise ConfigError(
             f"compute.graph contradicts {name}: the host has to act within an iteration.",
             "Set 'compute.graph' to false.",
+        )
+
+
+def _require_fixed_views(config: TrainConfig) -> None:
+    """Raise ConfigError for augmentation that depends on the iteration, with fixed views."""
+    augmentation = config.augmentation
+    if augmentation.views is None:
+        return
+    if augmentation.strong == "meta-test":
+        raise ConfigError(
+            "augmentation.views contradicts augmentation.strong=meta-test: these domains differ "
+            "from iteration to iteration, and the views do not.",
+            "Use '--set augmentation.strong=all', or 'first-source' or 'none'.",
+        )
+    if augmentation.rare_classes:
+        raise ConfigError(
+            "augmentation.views contradicts augmentation.rare_classes: crops would follow classes.",
+            "Set one of them to none.",
+        )
+
+
+def _require_cacheable(config: TrainConfig, method: type[Method]) -> None:
+    """Raise ConfigError for settings with which the backbone's outputs are not the same forever."""
+    if config.compute.cache_features is None:
+        return
+    adapts = method.setup is not Method.setup or method.adapters(method.read_settings(config))
+    inside = bool(adapts) or not method.cached_features
+    obstacles = [
+        ("backbone" in config.optim.freeze, "a backbone that is trained", "--set tune=frozen"),
+        (not config.model.adapters, "adapters in the backbone", "--set model.adapters={}"),
+        (not inside, f"the method '{config.method}', which looks into it", "--method aggregate"),
+        (config.augmentation.views, "new crops each time", "--set augmentation.views=4"),
+        (config.minutes is None, "a limit of time", "--set minutes=none"),
+    ]
+    for fits, obstacle, instead in obstacles:
+        if not fits:
+            raise ConfigError(
+                f"compute.cache_features contradicts {obstacle}: a cache needs features that stay.",
+                f"Use '{instead}'.",
+            )
+    if started_by_torchrun():
+        raise ConfigError(
+            "compute.cache_features needs one process, not several.", "Start it without torchrun."
         )
 
 
@@ -251,9 +293,8 @@ def initial_segmenter(
 @torch.no_grad()
 def initialize_memory(
     segmenter: Segmenter,
-    domains: Sequence[Domain],
+    load: Callable[[range], Iterable[Batch]],
     config: TrainConfig,
-    device: torch.device,
     on_event: Listener,
 ) -> None:
     """Set the memory to the class means of the initial network's features.
@@ -261,6 +302,12 @@ def initialize_memory(
     Source: docs/method.md, section 3, "Initial memory". The means are those of
     `memory.init_batches` augmented batches of all domains; with 0 the slots stay random. Slots that
     come from another model stay.
+
+    Args:
+        segmenter: Network on its device.
+        load: Function that returns the batches of a range of iterations.
+        config: Configuration of the run.
+        on_event: Callback for progress events.
     """
     memory, settings = segmenter.memory, config.model.memory
     if memory is None or settings is None or settings.init_batches == 0:
@@ -270,17 +317,9 @@ def initialize_memory(
         return
     count = settings.init_batches
     segmenter.eval()
-    loader = DomainLoader.of(
-        domains,
-        config,
-        range(count),
-        device=device,
-        shard=(rank(), world_size()),
-        normalization=segmenter.normalization,
-    )
 
     def features_and_labels() -> Iterator[tuple[Tensor, Tensor]]:
-        for done, batch in enumerate(loader, start=1):
+        for done, batch in enumerate(load(range(count)), start=1):
             images, labels = batch.all()
             yield segmenter.encode(images).feature, labels
             on_event(Progress("initialising the memory", done, count))

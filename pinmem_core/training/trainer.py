@@ -48,6 +48,7 @@ from pinmem_core.locks import hold_lock
 from pinmem_core.methods.base import StepResult
 from pinmem_core.models import Segmenter
 from pinmem_core.paths import register_run
+from pinmem_core.training.feature_cache import CachedCrops, cache_line, cached_crops
 from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
@@ -228,6 +229,7 @@ class _Trainer(ExitStack):
             self._plan(segmenter)
         self.last = self.config.iterations
         self.step = TrainStep(self.config, segmenter, self.device)
+        self.cached: CachedCrops | None = None
         self.loggers: list[Logger] = []
         self._scored: tuple[int, Segmenter] | None = None
         self.trained = False
@@ -252,7 +254,8 @@ class _Trainer(ExitStack):
     def _plan(self, segmenter: Segmenter) -> None:
         """Announce the run; measure a long one, and fit it into its time."""
         config, timing = self.config, None
-        if config.minutes or is_long(config, len(self.domains)):
+        caches = config.compute.cache_features is not None
+        if config.minutes or (is_long(config, len(self.domains)) and not caches):
             self.on_event(Notice("measuring the speed ..."))
             scored = [*self.validation, *self.targets]
             timing = measure(config, segmenter, self.domains, scored, self.device)
@@ -263,7 +266,10 @@ class _Trainer(ExitStack):
             if self.config.evaluation != config.evaluation:
                 self.domains, self.validation, self.targets = on_first_rank(self._load_data)
         self.measured = timing is not None
-        for line in plan_lines(self.config, self.domains, self.device, timing):
+        lines = plan_lines(self.config, self.domains, self.device, timing)
+        if caches:
+            lines.append(cache_line(segmenter, self.domains, config))
+        for line in lines:
             self.on_event(Notice(line))
 
     def _time_is_over(self) -> bool:
@@ -299,28 +305,38 @@ class _Trainer(ExitStack):
         }
         self.folder.draw(network)
         self.folder.finish(scores, PROTOCOL, self.seen)
+        self.folder.remove_cache()
         return scores
 
     def _begin(self) -> int:
         """Set all up as it is before the first iteration, or after those of the snapshot."""
         if self.snapshot is None:
             on_first_rank(lambda: self.folder.begin(self.config, self._samples()))
+            self._cache_features()
             initialize_memory(
-                self.step.segmenter,
-                self.domains,
-                self.config,
-                self.device,
-                self._forward_unless_stopped,
+                self.step.segmenter, self._loader, self.config, self._forward_unless_stopped
             )
             return 0
         on_first_rank(lambda: self.folder.require_same(self._samples(), self.on_event))
         self.step.restore(self.snapshot)
+        self._cache_features()
         self.folder.go_back_to(self.snapshot)
         before, now = self.snapshot.meta.processes, world_size()
         if before != now:
             message = f"{now} instead of {before} processes: the same images and means, but other "
             self.on_event(Notice(f"{message}random numbers in dropout and in the memory's read"))
         return self.snapshot.meta.iteration
+
+    def _cache_features(self) -> None:
+        """Compute or open the features that the run trains from, if it caches any."""
+        if self.config.compute.cache_features:
+            self.cached = cached_crops(
+                self.folder.path,
+                self.domains,
+                self.config,
+                self.step.segmenter,
+                self._forward_unless_stopped,
+            )
 
     def _samples(self) -> dict[str, dict[str, Any]]:
         """Return the ids of all samples, of which there may be millions, and their digests."""
@@ -362,6 +378,9 @@ class _Trainer(ExitStack):
         self.on_event(Notice(throughput.summary()))
 
     def _loader(self, iterations: range) -> DomainLoader:
+        if self.cached:
+            workers = self.config.workers
+            return DomainLoader(self.cached, iterations, workers=workers, device=self.device)
         return DomainLoader.of(
             self.domains,
             self.config,
@@ -473,6 +492,8 @@ class _Trainer(ExitStack):
             return
         if self.trained:
             raise self._stopped(self.last)
+        if self.snapshot:
+            raise self._stopped(self.snapshot.meta.iteration)
         raise StoppedRunError("stopped before the first iteration; nothing is saved.")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.batches import Batch, load_domains
+from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
 from pinmem_core.evaluation import TrainedOn
@@ -55,7 +57,7 @@ def test_a_model_of_the_same_architecture_is_taken_whole_and_its_memory_stays(mo
     assert notice == "initialised from model-19; new: nothing"
     prepare_synthetic(["toy"])
     domains = load_domains(config.sources, pseudo_domains=2, seed=0)
-    initialize_memory(segmenter, domains, config, CPU, ignore)
+    initialize_memory(segmenter, partial(DomainLoader.of, domains, config), config, ignore)
     assert torch.equal(segmenter.memory.slots, state["memory.slots"])
 
 
@@ -71,7 +73,7 @@ def test_rows_are_taken_by_the_names_of_the_classes_and_new_slots_come_from_batc
     before = own["memory.slots"].clone()
     prepare_synthetic(["toy"])
     domains = load_domains(config.sources, pseudo_domains=2, seed=0)
-    initialize_memory(segmenter, domains, config, CPU, ignore)
+    initialize_memory(segmenter, partial(DomainLoader.of, domains, config), config, ignore)
     assert torch.equal(segmenter.memory.slots[:17], before[:17])
     assert not torch.equal(segmenter.memory.slots[17:], before[17:])
 

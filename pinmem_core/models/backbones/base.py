@@ -67,6 +67,15 @@ class Backbone(nn.Module, ABC):
         """Return the part that pretrained weights exist for."""
         return self
 
+    def pretrained_outputs(self, images: Tensor) -> list[Tensor]:
+        """Return the outputs of `pretrained()`, which `neck` turns into the features."""
+        features: list[Tensor] = self(images)
+        return features
+
+    def neck(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Return the features for the result of `pretrained_outputs`."""
+        return outputs
+
     def load_pretrained(self, source: str, *, download: bool = True) -> bool:
         """Load pretrained weights strictly.
 

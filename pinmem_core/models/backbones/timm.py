@@ -97,15 +97,22 @@ class Timm(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features, (N, C, ·, ·)."""
+        return self.neck(self.pretrained_outputs(images))
+
+    def pretrained_outputs(self, images: Tensor) -> list[Tensor]:
+        """Return the outputs of the layers in `indices`, (N, C, ·, ·)."""
         indices = [*dict.fromkeys(self.indices)]
         outputs = self.network.forward_intermediates(
             images, indices=indices, norm=self.plain, intermediates_only=True, output_fmt="NCHW"
         )
         of_layer = dict(zip(indices, outputs, strict=True))
-        features = [of_layer[index] for index in self.indices]
+        return [of_layer[index] for index in self.indices]
+
+    def neck(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Return the maps that the feature pyramid of a plain ViT makes of the outputs."""
         if not self.plain:
-            return features
-        return [scale(feature) for scale, feature in zip(self.pyramid, features, strict=True)]
+            return outputs
+        return [scale(output) for scale, output in zip(self.pyramid, outputs, strict=True)]
 
     def pretrained(self) -> nn.Module:
         """Return the network, without the feature pyramid."""
