@@ -88,7 +88,7 @@ class MethodTester:
         meta = SnapshotMeta(iteration=2, logged=0, scaler={}, processes=1, optimizer=numbers)
         save_snapshot(tmp_path, meta, straight.states(), keep=1)
         resumed.restore(newest_snapshot(tmp_path, ignore))
-        resumed.config = straight.config
+        resumed.config = resumed.method.config = straight.config
         for step in (straight, resumed):
             step.step(2, batch)
         for kind, state in straight.states().items():

@@ -180,6 +180,16 @@ def normalize(images: Tensor, by: Normalization = IMAGENET) -> Tensor:
     return v2.functional.normalize(scaled, list(by.mean), list(by.std))
 
 
+def strong_view(images: Tensor, by: Normalization) -> Tensor:
+    """Return normalised images (N, 3, H, W) with strong colour jitter and blur.
+
+    The parameters are drawn by torch's global generator of the CPU.
+    """
+    mean, std = (images.new_tensor(values)[:, None, None] for values in by)
+    colours = torch.addcmul(mean, images, std).clamp(0, 1)
+    return (torch.stack([_BLUR(_STRONG_JITTER(image)) for image in colours]) - mean) / std
+
+
 def _changed(image: Tensor, appearance: Appearance) -> Tensor:
     weak = _DISTORTION if appearance.distort else _JITTER
     jitter = _STRONG_JITTER if appearance.strong else weak

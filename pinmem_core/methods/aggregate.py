@@ -1,7 +1,7 @@
 """`aggregate`: the baseline, one plain step on a batch of all domains; the memory is optional."""
 
 from pinmem_core.methods.base import Method, StepContext, StepResult, rewrite_memory
-from pinmem_core.methods.losses import training_losses
+from pinmem_core.methods.losses import Losses, training_losses
 
 
 class Aggregate(Method):
@@ -14,13 +14,17 @@ class Aggregate(Method):
 
     def step(self, context: StepContext) -> StepResult:
         """Accumulate the gradients of the losses on all domains into `.grad`."""
-        segmenter = context.segmenter
-        segmenter.train()
-        images, labels = context.batch.all()
-        write = segmenter.memory is not None
-        losses = training_losses(segmenter, images, labels, self.config.loss, write=write)
-        self.backward(segmenter, losses.total, last=True)
+        context.segmenter.train()
+        losses = self.losses(context)
+        self.backward(context.segmenter, losses.total, last=True)
         return StepResult({"train": losses})
+
+    def losses(self, context: StepContext) -> Losses:
+        """Return the losses on all domains; a subclass may change the forward pass, or add some."""
+        images, labels = context.batch.all()
+        segmenter = context.segmenter
+        write = segmenter.memory is not None
+        return training_losses(segmenter, images, labels, self.config.loss, write=write)
 
     def refresh(self, context: StepContext) -> None:
         """Write the batch into the memory; the write of the step served its losses only."""

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from pinmem_core.config import LossConfig
 from pinmem_core.distributed import all_reduce_sum, world_size
 from pinmem_core.label_space import IGNORE_INDEX
-from pinmem_core.models import Segmenter
+from pinmem_core.models import Segmenter, SegmenterOutput
 from pinmem_core.models.decoders.base import resize
 
 
@@ -116,7 +116,20 @@ def training_losses(
     slots: Tensor | None = None,
     write: bool = False,
 ) -> Losses:
-    """Run one training forward pass: read, optionally write, and return the losses.
+    """Run one training forward pass, and return the losses of `training_pass`."""
+    return training_pass(segmenter, images, labels, weights, slots=slots, write=write)[0]
+
+
+def training_pass(
+    segmenter: Segmenter,
+    images: Tensor,
+    labels: Tensor,
+    weights: LossConfig,
+    *,
+    slots: Tensor | None = None,
+    write: bool = False,
+) -> tuple[Losses, SegmenterOutput]:
+    """Run one training forward pass: read, optionally write; return losses and output.
 
     Args:
         segmenter: Network in training mode.
@@ -150,7 +163,7 @@ def training_losses(
         "cls": weights.classification,
     }
     total = torch.stack([factors.get(name, 1.0) * term for name, term in terms.items()]).sum()
-    return Losses(terms, total, written)
+    return Losses(terms, total, written), output
 
 
 def divided_cross_entropy(

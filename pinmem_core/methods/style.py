@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.models import Segmenter
-from pinmem_core.models.backbones.base import Backbone, blocks_of
+from pinmem_core.models.backbones.base import end_of
 
 EPS = 1e-6
 """Constant that is added to variances, so that a standard deviation is never 0."""
@@ -71,7 +71,7 @@ class Places:
 
     def __init__(self, segmenter: Segmenter, numbers: Sequence[int] | None = None) -> None:
         backbone = segmenter.backbone
-        modules = [backbone.stem_end(), *(_end(backbone, stage) for stage in backbone.stages())]
+        modules = [backbone.stem_end(), *(end_of(backbone, stage) for stage in backbone.stages())]
         every = range(len(modules))
         self.numbers = every if numbers is None else numbers
         self._change: Change | None = None
@@ -99,29 +99,19 @@ class Places:
     def _hook(self, number: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         return None if self._change is None else self._change(number, output)
 
-    @torch.no_grad()
     def _require_maps(self, segmenter: Segmenter) -> None:
         """Raise ConfigError unless the stages return maps (N, C, H, W), not tokens."""
-        backbone, training, shapes = segmenter.backbone, segmenter.training, {}
+        backbone, shapes = segmenter.backbone, {}
 
         def record(number: int, maps: Tensor) -> Tensor:
             shapes[number] = tuple(maps.shape)
             return maps
 
-        side = 2 * max(backbone.strides[-1], backbone.size_multiple)
-        images = next(segmenter.parameters()).new_zeros(1, 3, side, side)
-        segmenter.eval()
         with self.changing(record):
-            features = backbone(images)
-        segmenter.train(training)
+            features = backbone.probe()
+        segmenter.train(segmenter.training)  # frozen parts stay in evaluation mode
         if [shapes.get(i) for i in range(1, len(shapes))] != [tuple(f.shape) for f in features]:
             raise ConfigError(
                 f"a change of style needs a convolutional backbone, not '{backbone.name}'.",
                 "Use '--set model.backbone=resnet50', or another convolutional one.",
             )
-
-
-def _end(backbone: Backbone, stage: nn.Module) -> nn.Module:
-    """Return the module that returns the maps of a stage; hooks on it are not recomputed."""
-    runs_whole = stage in {*backbone.modules()} and not isinstance(stage, nn.ModuleList)
-    return stage if runs_whole else blocks_of(stage)[-1]

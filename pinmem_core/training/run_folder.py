@@ -268,6 +268,10 @@ def shareable(config: TrainConfig) -> dict[str, Any]:
         settings["init_weights"] = Path(config.init_weights).name
     if config.init_from and Path(config.init_from).is_absolute():
         settings["init_from"] = model_name(Path(config.init_from))
+    settings["method_config"] = {
+        key: Path(value).name if isinstance(value, str) and "/" in value else value
+        for key, value in settings["method_config"].items()
+    }
     return settings
 
 

@@ -40,6 +40,26 @@ class TestIBN(MethodTester):
     settings = {"model__backbone": "resnet10", "method_config": {"variant": "b"}}  # noqa: RUF012
 
 
+class TestISW(MethodTester):
+    method = "isw"
+    settings = {"method_config": {"start": 0.4, "trials": 1, "trial_batches": 1}}  # noqa: RUF012
+
+
+@pytest.mark.slow
+class TestMixStyle(MethodTester):
+    method = "mixstyle"
+
+
+@pytest.mark.slow
+class TestDSU(MethodTester):
+    method = "dsu"
+
+
+@pytest.mark.slow
+class TestWildNet(MethodTester):
+    method = "wildnet"
+
+
 class TestConsistency(MethodTester):
     """The plug-in with settings of its own, state, and a second view."""
 
@@ -192,12 +212,35 @@ def test_any_method_may_have_the_norms():
     assert config.model.adapters == {"ibn": {"variant": "a"}} and config.model.memory
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2"])
-def test_a_backbone_that_is_no_resnet_is_refused(backbone):
-    with pytest.raises(ConfigError, match=r"\(ibn\) needs a ResNet, not the backbone"):
-        Segmenter(ibn_model("b", backbone))
+def test_variant_a_needs_a_resnet():
+    with pytest.raises(ConfigError, match=r"\(ibn\) needs a ResNet, not 'mobilenet_v2'"):
+        Segmenter(ibn_model("a", "mobilenet_v2"))
     with pytest.raises(ConfigError, match="unknown adapter 'ibm'"):
         Segmenter(ModelConfig(backbone="tiny", feature_dim=16, adapters={"ibm": {}}))
+
+
+def test_a_mobilenet_has_the_norms_after_blocks_1_6_and_10():
+    torch.manual_seed(0)
+    segmenter = Segmenter(ibn_model("b", "mobilenet_v2")).eval()
+    backbone, maps, outputs = segmenter.backbone, torch.randn(1, 3, 64, 64), []
+    for number, block in enumerate(backbone.features):
+        maps = block(maps)
+        if number in (1, 6, 10):
+            outputs.append(maps)
+    moments = [torch.var_mean(maps, dim=(2, 3)) for maps in outputs]
+    for variance, mean in moments:
+        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-5)
+        assert variance.max() > 0.5
+    assert [norm.num_channels for norm in backbone.instance_norms] == [16, 32, 64]
+
+
+@pytest.mark.slow
+def test_a_backbone_without_batch_norm_is_refused_and_timm_with_it_is_not():
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=r"\(ibn\) needs a backbone with batch norm, not"):
+        Segmenter(ibn_model("b", "timm:convnext_atto"))
+    segmenter = Segmenter(ibn_model("b", "timm:resnet10t")).eval()
+    assert [norm.num_channels for norm in segmenter.backbone.instance_norms] == [64, 64, 128]
 
 
 def test_a_configuration_without_adapters_does_not_mention_them():

@@ -58,10 +58,14 @@ def test_every_place_is_reached_and_changed_only_in_the_block(backbone):
         assert torch.equal(feature, expected)
 
 
-def test_a_backbone_without_maps_or_without_the_place_is_refused():
+def test_a_place_that_the_backbone_lacks_is_refused():
     with pytest.raises(ConfigError, match="has no place 7") as error:
         Places(network("tiny"), (0, 7))
     assert "Choose from 0 to 3" in (error.value.hint or "")
+
+
+@pytest.mark.slow
+def test_a_backbone_without_maps_is_refused():
     pytest.importorskip("timm")
     for name in ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"):
         with pytest.raises(ConfigError, match="needs a convolutional backbone, not"):

@@ -1,10 +1,11 @@
-"""IBN-Net (Pan et al., ECCV 2018): instance norm in the early stages of a ResNet.
+"""IBN-Net (Pan et al., ECCV 2018): instance norm in the early stages of a backbone.
 
 Instance norm removes the mean and the contrast of each channel of an image, and with them much of
 the style of a domain.
 """
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +13,23 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.models.adapters.base import Adapter
-from pinmem_core.models.backbones.base import Backbone
+from pinmem_core.models.backbones.base import Backbone, end_of
+from pinmem_core.models.backbones.mobilenet import MobileNetV2
 from pinmem_core.models.backbones.resnet import ResNet
 
 
 class InstanceNorm(nn.GroupNorm):
-    """Affine instance norm: y = w (x - mean) / sqrt(variance + eps) + b by image and channel.
+    """Instance norm: y = w (x - mean) / sqrt(variance + eps) + b by image and channel.
 
     A map of one position, which `nn.InstanceNorm2d` refuses, becomes b.
 
     Args:
         channels: Number of channels C.
+        affine: Whether w and b are learned; otherwise they are 1 and 0.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels)
+    def __init__(self, channels: int, *, affine: bool = True) -> None:
+        super().__init__(channels, channels, affine=affine)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C, H, W)."""
@@ -79,32 +82,80 @@ class NormalizedBottleneck(Bottleneck):
 
 
 class IBN(Adapter):
-    """Instance norm in a ResNet."""
+    """Instance norm in a backbone with batch norm."""
 
     variant: Literal["a", "b"] = "b"
-    """"a": half of the channels after the first convolution of each block of layer1 to layer3.
-    "b": in place of the stem's batch norm, and after the sum in the last block of layer1 and of
-    layer2, as RobustNet's `--wt_layer 0 0 4 4 4 0 0`, which tables call IBN."""
+    """"a": half of the channels after the first convolution of each block of layer1 to layer3 of a
+    ResNet. "b": in place of the stem's batch norm, and after the sum in the last block of layer1
+    and of layer2, as RobustNet's `--wt_layer 0 0 4 4 4 0 0`, which tables call IBN; in MobileNetV2
+    after the blocks 1, 6 and 10; elsewhere after the stem and the first two stages."""
+    affine: bool = True
+    """Learn a scale and a shift of each channel; ISW has none. Variant "a" always has them."""
 
     def insert(self, backbone: Backbone) -> None:
         """Insert the norms."""
         if not isinstance(backbone, ResNet):
-            raise ConfigError(
-                f"instance norm (ibn) needs a ResNet, not the backbone {type(backbone).__name__}.",
-                "Use '--set model.backbone=resnet50', or another ResNet.",
-            )
-        if self.variant == "a":
+            self._append(backbone)
+        elif self.variant == "a":
             for layer in (backbone.layer1, backbone.layer2, backbone.layer3):
                 for block in layer:
                     block.bn1 = HalfInstanceNorm(block.bn1)
-            return
-        backbone.bn1 = _instance_norm_like(backbone.bn1)
-        for layer in (backbone.layer1, backbone.layer2):
-            block = layer[-1]
-            basic = isinstance(block, BasicBlock)
-            block.__class__ = NormalizedBasicBlock if basic else NormalizedBottleneck
-            last = block.bn2 if basic else block.bn3
-            block.instance_norm = InstanceNorm(last.num_features)
+        else:
+            stem = backbone.bn1
+            channels = stem.num_features
+            backbone.bn1 = (
+                _instance_norm_like(stem) if self.affine else InstanceNorm(channels, affine=False)
+            )
+            for layer in (backbone.layer1, backbone.layer2):
+                block = layer[-1]
+                basic = isinstance(block, BasicBlock)
+                block.__class__ = NormalizedBasicBlock if basic else NormalizedBottleneck
+                last = block.bn2 if basic else block.bn3
+                block.instance_norm = InstanceNorm(last.num_features, affine=self.affine)
+
+    def _append(self, backbone: Backbone) -> None:
+        """Add the norms as `backbone.instance_norms`, after three modules."""
+        if self.variant == "a":
+            raise ConfigError(
+                f"variant a of instance norm (ibn) needs a ResNet, not '{backbone.name}'.",
+                "Use '--set model.backbone=resnet50', or another ResNet; or variant b.",
+            )
+        if not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules()):
+            raise ConfigError(
+                f"instance norm (ibn) needs a backbone with batch norm, not '{backbone.name}'.",
+                "Use '--set model.backbone=resnet50', or another one with batch norm.",
+            )
+        if isinstance(backbone, MobileNetV2):
+            modules = [backbone.features[number] for number in (1, 6, 10)]
+        else:
+            ends = (end_of(backbone, stage) for stage in backbone.stages()[:2])
+            modules = [backbone.stem_end(), *ends]
+        counts = _channels(backbone, modules)
+        norms = [InstanceNorm(count, affine=self.affine) for count in counts]
+        backbone.add_module("instance_norms", nn.ModuleList(norms).to(next(backbone.parameters())))
+        for module, norm in zip(modules, norms, strict=True):
+            module.register_forward_hook(partial(_normalized, norm=norm))
+
+
+def _normalized(module: nn.Module, inputs: Any, output: Tensor, *, norm: InstanceNorm) -> Tensor:
+    normalized: Tensor = norm(output)
+    return normalized
+
+
+@torch.no_grad()
+def _channels(backbone: Backbone, modules: list[nn.Module]) -> list[int]:
+    """Return the number of channels of the output of each module."""
+    counts: dict[nn.Module, int] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output: counts.update({module: output.shape[1]})
+        )
+        for module in modules
+    ]
+    backbone.probe()
+    for hook in hooks:
+        hook.remove()
+    return [counts[module] for module in modules]
 
 
 def _instance_norm_like(norm: nn.BatchNorm2d, channels: slice = slice(None)) -> InstanceNorm:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from pinmem_core.data.transforms import IMAGENET, Normalization
@@ -63,6 +64,15 @@ class Backbone(nn.Module, ABC):
         """Return the blocks of all stages in order; each is called once in a forward pass."""
         return [block for stage in self.stages() for block in blocks_of(stage)]
 
+    @torch.no_grad()
+    def probe(self) -> list[Tensor]:
+        """Return the features of a small image in evaluation mode, to learn the shapes of maps."""
+        side, training = 2 * max(self.strides[-1], self.size_multiple), self.training
+        self.eval()
+        features: list[Tensor] = self(next(self.parameters()).new_zeros(1, 3, side, side))
+        self.train(training)
+        return features
+
     def pretrained(self) -> nn.Module:
         """Return the part that pretrained weights exist for."""
         return self
@@ -111,6 +121,12 @@ class Backbone(nn.Module, ABC):
     def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
         """Load the tensors that `source` holds."""
         load_strictly(self, state, f"the weights in {source}", self.name, self.unused_weights)
+
+
+def end_of(backbone: Backbone, stage: nn.Module) -> nn.Module:
+    """Return the module that returns the maps of a stage: a hook on it is never recomputed."""
+    runs_whole = stage in {*backbone.modules()} and not isinstance(stage, nn.ModuleList)
+    return stage if runs_whole else blocks_of(stage)[-1]
 
 
 def blocks_of(stage: nn.Module) -> list[nn.Module]:
