@@ -71,4 +71,4 @@ def test_a_shell_is_answered_without_torch():
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == ["mldg"], done.stderr
+    assert done.stdout.split() == ["mixstyle", "mldg"], done.stderr
