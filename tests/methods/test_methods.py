@@ -194,7 +194,7 @@ def test_pretrained_weights_fit_before_the_norms_are_inserted(tmp_path, variant)
     assert torch.equal(segmenter.backbone.conv1.weight, plain.backbone.conv1.weight)
 
 
-@pytest.mark.parametrize("variant", ["a", "b"])
+@pytest.mark.parametrize("variant", ["a", pytest.param("b", marks=pytest.mark.slow)])
 def test_a_checkpoint_describes_the_norms(tmp_path, variant):
     torch.manual_seed(0)
     segmenter = Segmenter(ibn_model(variant, test_time_bn=0.1)).eval()

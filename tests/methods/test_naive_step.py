@@ -81,7 +81,13 @@ def iterated(backbone: str, meta_train: tuple[int, ...], meta_test: tuple[int, .
     return *both, before
 
 
-@pytest.fixture(params=[("tiny", (1,), (0, 2)), ("tiny", (2, 0), (1,)), ("resnet10", (0,), (1,))])
+@pytest.fixture(
+    params=[
+        ("tiny", (1,), (0, 2)),
+        pytest.param(("tiny", (2, 0), (1,)), marks=pytest.mark.slow),
+        pytest.param(("resnet10", (0,), (1,)), marks=pytest.mark.slow),
+    ]
+)
 def outcome(request):
     return iterated(*request.param)
 

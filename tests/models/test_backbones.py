@@ -120,6 +120,7 @@ def test_dilation_reaches_the_first_block_too():
     assert layer4[0].downsample[0].stride == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_load_strictly_from_a_file(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"

@@ -47,6 +47,7 @@ class ModelTester:
         logits = self.segmenter(num_classes=5)(images(*size))
         assert logits.shape == (2, 5, *size) and logits.isfinite().all()
 
+    @pytest.mark.slow
     @torch.no_grad()
     def test_a_checkpoint_brings_back_the_same_network(self, tmp_path):
         segmenter = self.segmenter()
@@ -137,7 +138,7 @@ class DecoderTester(ModelTester):
     def config(self, **values: object) -> ModelConfig:
         return super().config(**{"backbone": "tiny", **values})
 
-    @pytest.mark.parametrize("memory", [True, False])
+    @pytest.mark.parametrize("memory", [True, pytest.param(False, marks=pytest.mark.slow)])
     def test_it_has_a_feature_for_the_memory_logits_and_a_loss(self, memory):
         segmenter = self.segmenter(memory={} if memory else None)
         output = segmenter.run(images(32, 48))

@@ -269,6 +269,7 @@ def test_of_several_processes_the_first_alone_plans(monkeypatch, home, how):
     assert Result("train", *how).out
 
 
+@pytest.mark.slow
 def test_dry_run_keeps_its_json_contract():
     data = Result("train", *SMALL, "--json").json
     assert set(data) == {

@@ -119,7 +119,9 @@ class Poisoned(TrainStep):
 
 
 @pytest.mark.parametrize(
-    "waits", [False, True], ids=["read at once", "read when figures are logged"]
+    "waits",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["read at once", "read when figures are logged"],
 )
 def test_a_loss_that_is_no_number(tmp_path, monkeypatch, waits):
     """On a GPU the verdict is read late: no step may be taken meanwhile."""
