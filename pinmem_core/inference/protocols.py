@@ -149,14 +149,18 @@ PROTOCOLS: dict[str, Protocol] = {
     "paper-mapillary": Protocol(view="mapillary-original"),
     "paper-eval": Protocol(crop=768, flip=True, count="original"),
     "paper-pool": Protocol(flip=True, fuse="probabilities", resample="bicubic"),
+    "rein-cityscapes": Protocol(crop=1024, overlap=171 / 512, scales=(0.5,)),
     "rein-mapillary": Protocol(crop=512, overlap=171 / 512, view="half"),
+    "soma": Protocol(crop=512, overlap=171 / 512),
 }
 """Protocols by name.
 
 `fast` is the fastest. `photo` also shrinks photos of any camera to about the size of small training
-images. `rein-mapillary` is Rein's for Mapillary, with labels of the map `rein`. The others are
-the original's: `paper-train` during training, `paper-mapillary` for Mapillary, `paper-eval` with
-sliding windows, `paper-pool` with pooling (the original also ran it at several scales).
+images. `rein-cityscapes` (windows of 512 pixels of an image of 1024x512) and `rein-mapillary` (with
+labels of the map `rein`) are Rein's; `soma` slides the same windows over the image at its own size,
+as SoMA does for Cityscapes and both do for BDD100K. The others are the original's: `paper-train`
+during training, `paper-mapillary` for Mapillary, `paper-eval` with sliding windows, `paper-pool`
+with pooling (the original also ran it at several scales).
 """
 
 

@@ -196,6 +196,7 @@ def test_the_originals_view_of_mapillary_is_a_square_padded_with_road():
     seen, truth = protocol.view_of(image[:, 1500:2268], label[:, 1500:2268])
     assert (truth[:, :576] == 0).all() and (truth[:, 960:] == 0).all()
     assert (truth[:, 576:960] > 0).all() and not seen[:, :570].any()
+    assert "scale 0.5" in PROTOCOLS["rein-cityscapes"].describe()
     halved = PROTOCOLS["rein-mapillary"]
     assert "stride 341" in halved.describe() and "half their size" in halved.describe()
     seen, truth = halved.view_of(image, label)
