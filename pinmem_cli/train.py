@@ -46,6 +46,7 @@ _DATA, _HOW, _OUTPUT = "Data", "Training", "Output"
 _MODES: dict[str, tuple[str, tuple[str, ...]]] = {
     "--list": ("lists all recipes", ()),
     "--show": ("shows a recipe as it is", ()),
+    "--methods": ("lists all methods", ()),
     "--settings": ("lists all settings", ()),
     "--resume": ("takes every setting from the run", ()),
     "--sweep": (
@@ -179,6 +180,9 @@ def train(
             complete=recipes,
         ),
     ] = None,
+    list_methods: Annotated[
+        bool, option("List the training methods.", "--methods", panel="Instead")
+    ] = False,
     list_settings: Annotated[
         bool, option("List all settings for --set and recipes.", "--settings", panel="Instead")
     ] = False,
@@ -198,13 +202,17 @@ def train(
     for mode, (why, allowed) in _MODES.items():
         if mode in given_options(context):
             refuse_others(context, mode, why, allowed)
-    if (dry_run or list_recipes or show or list_settings) and not is_first_process():
+    if (
+        dry_run or list_recipes or show or list_methods or list_settings
+    ) and not is_first_process():
         return  # one process shows it
     out = Output(as_json=json, quiet=quiet)
     if list_recipes:
         _show_recipes(out)
     elif show:
         _show_recipe(out, show)
+    elif list_methods:
+        _show_methods(out)
     elif list_settings:
         _show_settings(out)
     elif resume:
@@ -353,6 +361,23 @@ def _show_recipe(out: Output, name: str) -> None:
     data = {"name": name, "title": recipe_title(name), "config": config}
     out.result(data, *recipe_text(name).splitlines())
     out.next_step(f"pinmem train --recipe {shell_join(name)} --dry-run")
+
+
+def _show_methods(out: Output) -> None:
+    """List the training methods, each with the first line of its documentation."""
+    from pinmem_core.methods import methods
+
+    rows = table("method", "what it is", text=["what it is"])
+    listed = []
+    for name, method in methods.all().items():
+        meaning = next(iter((method.__doc__ or "").splitlines()), "")
+        settings = [*method.Config.model_fields]
+        listed.append(
+            {"name": name, "title": meaning, "memory": method.memory, "settings": settings}
+        )
+        rows.add_row(name, meaning)
+    out.result({"methods": listed}, rows)
+    out.next_step("pinmem train --sources demo --method aggregate --dry-run")
 
 
 def _show_settings(out: Output) -> None:

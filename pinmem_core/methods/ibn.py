@@ -8,7 +8,7 @@ from pinmem_core.models.adapters.ibn import IBN
 
 
 class IBNNet(Aggregate):
-    """IBN-Net: the step of `aggregate`, and instance norm in the early stages of a ResNet."""
+    """IBN-Net: the step of `aggregate`, and instance norm in the early stages."""
 
     Config = IBN
 

@@ -34,10 +34,11 @@ def divergence(logits: Tensor, others: Tensor) -> Tensor:
 
 
 class WildNet(Method):
-    """L = CE(x) + CE(x') + λ·KL(p ‖ p') / (K·H·W), with x' = x in the styles of other images.
+    """WildNet's stylisation: train on the images, and on them in the styles of other images.
 
-    The early maps of x' take the styles that the maps of a wild image have at the same places. CE
-    includes the auxiliary loss; p and p' are the predictions at the decoder's resolution.
+    L = CE(x) + CE(x') + λ·KL(p ‖ p') / (K·H·W). The early maps of x' take the styles that the maps
+    of a wild image have at the same places. CE includes the auxiliary loss; p and p' are the
+    predictions at the decoder's resolution.
     """
 
     memory = "none"

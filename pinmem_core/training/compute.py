@@ -1,7 +1,7 @@
 """How a step is computed: precision, memory layout, recomputation, compilation, CUDA graphs."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -92,26 +92,27 @@ def _forward_twice(
 ) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs, **options)
+    norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
+    tracking = [norm.track_running_stats for norm in norms]
     return checkpoint(
         partial(forward, **options),
         *inputs,
         use_reentrant=False,
-        context_fn=lambda: (torch.enable_grad(), _frozen_statistics(block)),
+        context_fn=lambda: (torch.enable_grad(), _frozen_statistics(norms, tracking)),
     )
 
 
 @contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Keep running statistics unchanged in the block, with the same operations for autograd."""
-    norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+def _frozen_statistics(norms: Sequence[_BatchNorm], tracking: Sequence[bool]) -> Iterator[None]:
+    """Keep running statistics unchanged in the block, with the operations of the forward pass."""
+    kept = [(norm.momentum, norm.num_batches_tracked, norm.track_running_stats) for norm in norms]
+    for norm, tracked in zip(norms, tracking, strict=True):
+        norm.momentum, norm.num_batches_tracked, norm.track_running_stats = 0.0, None, tracked
     try:
         yield
     finally:
-        for norm, (momentum, counted) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counted
+        for norm, values in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked, norm.track_running_stats = values
 
 
 Split = tuple[tuple[int, ...], tuple[int, ...]]

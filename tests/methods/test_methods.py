@@ -1,5 +1,7 @@
 """Every method keeps the promises of a method; a new one is a subclass of three lines."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import small_config
@@ -78,6 +80,36 @@ def test_settings_of_a_method_are_its_own():
         resolve(small_config(method="consistency", method_config__weight="much"))
     with pytest.raises(ConfigError, match=r"unknown configuration key 'method_config\.x'"):
         resolve(small_config(method="pinmem", method_config__x=1))
+
+
+def test_the_documentation_shows_the_whole_file_of_mixstyle():
+    root = Path(__file__).parents[2]
+    source = (root / "pinmem_core/methods/mixstyle.py").read_text()
+    assert f"```python\n{source}```\n" in (root / "docs/methods.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    [
+        ("isw", "resnet10"),
+        ("isw", "mobilenet_v2"),
+        ("mixstyle", "timm:resnet10t"),
+        ("dsu", "mobilenet_v2"),
+        ("wildnet", "resnet10"),
+    ],
+)
+def test_methods_of_style_train_other_backbones_also_with_recomputation(method, backbone):
+    pytest.importorskip("timm")
+    tester, totals = MethodTester(), []
+    tester.method = method
+    tester.settings = {"method_config": {"p": 1.0}} if method in ("mixstyle", "dsu") else {}
+    for recompute in (False, "finest"):
+        step = tester.train_step(model__backbone=backbone, compute__recompute=recompute)
+        step.step(0, tester.batch(step, images=2))
+        totals.append(step.states()["model"])
+    for name, value in totals[0].items():
+        torch.testing.assert_close(totals[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
 # IBN-Net

@@ -25,6 +25,7 @@ from pinmem_core.distributed import (
 )
 from pinmem_core.errors import DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Metrics
+from pinmem_core.methods.dsu import uncertainty
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.norm import PortableSyncBatchNorm
@@ -399,3 +400,42 @@ def test_what_one_process_cannot_read_ends_all(tmp_path):
     assert done.returncode != 0
     assert "3 images" in done.stderr or "divide" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def _style_of_half(rank: int, values: torch.Tensor) -> dict:
+    mine = values[2 * rank : 2 * rank + 2].clone().requires_grad_()
+    scale = uncertainty(mine)
+    (scale * torch.arange(3.0)[:, None, None] / WORLD).sum().backward()
+    return {"scale": scale.detach(), "gradient": mine.grad}
+
+
+def test_the_uncertainty_of_styles_is_that_of_the_images_of_all_ranks(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(4, 3, 1, 1, dtype=torch.float64, generator=generator)
+    whole = values.clone().requires_grad_()
+    scale = uncertainty(whole)
+    (scale * torch.arange(3.0)[:, None, None]).sum().backward()
+    ranks = in_ranks(_style_of_half, values, folder=tmp_path)
+    for one in ranks:
+        torch.testing.assert_close(one["scale"], scale.detach())
+    torch.testing.assert_close(torch.cat([one["gradient"] for one in ranks]), whole.grad)
+
+
+def _masks_of_half(rank: int) -> dict:
+    own = {"start": 0.7, "trials": 2, "trial_batches": 1}
+    config = resolve(small_config(method="isw", method_config=own))
+    step = TrainStep(config, initial_segmenter(config), torch.device("cpu"))
+    for number, batch in enumerate(batches()):
+        images, labels = (
+            value[:, 2 * rank : 2 * rank + 2] for value in (batch.images, batch.labels)
+        )
+        step.step(number, Batch(images.float(), labels, batch.meta_train, batch.meta_test))
+    return step.states()["method"] | step.states()["model"]
+
+
+@pytest.mark.slow
+def test_the_masks_of_isw_are_those_of_all_ranks(tmp_path):
+    first, second = in_ranks(_masks_of_half, folder=tmp_path)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    sizes = [int(value.sum()) for name, value in first.items() if name.startswith("mask")]
+    assert len(sizes) == 3 and all(sizes)
