@@ -80,6 +80,8 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 def all_gather_tensor(tensor: Tensor) -> Tensor:
     """Return the `tensor` of every process, stacked by rank, without gradients."""
+    if world_size() == 1:
+        return tensor[None]
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
     return torch.stack(parts)

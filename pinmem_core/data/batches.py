@@ -36,7 +36,7 @@ class Batch:
         redrawn: Number of crops that were redrawn because they had no labelled pixel.
         samples: Names "domain/sample" of the images, by domain; empty if unknown.
         more_views: Further views of the images, each (D, B, 3, H, W): the same crops with another
-            photometric augmentation. A method asks for them with `Method.views`.
+            photometric augmentation, a strong one. A method asks for them with `Method.views`.
     """
 
     images: Tensor
@@ -401,7 +401,7 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
             if (cut != IGNORE_INDEX).any():
                 distort = self.config.augmentation.jitter == "distort"
                 appearances = tuple(
-                    Appearance(appearance_seed(*random, view), strong, distort)
+                    Appearance(appearance_seed(*random, view), strong or view > 0, distort)
                     for view in range(self.views)
                 )
                 name = f"{domain.name}/{sample.id}"

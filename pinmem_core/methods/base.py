@@ -1,7 +1,7 @@
 """The interface of a training method. Data, schedule, optimizer and checkpoint are shared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -19,6 +19,19 @@ from pinmem_core.models import Segmenter
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Further batches of the sources, for methods that need more than the batch of a step.
+
+    Attributes:
+        load: Function that loads the batches of some iterations, which may exceed those of the run.
+        epoch: Number of iterations with as many images as the sources hold.
+    """
+
+    load: Callable[[range], Iterable[Batch]]
+    epoch: int
+
+
+@dataclass(frozen=True)
 class StepContext:
     """Everything that one step of a method works on.
 
@@ -27,12 +40,14 @@ class StepContext:
         batch: Batch of all domains; `batch.view(1)` is the second view of the images.
         inner_lr: Step size α of an inner step.
         iteration: Number of the iteration, from 0.
+        sources: Further batches of the sources; None outside of a run.
     """
 
     segmenter: Segmenter
     batch: Batch
     inner_lr: float | Tensor
     iteration: int = 0
+    sources: Sources | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,8 @@ class Method(ABC):
     Attributes:
         memory: Whether the network must have a memory, may have one (by default none), or must not.
         meta: Whether domains are split into meta-train and meta-test; this needs two or more.
-        views: Number of views of each image that differ in their photometric augmentation.
+        views: Number of views of each image that differ in their photometric augmentation; that of
+            the first follows `augmentation.strong`, that of the others is strong.
         cuda_graph: Whether a step can be captured as a CUDA graph: it must not wait for the GPU,
             and must not depend on the iteration or on Python values that change.
         cached_features: Whether a step works on cached features of a frozen backbone: it must use
@@ -123,6 +139,10 @@ class Method(ABC):
 
     def refresh(self, context: StepContext) -> None:  # noqa: B027
         """Update the memory after the optimizer's step; do nothing without a memory."""
+
+    def notices(self) -> list[str]:
+        """Return sentences for the user after `setup`, e.g. that a loss is off, and why."""
+        return []
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state that a resumed run needs; its tensors keep their names and shapes."""

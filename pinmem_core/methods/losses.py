@@ -1,5 +1,6 @@
 """The loss terms of the paper (docs/method.md, section 3) and their weighted sum."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -105,6 +106,21 @@ def classification_loss(class_logits: Tensor) -> Tensor:
     return F.cross_entropy(
         class_logits, torch.arange(len(class_logits), device=class_logits.device)
     )
+
+
+def consistency_loss(logits: Tensor, others: Tensor) -> Tensor:
+    """Return the Jensen-Shannon divergence of two predictions, the mean over all pixels, in nats.
+
+    With p and q their softmax and m = (p + q) / 2: (KL(p || m) + KL(q || m)) / 2, in 0..ln 2.
+
+    Args:
+        logits: Logits, (N, K, h, w).
+        others: Logits of the same pixels, (N, K, h, w).
+    """
+    p, q = logits.log_softmax(dim=1), others.log_softmax(dim=1)
+    middle = torch.logaddexp(p, q) - math.log(2)
+    each = p.exp() * (p - middle) + q.exp() * (q - middle)
+    return each.sum(dim=1).mean() / 2
 
 
 def training_losses(

@@ -110,6 +110,7 @@ class Segmenter(CheckpointModule):
         """
         for adapter in build_adapters(config.adapters):
             adapter.insert(self.backbone)
+            adapter.insert_into_decoder(self.decoder)
             if initialize:
                 adapter.initialize(self.backbone)
         self.config = config
@@ -154,11 +155,22 @@ class Segmenter(CheckpointModule):
         The result of `pack` can take the place of the images.
         """
         with self._autocasting(images):
-            if images.ndim == 2:
-                features = self.backbone.neck(self._unpacked(images))
-            else:
-                features = self.backbone(_at_multiple(images, self.backbone.size_multiple))
+            features = self.features(images)
             return Encoding(features, _full(self.decoder.project(features)))
+
+    def features(self, images: Tensor, backbone: Backbone | None = None) -> list[Tensor]:
+        """Return the features of normalised images (N, 3, H, W) of a backbone of the same kind.
+
+        Args:
+            images: Normalised images, or the result of `pack`.
+            backbone: Backbone to run; None for that of the network.
+        """
+        backbone = backbone or self.backbone
+        with self._autocasting(images):
+            if images.ndim == 2:
+                return backbone.neck(self._unpacked(images))
+            features: list[Tensor] = backbone(_at_multiple(images, backbone.size_multiple))
+            return features
 
     @torch.no_grad()
     def pack(self, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pinmem_core.distributed import (
 )
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.methods import methods
-from pinmem_core.methods.base import StepContext, StepResult
+from pinmem_core.methods.base import Sources, StepContext, StepResult
 from pinmem_core.methods.losses import mean_losses
 from pinmem_core.models import Segmenter
 from pinmem_core.training.compute import StepGraphs, prepare
@@ -51,6 +51,7 @@ class TrainStep:
         average: Moving average of the weights; None without `optim.ema`.
         scaler: Loss scaler of an fp16 run; disabled otherwise.
         loss_check: Check of all losses.
+        sources: Further batches of the sources, for the method; None until a run sets it.
     """
 
     def __init__(self, config: TrainConfig, segmenter: Segmenter, device: torch.device) -> None:
@@ -64,6 +65,7 @@ class TrainStep:
         self.optimizer = build_optimizer(config.optim, self.segmenter)
         ema = config.optim.ema
         self.average = None if ema is None else WeightAverage(self.segmenter, ema)
+        self.sources: Sources | None = None
         self.loss_check = FiniteLossCheck(device, deferred=device.type != "cpu")
         self._inner_lr: float | Tensor = config.optim.inner_lr
         self._iteration = 0
@@ -176,7 +178,8 @@ class TrainStep:
         self._inner_lr = kept.fill_(inner_lr) if isinstance(kept, Tensor) else inner_lr
 
     def _context(self, batch: Batch) -> StepContext:
-        return StepContext(self.segmenter, batch, self._inner_lr, self._iteration)
+        rate, iteration = self._inner_lr, self._iteration
+        return StepContext(self.segmenter, batch, rate, iteration, self.sources)
 
     def _learn(self, batch: Batch) -> StepResult:
         """Run one whole iteration with the current learning rates, without waiting for the GPU."""

@@ -45,7 +45,7 @@ from pinmem_core.events import (
 )
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.locks import hold_lock
-from pinmem_core.methods.base import StepResult
+from pinmem_core.methods.base import Sources, StepResult
 from pinmem_core.models import Segmenter
 from pinmem_core.paths import register_run
 from pinmem_core.training.feature_cache import CachedCrops, cache_line, cached_crops
@@ -230,6 +230,11 @@ class _Trainer(ExitStack):
         self.last = self.config.iterations
         self.step = TrainStep(self.config, segmenter, self.device)
         self.cached: CachedCrops | None = None
+        images = sum(len(domain.samples) for domain in self.domains)
+        epoch = -(-images // (self.config.batch * len(self.domains)))
+        self.step.sources = Sources(self._loader, epoch)
+        for line in self.step.method.notices():
+            on_event(Notice(line))
         self.loggers: list[Logger] = []
         self._scored: tuple[int, Segmenter] | None = None
         self.trained = False

@@ -25,6 +25,7 @@ from pinmem_core.distributed import (
 )
 from pinmem_core.errors import DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Metrics
+from pinmem_core.methods import methods
 from pinmem_core.methods.dsu import uncertainty
 from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
@@ -36,6 +37,7 @@ from pinmem_core.training.step import TrainStep
 WORLD = 2
 ITERATIONS = 3
 ONLY_ON_THE_SECOND_RANK = 7
+WITH_MEMORY = ("pinmem", "aggregate")
 
 
 def in_ranks(work, *arguments, folder: Path) -> list:
@@ -79,10 +81,11 @@ def learn(method: str, part: slice = slice(None), accumulate: int = 1) -> list[d
     config = small_config(
         method=method,
         compute__accumulate=accumulate,
-        use_memory=True if method != "mldg" else None,
-        model__memory={"read": "softmax"} if method != "mldg" else None,
+        use_memory=True if method in WITH_MEMORY else None,
+        model__memory={"read": "softmax"} if method in WITH_MEMORY else None,
     )
-    segmenter = Segmenter(config.model).double()
+    adapters = methods.get(method).adapters(methods.get(method).read_settings(config))
+    segmenter = Segmenter(config.model.model_copy(update={"adapters": adapters})).double()
     segmenter.auxiliary[3].p = 0.0  # its random numbers are those of a rank
     iteration = TrainStep(config, segmenter, torch.device("cpu"))
     return [_outcome(iteration, number, batch, part) for number, batch in enumerate(batches())]
@@ -115,7 +118,8 @@ def _half(rank: int, method: str) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    "method", ["pinmem", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mldg", "aggregate"))]
+    "method",
+    ["pinmem", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mldg", "aggregate", "spc"))],
 )
 def test_two_ranks_compute_what_one_does_with_the_doubled_batch(tmp_path, method):
     alone = learn(method)
@@ -128,9 +132,27 @@ def test_two_ranks_compute_what_one_does_with_the_doubled_batch(tmp_path, method
         for name, expected in one["losses"].items():
             mean = (a["losses"][name] + b["losses"][name]) / 2
             torch.testing.assert_close(mean, expected, rtol=1e-9, atol=1e-9)
-    if method != "mldg":
+    if method in WITH_MEMORY:
         before, after = alone[0]["memory"]["memory"], alone[-1]["memory"]["memory"]
         assert not torch.equal(before[ONLY_ON_THE_SECOND_RANK], after[ONLY_ON_THE_SECOND_RANK])
+
+
+def _bank(rank: int, whole: bool) -> torch.Tensor:
+    torch.manual_seed(0)
+    config = small_config(method="shade", method_config__styles=4)
+    step = TrainStep(config, Segmenter(config.model).double(), torch.device("cpu"))
+    batch, half = batches()[0], slice(2 * rank, 2 * rank + 2)
+    if not whole:
+        batch = Batch(batch.images[:, half], batch.labels[:, half], (0,), (1,))
+    step.step(0, batch)
+    return step.method.state_dict()["bank"]
+
+
+@pytest.mark.slow
+def test_all_ranks_hold_the_bank_of_the_images_of_all(tmp_path):
+    first, second = in_ranks(_bank, False, folder=tmp_path)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, _bank(0, True))
 
 
 def _part_of_each_half(rank: int, method: str) -> list[dict]:

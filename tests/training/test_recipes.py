@@ -38,6 +38,8 @@ def test_these_are_the_recipes():
         "pinmem-plus",
         "resnet18",
         "robustnet-resnet50",
+        "shade-resnet50",
+        "spc-resnet50",
         "starter",
         "wildnet-resnet50",
     ]

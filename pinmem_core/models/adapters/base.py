@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 
 from pinmem_core.config import Settings
 from pinmem_core.models.backbones.base import Backbone
+from pinmem_core.models.decoders.base import Decoder
 
 
 class Adapter(Settings, ABC):
-    """A change of a backbone. The fields of a subclass are its settings."""
+    """A change of a backbone, or of a decoder. The fields of a subclass are its settings."""
 
     @abstractmethod
     def insert(self, backbone: Backbone) -> None:
@@ -15,6 +16,13 @@ class Adapter(Settings, ABC):
 
         Raises:
             ConfigError: The adapter does not fit this backbone.
+        """
+
+    def insert_into_decoder(self, decoder: Decoder) -> None:
+        """Change the modules of `decoder` in place; by default none.
+
+        Raises:
+            ConfigError: The adapter does not fit this decoder.
         """
 
     def initialize(self, backbone: Backbone) -> None:
