@@ -309,6 +309,7 @@ def _show_result(out: Output, result: "RunResult") -> None:
             "run": str(result.run),
             "checkpoint": str(result.checkpoint),
             "iterations": result.iterations,
+            "parameters": result.parameters,
             "scores": {
                 phase: {
                     name: {
@@ -416,7 +417,8 @@ def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
             "config": planned.config.model_dump(mode="json"),
             "domains": planned.domains,
             "scored": planned.scored,
-            "parameters": planned.parameters,
+            "parameters": planned.parameters["total"],
+            "trained_parameters": planned.parameters["trained"],
             "batch_shape": planned.batch_shape,
             "device": str(planned.device),
             "flops_per_iteration": round(planned.estimate.flops),
@@ -445,6 +447,8 @@ def _iterations_in_time(planned: "Plan") -> int | None:
 
 
 def _costs(planned: "Plan") -> list[str]:
+    from pinmem_core.checkpoints.model_card import parameters_in_words
+
     estimate, workers = planned.estimate, planned.config.workers
     scored = ", ".join(f"{name} ({count})" for name, count in planned.scored.items())
     computing = f"computing {estimate.seconds:.2f} s"
@@ -457,7 +461,7 @@ def _costs(planned: "Plan") -> list[str]:
     return [
         *limit,
         f"scored afterwards: {scored or 'nothing'}",
-        f"network: {planned.parameters:,} parameters; a batch is {planned.batch_shape}",
+        f"network: {parameters_in_words(planned.parameters)}; a batch is {planned.batch_shape}",
         f"one iteration: {estimate.flops / 1e9:,.1f} GFLOPs",
         f"memory: about {size(estimate.memory_bytes)} on {planned.device}, plus the program's own",
         f"time: about {planned.seconds_per_iteration:.2f} s an iteration ({computing}, {loading})",

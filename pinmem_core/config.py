@@ -268,6 +268,9 @@ class CheckpointConfig(Settings):
     """Minutes after which a run also saves; this changes no result. None: only by iterations."""
     keep: int = Field(2, ge=1)
     """Number of newest snapshots to keep."""
+    adapter_only: bool = False
+    """Leave out of the checkpoint the tensors that equal those of `init_weights` or `init_from`,
+    and name these base weights by their SHA-256; loading needs them again. Not for tune=full."""
 
 
 class ComputeConfig(Settings):

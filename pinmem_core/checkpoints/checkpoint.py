@@ -4,7 +4,8 @@ The folder is written under a temporary name and renamed, so a checkpoint is nev
 Loading is strict: a tensor that is missing, unknown, not finite or of another shape is an error.
 This includes the slots of the memory. `config.json` holds the SHA-256 of the weights file and of
 its own section `model`, so a flipped bit or an edited setting is also an error. Older checkpoints
-have no `sha256` and skip this check.
+have no `sha256` and skip this check. With `checkpoint.adapter_only`, the tensors that equal those
+of the base weights are not in the file: the section `base` names them (`base_weights`).
 
 Format version 2 renamed the backbone, the decoder and test-time batch norm. Version 1 is read
 through the mapping in `renamed`.
@@ -16,7 +17,8 @@ import os
 import shutil
 import stat
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,8 +29,16 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pinmem_core.checkpoints.base_weights import Base, BaseRecord, Kind
 from pinmem_core.checkpoints.hub import checkpoint_of
-from pinmem_core.checkpoints.model_card import CARD, INIT_FROM, ModelMetrics, is_ours, model_card
+from pinmem_core.checkpoints.model_card import (
+    BASE,
+    CARD,
+    INIT_FROM,
+    ModelMetrics,
+    is_ours,
+    model_card,
+)
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
@@ -48,6 +58,8 @@ _SECTIONS = {
     "training": ("sources", "targets"),
     "converted": ("assumed",),
     INIT_FROM: ("sources",),
+    BASE: ("tensors",),
+    "parameters": (),
 }
 """Optional sections of `config.json` that other code reads, and their list fields."""
 _AGAIN = "Fetch or copy it again."
@@ -84,6 +96,25 @@ class CheckpointModule(nn.Module, PyTorchModelHubMixin, library_name="pinmem"):
         """Mean and standard deviation of the images that the network expects."""
 
     @classmethod
+    @abstractmethod
+    def base_tensors(cls, config: ModelConfig, kind: Kind, source: str) -> dict[str, Tensor]:
+        """Return the tensors that base weights hold for a network, by their names in it.
+
+        Tensors that are resampled for the network are left out: their last bits depend on the
+        machine.
+
+        Args:
+            config: Architecture of the network.
+            kind: Kind of the base.
+            source: Name or path of the base.
+
+        Raises:
+            ConfigError: The weights do not exist.
+            DataError: The weights are damaged, or the model does not exist or is damaged.
+            MachineError: They cannot be downloaded.
+        """
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Load a checkpoint strictly; return its network in evaluation mode on the CPU.
 
@@ -107,19 +138,22 @@ class CheckpointModule(nn.Module, PyTorchModelHubMixin, library_name="pinmem"):
 N = TypeVar("N", bound=CheckpointModule)
 
 
-def save_checkpoint(segmenter: CheckpointModule, folder: Path, about: dict[str, Any]) -> None:
+def save_checkpoint(
+    segmenter: CheckpointModule, folder: Path, about: dict[str, Any], *, base: Base | None = None
+) -> None:
     """Write `segmenter` to `folder`, and replace an existing checkpoint.
 
     Args:
         segmenter: Network to write, including the slots of its memory.
         folder: Folder of the checkpoint.
         about: Further content of `config.json`, e.g. the training settings.
+        base: Base weights, whose tensors are named instead of written; None writes all.
 
     Raises:
         MachineError: The folder cannot be written to.
     """
     with staged_folder(folder) as staging:
-        write_checkpoint(segmenter, staging, about)
+        write_checkpoint(segmenter, staging, about, base=base)
 
 
 def write_checkpoint(
@@ -129,6 +163,7 @@ def write_checkpoint(
     *,
     half: bool = False,
     metrics: ModelMetrics | None = None,
+    base: Base | None = None,
 ) -> None:
     """Write the files of a checkpoint into an existing folder.
 
@@ -141,6 +176,7 @@ def write_checkpoint(
         half: Whether to store the weights of convolutions and linear maps in half precision.
             Loading converts them to float32. The memory, biases and statistics stay in float32.
         metrics: Metrics of the checkpoint for its card; None where they are not known.
+        base: Base weights, whose tensors are named instead of written; None writes all.
 
     Raises:
         ConfigError: Some weights are too large for half precision.
@@ -149,6 +185,9 @@ def write_checkpoint(
     ours = _described(segmenter.config, segmenter.normalization)
     config = ours | {key: value for key, value in about.items() if key != _DIGESTS} | ours
     state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
+    if base:
+        state, record = base.split(state)
+        config[BASE] = record.model_dump(mode="json")
     if half:
         heavy = {name for name, weight in segmenter.named_parameters() if weight.ndim > 1}
         state = {k: v.half() if k in heavy else v for k, v in state.items()}
@@ -182,7 +221,7 @@ def write_card(folder: Path, metrics: ModelMetrics | None = None) -> None:
         write_atomic(folder / CARD, model_card(read_config(folder), metrics).encode())
 
 
-def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[N, dict[str, Any]]:
+def load_checkpoint(folder: Path, network: type[N]) -> tuple[N, dict[str, Any]]:
     """Return the network in `folder`, in evaluation mode on the CPU, and its `config.json`.
 
     Args:
@@ -192,8 +231,8 @@ def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[
     Raises:
         CheckpointError: The folder holds no checkpoint; or the checkpoint is damaged, has another
             format version, has tensors that do not fit its architecture, or was changed after it
-            was written.
-        MachineError: Memory ran out.
+            was written; or its base weights are missing or others.
+        MachineError: Memory ran out, or the base weights cannot be downloaded.
     """
     written = _read_config(folder)
     config = _current(written)
@@ -204,14 +243,17 @@ def load_checkpoint(folder: Path, network: Callable[[ModelConfig], N]) -> tuple[
         described = _described(model, empty.normalization)
         _require_described(config, described, folder)
         expected = empty.state_dict()
-        state = current_tensors(_read_weights(folder))
-        problem = state_dict_mismatch(state, expected)
+        state, base = current_tensors(_read_weights(folder)), BaseRecord.of(config, folder)
+        in_base = {*base.tensors} if base else set()
+        problem = state_dict_mismatch(state, {k: expected[k] for k in expected.keys() - in_base})
         if problem:
             raise _unfit(folder, problem)
         _require_unchanged(folder, written)
+        if base:
+            state |= base.read(folder, partial(network.base_tensors, model))
         segmenter = _build(network, model, folder)
         segmenter.load_state_dict(state)
-    ours = {*described, _DIGESTS}
+    ours = {*described, _DIGESTS, BASE}
     segmenter.about = {k: v for k, v in config.items() if k not in ours}
     return segmenter.eval(), config
 
@@ -352,7 +394,7 @@ def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _build(network: Callable[[ModelConfig], N], model: ModelConfig, folder: Path) -> N:
+def _build(network: type[N], model: ModelConfig, folder: Path) -> N:
     try:
         return network(model)
     except ConfigError as error:

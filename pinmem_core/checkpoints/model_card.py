@@ -22,6 +22,8 @@ from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.templates import percent, render
 
 CARD = "README.md"
+BASE = "base"
+"""Key of the base weights that a checkpoint does not hold in its `config.json`."""
 INIT_FROM = "init_from"
 """Key of the model that a run started from in a checkpoint's `config.json`."""
 MARK = "<!-- Written by pinmem, and again when it changes; without this line it is left alone. -->"
@@ -54,6 +56,12 @@ def progress_of(config: Mapping[str, Any]) -> tuple[int, int] | None:
 def progress_in_words(progress: tuple[int, int] | None) -> str:
     """Return "unfinished, iteration 5 of 9", or nothing for None."""
     return f"unfinished, iteration {progress[0]} of {progress[1]}" if progress else ""
+
+
+def parameters_in_words(parameters: Mapping[str, int]) -> str:
+    """Return "1,234,567 parameters", and how many are trained unless these are all."""
+    trained, total = parameters["trained"], parameters["total"]
+    return f"{total:,} parameters" + f", {trained:,} of them trained" * (trained < total)
 
 
 @dataclass(frozen=True)
@@ -221,7 +229,8 @@ def _metadata(config: Mapping[str, Any], metrics: ModelMetrics | None, name: str
 def _details(config: Mapping[str, Any]) -> dict[str, Any]:
     model, training = config["model"], _training_of(config)
     memory, converted = model.get("memory"), config.get("converted", {})
-    start = config.get(INIT_FROM, {})
+    start, base = config.get(INIT_FROM, {}), config.get(BASE, {})
+    parameters = config.get("parameters", {})
     return {
         "method": _method(config),
         "sources": ", ".join(_sources(config)),
@@ -231,6 +240,10 @@ def _details(config: Mapping[str, Any]) -> dict[str, Any]:
         "SHA-256 of its weights": start.get("sha256"),
         "sources of that model": ", ".join(map(str, start.get("sources", ()))),
         "network": f"{model['backbone']}, {model['decoder']}, stride {model['output_stride']}",
+        "parameters": parameters.get("total"),
+        "trained parameters": parameters.get("trained"),
+        "base weights, needed for loading": Path(str(base.get("source", ""))).name,
+        "SHA-256 of their tensors": base.get("sha256"),
         "classes": "" if _is_of_cityscapes(config) else _classes(config),
         "memory": f"{model['num_classes']} slots of {model['feature_dim']}" if memory else "none",
         "stored in": config.get("stored"),

@@ -31,6 +31,7 @@ class RunInfo:
         classes: Common label space that was chosen for it, else None.
         part_of: "demo" or "study" for a run of an experiment, else None.
         scores: Scores of a finished run, the targets first.
+        parameters: Numbers of trained and of all parameters; empty for an unfinished run.
         changed: Time of the last change, in seconds since 1970.
     """
 
@@ -43,6 +44,7 @@ class RunInfo:
     classes: str | None
     part_of: str | None
     scores: tuple[DomainMetrics, ...]
+    parameters: Mapping[str, int]
     changed: float
 
     @property
@@ -81,6 +83,7 @@ def read_run(folder: Path, part_of: str | None = None) -> RunInfo:
     """
     config: Mapping[str, Any] = {}
     scores: tuple[DomainMetrics, ...] = ()
+    parameters: Mapping[str, int] = {}
     finished = (folder / "scores.json").exists()
     try:
         config = read_json_object(folder / "config.json")
@@ -88,7 +91,8 @@ def read_run(folder: Path, part_of: str | None = None) -> RunInfo:
         sources = tuple(map(str, config["sources"]))
         if finished:
             scores = ModelMetrics.of_run(read_json_object(folder / "scores.json"), "").domains
-            read_json_object(folder / CHECKPOINT / "config.json", 1 << 28)
+            saved = read_json_object(folder / CHECKPOINT / "config.json", 1 << 28)
+            parameters = saved.get("parameters", {})
     except _MALFORMED:
         state: State = "damaged"
         iterations, sources = None, ()
@@ -105,6 +109,7 @@ def read_run(folder: Path, part_of: str | None = None) -> RunInfo:
         config.get("classes"),
         part_of or part_by_sources(folder),
         scores,
+        parameters,
         max(path.stat().st_mtime for path in (folder, *folder.glob("*.json*"))),
     )
 

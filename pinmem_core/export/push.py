@@ -9,12 +9,13 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from pinmem_core.checkpoints.base_weights import BaseRecord
 from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS
 from pinmem_core.checkpoints.hub import HubName, asking_hub, checkpoint_of
 from pinmem_core.checkpoints.model_card import CARD, has_scores, is_ours, model_card
 from pinmem_core.data.catalog import shipped_cards
 from pinmem_core.documents import read_json_object
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA, PAGE
 from pinmem_core.events import Listener, Notice, ignore
@@ -75,12 +76,21 @@ def plan_upload(
         on_event: Callback for notices about files that are left out.
 
     Raises:
-        ConfigError: `repo` is no valid repository name, or `revision` is no valid branch name.
+        ConfigError: `repo` is no valid repository name, `revision` is no valid branch name, or the
+            checkpoint names base weights on this machine.
         DataError: The model does not exist or is damaged.
     """
     name = _named(repo, revision)
     checkpoint = checkpoint_of(model, on_event=on_event)
     _, config = load_checkpoint(checkpoint)
+    base = BaseRecord.of(config, checkpoint)
+    if base and base.is_local:
+        raise ConfigError(
+            f"{model} needs the base weights {Path(base.source).name}, a file or folder of this "
+            "machine, which others lack.",
+            "Write the whole network, and push its folder: "
+            f"pinmem export weights {shell_join(model)} -o whole",
+        )
     evidence = evidence_of(checkpoint)
     files: dict[str, Path | bytes] = {f: checkpoint / f for f in (WEIGHTS, CONFIG)}
     files[CARD] = _card(checkpoint / CARD, config, evidence, name)

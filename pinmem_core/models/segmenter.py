@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pinmem_core.checkpoints import checkpoint
+from pinmem_core.checkpoints.base_weights import Kind, fingerprints
 from pinmem_core.checkpoints.checkpoint import CheckpointModule
+from pinmem_core.checkpoints.hub import checkpoint_of
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.errors import ConfigError
@@ -108,9 +110,13 @@ class Segmenter(CheckpointModule):
         Raises:
             ConfigError: An adapter does not exist or does not fit the backbone.
         """
-        for adapter in build_adapters(config.adapters):
+        adapters = build_adapters(config.adapters)
+        self._adapters_freeze = any(adapter.freezes for adapter in adapters)
+        if self._adapters_freeze:
+            self.backbone.pretrained().requires_grad_(False)
+        for adapter in adapters:
             adapter.insert(self.backbone)
-            adapter.insert_into_decoder(self.decoder)
+            adapter.insert_into_decoder(self.decoder, self.backbone)
             if initialize:
                 adapter.initialize(self.backbone)
         self.config = config
@@ -121,12 +127,19 @@ class Segmenter(CheckpointModule):
     def freeze(self, parts: Sequence[str]) -> None:
         """Exclude "backbone" (its pretrained part) or "decoder" from training.
 
-        Frozen parts stay in evaluation mode.
+        Frozen parts stay in evaluation mode. What adapters train in a frozen backbone stays
+        trained.
         """
         self.frozen = tuple(parts)
         for part in parts:
-            self._part(part).requires_grad_(False)
+            if not (part == "backbone" and self._adapters_freeze):
+                self._part(part).requires_grad_(False)
         self.train(self.training)
+
+    def count_parameters(self) -> dict[str, int]:
+        """Return the numbers of "trained" and "total" parameters."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return {"trained": trained, "total": sum(p.numel() for p in self.parameters())}
 
     def _part(self, name: str) -> nn.Module:
         return self.backbone.pretrained() if name == "backbone" else self.get_submodule(name)
@@ -147,6 +160,19 @@ class Segmenter(CheckpointModule):
     def normalization(self) -> Normalization:
         """Mean and standard deviation of the images that the backbone expects."""
         return self.backbone.normalization
+
+    @classmethod
+    def base_tensors(cls, config: ModelConfig, kind: Kind, source: str) -> dict[str, Tensor]:
+        """Return the tensors that base weights hold for a network, by their names in it."""
+        with torch.random.fork_rng(devices=[]):
+            if kind == "model":
+                return load_checkpoint(checkpoint_of(source))[0].state_dict()
+            backbone = _backbone(config)
+            weights = backbone.read_pretrained(source) or {}
+            backbone.load_weights(weights, source)
+        published = {*fingerprints(weights).values()}
+        state = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+        return {n: state[n] for n, digest in fingerprints(state).items() if digest in published}
 
     def encode(self, images: Tensor) -> Encoding:
         """Return the features of normalised images (N, 3, H, W) before the memory.

@@ -239,7 +239,7 @@ class Plan:
         config: Resolved configuration.
         domains: Number of training samples by domain.
         scored: Number of samples by domain that is scored after training.
-        parameters: Number of parameters of the network.
+        parameters: Numbers of "trained" and "total" parameters.
         batch_shape: Shape of the first batch, (domains, images, channels, height, width).
         batch_picture: RGB picture of the first batch, (H, W, 3).
         device: Device of the run.
@@ -250,7 +250,7 @@ class Plan:
     config: TrainConfig
     domains: dict[str, int]
     scored: dict[str, int]
-    parameters: int
+    parameters: dict[str, int]
     batch_shape: tuple[int, ...]
     batch_picture: NDArray[np.uint8]
     device: torch.device
@@ -292,7 +292,7 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
     segmenter = initial_segmenter(config, download=False, on_event=on_event)
     data = load_data(config, on_event)
     domains, targets = data.domains, [*data.validation, *data.targets]
-    parameters = sum(parameter.numel() for parameter in segmenter.parameters())
+    segmenter.freeze(config.optim.freeze)
     batch, picture, loading_seconds = _first_batch(domains, config, device, segmenter.normalization)
     if config.compute.cache_features:
         line = cache_line(segmenter, domains, config)
@@ -302,7 +302,7 @@ def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:
         config,
         {domain.name: len(domain.samples) for domain in domains},
         {target.name: len(target.samples) for target in targets},
-        parameters,
+        segmenter.count_parameters(),
         tuple(batch.images.shape),
         picture,
         device,

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pinmem_core.checkpoints.base_weights import Base
 from pinmem_core.checkpoints.checkpoint import write_card
 from pinmem_core.checkpoints.hub import CHECKPOINT, model_name
 from pinmem_core.checkpoints.model_card import INIT_FROM, ModelMetrics
@@ -61,6 +62,10 @@ class RunFolder:
         """Record of the training images for checkpoints."""
         self.start: InitialModel | None = None
         """Model that the run starts from."""
+        self.base: Base | None = None
+        """Base weights that checkpoints name instead of holding them."""
+        self.parameters: Mapping[str, int] = {}
+        """Numbers of trained and of all parameters."""
 
     @property
     def checkpoint(self) -> Path:
@@ -193,9 +198,10 @@ class RunFolder:
         """
         if self.writes:
             about = {"training": shareable(config), "iteration": done, RECORD: self.trained_on}
+            about["parameters"] = self.parameters
             if self.start:
                 about[INIT_FROM] = self.start.model_dump(mode="json", exclude={"trained_on"})
-            save_checkpoint(segmenter, self.checkpoint, about)
+            save_checkpoint(segmenter, self.checkpoint, about, base=self.base)
 
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:
         """Return the newest intact snapshot, or None; warn about damaged ones."""

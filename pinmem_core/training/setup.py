@@ -1,11 +1,13 @@
 """Cross-field checks of a configuration, and the initial network and memory of a run."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pinmem_core.checkpoints.base_weights import VARIABLE, Base, Kind, fingerprints
 from pinmem_core.config import ComputeConfig, TrainConfig
 from pinmem_core.data.batches import Batch, Domain, load_domains
 from pinmem_core.data.prepared import PreparedDataset, Selection, matching
@@ -23,6 +25,7 @@ from pinmem_core.methods import methods
 from pinmem_core.methods.base import Method
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import class_prototypes
+from pinmem_core.paths import expanded
 from pinmem_core.training.fine_tuning import InitialModel, pinned, start_from
 from pinmem_core.training.loggers import loggers
 
@@ -63,6 +66,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     _require_fixed_views(config)
     _require_cacheable(config, method)
     _require_trainable(config, wanted)
+    _require_base(config)
     for name in config.logger:
         loggers.get(name)
     settings = method.read_settings(config)
@@ -185,11 +189,48 @@ def _require_trainable(config: TrainConfig, memory: bool) -> None:
             f"optim.freeze={part} needs trained weights of the {part}.",
             "Start from a model: '--from starter'.",
         )
-    if frozen == {*weights} and not memory:
+    if frozen == {*weights} and not (memory or config.model.adapters):
         raise ConfigError(
             f"optim.freeze leaves nothing to train: the method '{config.method}' has no memory.",
             "Freeze one of the parts.",
         )
+
+
+def _require_base(config: TrainConfig) -> None:
+    """Raise ConfigError if `adapter_only` would leave out nothing, or what nobody has."""
+    trains_all = not (config.model.adapters or "backbone" in config.optim.freeze)
+    if config.checkpoint.adapter_only and trains_all:
+        raise ConfigError(
+            "checkpoint.adapter_only contradicts tune=full, which trains all weights.",
+            "Train a part of them: '--set tune=lora'.",
+        )
+    if config.checkpoint.adapter_only and not (config.init_from or config.init_weights):
+        raise ConfigError(
+            "checkpoint.adapter_only needs base weights, and the run starts from random ones.",
+            "Start from pretrained ones: '--init-weights default'.",
+        )
+
+
+def base_of(config: TrainConfig, *, resumed: bool = False) -> Base | None:
+    """Return the base weights that the checkpoints of a run name; None if they hold all weights.
+
+    Args:
+        config: Resolved configuration of the run.
+        resumed: Whether the run has begun already; then the environment may name another place.
+
+    Raises:
+        ConfigError: The weights do not exist.
+        DataError: The weights are damaged, or the model does not exist or is damaged.
+        MachineError: They cannot be downloaded.
+    """
+    if not config.checkpoint.adapter_only:
+        return None
+    kind: Kind = "model" if config.init_from else "weights"
+    source = config.init_from or config.init_weights or ""
+    source = os.environ.get(VARIABLE, source) if resumed else source
+    digests = fingerprints(Segmenter.base_tensors(config.model, kind, source))
+    path = expanded(source)
+    return Base(kind, str(path.absolute()) if path.exists() else source, digests)
 
 
 class RunData(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pinmem_core.checkpoints.model_card import parameters_in_words
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, Domain
 from pinmem_core.data.loader import DomainLoader
@@ -54,6 +55,7 @@ from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
 from pinmem_core.training.setup import (
+    base_of,
     initial_segmenter,
     initialize_memory,
     load_data,
@@ -86,6 +88,7 @@ class RunResult:
         iterations: Number of training iterations.
         scores: Scores by phase ("source", "target") and domain.
         seen: Whether the network was trained on a domain, by domain; None where this is not known.
+        parameters: Numbers of "trained" and "total" parameters.
     """
 
     run: Path
@@ -93,6 +96,7 @@ class RunResult:
     iterations: int
     scores: dict[str, dict[str, Scores]]
     seen: dict[str, bool | None]
+    parameters: dict[str, int]
 
 
 def train(
@@ -191,7 +195,14 @@ def _complete(trainer: "_Trainer") -> RunResult:
             register_run(folder.path)
         except OSError as error:
             on_event(Notice(f"the run cannot be recorded as the newest: {error}", warning=True))
-    return RunResult(folder.path, folder.checkpoint, trainer.last, scores, trainer.seen)
+    return RunResult(
+        folder.path,
+        folder.checkpoint,
+        trainer.last,
+        scores,
+        trainer.seen,
+        trainer.step.segmenter.count_parameters(),
+    )
 
 
 class _Trainer(ExitStack):
@@ -224,11 +235,15 @@ class _Trainer(ExitStack):
         segmenter = (
             Segmenter(config.model) if snapshot else initial_segmenter(config, on_event=on_event)
         )
+        folder.base = on_first_rank(lambda: base_of(config, resumed=snapshot is not None))
         self.measured, self.scoring_seconds = False, 0.0
         if snapshot is None:
             self._plan(segmenter)
         self.last = self.config.iterations
         self.step = TrainStep(self.config, segmenter, self.device)
+        folder.parameters = self.step.segmenter.count_parameters()
+        if snapshot is None:
+            on_event(Notice(f"network: {parameters_in_words(folder.parameters)}"))
         self.cached: CachedCrops | None = None
         images = sum(len(domain.samples) for domain in self.domains)
         epoch = -(-images // (self.config.batch * len(self.domains)))

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import small_config
 from safetensors.torch import save_file
 from test_backbones import VIT
@@ -41,10 +42,10 @@ class TestRein(BackboneTester):
     }
 
 
-def vit(**adapters: object) -> Segmenter:
+def vit(decoder: str = "linear", **adapters: object) -> Segmenter:
     torch.manual_seed(0)
     config = ModelConfig(
-        backbone=DINO, backbone_options=VIT, decoder="linear", feature_dim=16, adapters=adapters
+        backbone=DINO, backbone_options=VIT, decoder=decoder, feature_dim=16, adapters=adapters
     )
     return Segmenter(config).eval()
 
@@ -72,12 +73,18 @@ def test_the_minor_part_of_a_weight_becomes_the_update():
     torch.manual_seed(0)
     linear = nn.Linear(6, 4).double()
     whole = linear.weight.detach().clone()
-    LoRALinear.adapt(linear, rank=2, alpha=2)
+    LoRALinear.adapt(linear, rank=2, alpha=3, minor=True)
     linear.split_minor()
-    update = linear.lora_b @ linear.lora_a
-    assert (linear.weight + update - whole).abs().max() < 1e-6
+    x = torch.randn(3, 6, dtype=torch.float64)
+    assert torch.equal(linear.weight, whole) and torch.equal(
+        linear(x), F.linear(x, whole, linear.bias)
+    )
+    update = 3 / 2 * linear.lora_b @ linear.lora_a
+    nn.init.zeros_(linear.lora_b)  # leaves the frozen part
+    frozen = linear(torch.eye(6, dtype=torch.float64)).T - linear.bias[:, None]
+    assert (frozen + update - whole).abs().max() < 1e-6
     values = torch.linalg.svdvals(whole)
-    assert torch.linalg.svdvals(linear.weight)[:2].allclose(values[:2], atol=1e-6)
+    assert torch.linalg.svdvals(frozen)[:2].allclose(values[:2], atol=1e-6)
     assert torch.linalg.svdvals(update)[:2].allclose(values[2:], atol=1e-6)
 
 
@@ -98,6 +105,51 @@ def test_rein_equals_its_equation():
                 read += math.exp(scores[m]) / total * rein.token_map(of_layer[m])
             expected = f + 0.001 * rein.feature_map(read + f)
             assert (refined[image, pixel] - expected).abs().max() < 1e-9
+
+
+def test_the_queries_of_rein_equal_their_equation():
+    torch.manual_seed(0)
+    blocks, dim, tokens, width = 3, 6, 4, 5
+    rein = ReinTokens(blocks, dim=dim, tokens=tokens, rank=3).double()
+    rein.add_queries(width)
+    queries = rein.queries()
+    weight, bias = rein.query_map.weight, rein.query_map.bias
+    merge, shift = rein.query_merge.weight, rein.query_merge.bias
+    for m in range(tokens):
+        mapped = [[0.0] * width for _ in range(blocks)]
+        for i in range(blocks):
+            token = [
+                sum((rein.a[i, m, r] * rein.b[i, r, c]).item() for r in range(3))
+                for c in range(dim)
+            ]
+            for d in range(width):
+                mapped[i][d] = bias[d].item() + sum(
+                    weight[d, c].item() * token[c] for c in range(dim)
+                )
+        of_d = [[mapped[i][d] for i in range(blocks)] for d in range(width)]
+        merged = [max(v) for v in of_d] + [sum(v) / blocks for v in of_d] + [v[-1] for v in of_d]
+        for d in range(width):
+            expected = shift[d].item() + sum(
+                merge[d, k].item() * merged[k] for k in range(3 * width)
+            )
+            assert abs(queries[m, d].item() - expected) < 1e-9
+
+
+def test_a_mask_decoder_takes_its_queries_from_rein():
+    segmenter = vit(decoder="mask", rein={"tokens": 7, "rank": 2})
+    assert not {"decoder.queries", "decoder.places"} & segmenter.state_dict().keys()
+    output = segmenter.run(images(32, 32))
+    assert output.decoded["classes"][0].shape == (2, 7, 20)
+    places = segmenter.backbone.rein.queries()
+    contents = segmenter.decoder.norm(segmenter.decoder.content(places))
+    expected = segmenter.decoder.classifier(contents).expand(2, -1, -1)
+    assert output.decoded["classes"][0].allclose(expected, atol=1e-6)
+    output.decoded["classes"][-1].square().mean().backward()
+    assert segmenter.backbone.rein.query_map.weight.grad.any()
+    twin = copy.deepcopy(segmenter)
+    nn.init.zeros_(twin.backbone.rein.query_merge.weight)  # the copy has queries of its own
+    with torch.no_grad():
+        assert not torch.equal(twin(images(32, 32)), segmenter(images(32, 32)))
 
 
 @torch.no_grad()
@@ -215,6 +267,40 @@ def test_a_tuning_mode_says_what_is_trained(tmp_path, tune, trained):
     assert any(p.requires_grad for n, p in backbone.named_parameters() if "pyramid" in n)
     if tune == "lora":
         assert backbone.blocks()[0].attn.qkv.lora_a.shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("tune", "trained"),
+    [
+        ("bias", {"bias"}),
+        ("lora", {"lora_a", "lora_b"}),
+        ("rein", {"a", "b", "scale", "weight", "bias"}),
+    ],
+)
+def test_a_frozen_backbone_leaves_adapters_trained(tmp_path, tune, trained):
+    plain = backbones.get(DINO)(16, **VIT)
+    save_file(plain.network.state_dict(), tmp_path / "vit.safetensors")
+    config = resolve(
+        small_config(
+            tune=tune,
+            init_weights=str(tmp_path / "vit.safetensors"),
+            optim__freeze="backbone",
+            model__backbone=DINO,
+            model__backbone_options=VIT,
+        )
+    )
+    step = TrainStep(config, initial_segmenter(config), torch.device("cpu"))
+    backbone = step.segmenter.backbone
+    names = {n for n, p in backbone.named_parameters() if p.requires_grad and "pyramid" not in n}
+    assert {name.rpartition(".")[2] for name in names} == trained
+    assert not backbone.network.training
+
+
+def test_adapters_train_together_in_any_order():
+    for names in (["bias", "lora"], ["lora", "bias"]):
+        backbone = vit(**{name: {} for name in names}).backbone
+        trained = {n for n, p in backbone.network.named_parameters() if p.requires_grad}
+        assert {name.rpartition(".")[2] for name in trained} == {"bias", "lora_a", "lora_b"}
 
 
 def test_tokens_and_positions_have_no_weight_decay():

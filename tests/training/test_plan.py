@@ -233,7 +233,7 @@ def test_a_dry_run_downloads_no_weights(monkeypatch, tmp_path):
     config = small_config(
         method="aggregate", model__backbone="resnet18", init_weights="IMAGENET1K_V1"
     )
-    assert plan(config, on_event=heard.append).parameters > 10**7
+    assert plan(config, on_event=heard.append).parameters["total"] > 10**7
     assert not fetched
     told = "weights IMAGENET1K_V1 of resnet18 are not on this machine: training downloads them"
     assert any(isinstance(event, Notice) and told in event.message for event in heard)
@@ -278,6 +278,7 @@ def test_dry_run_keeps_its_json_contract():
         "domains",
         "scored",
         "parameters",
+        "trained_parameters",
         "batch_shape",
         "device",
         "flops_per_iteration",

@@ -1,6 +1,7 @@
 """The interface of an adapter."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from pinmem_core.config import Settings
 from pinmem_core.models.backbones.base import Backbone
@@ -10,6 +11,9 @@ from pinmem_core.models.decoders.base import Decoder
 class Adapter(Settings, ABC):
     """A change of a backbone, or of a decoder. The fields of a subclass are its settings."""
 
+    freezes: ClassVar[bool] = False
+    """Whether the pretrained weights are frozen before `insert`, which may release some."""
+
     @abstractmethod
     def insert(self, backbone: Backbone) -> None:
         """Change the modules of `backbone` in place; keep or convert its weights.
@@ -18,8 +22,8 @@ class Adapter(Settings, ABC):
             ConfigError: The adapter does not fit this backbone.
         """
 
-    def insert_into_decoder(self, decoder: Decoder) -> None:
-        """Change the modules of `decoder` in place; by default none.
+    def insert_into_decoder(self, decoder: Decoder, backbone: Backbone) -> None:
+        """Change the modules of `decoder` in place, after `insert`; by default none.
 
         Raises:
             ConfigError: The adapter does not fit this decoder.
@@ -27,8 +31,3 @@ class Adapter(Settings, ABC):
 
     def initialize(self, backbone: Backbone) -> None:
         """Initialise the inserted modules from the pretrained weights, before training."""
-
-    @staticmethod
-    def freeze(backbone: Backbone) -> None:
-        """Freeze the pretrained weights of `backbone`."""
-        backbone.pretrained().requires_grad_(False)

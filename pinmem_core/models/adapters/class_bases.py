@@ -76,7 +76,7 @@ class ClassBasesAdapter(Adapter):
     def insert(self, backbone: Backbone) -> None:
         """Leave the backbone unchanged."""
 
-    def insert_into_decoder(self, decoder: Decoder) -> None:
+    def insert_into_decoder(self, decoder: Decoder, backbone: Backbone) -> None:
         """Replace the decoder's last layer, a 1x1 convolution."""
         classifier = getattr(decoder, "classifier", None)
         if isinstance(classifier, nn.Sequential):  # dropout comes before the convolution

@@ -4,7 +4,7 @@ SoMA (CVPR 2025) starts the update at the smallest singular values of each weigh
 keeps the directions that the pretrained network uses most.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,52 +17,70 @@ from pinmem_core.models.backbones.base import Backbone
 
 
 class LoRALinear(nn.Linear):
-    """y = W x + b + (alpha / rank) B A x with a frozen W.
+    """y = W x + b + (alpha / rank) (B A - B' A') x with a frozen W.
 
-    An `nn.Linear` becomes one by `adapt`; its parameters keep their names.
+    An `nn.Linear` becomes one by `adapt`; its parameters keep their names and values. A' and B' are
+    the initial A and B after `split_minor`, and else 0.
 
     Attributes:
         lora_a: A, (rank, inputs).
         lora_b: B, (outputs, rank).
+        minor_a: A', (rank, inputs); None for 0.
+        minor_b: B', (outputs, rank); None for 0.
         scaling: alpha / rank.
     """
 
     lora_a: nn.Parameter
     lora_b: nn.Parameter
+    minor_a: Tensor | None
+    minor_b: Tensor | None
     scaling: float
 
     @staticmethod
-    def adapt(linear: nn.Linear, rank: int, alpha: float) -> None:
-        """Turn a linear map into one with an update; B = 0, so that the map does not change."""
+    def adapt(linear: nn.Linear, rank: int, alpha: float, *, minor: bool = False) -> None:
+        """Turn a linear map into one with an update; B = 0, so that the map does not change.
+
+        Args:
+            linear: Map to change in place.
+            rank: Rank of the update.
+            alpha: Numerator of its factor.
+            minor: Whether `split_minor` may follow.
+        """
         linear.__class__ = LoRALinear
         assert isinstance(linear, LoRALinear)
         linear.scaling = alpha / rank
         linear.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         linear.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(linear.lora_a, a=5**0.5)
+        linear.register_buffer("minor_a", torch.zeros_like(linear.lora_a) if minor else None)
+        linear.register_buffer("minor_b", torch.zeros_like(linear.lora_b) if minor else None)
 
     @torch.no_grad()
     def split_minor(self) -> None:
-        """Move the part of W with the smallest singular values into the update.
+        """Train the part of W with the smallest singular values, and freeze the other part.
 
-        With W = U diag(s) Vᵀ, the update is the sum over the last `rank` triplets, and W loses it:
-        the map does not change.
+        With W = U diag(s) Vᵀ, the initial update is the sum over the last `rank` triplets. SoMA
+        subtracts it from W; here B' A' does, so that W keeps the bits of the pretrained weight.
         """
         rank = len(self.lora_a)
         u, s, v = torch.linalg.svd(self.weight.float(), full_matrices=False)
         roots = (s[-rank:] / self.scaling).sqrt()
         self.lora_b.copy_(u[:, -rank:] * roots)
         self.lora_a.copy_(roots[:, None] * v[-rank:])
-        self.weight -= self.scaling * self.lora_b @ self.lora_a
+        self.minor_a, self.minor_b = self.lora_a.detach().clone(), self.lora_b.detach().clone()
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the map of (..., inputs)."""
         update = F.linear(F.linear(input, self.lora_a), self.lora_b)
+        if self.minor_a is not None and self.minor_b is not None:
+            update = update - F.linear(F.linear(input, self.minor_a), self.minor_b)
         return super().forward(input) + self.scaling * update
 
 
 class LoRA(Adapter):
     """Low-rank updates of the linear maps in the blocks of a frozen backbone."""
+
+    freezes: ClassVar[bool] = True
 
     rank: int = Field(16, ge=1, le=1024)
     """Rank of the updates."""
@@ -78,8 +96,7 @@ class LoRA(Adapter):
     """Also train the biases of these maps, as in SoMA."""
 
     def insert(self, backbone: Backbone) -> None:
-        """Insert the updates, and freeze all pretrained weights."""
-        self.freeze(backbone)
+        """Insert the updates."""
         maps = self._maps(backbone)
         if not maps:
             raise ConfigError(
@@ -94,7 +111,8 @@ class LoRA(Adapter):
                     f"{tuple(linear.weight.shape)}.",
                     "Set a smaller one: '--set model.adapters.lora.rank=4'.",
                 )
-            LoRALinear.adapt(linear, self.rank, self.alpha or self.rank)
+            minor = self.init == "minor"
+            LoRALinear.adapt(linear, self.rank, self.alpha or self.rank, minor=minor)
             if self.bias and linear.bias is not None:
                 linear.bias.requires_grad_(True)
 

@@ -101,16 +101,23 @@ class Backbone(nn.Module, ABC):
             DataError: The file is damaged, or its tensors do not fit the backbone.
             MachineError: The weights cannot be downloaded.
         """
-        path = expanded(source)
-        if path.is_file():
-            state: Mapping[str, Tensor] | None = read_weights(path)
-        elif "/" in source or "." in source:
-            raise ConfigError(f"the weights file '{source}' does not exist.")
-        else:
-            state = self.published(source, download)
+        state = self.read_pretrained(source, download=download)
         if state is not None:
             self.load_weights(state, source)
         return state is not None
+
+    def read_pretrained(self, source: str, *, download: bool = True) -> Mapping[str, Tensor] | None:
+        """Return pretrained weights with the names of the file; as for `load_pretrained`.
+
+        Returns:
+            Tensors by name; None if they need a download that is not allowed.
+        """
+        path = expanded(source)
+        if path.is_file():
+            return read_weights(path)
+        if "/" in source or "." in source:
+            raise ConfigError(f"the weights file '{source}' does not exist.")
+        return self.published(source, download)
 
     def published(self, name: str, download: bool) -> Mapping[str, Tensor] | None:
         """Return published weights by name; None if they need a download that is not allowed."""

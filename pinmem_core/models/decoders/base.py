@@ -53,6 +53,18 @@ class Decoder(nn.Module, ABC):
         return {"seg": pixel_loss(self.predict(output), labels)}
 
 
+class QueryDecoder(Decoder):
+    """A decoder of queries, which an adapter may derive from what it learns."""
+
+    @abstractmethod
+    def use_queries(self, queries: Callable[[], Tensor]) -> None:
+        """Replace the learned queries.
+
+        Args:
+            queries: Function that returns queries (Q, dim) with a gradient.
+        """
+
+
 class AuxiliaryHead(nn.Sequential):
     """Logits from the second coarsest feature, for the auxiliary loss in training.
 

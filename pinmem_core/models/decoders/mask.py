@@ -5,6 +5,7 @@ few layers and no deformable attention: queries attend to the features of the ba
 coarsest to the finest but one, in turn.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinmem_core.label_space import IGNORE_INDEX
-from pinmem_core.models.decoders.base import Decoder, PixelLoss, initialize
+from pinmem_core.models.decoders.base import PixelLoss, QueryDecoder, initialize
 from pinmem_core.models.decoders.matching import match
 from pinmem_core.models.decoders.pyramid import FeaturePyramid
 
@@ -77,7 +78,7 @@ class QueryLayer(nn.Module):
 
         Args:
             queries: Queries, (N, Q, D).
-            places: Learned positions of the queries, (Q, D).
+            places: Positions of the queries, (Q, D).
             pixels: Pixels of one map, (N, n, D).
             outside: Pixels that a query does not attend to, (N, Q, n) bool.
         """
@@ -88,7 +89,7 @@ class QueryLayer(nn.Module):
         return updated
 
 
-class MaskClassification(Decoder):
+class MaskClassification(QueryDecoder):
     """Queries over the features; the memory reads the finest map of a feature pyramid.
 
     Args:
@@ -117,7 +118,20 @@ class MaskClassification(Decoder):
         self.mask_embedding = nn.Sequential(
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
         )
+        self.content: nn.Linear | None = None
         initialize(self)
+
+    def use_queries(self, queries: Callable[[], Tensor]) -> None:
+        """Take the positions of the queries from a function, and their contents by a linear map."""
+        del self.queries, self.places
+        self.content = nn.Linear(self.dim, self.dim)
+        self._derived = queries
+
+    def _contents_and_places(self) -> tuple[Tensor, Tensor]:
+        if self.content is None:
+            return self.queries, self.places
+        places = self._derived()
+        return self.content(places), places
 
     def project(self, features: list[Tensor]) -> Tensor:
         """Return the finest map of the pyramid."""
@@ -131,14 +145,15 @@ class MaskClassification(Decoder):
         """
         coarse = features[1:] or features
         maps = [project(feature) for project, feature in zip(self.maps, coarse, strict=True)]
-        queries = self.queries.to(refined.dtype).expand(refined.shape[0], -1, -1)
+        queries, places = self._contents_and_places()
+        queries = queries.to(refined.dtype).expand(refined.shape[0], -1, -1)
         output: dict[str, list[Tensor]] = {"classes": [], "masks": []}
         self._predict(queries, refined, output)
         for number, layer in enumerate(self.layers):
             level = -1 - number % len(maps)  # the coarsest first
             pixels = (maps[level] + self.levels[level][:, None, None]).flatten(2).transpose(1, 2)
             outside = _outside(output["masks"][-1], maps[level].shape[-2:])
-            queries = layer(queries, self.places, pixels, outside)
+            queries = layer(queries, places, pixels, outside)
             self._predict(queries, refined, output)
         return output
 
