@@ -48,6 +48,7 @@ _MODES: dict[str, tuple[str, tuple[str, ...]]] = {
     "--show": ("shows a recipe as it is", ()),
     "--methods": ("lists all methods", ()),
     "--settings": ("lists all settings", ()),
+    "--backbones": ("lists backbones", ()),
     "--resume": ("takes every setting from the run", ()),
     "--sweep": (
         "takes every setting but sources and targets from its file",
@@ -186,6 +187,14 @@ def train(
     list_settings: Annotated[
         bool, option("List all settings for --set and recipes.", "--settings", panel="Instead")
     ] = False,
+    backbones: Annotated[
+        str | None,
+        option(
+            "List the backbones that match, e.g. 'dinov2*', with their published weights.",
+            metavar="PATTERN",
+            panel="Instead",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         option(
@@ -202,9 +211,8 @@ def train(
     for mode, (why, allowed) in _MODES.items():
         if mode in given_options(context):
             refuse_others(context, mode, why, allowed)
-    if (
-        dry_run or list_recipes or show or list_methods or list_settings
-    ) and not is_first_process():
+    shown_only = list_recipes or show or list_methods or list_settings or backbones
+    if (dry_run or shown_only) and not is_first_process():
         return  # one process shows it
     out = Output(as_json=json, quiet=quiet)
     if list_recipes:
@@ -215,6 +223,8 @@ def train(
         _show_methods(out)
     elif list_settings:
         _show_settings(out)
+    elif backbones:
+        _show_backbones(out, backbones)
     elif resume:
         _resume(out, resume)
     elif sweep:
@@ -395,6 +405,31 @@ def _show_settings(out: Output) -> None:
         rows.add_row(setting.key, setting.type, _toml_value(setting.default), setting.meaning)
     out.result({"settings": [setting._asdict() for setting in settings]}, rows)
     out.next_step("pinmem train --recipe demo --set optim.lr=0.02 --dry-run")
+
+
+def _show_backbones(out: Output, pattern: str) -> None:
+    """List backbones, and the published weights of those of timm with their licences."""
+    from pinmem_core.api import list_backbones
+    from pinmem_core.errors import ConfigError
+    from pinmem_core.models.backbones.timm import weights_of
+
+    patterns = [pattern] if pattern.startswith("timm:") else [pattern, f"timm:{pattern}"]
+    listed = [name for each in patterns for name in list_backbones(each)]
+    if not listed:
+        raise ConfigError(
+            f"no backbone matches '{pattern}'.",
+            "Those of timm need: pip install 'pinmem[backbones]'. List all: "
+            "pinmem train --backbones '*'",
+        )
+    rows = table("backbone", "weights (licence)", text=["weights (licence)"])
+    data = []
+    for name in listed:
+        weights = weights_of(name) if name.startswith("timm:") else {}
+        data.append({"name": name, "weights": weights})
+        words = (f"{tag} ({licence or 'unknown'})" for tag, licence in weights.items())
+        rows.add_row(name, ", ".join(words))
+    out.result({"backbones": data}, rows)
+    out.next_step(f"pinmem train --recipe demo --set model.backbone={listed[0]} --dry-run")
 
 
 def _toml_value(value: Any) -> str:

@@ -24,6 +24,8 @@ from pinmem_core.templates import percent, render
 CARD = "README.md"
 BASE = "base"
 """Key of the base weights that a checkpoint does not hold in its `config.json`."""
+WEIGHTS_LICENCE = "weights_licence"
+"""Key of the licence of the pretrained weights in a checkpoint's `config.json`, if it is known."""
 INIT_FROM = "init_from"
 """Key of the model that a run started from in a checkpoint's `config.json`."""
 MARK = "<!-- Written by pinmem, and again when it changes; without this line it is left alone. -->"
@@ -185,6 +187,7 @@ def model_card(
         missing=", ".join(missing),
         datasets={dataset: _card_of(dataset) for dataset in _datasets(_all_sources(config))},
         text=_text,
+        weights_licence=config.get(WEIGHTS_LICENCE),
         training=Markup(json_text(training, indent=2)) if training else "",
         mark=Markup(MARK),
     )
@@ -236,6 +239,7 @@ def _details(config: Mapping[str, Any]) -> dict[str, Any]:
         "sources": ", ".join(_sources(config)),
         "iterations": progress_in_words(progress_of(config)) or config.get("iteration"),
         "pretrained weights": training.get("init_weights"),
+        "licence of pretrained weights": config.get(WEIGHTS_LICENCE),
         "initialised from": start.get("model"),
         "SHA-256 of its weights": start.get("sha256"),
         "sources of that model": ", ".join(map(str, start.get("sources", ()))),

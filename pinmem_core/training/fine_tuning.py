@@ -13,6 +13,7 @@ import torch
 
 from pinmem_core.checkpoints.checkpoint import WEIGHTS, read_architecture, read_config
 from pinmem_core.checkpoints.hub import STARTER_FOLDER, HubName, checkpoint_of, model_name
+from pinmem_core.checkpoints.model_card import WEIGHTS_LICENCE
 from pinmem_core.config import ModelConfig, Settings, TrainConfig
 from pinmem_core.distributed import broadcast_tensors, on_first_rank
 from pinmem_core.errors import ConfigError
@@ -32,6 +33,8 @@ class InitialModel(Settings):
     """Sources that it was trained on; empty if unknown."""
     trained_on: Mapping[str, Any]
     """Record of its training images, as in a checkpoint; empty if unknown."""
+    weights_licence: str | None = None
+    """Licence of the pretrained weights that it started from; None if unknown."""
 
     @classmethod
     def read(cls, name: str) -> Self:
@@ -42,7 +45,8 @@ class InitialModel(Settings):
             MachineError: The Hub cannot be reached.
         """
         folder = checkpoint_of(name)
-        record = TrainedOn.of_folder(folder, read_config(folder))
+        config = read_config(folder)
+        record = TrainedOn.of_folder(folder, config)
         with (folder / WEIGHTS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(
@@ -50,6 +54,7 @@ class InitialModel(Settings):
             sha256=digest,
             sources=record.sources,
             trained_on=record.as_json(),
+            weights_licence=config.get(WEIGHTS_LICENCE),
         )
 
     def record(self) -> TrainedOn:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pinmem_core.checkpoints.base_weights import Base
 from pinmem_core.checkpoints.checkpoint import write_card
 from pinmem_core.checkpoints.hub import CHECKPOINT, model_name
-from pinmem_core.checkpoints.model_card import INIT_FROM, ModelMetrics
+from pinmem_core.checkpoints.model_card import INIT_FROM, WEIGHTS_LICENCE, ModelMetrics
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import MAX_BYTES, json_text, read_json, read_json_lines, read_json_object
@@ -66,6 +66,8 @@ class RunFolder:
         """Base weights that checkpoints name instead of holding them."""
         self.parameters: Mapping[str, int] = {}
         """Numbers of trained and of all parameters."""
+        self.weights_licence: str | None = None
+        """Licence of the pretrained weights; None if unknown."""
 
     @property
     def checkpoint(self) -> Path:
@@ -200,7 +202,12 @@ class RunFolder:
             about = {"training": shareable(config), "iteration": done, RECORD: self.trained_on}
             about["parameters"] = self.parameters
             if self.start:
-                about[INIT_FROM] = self.start.model_dump(mode="json", exclude={"trained_on"})
+                about[INIT_FROM] = self.start.model_dump(
+                    mode="json", exclude={"trained_on", WEIGHTS_LICENCE}
+                )
+            licence = self.start.weights_licence if self.start else self.weights_licence
+            if licence:
+                about[WEIGHTS_LICENCE] = licence
             save_checkpoint(segmenter, self.checkpoint, about, base=self.base)
 
     def newest_snapshot(self, on_event: Listener) -> snapshots.Snapshot | None:

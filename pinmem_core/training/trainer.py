@@ -241,9 +241,14 @@ class _Trainer(ExitStack):
             self._plan(segmenter)
         self.last = self.config.iterations
         self.step = TrainStep(self.config, segmenter, self.device)
-        folder.parameters = self.step.segmenter.count_parameters()
+        folder.parameters = segmenter.count_parameters()
+        line = f"network: {parameters_in_words(folder.parameters)}"
+        if weights := config.init_weights:
+            folder.weights_licence = segmenter.backbone.licence_of(weights)
+            licence = folder.weights_licence or "unknown"
+            line += f"; weights {Path(weights).name}, licence {licence}"
         if snapshot is None:
-            on_event(Notice(f"network: {parameters_in_words(folder.parameters)}"))
+            on_event(Notice(line))
         self.cached: CachedCrops | None = None
         images = sum(len(domain.samples) for domain in self.domains)
         epoch = -(-images // (self.config.batch * len(self.domains)))

@@ -1,6 +1,8 @@
 """Checkpoints that hold only what was trained, and name their base weights."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,19 @@ LORA = {"rank": 2}
 MINOR = {"rank": 2, "init": "minor", "bias": True}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a base, a ViT with patches of 14 pixels that are resampled to 16, and a checkpoint."""
+    folder = tmp_path_factory.mktemp("made")
+    base = weights(folder / "vit.safetensors", seed=7)
+    saved(folder / "run", run_config(base))
+    return folder
+
+
 @pytest.fixture
-def base(tmp_path):
-    """Write the weights of a ViT with patches of 14 pixels, which are resampled to 16."""
-    return weights(tmp_path / "vit.safetensors", seed=7)
+def base(tmp_path, made):
+    """Copy the base."""
+    return Path(shutil.copy(made / "vit.safetensors", tmp_path))
 
 
 def weights(path: Path, seed: int) -> Path:
@@ -70,8 +81,11 @@ def saved(folder, config):
 
 
 @pytest.fixture
-def trained(tmp_path, base):
-    return saved(tmp_path / "run", run_config(base))
+def trained(tmp_path, made, base):
+    """Copy the checkpoint and its base."""
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    edit_config(folder, lambda c: c["base"].update(source=str(base)))
+    return folder
 
 
 def config_of(folder):
@@ -87,11 +101,11 @@ def edit_config(folder, change):
 @pytest.mark.parametrize(
     ("tune", "adapters"),
     [
-        ("lora", {"lora": LORA}),
-        pytest.param("lora", {"lora": MINOR}, id="soma"),
-        ("rein", {"rein": {"tokens": 5, "rank": 2}}),
-        ("bias", {}),
-        ("frozen", {}),
+        pytest.param("lora", {"lora": LORA}, marks=pytest.mark.slow),
+        ("lora", {"lora": MINOR}),
+        pytest.param("rein", {"rein": {"tokens": 5, "rank": 2}}, marks=pytest.mark.slow),
+        pytest.param("bias", {}, marks=pytest.mark.slow),
+        pytest.param("frozen", {}, marks=pytest.mark.slow),
     ],
 )
 def test_the_small_file_and_the_base_give_the_same_network(tmp_path, base, tune, adapters):
@@ -129,10 +143,14 @@ def test_a_stopped_run_resumes_to_the_same_checkpoint(tmp_path, base):
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_every_way_of_loading_completes_the_network(tmp_path, trained):
+@pytest.mark.slow
+def test_the_whole_network_of_the_hint_needs_no_base(tmp_path, trained, monkeypatch):
     whole = tmp_path / "whole"
-    exported = Result("export", "weights", str(trained), "-o", str(whole))
-    assert exported.code == 0 and "base" not in config_of(whole)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"needs the base weights vit\.safetensors") as error:
+        plan_upload(str(trained), "user/name")
+    words = shlex.split(error.value.hint[error.value.hint.index("pinmem") :])
+    assert Result(*words[1:]).code == 0 and "base" not in config_of(whole)
     (tmp_path / "vit.safetensors").rename(tmp_path / "moved")  # the whole one does not need it
     states = [Segmenter.from_pretrained(whole).state_dict()]
     (tmp_path / "moved").rename(tmp_path / "vit.safetensors")
@@ -140,6 +158,7 @@ def test_every_way_of_loading_completes_the_network(tmp_path, trained):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_it_names_it_as_its_base(tmp_path, base, trained):
     config = run_config(base, init_weights=None, init_from=str(trained))
     further = saved(tmp_path / "further", config)
@@ -235,12 +254,6 @@ def test_a_model_is_not_its_own_base(trained):
 def test_a_run_without_a_base_is_refused(base, values, said):
     with pytest.raises(ConfigError, match=said):
         resolve(run_config(base, **values))
-
-
-def test_a_base_on_this_machine_is_not_pushed_by_name(trained):
-    with pytest.raises(ConfigError, match=r"needs the base weights vit\.safetensors") as error:
-        plan_upload(str(trained), "user/name")
-    assert "pinmem export weights" in error.value.hint
 
 
 def test_a_published_base_is_pushed_by_name(tmp_path, base, monkeypatch):

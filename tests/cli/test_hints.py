@@ -123,6 +123,13 @@ RUN_HERE = [
     (_HUB, "pinmem runs", a_file, "eval weights.bin", {}),
     ("pinmem_cli/train.py", f"pinmem train --show {HOLE}", None, "train --list", {}),
     (
+        "pinmem_cli/train.py",
+        "pinmem train --backbones '*'",
+        None,
+        "train --backbones nothing-like-it",
+        {},
+    ),
+    (
         "pinmem_cli/eval.py",
         f"pinmem predict {HOLE} -o mask.png --model {HOLE}",
         None,
@@ -175,6 +182,9 @@ ELSEWHERE = {
         "tests/training/test_run_resuming.py"
     ),
     ("pinmem_cli/train.py", f"pinmem eval {HOLE}{HOLE}"): "tests/cli/test_cli.py",
+    ("pinmem_core/export/push.py", f"pinmem export weights {HOLE} -o whole"): (
+        "tests/checkpoints/test_adapter_only.py"
+    ),
     ("pinmem_core/data/verify.py", f"pinmem data prepare {HOLE} --hash-images"): (
         "tests/data/test_verify.py"
     ),
@@ -202,6 +212,10 @@ PARSED = {
     ("pinmem_cli/train.py", f"pinmem train --recipe {HOLE} --dry-run"): _LONG,
     ("pinmem_cli/train.py", "pinmem train --recipe demo --set optim.lr=0.02 --dry-run"): _LONG,
     ("pinmem_cli/train.py", "pinmem train --recipe demo"): _LONG,
+    (
+        "pinmem_cli/train.py",
+        f"pinmem train --recipe demo --set model.backbone={HOLE} --dry-run",
+    ): _LONG,
     ("pinmem_cli/predict.py", "pinmem train --recipe demo"): _LONG,
     ("pinmem_cli/runs.py", "pinmem train --recipe demo"): _LONG,
     ("pinmem_cli/app.py", next(text for text in FILL if "minutes" in text)): _LONG,

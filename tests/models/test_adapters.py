@@ -272,9 +272,9 @@ def test_a_tuning_mode_says_what_is_trained(tmp_path, tune, trained):
 @pytest.mark.parametrize(
     ("tune", "trained"),
     [
-        ("bias", {"bias"}),
+        pytest.param("bias", {"bias"}, marks=pytest.mark.slow),
         ("lora", {"lora_a", "lora_b"}),
-        ("rein", {"a", "b", "scale", "weight", "bias"}),
+        pytest.param("rein", {"a", "b", "scale", "weight", "bias"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_frozen_backbone_leaves_adapters_trained(tmp_path, tune, trained):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 import timm
 import torch
+from conftest import Result
 from safetensors.torch import save_file
 from testers import BackboneTester
 
@@ -258,6 +259,32 @@ def test_names_are_listed_by_pattern():
     assert pm.list_backbones("mobile*") == ["mobilenet_v2"]
     assert "timm:vit_small_patch14_dinov2" in pm.list_backbones("timm:dinov2*")
     assert "timm:convnext_atto" in pm.list_backbones("timm:convnext_att*")
+
+
+@pytest.mark.slow
+def test_backbones_are_listed_with_the_licences_of_their_weights():
+    listed = {
+        of["name"]: of["weights"]
+        for of in Result("train", "--backbones", "*net50", "--json").json["backbones"]
+    }
+    assert listed["resnet50"] == {} and listed["timm:resnet50"]["a1_in1k"] == "apache-2.0"
+    shown = Result("train", "--backbones", "dinov2*").out
+    assert "timm:vit_small_patch14_dinov2" in shown and "lvd142m" in shown
+
+
+def test_the_licence_of_published_weights_is_known_and_that_of_a_file_is_not(tmp_path):
+    vit = dinov2()
+    assert vit.licence_of("lvd142m") == vit.licence_of("default") == "apache-2.0"
+    assert vit.licence_of(str(tmp_path / "vit.safetensors")) is None
+
+
+def test_drop_path_is_an_option_of_the_backbone():
+    vit = dinov2(drop_path_rate=0.5).train()
+    torch.manual_seed(0)
+    first, second = vit(torch.ones(1, 3, 32, 32)), vit(torch.ones(1, 3, 32, 32))
+    assert not torch.equal(first[0], second[0])
+    vit.eval()
+    assert torch.equal(vit(torch.ones(1, 3, 32, 32))[0], vit(torch.ones(1, 3, 32, 32))[0])
 
 
 def test_a_fixed_size_is_asked_for_where_an_export_needs_one(tmp_path):

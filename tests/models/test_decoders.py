@@ -52,4 +52,4 @@ class TestMask(DecoderTester):
 
     @pytest.mark.exhaustive
     def test_it_is_exported(self, tmp_path):
-        super().test_it_is_exported(tmp_path)
+        super().test_it_is_exported(tmp_path, (50, 70))

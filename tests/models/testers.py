@@ -16,6 +16,9 @@ from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.training import resume, train
 from pinmem_core.training.step import TrainStep
 
+OTHER_SIZES = ((64, 64), (33, 128))
+"""Sizes that a network is exported for in addition, in the exhaustive tests."""
+
 
 def images(*size: int) -> Tensor:
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -86,9 +89,13 @@ class ModelTester:
         assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
     @pytest.mark.slow
-    def test_it_is_exported(self, tmp_path):
-        export_model(self.segmenter(), tmp_path / "file.onnx", "onnx", size=(50, 70))
-        assert (tmp_path / "file.onnx").is_file()
+    @pytest.mark.parametrize(
+        "size",
+        [(50, 70), *(pytest.param(size, marks=pytest.mark.exhaustive) for size in OTHER_SIZES)],
+    )
+    def test_it_is_exported(self, tmp_path, size):
+        file = export_model(self.segmenter(), tmp_path / "file.onnx", "onnx", size=size)
+        assert all(case.sure_equal >= 0.9999 for case in file.compared) and file.compared
 
 
 class BackboneTester(ModelTester):

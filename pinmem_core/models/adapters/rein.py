@@ -43,9 +43,6 @@ class ReinTokens(nn.Module):
         query_merge: Linear map to the queries; None without queries.
     """
 
-    query_map: nn.Linear | None = None
-    query_merge: nn.Linear | None = None
-
     def __init__(self, blocks: int, dim: int, tokens: int, rank: int) -> None:
         super().__init__()
         bound = math.sqrt(6 / (dim + rank))
@@ -54,6 +51,8 @@ class ReinTokens(nn.Module):
         self.token_map = nn.Linear(dim, dim)
         self.feature_map = nn.Linear(dim, dim)
         self.scale = nn.Parameter(torch.tensor(0.001))
+        self.query_map: nn.Linear | None = None
+        self.query_merge: nn.Linear | None = None
 
     def refine(self, features: Tensor, block: int) -> Tensor:
         """Return the refined patch tokens (N, n, C) after a block."""

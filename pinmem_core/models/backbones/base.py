@@ -125,6 +125,10 @@ class Backbone(nn.Module, ABC):
             f"there is no weights file '{name}', and none are published for '{self.name}'."
         )
 
+    def licence_of(self, source: str) -> str | None:
+        """Return the licence of published weights by their name; None if it is not known."""
+        return None
+
     def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
         """Load the tensors that `source` holds."""
         load_strictly(self, state, f"the weights in {source}", self.name, self.unused_weights)

@@ -8,6 +8,7 @@ Plain ViTs (DINOv2, DINOv3, EVA-02, ...) have one, so a simple feature pyramid (
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,20 +146,28 @@ class Timm(Backbone):
 
     def published(self, name: str, download: bool) -> Mapping[str, Tensor] | None:
         """Return timm's weights by their tag, e.g. "lvd142m"; "default" is the network's own."""
-        architecture = self.name.removeprefix("timm:").partition(".")[0]
-        tagged: list[str] = _timm().list_pretrained(f"{architecture}.*")
-        tags = [known.partition(".")[2] for known in tagged]
-        if name in tags:
-            repo = _timm().models.get_pretrained_cfg(f"{architecture}.{name}").hf_hub_id
-        elif name == "default" and tags:
-            repo = self.network.pretrained_cfg["hf_hub_id"]
-        else:
+        tags = weights_of(self.name)
+        if name not in tags and not (name == "default" and tags):
             raise unknown_name(f"weights of {self.name}", name, tags)
+        repo = self._published_cfg(name)["hf_hub_id"]
         cached = try_to_load_from_cache(repo, _FILE)
         if not download and not isinstance(cached, str):
             return None
         with asking_hub(HubName(repo), f"fetch {repo}"):
             return read_weights(Path(hf_hub_download(repo, _FILE)))
+
+    def licence_of(self, source: str) -> str | None:
+        """Return the licence of published weights that timm states, e.g. "apache-2.0"."""
+        if source != "default" and source not in weights_of(self.name):
+            return None
+        licence: str | None = self._published_cfg(source).get("license")
+        return licence
+
+    def _published_cfg(self, tag: str) -> dict[str, Any]:
+        if tag == "default":
+            own: dict[str, Any] = self.network.pretrained_cfg
+            return own
+        return vars(_timm().models.get_pretrained_cfg(f"{_architecture(self.name)}.{tag}"))
 
     def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
         """Load weights with timm's names; patches and positions are resampled."""
@@ -167,6 +176,26 @@ class Timm(Backbone):
             state = adapt(dict(state), self.network)
         what = f"the weights in {source}"
         load_strictly(self.network, state, what, self.name, self.unused_weights)
+
+
+def weights_of(name: str) -> dict[str, str | None]:
+    """Return the licences of the published weights of a network `timm:NAME`, by their tag."""
+    return _licences().get(_architecture(name), {})
+
+
+@cache
+def _licences() -> dict[str, dict[str, str | None]]:
+    licences: dict[str, dict[str, str | None]] = {}
+    for known in _timm().list_pretrained():
+        architecture, _, tag = known.partition(".")
+        cfg = _timm().models.get_pretrained_cfg(known)
+        licences.setdefault(architecture, {})[tag] = cfg.license
+    return licences
+
+
+def _architecture(name: str) -> str:
+    """Return the name in timm without the tag of weights."""
+    return name.removeprefix("timm:").partition(".")[0]
 
 
 def _timm() -> Any:
