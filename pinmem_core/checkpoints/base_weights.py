@@ -134,7 +134,7 @@ def _fingerprint(tensor: Tensor) -> str:
     tensor = tensor.detach().cpu()
     plain = (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
     digest = hashlib.sha256(str((plain.dtype, *plain.shape)).encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
