@@ -240,7 +240,7 @@ def test_the_place_of_the_first_weights_is_nobodys_business(run, tmp_path):
     RunFolder(tmp_path).save_checkpoint(1, config, Segmenter(config.model))
     for name in ("config.json", "README.md"):
         text = (tmp_path / "checkpoint" / name).read_text()
-        assert "w.safetensors" in text and "ada" not in text
+        assert "w.safetensors" in text and "/ada" not in text and "secret" not in text
 
 
 def test_text_of_a_foreign_checkpoint_is_shown_and_does_nothing():

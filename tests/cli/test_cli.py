@@ -114,7 +114,8 @@ def test_train_eval_and_predict_keep_their_json_contracts(tmp_path, photo):
         "-o", str(out), "--json",
     )  # fmt: skip
     data = trained.json
-    assert set(data) == {"schema_version", "run", "checkpoint", "iterations", "scores"}
+    keys = {"schema_version", "run", "checkpoint", "iterations", "parameters", "scores"}
+    assert set(data) == keys and set(data["parameters"]) == {"trained", "total"}
     assert data["iterations"] == 2 and Path(data["checkpoint"]).is_dir()
     assert set(data["scores"]["source"]) == {"toy:red@val", "toy:blue@val"}
 
