@@ -212,6 +212,7 @@ PARSED = {
     ("pinmem_cli/train.py", f"pinmem train --recipe {HOLE} --dry-run"): _LONG,
     ("pinmem_cli/train.py", "pinmem train --recipe demo --set optim.lr=0.02 --dry-run"): _LONG,
     ("pinmem_cli/train.py", "pinmem train --recipe demo"): _LONG,
+    ("pinmem_cli/train.py", "pinmem train --sources demo --method aggregate --dry-run"): _LONG,
     (
         "pinmem_cli/train.py",
         f"pinmem train --recipe demo --set model.backbone={HOLE} --dry-run",
