@@ -18,6 +18,7 @@ from pinmem_core.export.graph import Graph, trace
 from pinmem_core.inference.onnx_runner import Signature
 from pinmem_core.models import load_checkpoint
 from pinmem_core.training import train
+from pinmem_core.training.dry_run import iteration_cost
 from pinmem_core.training.optim import optimizer_state
 from pinmem_core.training.setup import initial_segmenter, resolve
 from pinmem_core.training.snapshots import SnapshotMeta, newest_snapshot, save_snapshot
@@ -78,6 +79,12 @@ class MethodTester:
             result = step.step(0, self.batch(step, images=4))
             losses.append(torch.stack([phase.total for phase in result.losses.values()]))
         torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0)
+
+    @pytest.mark.slow
+    def test_the_cost_of_an_iteration_is_counted_without_values(self):
+        step = self.train_step()
+        cost = iteration_cost(step, self.batch(step))
+        assert cost.flops > 0 and cost.memory_bytes > 0
 
     def test_a_restored_step_goes_on_bit_equally(self, tmp_path):
         straight, resumed = self.train_step(), self.train_step(seed=1)

@@ -107,9 +107,10 @@ class ISW(Aggregate):
         self.masks = [like.new_ones([norm.num_channels] * 2).triu(diagonal=1) for norm in norms]
         self.variances = [torch.zeros_like(mask) for mask in self.masks]
         settings = self.settings
-        self._begin = max(1, round(settings.start * self.config.iterations))
-        self._trials = min(settings.trials, self._begin)
-        self._batches = min(settings.trial_batches, self._begin // self._trials)
+        self._begin = max(2, round(settings.start * self.config.iterations))
+        available = self._begin - 1  # the first iteration is left out: estimates of cost repeat it
+        self._trials = min(settings.trials, available)
+        self._batches = min(settings.trial_batches, available // self._trials)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _keep(self, number: int, norm: nn.Module, inputs: Any, output: Tensor) -> None:

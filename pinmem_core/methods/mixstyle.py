@@ -1,11 +1,13 @@
 """`mixstyle`: mix the styles of images in early feature maps (Zhou et al., ICLR 2021)."""
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.distributions import Beta
 
 from pinmem_core.config import Settings
+from pinmem_core.data.batches import step_seed
+from pinmem_core.distributed import rank
 from pinmem_core.methods.aggregate import Aggregate
 from pinmem_core.methods.base import StepContext
 from pinmem_core.methods.losses import Losses
@@ -49,17 +51,19 @@ class MixStyle(Aggregate):
 
     def losses(self, context: StepContext) -> Losses:
         """Return the losses of a forward pass with mixed styles."""
-        with self.places.changing(self._mix):
-            return super().losses(context)
+        rng = np.random.default_rng(step_seed(self.config.seed, context.iteration, rank()))
 
-    def _mix(self, place: int, maps: Tensor) -> Tensor:
-        if torch.rand(()) >= self.settings.p:
-            return maps
-        partners = torch.randperm(len(maps)).to(maps.device)
-        shares = Beta(self.settings.alpha, self.settings.alpha).sample((len(maps), 1, 1, 1))
-        if self.settings.placebo:
-            shares = torch.ones_like(shares)
-        return mix_styles(maps, partners, shares.to(maps.device))
+        def mix(place: int, maps: Tensor) -> Tensor:
+            if rng.random() >= self.settings.p:
+                return maps
+            count, alpha = len(maps), self.settings.alpha
+            partners = torch.tensor(rng.permutation(count), device=maps.device)
+            drawn = np.ones(count) if self.settings.placebo else rng.beta(alpha, alpha, count)
+            shares = torch.tensor(drawn, device=maps.device)[:, None, None, None].to(maps)
+            return mix_styles(maps, partners, shares)
+
+        with self.places.changing(mix):
+            return super().losses(context)
 
 
 METHODS = {"mixstyle": MixStyle}

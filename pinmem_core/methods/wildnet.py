@@ -5,13 +5,16 @@ Left out: the contrastive loss with its queue, and the consistency of the auxili
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from pinmem_core.config import Settings
+from pinmem_core.data.batches import step_seed
 from pinmem_core.data.transforms import normalize
+from pinmem_core.distributed import rank
 from pinmem_core.errors import ConfigError
 from pinmem_core.images import read_image
 from pinmem_core.inference.sources import find_sources
@@ -60,6 +63,7 @@ class WildNet(Method):
     def setup(self, segmenter: Segmenter) -> None:
         """Find the places and the images."""
         self.places = Places(segmenter, self.settings.places)
+        self.normalization = segmenter.normalization
         folder = self.settings.images
         self.files = [
             source.path
@@ -73,10 +77,11 @@ class WildNet(Method):
         """Accumulate the gradient of the losses on x and x' into `.grad`."""
         segmenter, loss = context.segmenter, self.config.loss
         segmenter.train()
+        rng = np.random.default_rng(step_seed(self.config.seed, context.iteration, rank()))
         images, labels = context.batch.all()
         plain, output = training_pass(segmenter, images, labels, loss)
         with unrecorded_statistics(segmenter):
-            styles = self._styles(segmenter, self._wild(segmenter, images))
+            styles = self._styles(segmenter, self._wild(images, rng))
             with self.places.changing(lambda i, maps: restyle(maps, style_of(maps), styles[i])):
                 stylised, restyled = training_pass(segmenter, images, labels, loss)
         kl = divergence(output.logits, restyled.logits)
@@ -98,17 +103,21 @@ class WildNet(Method):
             segmenter.encode(images)
         return styles
 
-    def _wild(self, segmenter: Segmenter, images: Tensor) -> Tensor:
+    def _wild(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Return an image with another style for each of the images (N, 3, H, W)."""
         if self.settings.placebo:
             return images
+        count, size = len(images), [*images.shape[-2:]]
         if not self.files:
-            return images[torch.randperm(len(images)).to(images.device)]
-        crop = v2.RandomResizedCrop(images.shape[-2:], scale=(0.25, 1.0), antialias=True)
-        drawn = torch.randint(len(self.files), (len(images),)).tolist()
-        pixels = (torch.tensor(read_image(self.files[i])).permute(2, 0, 1) for i in drawn)
-        wild = torch.stack([crop(image) for image in pixels])
-        return normalize(wild.to(images.device), segmenter.normalization).to(images)
+            return images[torch.tensor(rng.permutation(count), device=images.device)]
+        crops = []
+        for number in rng.integers(len(self.files), size=count):
+            pixels = torch.tensor(read_image(self.files[number])).permute(2, 0, 1)
+            height, width = pixels.shape[1:]
+            side = max(1, round(min(height, width) * rng.uniform(0.5, 1.0)))
+            top, left = (int(rng.integers(length - side + 1)) for length in (height, width))
+            crops.append(F.resized_crop(pixels, top, left, side, side, size))
+        return normalize(torch.stack(crops).to(images.device), self.normalization).to(images)
 
 
 METHODS = {"wildnet": WildNet}

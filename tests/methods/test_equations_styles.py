@@ -123,7 +123,7 @@ def test_the_divergence_follows_the_equation():
     assert divergence(logits, logits).item() == 0
 
 
-def one_step(method, seed=0, **settings):
+def one_step(method, iteration=0, **settings):
     """Return losses, gradients and running statistics of a step of a method."""
     config = resolve(small_config(method=method, method_config=settings))
     segmenter = initial_segmenter(config).double()
@@ -139,8 +139,8 @@ def one_step(method, seed=0, **settings):
         (0,),
         (1,),
     )
-    torch.manual_seed(seed)
-    losses = run.step(StepContext(segmenter, batch, 0.1)).losses["train"]
+    torch.manual_seed(iteration)
+    losses = run.step(StepContext(segmenter, batch, 0.1, iteration)).losses["train"]
     gradients = {n: p.grad for n, p in segmenter.named_parameters() if p.grad is not None}
     buffers = dict(segmenter.named_buffers())
     return losses, gradients, buffers
@@ -160,10 +160,10 @@ def test_without_changes_a_step_is_that_of_aggregate():
     same(one_step("mixstyle", p=1.0, placebo=True), plain)
 
 
-def test_styles_change_a_step_and_depend_on_its_seed():
+def test_styles_change_a_step_and_depend_on_its_iteration():
     plain = one_step("aggregate")[0].total
     for method in ("mixstyle", "dsu"):
-        first, second = (one_step(method, seed, p=1.0)[0].total for seed in (0, 1))
+        first, second = (one_step(method, number, p=1.0)[0].total for number in (0, 1))
         assert len({plain.item(), first.item(), second.item()}) == 3
 
 
@@ -193,7 +193,7 @@ def test_the_images_of_wildnet_come_from_a_folder(tmp_path):
         pixels = torch.randint(0, 256, (40, 90 + number, 3), generator=rng, dtype=torch.uint8)
         write_png(tmp_path / "wild" / name, pixels.numpy())
     folder = str(tmp_path / "wild")
-    first, second, other = (one_step("wildnet", seed, images=folder)[0] for seed in (0, 0, 1))
+    first, second, other = (one_step("wildnet", i, images=folder)[0] for i in (0, 0, 1))
     assert first.total.item() == second.total.item() != other.total.item()
     with pytest.raises(PinMemError, match="nowhere"):
         one_step("wildnet", images=str(tmp_path / "nowhere"))

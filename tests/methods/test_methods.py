@@ -44,7 +44,7 @@ class TestIBN(MethodTester):
 
 class TestISW(MethodTester):
     method = "isw"
-    settings = {"method_config": {"start": 0.4, "trials": 1, "trial_batches": 1}}  # noqa: RUF012
+    settings = {"method_config": {"start": 0.7, "trials": 1, "trial_batches": 1}}  # noqa: RUF012
 
 
 @pytest.mark.slow
