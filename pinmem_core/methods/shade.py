@@ -150,7 +150,8 @@ class Shade(Method):
 def dirichlet_weights(styles: int, count: int) -> Tensor:
     """Draw `count` vectors of weights from Dirichlet(1/n) over n styles, (count, n) float64."""
     concentration = torch.full((styles,), 1 / styles, dtype=torch.float64)
-    weights: Tensor = torch.distributions.Dirichlet(concentration).sample((count,))
+    drawn = torch.distributions.Dirichlet(concentration, validate_args=False)
+    weights: Tensor = drawn.sample((count,))
     return weights
 
 
@@ -164,7 +165,7 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
     chosen = [apart.argmax()]
     nearest = torch.full_like(apart, torch.inf)
     for _ in range(count - 1):
-        distances = (points - points[chosen[-1]]).square().sum(dim=1)
+        distances = (points - points[chosen[-1][None]]).square().sum(dim=1)
         nearest = torch.minimum(nearest, distances)
         chosen.append(nearest.argmax())
     return torch.stack(chosen)

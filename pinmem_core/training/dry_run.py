@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.amp.grad_scaler import GradScaler
 
@@ -119,8 +119,10 @@ def iteration_cost(iteration: TrainStep, batch: Batch) -> Cost:
 
 def step_tensors(iteration: TrainStep) -> Iterator[Tensor]:
     """Yield all tensors that `iteration` holds between two steps."""
-    yield from iteration.segmenter.parameters()
-    yield from iteration.segmenter.buffers()
+    held = (part for part in vars(iteration.method).values() if isinstance(part, nn.Module))
+    for network in (iteration.segmenter, *held):
+        yield from network.parameters()
+        yield from network.buffers()
     for name, state in iteration.states().items():
         if name != "model":
             yield from state.values()
