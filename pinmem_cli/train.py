@@ -24,7 +24,7 @@ from pinmem_cli.options import (
 from pinmem_cli.output import Output, is_first_process, percent, say, size, table
 from pinmem_cli.signals import stopping
 from pinmem_cli.sweep import run_or_plan_sweep
-from pinmem_core.errors import StoppedRunError
+from pinmem_core.errors import ConfigError, StoppedRunError
 
 if TYPE_CHECKING:
     from pinmem_core.config import TrainConfig
@@ -38,7 +38,7 @@ EXAMPLES = (
     "pinmem train --recipe paper-resnet50 --dry-run",
     "pinmem train --sources mycity --from starter --time 30m",
     "pinmem train --resume auto",
-    "pinmem train --sweep study.toml -o study",
+    "pinmem train --sweep study.toml --jobs 2 -o study",
     "pinmem train --sources camvid:0006R0,camvid:0016E5 --targets camvid:0001TP",
     "pinmem train --sources demo:arcade,demo:toytown --method aggregate --set optim.lr=0.02",
 )
@@ -52,7 +52,7 @@ _MODES: dict[str, tuple[str, tuple[str, ...]]] = {
     "--resume": ("takes every setting from the run", ()),
     "--sweep": (
         "takes every setting but sources and targets from its file",
-        ("--sources", "--targets", "--output", "--dry-run"),
+        ("--sources", "--targets", "--jobs", "--output", "--dry-run"),
     ),
 }
 """Options that replace training by something else: what they do, and the options that they use."""
@@ -171,6 +171,14 @@ def train(
             panel="Instead",
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        option(
+            "Runs of a study at once, each in its own process; they use the GPUs in turn.",
+            min=1,
+            panel="Instead",
+        ),
+    ] = 1,
     list_recipes: Annotated[bool, option("List the recipes.", "--list", panel="Instead")] = False,
     show: Annotated[
         str | None,
@@ -228,7 +236,10 @@ def train(
     elif resume:
         _resume(out, resume)
     elif sweep:
-        run_or_plan_sweep(out, sweep, output, names(sources), names(targets), dry_run=dry_run)
+        domains = names(sources), names(targets)
+        run_or_plan_sweep(out, sweep, output, *domains, jobs=jobs, dry_run=dry_run)
+    elif "--jobs" in given_options(context):
+        raise ConfigError("--jobs is for the runs of a study.", "Add --sweep FILE.")
     else:
         options = {
             "sources": names(sources) if sources else None,

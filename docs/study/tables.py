@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from pinmem_core.study.table import StudyTable
+from pinmem_core.study.writers import classes_as_markdown, variants_as_markdown
 
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
@@ -25,9 +26,9 @@ def _table(kind: str, name: str) -> str:
         json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     )
     if kind == "variants":
-        return study.variants_as_markdown()
+        return variants_as_markdown(study)
     (target,) = next(iter(study.rows.values())).targets
-    return study.classes_as_markdown(target)
+    return classes_as_markdown(study, target)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Bootstrap intervals of the mIoU over images."""
+"""Intervals of the mIoU: the bootstrap over images and seeds, and Student's t over seeds."""
 
 from collections.abc import Sequence
+from math import cos, pi, sin, sqrt, tan
+from statistics import mean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +88,89 @@ def mean_paired_interval(
     Raises:
         DataError: The images or their labels differ.
     """
-    weights = _weights(len(pairs[0][0]), draws, seed)
+    return average_paired_interval([pairs], level=level, draws=draws, seed=seed, classes=classes)
+
+
+def average_paired_interval(
+    targets: Sequence[Sequence[tuple[Sequence[ImageResult], Sequence[ImageResult]]]],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    classes: NDArray[np.bool_] | None = None,
+) -> tuple[float, float]:
+    """Return the interval of `mean_paired_interval`, averaged over several targets.
+
+    Each draw resamples the images of each target, and the pairs for all targets together.
+
+    Args:
+        targets: Pairs of results of at least one target, as for `mean_paired_interval`; pairs with
+            the same position, e.g. of one seed, belong together.
+        level: Fraction of the draws inside the interval, in 0..1.
+        draws: Number of draws.
+        seed: Random seed; equal seeds give equal draws.
+        classes: Classes to average, (K,), as for `mean_iou`; None for those that occur.
+
+    Raises:
+        DataError: The images or their labels differ within a target.
+    """
+    # The first two streams of random numbers are those of a single target and of its pairs.
+    seeds = [seed, *range(seed + 2, seed + 1 + len(targets))]
+    each = [
+        _differences(pairs, _weights(len(pairs[0][0]), draws, of_target), classes)
+        for pairs, of_target in zip(targets, seeds, strict=True)
+    ]
+    chosen = _weights(len(targets[0]), draws, seed + 1) / len(targets[0])
+    return _middle((chosen.T * np.mean(each, axis=0)).sum(axis=0), level)
+
+
+def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float] | None:
+    """Return Student's t interval (low, high) of the mean of independent values.
+
+    Args:
+        values: E.g. one difference per seed.
+        level: Coverage of the interval in 0..1.
+
+    Returns:
+        The interval; None for fewer than two values.
+    """
+    if len(values) < 2:
+        return None
+    half = student_quantile(level, len(values) - 1) * stdev(values) / sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def student_quantile(level: float, freedom: int) -> float:
+    """Return t with P(-t < T < t) = `level` for Student's distribution.
+
+    Args:
+        level: Probability in 0..1.
+        freedom: Degrees of freedom, at least 1.
+    """
+    low, high = 0.0, pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _student_within(angle, freedom) < level else (low, angle)
+    return sqrt(freedom) * tan(high)
+
+
+def _student_within(angle: float, freedom: int) -> float:
+    """Return P(|T| < sqrt(freedom) tan(angle)): Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    odd = freedom % 2
+    term = cos(angle) if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for factor in range(2 + odd, freedom - 1, 2):
+        term *= (factor - 1) / factor * cos(angle) ** 2
+        total += term
+    return 2 / pi * (angle + sin(angle) * total) if odd else sin(angle) * total
+
+
+def _differences(
+    pairs: Sequence[tuple[Sequence[ImageResult], Sequence[ImageResult]]],
+    weights: NDArray[np.float64],
+    classes: NDArray[np.bool_] | None,
+) -> NDArray[np.float64]:
+    """Return mIoU(second) - mIoU(first) of each pair and draw, (pairs, draws)."""
     differences = []
     for first, second in pairs:
         _require_same_images(first, second)
@@ -98,8 +182,7 @@ def mean_paired_interval(
                 "Evaluate both with the same protocol on the same prepared data.",
             )
         differences.append(_mious(others, weights, classes) - _mious(counts, weights, classes))
-    chosen = _weights(len(pairs), draws, seed + 1) / len(pairs)
-    return _middle((chosen.T * differences).sum(axis=0), level)
+    return np.array(differences)
 
 
 def _counts(results: Sequence[ImageResult]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""Plots of an evaluation: calibration, and the slots of the memory."""
+"""Plots of an evaluation: calibration, differences, and the slots of the memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
-from pinmem_core.plots import FAINT, GRID, INK, MARGIN, add_axes, new_figure, plot_style, shortened
+from pinmem_core.plots import (
+    COLORS,
+    FAINT,
+    GRID,
+    INK,
+    MARGIN,
+    add_axes,
+    new_figure,
+    plot_style,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,6 +180,70 @@ def plot_reliability(
             part.patch.set_alpha(0)
             part.tick_params(length=0, labelcolor=text)
             part.spines[:].set_color(grid)
+    return figure
+
+
+@dataclass(frozen=True)
+class DifferencePoint:
+    """A difference of mIoU with its intervals, in -1..1.
+
+    Attributes:
+        name: What is compared.
+        value: The difference.
+        interval: Ends of the thick interval.
+        wider: Ends of the thin interval; None for none.
+        separated: Whether the difference is separated from 0; the point is filled.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    wider: tuple[float, float] | None
+    separated: bool
+
+
+def plot_differences(
+    panels: Mapping[str, Sequence[DifferencePoint]], title: str, note: str = ""
+) -> "Figure":
+    """Plot differences as points with intervals, in points of mIoU.
+
+    A thin interval is cut off where it is more than three times as wide as all others.
+
+    Args:
+        panels: At least one point for each panel, by its title.
+        title: Title of the plot.
+        note: Line below the title.
+    """
+    heights = [0.28 * len(points) + 0.15 for points in panels.values()]
+    width, height = 9.6, sum(heights) + 0.75 * len(panels) + 0.9
+    left, across = 3.4, 5.9
+    points = [point for of_panel in panels.values() for point in of_panel]
+    limit = 100 * max(abs(end) for point in points for end in (*point.interval, point.value))
+    thin = 100 * max(abs(end) for point in points for end in point.wider or (0.0,))
+    limit = 1.05 * max(min(thin, 3 * limit), limit, 0.1)
+    with plot_style():
+        figure = new_figure(width, height, title, note)
+        bottom = height - 0.9
+        for (name, of_panel), tall in zip(panels.items(), heights, strict=True):
+            bottom -= tall + 0.3
+            axes = add_axes(figure, left, bottom, across, tall)
+            axes.axvline(0, color=FAINT, linewidth=0.8)
+            for y, point in enumerate(of_panel):
+                low, high = point.interval
+                color = COLORS[0] if point.separated else FAINT
+                if point.wider:
+                    axes.plot(
+                        [100 * end for end in point.wider], [y, y], color=color, linewidth=0.9
+                    )
+                axes.plot([100 * low, 100 * high], [y, y], color=color, linewidth=3)
+                fill = color if point.separated else "white"
+                axes.plot(100 * point.value, y, "o", mfc=fill, mec=color, markersize=6)
+            axes.set(xlim=(-limit, limit), ylim=(len(of_panel) - 0.4, -0.6))
+            axes.set_yticks(range(len(of_panel)), [shortened(p.name, 44) for p in of_panel])
+            axes.tick_params(length=0)
+            axes.grid(axis="x")
+            axes.set_title(shortened(name, 80), loc="left")
+            bottom -= 0.45
     return figure
 
 

@@ -3,23 +3,24 @@
 from dataclasses import dataclass
 
 from pinmem_core.config import TrainConfig
+from pinmem_core.data.batches import Domain
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.devices import pick_device
-from pinmem_core.evaluation import load_target
+from pinmem_core.evaluation import Target, load_target
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.study.sweep import Sweep
 from pinmem_core.training.setup import initial_segmenter, load_data, resolve
-from pinmem_core.training.timing import Timing, measure
+from pinmem_core.training.timing import Timing, is_long, measure
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Images and time of the runs of a study.
+    """Images and time of the runs of a study, or of one of its folds.
 
     Attributes:
         images: Number of training images.
         scored: Number of images that each run is scored on.
-        seconds: Estimated seconds of one run, by variant.
+        seconds: Estimated seconds of one run, by variant; empty if nothing was measured.
     """
 
     images: int
@@ -27,39 +28,62 @@ class StudyPlan:
     seconds: dict[str, float]
 
 
-def plan_study(sweep: Sweep, *, on_event: Listener = ignore) -> StudyPlan:
-    """Return the plan of a study. Variants of equal cost are measured once, each in seconds.
+def plan_study(
+    sweep: Sweep, *, only_long: bool = False, on_event: Listener = ignore
+) -> dict[str, StudyPlan]:
+    """Return the plan of each fold. Variants of equal cost are measured once, each in seconds.
+
+    Args:
+        sweep: The study.
+        only_long: Whether to measure only if a run is long enough to be measured when it starts.
+        on_event: Callback for progress events.
 
     Raises:
         ConfigError: A configuration contradicts itself.
         DataError: A source, a target or weights are missing or damaged.
         MachineError: The device is missing.
     """
-    seed = sweep.seeds[0]
-    configs = {name: resolve(sweep.config(name, seed)) for name in sweep.variants}
-    prepare_synthetic([*sweep.sources, *sweep.targets], on_event)
-    scored = [load_target(text) for text in sweep.scored()]
-    domains = load_data(configs[sweep.baseline], ignore).domains
     timings: dict[str, Timing] = {}
-    seconds = {}
-    for name, config in configs.items():
-        cost = _cost(config)
-        if cost not in timings:
-            on_event(Notice(f"measuring the speed of {name} ..."))
-            data = load_data(config, ignore)
-            segmenter = initial_segmenter(config, download=False)
-            device = pick_device(config.device)
-            timings[cost] = measure(config, segmenter, data.domains, scored, device)
-        timing = timings[cost]
-        # A run validates on its sources, and its report scores them again with the targets.
-        once = timing.scores()
-        seconds[name] = once if sweep.variants[name].of else timing.total(config) + once
-    images = sum(len(domain.samples) for domain in domains)
-    return StudyPlan(images, sum(len(target.samples) for target in scored), seconds)
+    plans = {}
+    for fold, part in sweep.parts().items():
+        configs = {name: resolve(part.config(name, part.seeds[0])) for name in part.variants}
+        prepare_synthetic([*part.sources, *part.targets], on_event)
+        scored = [load_target(text) for text in part.scored()]
+        domains = load_data(configs[part.baseline], ignore).domains
+        seconds = {}
+        if not only_long or any(is_long(config, len(domains)) for config in configs.values()):
+            for name, config in configs.items():
+                cost = f"{_cost(config)} {len(scored)}"
+                if cost not in timings:
+                    on_event(Notice(f"measuring the speed of {name} ..."))
+                    timings[cost] = _measured(config, scored)
+                seconds[name] = _seconds(
+                    timings[cost], config, scored, bool(part.variants[name].of)
+                )
+        images = sum(len(domain.samples) for domain in domains)
+        plans[fold] = StudyPlan(images, sum(len(target.samples) for target in scored), seconds)
+    return plans
+
+
+def _measured(config: TrainConfig, scored: list[Target]) -> Timing:
+    domains: list[Domain] = load_data(config, ignore).domains
+    segmenter = initial_segmenter(config, download=False)
+    return measure(config, segmenter, domains, scored, pick_device(config.device))
+
+
+def _seconds(timing: Timing, config: TrainConfig, scored: list[Target], trained: bool) -> float:
+    """Return the seconds of a run, whose fold may score other images than the measured one."""
+    each = [seconds for seconds, _ in timing.scoring]
+    counts = [len(target.samples) for target in scored]
+    timing = Timing(timing.iteration, tuple(zip(each, counts, strict=True)), timing.memory_bytes)
+    # A run validates on its sources, and its report scores them again with the targets.
+    once = timing.scores()
+    return once if trained else timing.total(config) + once
 
 
 def _cost(config: TrainConfig) -> str:
     """Return the settings that decide the time of an iteration."""
     whole = "method", "method_config", "batch", "pseudo_domains", "workers", "device", "model"
     keys = dict.fromkeys((*whole, "compute", "augmentation", "meta"), True)
-    return config.model_dump_json(include={**keys, "optim": {"name", "clip", "ema", "freeze"}})
+    optim = {"name", "clip", "ema", "freeze"}
+    return f"{len(config.sources)} {config.model_dump_json(include={**keys, 'optim': optim})}"

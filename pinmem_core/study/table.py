@@ -1,20 +1,22 @@
-"""The table of a study, computed from its reports."""
+"""The numbers of a study's table, computed from its reports."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from pinmem_core.checkpoints.model_card import seen_in_words
-from pinmem_core.documents import json_text
 from pinmem_core.errors import DataError
-from pinmem_core.evaluation.bootstrap import mean_paired_interval
-from pinmem_core.evaluation.compare import SavedReport
+from pinmem_core.evaluation.bootstrap import average_paired_interval, student_interval
+from pinmem_core.evaluation.compare import SavedReport, SavedTarget
 from pinmem_core.evaluation.results import LEVEL
-from pinmem_core.files import write_atomic
+from pinmem_core.study.run import Cost, read_cost
 from pinmem_core.study.sweep import Sweep, report_path
+
+AVERAGE = "average"
+"""Key of the average over unseen targets, or over folds."""
 
 
 class _Part(BaseModel):
@@ -39,6 +41,12 @@ class SeedScores(_Part):
         """Sample standard deviation of the values; None for one value."""
         return stdev(self.values) if len(self.values) > 1 else None
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def student(self) -> tuple[float, float] | None:
+        """Student's t interval of the mean over seeds; None for one value."""
+        return student_interval(self.values, level=LEVEL)
+
     def as_text(self, sign: str = "") -> str:
         """Return the mean ± deviation in points, e.g. "34.1 ± 0.8"."""
         deviation = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
@@ -52,6 +60,13 @@ class Difference(SeedScores):
     """Name of the reference variant."""
     interval: tuple[float, float]
     """Interval (low, high) of the mean, by bootstrap over seeds and images."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def separated(self) -> bool:
+        """Whether both intervals exclude 0; never for one seed, whose training may be chance."""
+        both = (self.interval, self.student)
+        return all(ends is not None and ends[0] * ends[1] > 0 for ends in both)
 
 
 class Row(_Part):
@@ -69,6 +84,25 @@ class Row(_Part):
     """IoU by target and class, mean over seeds, in 0..1; None for a class that does not occur."""
     differences: dict[str, Difference]
     """Difference to the reference variant by target, over the seeds of both."""
+    average: SeedScores | None = None
+    """Mean mIoU over the targets of `StudyTable.averaged`, in 0..1."""
+    average_difference: Difference | None = None
+    """Difference of the averages to the reference variant, over the seeds of both."""
+    kind: Literal["placebo", "ablation"] | None = None
+    """Whether this is a placebo of the variant `base`, or an ablation within its checkpoints."""
+    base: str | None = None
+    """Variant that this one is a placebo or an ablation of."""
+    effects: dict[str, Difference] = {}
+    """Difference of `base` minus this variant by target, or "average"."""
+    costs: tuple[Cost | None, ...] = ()
+    """Cost of each run, in the order of the seeds; None where it is unknown."""
+
+    def columns(self) -> Iterator[tuple[str, SeedScores, Difference | None]]:
+        """Yield name, scores and difference of each target, and of the average."""
+        for target, scores in self.targets.items():
+            yield target, scores, self.differences.get(target)
+        if self.average:
+            yield AVERAGE, self.average, self.average_difference
 
 
 class StudyTable(_Part):
@@ -83,53 +117,68 @@ class StudyTable(_Part):
     of older versions lack it."""
     rows: dict[str, Row] = Field(alias="variants")
     """Results by variant, without variants that have no report."""
+    averaged: tuple[str, ...] = ()
+    """Targets of the average, each "FOLD: TARGET" in a study of folds; all are unseen, or all are
+    seen."""
+    best: dict[str, str | None] = {}
+    """By target, or "average", the variant of the highest mean if it is separated from each other
+    variant."""
+    folds: "dict[str, StudyTable]" = {}
+    """Table of each fold; the table that holds them has no targets of its own."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the table as JSON data; `StudyTable.model_validate` reads it back."""
         data = self.model_dump(mode="json", by_alias=True)
         return {"schema_version": 1, "level": LEVEL, **data}
 
-    def as_markdown(self) -> str:
-        """Return all tables as Markdown."""
-        tables = [self.variants_as_markdown(), *map(self.classes_as_markdown, self._targets())]
-        return "\n".join([*tables, f"Protocol: {self.protocol}", ""])
-
-    def variants_as_markdown(self) -> str:
-        """Return the table of variants, with mIoU in % and differences in points."""
-        heads = ["variant", "seeds", "sources, val"]
-        for target in self.heads:
-            heads += [target, "difference", f"{LEVEL:.0%} interval"]
-        return _table(heads, [_cells(name, row) for name, row in self.rows.items()])
-
-    def classes_as_markdown(self, target: str) -> str:
-        """Return the table of the IoU in % for each class that occurs in a target."""
-        by_variant = {name: row.iou[target] for name, row in self.rows.items()}
-        classes = [n for n, iou in next(iter(by_variant.values())).items() if iou is not None]
-        cells = [
-            [f"`{name}`", *(_percent(iou[of]) for of in classes)]
-            for name, iou in by_variant.items()
-        ]
-        return _table([f"IoU %, {target}", *classes], cells)
+    def head(self, column: str) -> str:
+        """Return the heading of a target or of the average, with "seen" or "unseen" if known."""
+        if column != AVERAGE:
+            known = column in self.seen
+            return f"{column} ({seen_in_words(self.seen[column])})" if known else column
+        marks = {seen for table in (self, *self.folds.values()) for seen in table.seen.values()}
+        seen = "seen" if marks == {True} else "unseen"
+        folds = {name.partition(": ")[0] for name in self.averaged}
+        of = f"{len(folds)} folds" if self.folds else f"{len(self.averaged)} targets"
+        return f"mean of {of} ({seen})"
 
     @property
-    def heads(self) -> list[str]:
-        """Names of the targets, with "seen", "unseen" or "unknown"."""
-        return [
-            f"{target} ({seen_in_words(self.seen[target])})" if target in self.seen else target
-            for target in self._targets()
-        ]
+    def columns(self) -> list[str]:
+        """Names of the targets, and "average" if there is one."""
+        return [*dict.fromkeys(name for row in self.rows.values() for name, _, _ in row.columns())]
 
-    def _targets(self) -> list[str]:
-        return list(next(iter(self.rows.values())).targets)
+
+class _Cell(NamedTuple):
+    """A target of a fold."""
+
+    fold: str
+    target: str
+
+
+_Reports = Mapping[str, Mapping[str, Mapping[int, SavedReport]]]
+"""Reports by fold, variant and seed."""
 
 
 def make_table(sweep: Sweep, folder: Path) -> StudyTable:
-    """Return the table of all reports in a study's folder; write it to `study.json` and `study.md`.
+    """Return the table of all reports in a study's folder.
 
     Raises:
         DataError: A report is damaged, no report exists, or variants are scored in different
             classes.
     """
+    parts = sweep.parts()
+    reports = {fold: _read(part, folder / fold) for fold, part in parts.items()}
+    tables = {
+        fold: _table(part, folder / fold, reports[fold])
+        for fold, part in parts.items()
+        if any(reports[fold].values())
+    }
+    if not tables:
+        raise DataError(f"{folder} holds no report of this study yet.")
+    return tables[""] if "" in tables else _over_folds(sweep, tables, reports)
+
+
+def _read(sweep: Sweep, folder: Path) -> dict[str, dict[int, SavedReport]]:
     reports = {
         name: {
             seed: SavedReport.read(path)
@@ -138,19 +187,8 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
         }
         for name in sweep.variants
     }
-    if not any(reports.values()):
-        raise DataError(f"{folder} holds no report of this study yet.")
     _require_same_classes(reports)
-    rows = {name: _row(sweep, name, reports) for name in sweep.variants if reports[name]}
-    every = [report for by_seed in reports.values() for report in by_seed.values()]
-    protocol = every[0].protocol
-    protocol_text = f"{protocol['name']}: {protocol['description']}"
-    marks = {target: {of.targets[target].seen for of in every} for target in sweep.targets}
-    seen = {target: mark.pop() if len(mark) == 1 else None for target, mark in marks.items()}
-    table = StudyTable(title=sweep.title, protocol=protocol_text, seen=seen, rows=rows)
-    write_atomic(folder / "study.json", (json_text(table.as_json(), indent=1) + "\n").encode())
-    write_atomic(folder / "study.md", table.as_markdown().encode())
-    return table
+    return reports
 
 
 def _require_same_classes(reports: Mapping[str, Mapping[int, SavedReport]]) -> None:
@@ -169,38 +207,162 @@ def _require_same_classes(reports: Mapping[str, Mapping[int, SavedReport]]) -> N
                 )
 
 
-def _row(sweep: Sweep, name: str, reports: Mapping[str, Mapping[int, SavedReport]]) -> Row:
-    variant, ours = sweep.variants[name], reports[name]
-    reference = variant.reference or sweep.baseline
-    theirs = {} if name == reference else reports[reference]
-    shared = [seed for seed in ours if seed in theirs]
+def _table(
+    sweep: Sweep, folder: Path, reports: Mapping[str, Mapping[int, SavedReport]]
+) -> StudyTable:
+    """Return the table of one study, or of one fold."""
+    every = [report for by_seed in reports.values() for report in by_seed.values()]
+    marks = {target: {of.targets[target].seen for of in every} for target in sweep.targets}
+    seen = {target: mark.pop() if len(mark) == 1 else None for target, mark in marks.items()}
+    unseen = [_Cell("", target) for target in sweep.targets if seen[target] is False]
+    columns = {target: [_Cell("", target)] for target in sweep.targets}
+    if len(unseen) > 1:
+        columns[AVERAGE] = unseen
+    comparison = _Comparison(sweep, columns, {"": reports})
     sources = [target for target in sweep.scored() if target not in sweep.targets]
-    of_sources = tuple(mean(r.targets[s].miou for s in sources) for r in ours.values())
-    of_targets = {t: tuple(r.targets[t].miou for r in ours.values()) for t in sweep.targets}
-    return Row(
-        about=variant.about,
-        seeds=tuple(ours),
-        source=SeedScores(values=of_sources),
-        targets={target: SeedScores(values=values) for target, values in of_targets.items()},
-        iou={t: _mean_iou([r.targets[t].iou for r in ours.values()]) for t in sweep.targets},
-        differences={
-            target: _difference(reference, target, [(theirs[s], ours[s]) for s in shared])
-            for target in sweep.targets
-            if shared
-        },
+    rows = {
+        name: comparison.row(
+            name,
+            tuple(of),
+            tuple(mean(r.targets[s].miou for s in sources) for r in of.values()),
+            iou={t: _mean_iou([r.targets[t].iou for r in of.values()]) for t in sweep.targets},
+            costs=tuple(read_cost(folder, name, seed) for seed in of),
+        )
+        for name in _order(sweep)
+        if (of := reports[name])
+    }
+    protocol = every[0].protocol
+    return StudyTable(
+        title=sweep.title,
+        protocol=f"{protocol['name']}: {protocol['description']}",
+        seen=seen,
+        rows=rows,
+        averaged=tuple(cell.target for cell in columns.get(AVERAGE, ())),
+        best=comparison.best(),
     )
 
 
-def _difference(
-    reference: str, target: str, pairs: Sequence[tuple[SavedReport, SavedReport]]
-) -> Difference:
-    scored = [(first.targets[target], second.targets[target]) for first, second in pairs]
-    images = [(first.images, second.images) for first, second in scored]
-    return Difference(
-        reference=reference,
-        values=tuple(second.miou - first.miou for first, second in scored),
-        interval=mean_paired_interval(images, level=LEVEL),
+def _over_folds(sweep: Sweep, tables: Mapping[str, StudyTable], reports: _Reports) -> StudyTable:
+    """Return the table of the averages over the folds, of the seeds that all folds have."""
+    marks = {_Cell(f, t): seen for f, table in tables.items() for t, seen in table.seen.items()}
+    unseen = [cell for cell, seen in marks.items() if seen is False]
+    alike = unseen or [cell for cell, seen in marks.items() if seen]
+    comparison = _Comparison(sweep, {AVERAGE: alike}, reports)
+    rows = {}
+    for name in _order(sweep):
+        of_folds = [table.rows[name] for table in tables.values() if name in table.rows]
+        if len(of_folds) < len(tables) or not (seeds := comparison.seeds(name)):
+            continue
+        sources = (
+            mean(row.source.values[row.seeds.index(seed)] for row in of_folds) for seed in seeds
+        )
+        rows[name] = comparison.row(name, seeds, tuple(sources))
+    first = next(iter(tables.values()))
+    return StudyTable(
+        title=sweep.title,
+        protocol=first.protocol,
+        rows=rows,
+        averaged=tuple(f"{cell.fold}: {cell.target}" for cell in alike),
+        best=comparison.best(),
+        folds=dict(tables),
     )
+
+
+def _order(sweep: Sweep) -> Iterator[str]:
+    """Yield the variants of the file, each followed by its placebos."""
+    for name, variant in sweep.variants.items():
+        if not variant.placebo_of:
+            yield name
+            yield from (other for other, of in sweep.variants.items() if of.placebo_of == name)
+
+
+class _Comparison:
+    """Scores and paired differences of variants in columns, each a mean over cells."""
+
+    def __init__(
+        self, sweep: Sweep, columns: Mapping[str, Sequence[_Cell]], reports: _Reports
+    ) -> None:
+        self.sweep = sweep
+        self.columns = {name: cells for name, cells in columns.items() if cells}
+        self.reports = reports
+
+    def row(
+        self, name: str, seeds: tuple[int, ...], sources: tuple[float, ...], **more: Any
+    ) -> Row:
+        """Return the row of a variant."""
+        variant = self.sweep.variants[name]
+        scores = {
+            column: SeedScores(values=tuple(self._miou(name, cells, seed) for seed in seeds))
+            for column, cells in self.columns.items()
+        }
+        differences = self._differences(name, variant.reference or self.sweep.baseline)
+        effects = self._differences(variant.base, name) if variant.base else {}
+        return Row(
+            about=variant.about,
+            seeds=seeds,
+            source=SeedScores(values=sources),
+            average=scores.pop(AVERAGE, None),
+            targets=scores,
+            average_difference=differences.pop(AVERAGE, None),
+            differences=differences,
+            kind="placebo" if variant.placebo_of else "ablation" if variant.of else None,
+            base=variant.base,
+            effects=effects,
+            **{"iou": {}, **more},
+        )
+
+    def best(self) -> dict[str, str | None]:
+        """Return the variant of the highest mean in each column, or None if it is not separated."""
+        names = [name for name in self.sweep.variants if self.seeds(name)]
+        return {
+            column: self._best(column, names) if len(names) > 1 else None for column in self.columns
+        }
+
+    def _best(self, column: str, names: Sequence[str]) -> str | None:
+        cells = self.columns[column]
+        means = {n: mean(self._miou(n, cells, seed) for seed in self.seeds(n)) for n in names}
+        best = max(means, key=lambda name: means[name])
+        others = (name for name in names if name != best)
+        apart = all((d := self._difference(best, o, cells)) and d.separated for o in others)
+        return best if apart else None
+
+    def seeds(self, name: str) -> tuple[int, ...]:
+        """Return the seeds of a variant that all folds of the columns have."""
+        folds = {cell.fold for cells in self.columns.values() for cell in cells}
+        has = [self.reports[fold][name] for fold in folds]
+        return tuple(seed for seed in self.sweep.seeds if all(seed in of for of in has))
+
+    def _scored(self, name: str, cell: _Cell, seed: int) -> SavedTarget:
+        return self.reports[cell.fold][name][seed].targets[cell.target]
+
+    def _miou(self, name: str, cells: Sequence[_Cell], seed: int) -> float:
+        return mean(self._scored(name, cell, seed).miou for cell in cells)
+
+    def _differences(self, name: str, reference: str) -> dict[str, Difference]:
+        pairs = {
+            column: self._difference(name, reference, cells)
+            for column, cells in self.columns.items()
+        }
+        return {column: difference for column, difference in pairs.items() if difference}
+
+    def _difference(self, name: str, reference: str, cells: Sequence[_Cell]) -> Difference | None:
+        """Return a variant minus another one; None for the same, or without a common seed."""
+        shared = [seed for seed in self.seeds(name) if seed in self.seeds(reference)]
+        if name == reference or not shared:
+            return None
+        images = [
+            [
+                (self._scored(reference, cell, s).images, self._scored(name, cell, s).images)
+                for s in shared
+            ]
+            for cell in cells
+        ]
+        values = (self._miou(name, cells, s) - self._miou(reference, cells, s) for s in shared)
+        return Difference(
+            reference=reference,
+            values=tuple(values),
+            interval=average_paired_interval(images, level=LEVEL),
+        )
 
 
 def _mean_iou(of_seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -209,26 +371,3 @@ def _mean_iou(of_seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float
         name: None if None in values else mean(v for v in values if v is not None)
         for name, values in known.items()
     }
-
-
-def _cells(name: str, row: Row) -> list[str]:
-    cells = [f"`{name}`: {row.about}", str(len(row.seeds)), row.source.as_text()]
-    for target, scores in row.targets.items():
-        cells.append(scores.as_text())
-        difference = row.differences.get(target)
-        if difference is None:
-            cells += ["", ""]
-            continue
-        low, high = difference.interval
-        cells.append(f"{difference.as_text('+')} (`{difference.reference}`)")
-        cells.append(f"{100 * low:+.1f} to {100 * high:+.1f}")
-    return cells
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

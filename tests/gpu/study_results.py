@@ -11,6 +11,7 @@ from study_run import journal_path, unfinished_path
 from pinmem_core.errors import DataError
 from pinmem_core.study import StudyTable, Sweep, make_table
 from pinmem_core.study.sweep import report_path
+from pinmem_core.study.writers import variants_as_markdown
 
 Lines = list[dict[str, Any]]
 
@@ -56,7 +57,7 @@ def as_markdown(data: Mapping[str, Any]) -> str:
     heads = ["run", "iterations", "iterations/s", "peak memory", *(f"mIoU {d}" for d in domains)]
     parts.append(_table(heads, [_run_cells(run, domains) for run in data["runs"]]))
     if data["table"]:
-        parts.append(StudyTable.model_validate(data["table"]).variants_as_markdown())
+        parts.append(variants_as_markdown(StudyTable.model_validate(data["table"])))
     return "\n".join(parts)
 
 

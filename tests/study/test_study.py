@@ -14,11 +14,13 @@ from pinmem_core.evaluation.bootstrap import mean_paired_interval, paired_interv
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.locks import hold_lock
 from pinmem_core.models import load_checkpoint
-from pinmem_core.study import make_table, read_sweep, run_study
+from pinmem_core.study import StudyResult, StudyTable, make_table, read_sweep, run_study
 from pinmem_core.study.sweep import lock_path, report_path, run_path
-from pinmem_core.study.table import SeedScores, StudyTable
+from pinmem_core.study.table import SeedScores
+from pinmem_core.study.writers import as_markdown
 
 NAMES = "plain", "halfway"
+DONE = StudyResult(elsewhere=0, failed={})
 STUDY = """
 title = "toy"
 recipe = "demo"
@@ -143,13 +145,13 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     with pytest.raises(StoppedRunError):
         run_study(sweep, folder, stop=after_three_iterations)
     with hold_lock(lock_path(folder, "softer", 1), "run softer-1"):
-        assert run_study(sweep, folder) == 1
+        assert run_study(sweep, folder).elsewhere == 1
     assert not report_path(folder, "softer", 1).exists()
     assert make_table(sweep, folder).rows["softer"].seeds == (0,)
 
-    assert run_study(sweep, folder) == 0
+    assert run_study(sweep, folder) == DONE
     written = report_path(folder, "softer", 1).stat().st_mtime_ns
-    assert run_study(sweep, folder) == 0
+    assert run_study(sweep, folder) == DONE
     assert report_path(folder, "softer", 1).stat().st_mtime_ns == written
 
     sweep_file.write_text(STUDY.replace("iterations = 2", "iterations = 3"))
@@ -165,7 +167,11 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     assert result.code == 0
     table = make_table(sweep, folder)
     assert json.loads((folder / "study.json").read_text()) == table.as_json()
-    assert result.json == table.as_json() | {"folder": str(folder)}
+    files = [
+        str(folder / f"study.{suffix}") for suffix in ("json", "md", "tex", "csv", "pdf", "svg")
+    ]
+    added = {"folder": str(folder), "files": files, "failed": {}}
+    assert result.json == table.as_json() | added and all(Path(file).exists() for file in files)
     assert list(table.rows) == ["plain", "paper", "halfway", "softer"]
     plain, halfway = (load_checkpoint(run_path(folder, n, 1) / "checkpoint")[0] for n in NAMES)
     assert halfway.config.test_time_bn == 0.5 and plain.config.test_time_bn == 0
@@ -182,7 +188,7 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     assert difference.reference == "paper"
     soft = table.rows["softer"].targets["toy:red@all"].values
     assert difference.values == tuple(np.subtract(soft, expected))
-    assert "| `softer`: read by softmax | 2 |" in table.as_markdown()
+    assert "| `softer`: read by softmax | 2 |" in (folder / "study.md").read_text()
     assert StudyTable.model_validate(json.loads(json.dumps(table.as_json()))) == table
 
 
@@ -205,17 +211,17 @@ def _own_classes_study(path, *, classes, of_variant=""):
 def test_a_study_in_other_classes_has_a_table_of_these(tmp_path):
     classes = 'classes = "idd-level1"'
     sweep = _own_classes_study(tmp_path / "seven.toml", classes=classes)
-    assert run_study(sweep, tmp_path / "study") == 0
+    assert run_study(sweep, tmp_path / "study") == DONE
     table = make_table(sweep, tmp_path / "study")
     assert len(table.rows["halfway"].iou["toy:red@all"]) == 7
-    assert "living thing" in table.as_markdown() and table.rows["halfway"].differences
+    assert "living thing" in as_markdown(table) and table.rows["halfway"].differences
 
 
 @pytest.mark.slow
 def test_variants_in_different_classes_have_no_common_table(tmp_path):
     other = '[variants.seven]\nabout = "seven"\nsettings = { classes = "idd-level1" }\n'
     sweep = _own_classes_study(tmp_path / "mixed.toml", classes="", of_variant=other)
-    assert run_study(sweep, tmp_path / "study") == 0
+    assert run_study(sweep, tmp_path / "study") == DONE
     with pytest.raises(DataError, match="of cityscapes-19 for plain, and by those of idd-level1"):
         make_table(sweep, tmp_path / "study")
 
