@@ -191,6 +191,7 @@ def _interval(ends: tuple[float, float]) -> str:
 
 COMPARE_EXAMPLES = (
     "pinmem eval compare RUN OTHER-RUN",
+    "pinmem eval compare RUN OTHER-RUN --html compare.html",
     "pinmem eval compare first/report.json second/report.json --json",
 )
 
@@ -203,23 +204,33 @@ def compare(
             complete=runs,
         ),
     ],
+    html: Annotated[
+        Path | None,
+        option("Also write the comparison as an HTML page.", metavar="FILE", panel="Output"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare reports with the first one, with intervals of the differences."""
     from pinmem_core.evaluation.compare import SavedReport, find_report
     from pinmem_core.evaluation.compare import compare as compare_reports
+    from pinmem_core.files import write_atomic
 
     if len(reports) < 2:
         raise ConfigError("comparing needs two reports.", "Name two or more.")
     comparison = compare_reports([SavedReport.read(find_report(name)) for name in reports])
     output = Output(as_json=json)
-    output.result(comparison.as_json(), *_shown(comparison))
+    data, shown = comparison.as_json(), [*_shown(comparison)]
+    if html:
+        write_atomic(html, comparison.as_html().encode())
+        data["html"] = str(html)
+        shown.append(f"page: {html}")
+    output.result(data, *shown)
     output.next_step("pinmem runs")
 
 
 def _shown(comparison: "Comparison") -> Iterator[str | Table]:
     reports, protocol = comparison.reports, comparison.reports[0].protocol
-    heads = [f"{number}: {report.model}" for number, report in enumerate(reports, start=1)]
+    heads = comparison.heads
     for target, scores in comparison.targets.items():
         yield _target(target, heads, scores)
         yield ""
@@ -236,6 +247,7 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
 def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> Table:
     """Return the table of one target, with differences to the first report."""
     from pinmem_core.checkpoints.model_card import seen_in_words
+    from pinmem_core.evaluation.compare import points
 
     first, others = scores[0], scores[1:]
     space = "" if first.label_space == "cityscapes-19" else f", {first.label_space}"
@@ -243,23 +255,21 @@ def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> 
     rows = table(f"{target}, IoU %{space}", *marked)
     for name, iou in first.iou.items():
         changed = (
-            f"{percent(of.iou[name])} {_signed(of.class_differences[name]):>6}" for of in others
+            f"{percent(of.iou[name])} {points(of.class_differences[name]):>6}" for of in others
         )
         rows.add_row(name, percent(iou), *changed)
     rows.add_section()
-    mious = (f"{percent(of.miou)} {_signed(of.difference):>6}" for of in others)
+    mious = (f"{percent(of.miou)} {points(of.difference):>6}" for of in others)
     rows.add_row("mIoU", percent(first.miou), *mious)
-    intervals = (f"{_signed(low)}..{_signed(high)}" for low, high in (c.interval for c in others))
+    intervals = (f"{points(low)}..{points(high)}" for low, high in (c.interval for c in others))
     rows.add_row("  95 % interval", "", *intervals)
     return rows
 
 
 def _averages(title: str, heads: list[str], average: Sequence[float]) -> Table:
+    from pinmem_core.evaluation.compare import points
+
     rows = table(title, *heads)
-    changed = (f"{percent(miou)} {_signed(miou - average[0]):>6}" for miou in average[1:])
+    changed = (f"{percent(miou)} {points(miou - average[0]):>6}" for miou in average[1:])
     rows.add_row("mIoU", percent(average[0]), *changed)
     return rows
-
-
-def _signed(share: float | None) -> str:
-    return "" if share is None else f"{round(100 * share, 1) + 0.0:+.1f}"  # never -0.0

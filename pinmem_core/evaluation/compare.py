@@ -14,13 +14,17 @@ from pinmem_core.checkpoints.model_card import seen_in_words
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.evaluation.bootstrap import paired_interval
-from pinmem_core.evaluation.report import DATA
+from pinmem_core.evaluation.plots import DifferencePoint, plot_differences
+from pinmem_core.evaluation.report import DATA, embedded
 from pinmem_core.evaluation.results import LEVEL, SCHEMA_VERSION, ImageResult, image_counts
 from pinmem_core.label_space import CITYSCAPES, MOST_CLASSES
+from pinmem_core.templates import render
 
 _READABLE = (1, SCHEMA_VERSION)
 LARGEST_REPORT = 1 << 28
 """Maximum size of a `report.json` in bytes; one of a million images is smaller."""
+
+_TEMPLATE = Path(__file__).parent / "templates" / "compare.html"
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Cell = Annotated[int, Field(ge=0, lt=MOST_CLASSES * (MOST_CLASSES + 1))]
@@ -171,6 +175,11 @@ class TargetScores:
     seen: bool | None
     label_space: str
 
+    @property
+    def separated(self) -> bool:
+        """Whether the interval of the difference excludes 0."""
+        return self.interval[0] * self.interval[1] > 0
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -187,6 +196,30 @@ class Comparison:
     reports: tuple[SavedReport, ...]
     targets: dict[str, tuple[TargetScores, ...]]
     averages: dict[str, tuple[float, ...]]
+
+    @property
+    def heads(self) -> list[str]:
+        """Numbers and names of the reports."""
+        return [f"{number}: {report.model}" for number, report in enumerate(self.reports, start=1)]
+
+    def as_html(self) -> str:
+        """Return a self-contained HTML page with a plot of the differences."""
+        panels = {
+            target: [
+                DifferencePoint(name, of.difference, of.interval, None, of.separated)
+                for name, of in zip(self.heads[1:], scores[1:], strict=True)
+            ]
+            for target, scores in self.targets.items()
+        }
+        figure = plot_differences(panels, f"mIoU, compared with {self.heads[0]}")
+        return render(
+            _TEMPLATE,
+            comparison=self,
+            heads=self.heads,
+            plot=embedded(figure),
+            level=LEVEL,
+            points=points,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the comparison as a JSON object; mIoU is in 0..1, differences are in -1..1."""
@@ -271,6 +304,11 @@ def _compared(first: SavedTarget, other: SavedTarget) -> TargetScores:
         other.seen,
         other.label_space,
     )
+
+
+def points(share: float | None) -> str:
+    """Format a difference in -1..1 in points with its sign; "" for None."""
+    return "" if share is None else f"{round(100 * share, 1) + 0.0:+.1f}"  # never -0.0
 
 
 def _less(value: float | None, other: float | None) -> float | None:

@@ -302,6 +302,29 @@ def test_reports_are_compared_with_the_first(tmp_path, report):
     assert average[1] - average[0] == pytest.approx(second.difference)
 
 
+def test_a_comparison_is_also_a_page_like_that_of_a_report(tmp_path, report):
+    better = Report(report.origin, {name: _domain(name, 0.1) for name in report.domains})
+    for one, name in ((report, "a"), (better, "b"), (report, "c")):
+        _saved(tmp_path, one, name)
+    names = [str(tmp_path / name) for name in "abc"]
+    done = Result("eval", "compare", *names, "--html", str(tmp_path / "page.html"), "--json")
+    assert done.code == 0 and done.json["html"] == str(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    checked = _Checker(page)
+    assert not re.search(r"https?:|//\w|url\(|@import|<script", page)
+    assert checked.of("main") and not checked.of("b") and "some &lt;run&gt;" in page
+    headings = [tag for tag, _ in checked.tags if re.fullmatch("h[1-6]", tag)]
+    assert headings == ["h1", "h2", *["h2"] * len(report.domains), "h2"]
+    (image,) = checked.of("img")
+    assert image["src"].startswith("data:image/svg") and image["alt"]
+    anchors = {attributes.get("id") for _, attributes in checked.tags}
+    assert {a["href"].removeprefix("#") for a in checked.of("a")} <= anchors
+    scores = compare([SavedReport.read(tmp_path / n / "report.json") for n in "abc"])
+    _, second, third = scores.targets["town:night"]
+    assert f"<td>{100 * second.difference:+.1f}</td>" in page
+    assert second.separated and not third.separated
+
+
 @pytest.mark.parametrize(
     ("what", "change"),
     [

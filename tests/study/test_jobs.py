@@ -15,6 +15,7 @@ from pinmem_core.study import Run, make_table, read_sweep, run_study
 from pinmem_core.study.run import read_cost
 from pinmem_core.study.sweep import report_path
 
+DRIVES = "0006R0", "0016E5", "0001TP"
 STUDY = """
 title = "jobs"
 recipe = "camvid"
@@ -25,7 +26,7 @@ baseline = "plain"
 
 [settings]
 iterations = 6
-batch = 1
+batch = 2
 device = "cpu"
 init_weights = "none"
 log_every = 1
@@ -46,7 +47,7 @@ about = "as published"
 
 @pytest.fixture
 def sweep_file(tmp_path):
-    folder = camvid_folder(tmp_path / "raw", {"0006R0": 3, "0016E5": 3, "0001TP": 3})
+    folder = camvid_folder(tmp_path / "raw", dict.fromkeys(DRIVES, 12))
     prepare(get_card("camvid"), [folder])
     path = tmp_path / "study.toml"
     path.write_text(STUDY)
@@ -125,7 +126,7 @@ def _processes_of(run):
     lock = f".{run.variant}-{run.seed}.lock"
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            held = any(os.readlink(fd).endswith(lock) for fd in (process / "fd").iterdir())
+            held = any(str(fd.readlink()).endswith(lock) for fd in (process / "fd").iterdir())
         except OSError:
             continue
         if held:
