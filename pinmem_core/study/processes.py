@@ -95,12 +95,9 @@ def run_at_once(queue: Queue, folder: Path, jobs: int, stop: Callable[[], bool])
     finally:
         for worker in active.values():
             worker.process.kill()
-    if stopped and (queue.pending or _stopped(queue.ended.values())):
+    cut = any(isinstance(result, StoppedRunError) for result in queue.ended.values())
+    if stopped and (queue.pending or cut):
         raise StoppedRunError("stopped; all runs are saved.")
-
-
-def _stopped(results: Iterator[Result]) -> bool:
-    return any(isinstance(result, StoppedRunError) for result in results)
 
 
 class _Worker:
