@@ -186,6 +186,17 @@ def test_a_base_that_moved_is_named_by_the_environment(tmp_path, base, trained, 
     assert all(torch.equal(value, state[name]) for name, value in expected.items())
 
 
+def test_a_resumed_run_reads_a_base_that_moved(tmp_path, base, monkeypatch):
+    config = resolve(run_config(base))
+    before = base_of(config)
+    moved = base.rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(ConfigError, match=r"vit\.safetensors' does not exist"):
+        base_of(config, resumed=True)
+    monkeypatch.setenv("PINMEM_BASE", str(moved))
+    after = base_of(config, resumed=True)
+    assert (after.digests, after.source) == (before.digests, str(moved))
+
+
 def test_another_base_is_refused(tmp_path, base, trained):
     weights(base, seed=8)
     with pytest.raises(CheckpointError, match=r"on other base weights than .*vit\.safetensors"):

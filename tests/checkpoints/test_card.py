@@ -18,6 +18,7 @@ from pinmem_core.export.files import evidence_of
 from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.training import train
+from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.run_folder import RunFolder
 
 CONFIG = {
@@ -241,6 +242,20 @@ def test_the_place_of_the_first_weights_is_nobodys_business(run, tmp_path):
     for name in ("config.json", "README.md"):
         text = (tmp_path / "checkpoint" / name).read_text()
         assert "w.safetensors" in text and "/ada" not in text and "secret" not in text
+
+
+def test_the_licence_of_pretrained_weights_is_recorded_and_handed_on(tmp_path):
+    config = small_config(init_weights="lvd142m")
+    run = RunFolder(tmp_path / "first")
+    run.weights_licence = "apache-2.0"
+    run.save_checkpoint(1, config, Segmenter(config.model))
+    further = RunFolder(tmp_path / "second")
+    further.start = InitialModel.read(str(tmp_path / "first"))
+    further.save_checkpoint(1, small_config(init_from="first"), Segmenter(config.model))
+    for folder in (run.path, further.path):
+        card = (folder / "checkpoint" / "README.md").read_text()
+        assert "| licence of pretrained weights | apache-2.0 |" in card
+        assert "from pretrained weights with the licence apache-2.0." in card
 
 
 def test_text_of_a_foreign_checkpoint_is_shown_and_does_nothing():

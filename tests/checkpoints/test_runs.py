@@ -52,6 +52,15 @@ def test_without_runs_the_list_says_how_to_make_one():
     assert Result("runs", "--json").json == {"schema_version": 1, "runs": []}
 
 
+def test_a_finished_run_has_its_numbers_of_parameters():
+    run = make_run(runs_root() / "done", scores=SCORES)
+    counts = {"trained": 3, "total": 7}
+    (run / "checkpoint" / "config.json").write_text(json.dumps({"parameters": counts}))
+    make_run(runs_root() / "begun", snapshot=20, age=120)
+    listed = {of["name"]: of["parameters"] for of in Result("runs", "--json").json["runs"]}
+    assert listed == {"done": counts, "begun": {}}
+
+
 def test_runs_are_listed_with_state_scores_and_age(tmp_path, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     root = runs_root()
