@@ -292,6 +292,10 @@ class ComputeConfig(Settings):
     runs are always bit-equal."""
     accumulate: int = Field(1, ge=1)
     """Number of steps that an iteration's images are split into; their gradients are averaged."""
+    shard: bool = False
+    """Split the backbone's parameters, gradients and optimizer state over the processes (FSDP2,
+    `fully_shard`), for a backbone that one GPU cannot train. No effect in one process. Requires
+    float32 or bf16, and neither `compile` nor `channels_last`."""
     recompute: bool | Literal["finest"] = False
     """Recompute the backbone's activations in the backward pass instead of storing them. "finest"
     recomputes the first stage only, which needs much memory and little compute."""

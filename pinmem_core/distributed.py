@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pinmem_core.errors import PinMemError
 
@@ -115,7 +116,8 @@ def averaged_gradients(module: nn.Module) -> Iterator[None]:
     """Average the gradients of a backward pass in the block over all processes.
 
     The reductions overlap with the backward pass. After the block, `.grad` holds the averages, also
-    of gradients that the pass accumulated onto earlier averages.
+    of gradients that the pass accumulated onto earlier averages. Those of sharded parameters are
+    left to FSDP, which averages them anyway.
     """
     if world_size() == 1:
         yield
@@ -124,7 +126,7 @@ def averaged_gradients(module: nn.Module) -> Iterator[None]:
     hooks = [
         parameter.register_post_accumulate_grad_hook(averages.add_gradient)
         for parameter in module.parameters()
-        if parameter.requires_grad
+        if parameter.requires_grad and not isinstance(parameter, DTensor)
     ]
     try:
         yield

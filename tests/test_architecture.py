@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 BASE = """
     addresses config devices registry distributed documents errors events files
     images label_files label_space locks parallel paths plots png
-    recipe renamed setting_list templates version visualize yaml_text
+    recipe renamed setting_list sharding templates version visualize yaml_text
 """
 LAYERS = [
     BASE.split(),

@@ -54,7 +54,7 @@ def test_the_check_runs_to_its_end(tmp_path):
     rows = json.loads(output.read_text())["rows"]
     assert {row["status"] for row in rows} <= {"ok", "skipped"}
     measured = {row["section"] for row in rows if row["status"] == "ok"}
-    assert measured == {"right", "fast", "fed", "evaluation"}
+    assert measured == {"right", "fast", "fed", "evaluation", "tuning"}
     assert "| fast | naive float32 | ok |" in out
 
 

@@ -170,7 +170,8 @@ class Method(ABC):
         self, segmenter: Segmenter, inner_lr: float | Tensor
     ) -> AbstractContextManager[None]:
         """Return a context in which the parameters are θ' = θ - α·∇θ."""
-        scale = self.scaler.scale(next(segmenter.parameters()).new_ones(()))
+        first = next(segmenter.parameters())
+        scale = self.scaler.scale(torch.ones((), dtype=first.dtype, device=first.device))
         return fast_weights(segmenter, inner_lr / scale)
 
     def inner_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pinmem_core.sharding import exchanged, local_part
+
 
 @contextmanager
 def fast_weights(module: nn.Module, step_size: Tensor) -> Iterator[None]:
@@ -19,20 +21,14 @@ def fast_weights(module: nn.Module, step_size: Tensor) -> Iterator[None]:
         step_size: Step size α, 0-dim.
     """
     parameters = [p for p in module.parameters() if p.grad is not None]
-    kept = [p.data for p in parameters]
-    for parameter, moved in zip(parameters, _moved(parameters, step_size), strict=True):
-        parameter.data = moved
-    try:
+    with exchanged(parameters, _moved(parameters, step_size)):
         yield
-    finally:
-        for parameter, original in zip(parameters, kept, strict=True):
-            parameter.data = original
 
 
 def _moved(parameters: Sequence[nn.Parameter], step_size: Tensor) -> Sequence[Tensor]:
-    """Return θ - α·∇θ of each parameter."""
-    values = [p.data for p in parameters]
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    """Return θ - α·∇θ of the local part of each parameter."""
+    values = [local_part(p) for p in parameters]
+    gradients = [local_part(p.grad) for p in parameters if p.grad is not None]
     if step_size.is_cuda:  # few kernels
         return torch._foreach_sub(values, torch._foreach_mul(gradients, step_size))
     return [

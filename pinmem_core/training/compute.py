@@ -78,6 +78,8 @@ def _blocks_to_recompute(segmenter: Segmenter, config: ComputeConfig) -> list[nn
     if config.recompute != "finest":
         return backbone.blocks()
     first = stages[0]
+    if config.shard:  # FSDP gathers a block at a time, also when it is recomputed
+        return blocks_of(first)
     runs_whole = first in {*backbone.modules()} and not isinstance(first, nn.ModuleList)
     return [first] if runs_whole else blocks_of(first)
 

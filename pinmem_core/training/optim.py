@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from pinmem_core.config import OptimConfig
 from pinmem_core.models import Segmenter
+from pinmem_core.sharding import exchanged, is_sharded, local_part, sharded_like
 from pinmem_core.training.optimizers import Groups, optimizers
 
 _MATRICES = ("weight", "lora_a", "lora_b")
@@ -65,10 +66,11 @@ def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
     The backbone has its own `lr_scale`, which shrinks from stage to stage by `layer_decay`. If
     `config.decay_vectors` is off, only matrices and kernels have weight decay: no biases, scales,
     tokens and position embeddings. Frozen parameters are in no group. With the default settings,
-    all parameters are in one group, in the order of the network.
+    all parameters are in one group, in the order of the network. Sharded parameters have groups of
+    their own, because torch cannot update them and others in one call.
     """
     depths = _depths(segmenter) if config.layer_decay < 1 else {}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in segmenter.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -76,10 +78,10 @@ def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
         scale *= config.layer_decay ** depths.get(parameter, 0)
         decays = config.decay_vectors or (parameter.ndim > 1 and name.endswith(_MATRICES))
         decay = config.weight_decay if decays else 0.0
-        groups.setdefault((scale, decay), []).append(parameter)
+        groups.setdefault((scale, decay, is_sharded(parameter)), []).append(parameter)
     return [
         {"params": parameters, "lr": config.lr * scale, "lr_scale": scale, "weight_decay": decay}
-        for (scale, decay), parameters in groups.items()
+        for (scale, decay, _), parameters in groups.items()
     ]
 
 
@@ -102,6 +104,8 @@ def optimizer_state(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state of an optimizer: tensors by "parameter/name", and numbers as JSON data.
 
+    Groups that differ in sharding only have equal numbers, which the result holds once.
+
     Args:
         optimizer: Optimizer of parameters of `model`.
         model: Network whose parameter names identify the state.
@@ -114,11 +118,15 @@ def optimizer_state(
                 tensors[f"{name}/{kind}"] = value
             else:
                 numbers[f"{name}/{kind}"] = value
-    groups = [
-        {k: v for k, v in group.items() if isinstance(v, int | float) and k != "lr"}
+    groups = {
+        _kind(group): {k: v for k, v in group.items() if isinstance(v, int | float) and k != "lr"}
         for group in optimizer.param_groups
-    ]
-    return tensors, {"state": numbers, "groups": groups}
+    }
+    return tensors, {"state": numbers, "groups": [*groups.values()]}
+
+
+def _kind(group: Mapping[str, Any]) -> tuple[float, float]:
+    return group["lr_scale"], group["weight_decay"]
 
 
 def load_optimizer_state(
@@ -131,13 +139,21 @@ def load_optimizer_state(
     parameters = dict(model.named_parameters())
     for key, value in {**tensors, **numbers.get("state", {})}.items():
         name, _, kind = key.rpartition("/")
-        state = optimizer.state[parameters[name]]
+        parameter = parameters[name]
+        state = optimizer.state[parameter]
         if isinstance(state.get(kind), Tensor):
-            state[kind].copy_(value)
-        else:  # an optimizer that creates its state in its first step
-            state[kind] = value.to(parameters[name].device) if isinstance(value, Tensor) else value
-    for group, values in zip(optimizer.param_groups, numbers.get("groups", ()), strict=False):
-        group.update(values)
+            state[kind].copy_(sharded_like(value, state[kind]))
+        elif isinstance(value, Tensor):  # an optimizer that creates its state in its first step
+            value = value.to(parameter.device)
+            state[kind] = (
+                sharded_like(value, parameter) if value.shape == parameter.shape else value
+            )
+        else:
+            state[kind] = value
+    kinds = [_kind(group) for group in optimizer.param_groups]
+    by_kind = dict(zip(dict.fromkeys(kinds), numbers.get("groups", ()), strict=False))
+    for group, kind in zip(optimizer.param_groups, kinds, strict=True):
+        group.update(by_kind.get(kind, {}))
 
 
 class WeightAverage:
@@ -159,20 +175,16 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the parameters."""
-        values = [parameter.detach() for parameter in self._parameters.values()]
-        torch._foreach_lerp_(list(self.average.values()), values, 1 - self.decay)
+        averages = [local_part(average) for average in self.average.values()]
+        values = [local_part(parameter) for parameter in self._parameters.values()]
+        torch._foreach_lerp_(averages, values, 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Use the averages as parameters in the block."""
-        kept = {name: parameter.data for name, parameter in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            parameter.data = self.average[name]
-        try:
+        averages = [local_part(average) for average in self.average.values()]
+        with exchanged([*self._parameters.values()], averages):
             yield
-        finally:
-            for name, parameter in self._parameters.items():
-                parameter.data = kept[name]
 
 
 @torch.no_grad()

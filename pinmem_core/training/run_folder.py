@@ -33,6 +33,7 @@ from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.plots import plot_losses, write_plot
 from pinmem_core.renamed import current_settings
+from pinmem_core.sharding import gathered
 from pinmem_core.training import snapshots
 from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.optim import optimizer_state
@@ -175,11 +176,12 @@ class RunFolder:
         return list(read_json_lines(self.path / _METRICS, _metrics_line, ignore))
 
     def save(self, done: int, step: TrainStep) -> None:
-        """Save a snapshot to resume from after `done` iterations.
+        """Save a snapshot to resume from after `done` iterations; every process must call this.
 
         Raises:
             MachineError: The disk is full, or the folder cannot be written to.
         """
+        states = {k: gathered(state, keep=self.writes) for k, state in step.states().items()}
         if not self.writes:
             return
         metrics = self.path / _METRICS
@@ -190,7 +192,7 @@ class RunFolder:
             processes=world_size(),
             optimizer=optimizer_state(step.optimizer, step.segmenter)[1],
         )
-        snapshots.save_snapshot(self.path, meta, step.states(), step.config.checkpoint.keep)
+        snapshots.save_snapshot(self.path, meta, states, step.config.checkpoint.keep)
 
     def save_checkpoint(self, done: int, config: TrainConfig, segmenter: Segmenter) -> None:
         """Save the network after `done` iterations as a checkpoint.

@@ -65,6 +65,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     _require_capturable(config.compute, method)
     _require_fixed_views(config)
     _require_cacheable(config, method)
+    _require_shardable(config.compute)
     _require_trainable(config, wanted)
     _require_base(config)
     for name in config.logger:
@@ -178,6 +179,22 @@ def _require_cacheable(config: TrainConfig, method: type[Method]) -> None:
         raise ConfigError(
             "compute.cache_features needs one process, not several.", "Start it without torchrun."
         )
+
+
+def _require_shardable(compute: ComputeConfig) -> None:
+    """Raise ConfigError for settings that need whole parameters, or FSDP's hooks compiled."""
+    reasons = {
+        "precision=fp16": (compute.precision == "fp16", "processes would skip different steps"),
+        "channels_last": (compute.channels_last, "FSDP keeps parameters in the default layout"),
+        "compile": (compute.compile, "the gathering of parameters cannot be compiled with it"),
+    }
+    for name, (there, reason) in reasons.items():
+        if compute.shard and there:
+            other = "bf16" if "=" in name else "false"
+            raise ConfigError(
+                f"compute.shard contradicts compute.{name}: {reason}.",
+                f"Use '--set compute.{name.partition('=')[0]}={other}'.",
+            )
 
 
 def _require_trainable(config: TrainConfig, memory: bool) -> None:

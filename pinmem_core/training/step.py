@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.utils import clip_grad_norm_
 
 from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
 from pinmem_core.config import TrainConfig
@@ -16,12 +15,14 @@ from pinmem_core.distributed import (
     all_reduce_mean,
     all_reduce_sum,
     rank,
+    world_size,
 )
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import Sources, StepContext, StepResult
 from pinmem_core.methods.losses import mean_losses
 from pinmem_core.models import Segmenter
+from pinmem_core.sharding import clip_gradients, gathered, is_sharded, shard, sharded_like
 from pinmem_core.training.compute import StepGraphs, prepare
 from pinmem_core.training.optim import (
     WeightAverage,
@@ -62,6 +63,8 @@ class TrainStep:
         segmenter.freeze(config.optim.freeze)
         self.segmenter = prepare(segmenter, config.compute, device)
         self.method.setup(self.segmenter)
+        if config.compute.shard and world_size() > 1:
+            shard(self.segmenter.backbone, self.segmenter.backbone.blocks(), device)
         self.optimizer = build_optimizer(config.optim, self.segmenter)
         ema = config.optim.ema
         self.average = None if ema is None else WeightAverage(self.segmenter, ema)
@@ -96,7 +99,7 @@ class TrainStep:
         return result
 
     def states(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of a snapshot, of the network and what trains it."""
+        """Return the tensors of a snapshot, of the network and what trains it; some are sharded."""
         return {
             "model": self.segmenter.state_dict(),
             "optimizer": optimizer_state(self.optimizer, self.segmenter)[0],
@@ -125,13 +128,16 @@ class TrainStep:
                     f"{problem}.",
                     "If you edited the run's config.json, undo this, or start a new run.",
                 )
-        self.segmenter.load_state_dict(states["model"])
+        model = own["model"]
+        self.segmenter.load_state_dict(
+            {name: sharded_like(value, model[name]) for name, value in states["model"].items()}
+        )
         load_optimizer_state(
             self.optimizer, self.segmenter, states["optimizer"], snapshot.meta.optimizer
         )
         self.method.load_state_dict(states.get("method", {}))
         for name, value in states.get("ema", {}).items():
-            own["ema"][name].copy_(value)
+            own["ema"][name].copy_(sharded_like(value, own["ema"][name]))
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(snapshot.meta.scaler)
 
@@ -146,13 +152,13 @@ class TrainStep:
         """
         plain = Segmenter(self.config.model)
         if self.average is None:
-            plain.load_state_dict(self.segmenter.state_dict())
+            plain.load_state_dict(gathered(self.segmenter.state_dict()))
             return plain
         kept = [(buffer, buffer.clone()) for buffer in self.segmenter.buffers()]
         torch.manual_seed(self.config.seed)
         with self.average.applied():
             estimate_statistics(self.segmenter, (batch.all()[0] for batch in batches))
-            plain.load_state_dict(self.segmenter.state_dict())
+            plain.load_state_dict(gathered(self.segmenter.state_dict()))
         for buffer, value in kept:
             buffer.copy_(value)
         return plain
@@ -202,8 +208,9 @@ class TrainStep:
     def _add_gradients(self, batch: Batch) -> StepResult:
         """Compute the gradients of the batch in `.grad`: of one step, or the mean of several.
 
-        Processes average the sum of several steps' gradients once. An inner gradient is averaged in
-        its own step, because the fast weights depend on it; averaging it again changes nothing.
+        Processes average the sum of several steps' gradients once; FSDP averages those of sharded
+        parameters in each step. An inner gradient is averaged in its own step, because the fast
+        weights depend on it; averaging it again changes nothing.
         """
         self.optimizer.zero_grad()
         count = self.config.compute.accumulate
@@ -221,7 +228,7 @@ class TrainStep:
         for parameter in self.segmenter.parameters():
             # With zero instead of None, weight decay and momentum would change a frozen parameter.
             parameter.grad = sums.get(parameter)
-        all_reduce_mean(list(sums.values()))
+        all_reduce_mean([total for p, total in sums.items() if not is_sharded(p)])
         phases = results[0].losses
         return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
 
@@ -230,7 +237,7 @@ class TrainStep:
         bad = self.loss_check.update(self._checked(result))
         if self.config.optim.clip is not None:
             self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_(self.segmenter.parameters(), self.config.optim.clip)
+            clip_gradients(self.segmenter.parameters(), self.config.optim.clip)
         if not self.scaler.is_enabled():
             if getattr(self.optimizer, "_step_supports_amp_scaling", False):
                 self.optimizer.found_inf = bad  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Measure pinmem on a GPU, in one command: is it right, fast, fed, and quick to predict?
+"""Measure pinmem on a GPU, in one command: is it right, fast, fed, quick to predict and to tune?
 
     python tests/gpu/check.py --minutes 8 --output check.json
 
@@ -26,6 +26,7 @@ import fed  # noqa: E402
 import predicting  # noqa: E402
 import right  # noqa: E402
 import torch  # noqa: E402
+import tuning  # noqa: E402
 from device import require  # noqa: E402
 from rows import EXPECTED, Results, markdown  # noqa: E402
 
@@ -86,12 +87,14 @@ def run_all(results: Results, options: Namespace) -> None:
             options.eaten = max((2 * options.batch * w.rate for w in found.values()), default=0.0)
             run_checks(results, options, "fed", fed.CHECKS)
             run_checks(results, options, "evaluation", predicting.CHECKS)
+            run_checks(results, options, "tuning", tuning.CHECKS)
             later = [name for name in found if name in fast.LATER]
             fast.measure_variants(results, text, found, limits, later)
     else:
         run_checks(results, options, "right", right.CHECKS)
         run_checks(results, options, "fed", fed.CHECKS)
         run_checks(results, options, "evaluation", predicting.CHECKS)
+        run_checks(results, options, "tuning", tuning.CHECKS)
 
 
 def run_checks(results: Results, options: Namespace, section: str, checks: dict) -> None:

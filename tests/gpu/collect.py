@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 WHEELS = (
     *("pydantic", "platformdirs", "typer", "annotated-doc", "shellingham", "rich"),
-    *("isal", "regex", "rarfile", "matplotlib"),
+    *("isal", "regex", "rarfile", "matplotlib", "timm"),
     *("contourpy", "cycler", "kiwisolver", "packaging", "pyparsing", "python-dateutil", "six"),
 )
 """By name; the dependencies of the first are downloaded, too. Fonttools, which matplotlib needs for

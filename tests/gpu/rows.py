@@ -47,6 +47,12 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
         "latency 2048x1024",
         "latency 1024x512, compiled",
     ),
+    "tuning": (
+        "two sharded processes",
+        "DINOv2-L full",
+        "DINOv2-L lora",
+        "DINOv2-L rein",
+    ),
 }
 """The rows of a complete check, by section and in order."""
 
