@@ -21,7 +21,7 @@ from PIL import Image
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.samples import Sample
-from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.data.transforms import IMAGENET
 from pinmem_core.evaluation import evaluate
 from pinmem_core.images import read_image, write_png
 from pinmem_core.inference import PROTOCOLS, Predictor, load
@@ -53,7 +53,7 @@ class ObviousLoop:
         height, width = image.shape[:2]
         crop = self.crop or max(height, width)
         stride = int(np.ceil(crop * (1 - self.overlap)))
-        pixels = (image / np.float32(255) - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        pixels = (image / np.float32(255) - np.float32(IMAGENET.mean)) / np.float32(IMAGENET.std)
         whole = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
         total = np.zeros((K, height, width), np.float32)
         times = np.zeros((height, width), np.float32)

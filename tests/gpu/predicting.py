@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rows import Row
 
 from pinmem_core.config import ModelConfig
-from pinmem_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from pinmem_core.data.transforms import IMAGENET
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.inference.protocols import Protocol, get_protocol
 from pinmem_core.inference.sliding_window import windows
@@ -51,7 +51,7 @@ def obvious(
     @torch.no_grad()
     def predict(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = image.shape[:2]
-        pixels = (image / np.float32(255) - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        pixels = (image / np.float32(255) - np.float32(IMAGENET.mean)) / np.float32(IMAGENET.std)
         whole = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
         total = np.zeros((K, height, width), np.float32)
         times = np.zeros((height, width), np.float32)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from right import judge, small_run, worst
+from right import judge, small_run
 from rows import Row
 from step import held_memory, pinmem_step, process, random_batch, untrained_segmenter
 from torch import Tensor
@@ -104,8 +104,8 @@ def sharded(row: Row, options: Namespace) -> None:
     )
     arguments = (config, options.device.type, str(folder))
     multiprocessing.spawn(_half, arguments, nprocs=2)
-    found = torch.load(folder / "0.pt")
-    judge(row, *worst(found, _learned(config, options.device, slice(None))), SHARDED_BOUND)
+    ours, theirs = torch.load(folder / "0.pt"), _learned(config, options.device, slice(None))
+    judge(row, "all weights", float((ours - theirs).norm() / theirs.norm()), SHARDED_BOUND)
 
 
 def _half(rank: int, config: TrainConfig, device_type: str, folder: str) -> None:
@@ -120,8 +120,8 @@ def _half(rank: int, config: TrainConfig, device_type: str, folder: str) -> None
     dist.destroy_process_group()
 
 
-def _learned(config: TrainConfig, device: torch.device, part: slice) -> dict[str, Tensor]:
-    """Return the weights, in float64, after some iterations on a part of each batch."""
+def _learned(config: TrainConfig, device: torch.device, part: slice) -> Tensor:
+    """Return all weights, in float64, after some iterations on a part of each batch."""
     torch.manual_seed(0)
     segmenter = Segmenter(config.model).double()
     if segmenter.auxiliary is not None:
@@ -131,7 +131,8 @@ def _learned(config: TrainConfig, device: torch.device, part: slice) -> dict[str
         batch = random_batch(config).to(device)
         images, labels = batch.images[:, part].double(), batch.labels[:, part]
         step.step(number, Batch(images, labels, batch.meta_train, batch.meta_test))
-    return {k: v.cpu() for k, v in gathered(step.segmenter.state_dict()).items()}
+    state = gathered(step.segmenter.state_dict())
+    return torch.cat([value.double().cpu().flatten() for value in state.values()])
 
 
 CHECKS = {
