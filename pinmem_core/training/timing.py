@@ -112,7 +112,8 @@ def measure(
 ) -> Timing:
     """Return the time of a run's parts, measured in a few seconds on a copy of its network.
 
-    A run without `minutes` whose crops are large is extrapolated from small crops on a CPU. Every
+    A run without `minutes` whose crops are large is extrapolated from small crops on a CPU, unless
+    its backbone is sharded, because the memory of sharded tensors cannot be counted. Every
     process of several must call this; all return the same result.
 
     Args:
@@ -126,7 +127,7 @@ def measure(
     plain = config.model_copy(update={"compute": compute})
     step = TrainStep(plain, copy.deepcopy(segmenter), device)
     large = config.augmentation.crop > _CROPS[-1]
-    if config.minutes is None and large and device.type != "cuda":
+    if config.minutes is None and large and device.type != "cuda" and not config.compute.shard:
         iteration, memory = _extrapolated(step, domains, device)
     else:
         iteration, memory = _measured(step, domains, device), peak_memory(device)
