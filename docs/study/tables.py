@@ -1,19 +1,22 @@
 """Rebuild the tables of docs/study.md from the JSON files in this folder.
 
 Run `python docs/study/tables.py`. A table stands between `<!-- variants NAME -->`, or
-`<!-- classes NAME -->`, and `<!-- end -->`; its values are those of NAME.json.
+`<!-- classes NAME -->`, and `<!-- end -->`; its values are those of NAME.json. The table of
+`<!-- arms NAME -->` is that of NAME/results.json.
 """
 
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 from pinmem_core.study.table import StudyTable
 from pinmem_core.study.writers import classes_as_markdown, variants_as_markdown
 
+_SCORED = ("@val",), ("0001TP",), ("idd-lite",), ("0001TP", "idd-lite")
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
-_PLACE = re.compile(r"(<!-- (variants|classes) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- (variants|classes|arms) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str) -> str:
@@ -22,6 +25,8 @@ def filled(page: str) -> str:
 
 
 def _table(kind: str, name: str) -> str:
+    if kind == "arms":
+        return _arms(json.loads((HERE / name / "results.json").read_text(encoding="utf-8")))
     study = StudyTable.model_validate(
         json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     )
@@ -29,6 +34,37 @@ def _table(kind: str, name: str) -> str:
         return variants_as_markdown(study)
     (target,) = next(iter(study.rows.values())).targets
     return classes_as_markdown(study, target)
+
+
+def _arms(records: list[dict]) -> str:
+    """Return one row for each arm, with the mean and the values of its seeds."""
+    lines = [
+        "| arm | trained parameters | iterations | CPU s, of each, of all | peak GB | sources, val "
+        "| dusk | IDD-Lite | unseen |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm in dict.fromkeys(record["arm"] for record in records):
+        runs = [record for record in records if record["arm"] == arm]
+        first, seconds = runs[0], [run["cpu_seconds"] for run in runs]
+        each, whole = (
+            fmean(of[key] for of in seconds) for key in ("per_iteration", "start_to_last_iteration")
+        )
+        lines.append(
+            f"| `{arm}` | {first['trained_parameters'] / 1e6:.2f} M | {first['iterations']} "
+            f"| {each:.2f}, {whole:.0f} | {max(run['peak_rss_gb'] for run in runs):.1f} | "
+            + " | ".join(_seeds([_mean(run, ends) for run in runs]) for ends in _SCORED)
+            + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _mean(run: dict, ends: tuple[str, ...]) -> float:
+    return fmean(value for name, value in run["miou"].items() if name.endswith(ends))
+
+
+def _seeds(values: list[float]) -> str:
+    each = f" ({', '.join(f'{value:.1f}' for value in values)})" if len(values) > 1 else ""
+    return f"{fmean(values):.1f}{each}"
 
 
 if __name__ == "__main__":

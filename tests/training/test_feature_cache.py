@@ -1,5 +1,6 @@
 """Cached features of a frozen backbone: equal to a run without the cache, exact, and refused."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError, MachineError, StoppedRunError
 from pinmem_core.events import Notice, Progress
+from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.training import resume, train
 from pinmem_core.training.dry_run import plan
@@ -196,6 +198,15 @@ def test_what_cannot_be_right_is_refused(values, message):
     resolve(small_config(**fixed))
     with pytest.raises(ConfigError, match=message):
         resolve(small_config(**(fixed | values)))
+
+
+def test_methods_that_work_inside_of_the_backbone_are_refused():
+    accepted = set()
+    for name in methods.all():
+        with contextlib.suppress(ConfigError):
+            resolve(small_config(**(FIXED | {"method": name, "init_weights": "weights.pth"})))
+            accepted.add(name)
+    assert accepted == {"aggregate", "mldg", "pinmem"}
 
 
 def test_several_processes_are_refused(cached, monkeypatch):
