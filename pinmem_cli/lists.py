@@ -92,7 +92,7 @@ def show_backbones(out: Output, pattern: str) -> None:
         words = (f"{tag} ({licence or 'unknown'})" for tag, licence in weights.items())
         rows.add_row(name, ", ".join(words))
     out.result({"backbones": data}, rows)
-    out.next_step(f"pinmem train --recipe demo --set model.backbone={listed[0]} --dry-run")
+    out.next_step("pinmem train --list")
 
 
 def _toml_value(value: Any) -> str:

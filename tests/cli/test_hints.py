@@ -213,10 +213,6 @@ PARSED = {
     ("pinmem_cli/lists.py", "pinmem train --recipe demo --set optim.lr=0.02 --dry-run"): _LONG,
     ("pinmem_cli/train.py", "pinmem train --recipe demo"): _LONG,
     ("pinmem_cli/lists.py", "pinmem train --sources demo --method aggregate --dry-run"): _LONG,
-    (
-        "pinmem_cli/lists.py",
-        f"pinmem train --recipe demo --set model.backbone={HOLE} --dry-run",
-    ): _LONG,
     ("pinmem_cli/predict.py", "pinmem train --recipe demo"): _LONG,
     ("pinmem_cli/runs.py", "pinmem train --recipe demo"): _LONG,
     ("pinmem_cli/app.py", next(text for text in FILL if "minutes" in text)): _LONG,
