@@ -66,7 +66,7 @@ class Places:
         numbers: Numbers of the places.
 
     Raises:
-        ConfigError: The backbone is not convolutional, or has fewer stages.
+        ConfigError: The backbone is not convolutional with stages, or has fewer of them.
     """
 
     def __init__(self, segmenter: Segmenter, numbers: Sequence[int] | None = None) -> None:
@@ -75,14 +75,14 @@ class Places:
         every = range(len(modules))
         self.numbers = every if numbers is None else numbers
         self._change: Change | None = None
+        hooks = [modules[i].register_forward_hook(partial(self._hook, i)) for i in every]
+        self._require_maps(segmenter)
         if missing := set(self.numbers) - set(every):
             raise ConfigError(
                 f"the backbone '{backbone.name}' has no place {max(missing)} for styles: "
                 f"it has the stem, 0, and {every[-1]} stages.",
                 f"Choose from 0 to {every[-1]}: '--set method_config.places=[0,1]'.",
             )
-        hooks = [modules[i].register_forward_hook(partial(self._hook, i)) for i in every]
-        self._require_maps(segmenter)
         for number in set(every) - set(self.numbers):
             hooks[number].remove()
 
@@ -110,8 +110,9 @@ class Places:
         with self.changing(record):
             features = backbone.probe()
         segmenter.train(segmenter.training)  # frozen parts stay in evaluation mode
-        if [shapes.get(i) for i in range(1, len(shapes))] != [tuple(f.shape) for f in features]:
+        if [shapes.get(i + 1) for i in range(len(features))] != [tuple(f.shape) for f in features]:
             raise ConfigError(
-                f"a change of style needs a convolutional backbone, not '{backbone.name}'.",
+                "a change of style needs a convolutional backbone with stages, "
+                f"not '{backbone.name}'.",
                 "Use '--set model.backbone=resnet50', or another convolutional one.",
             )

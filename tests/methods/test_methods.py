@@ -269,8 +269,9 @@ def test_a_mobilenet_has_the_norms_after_blocks_1_6_and_10():
 @pytest.mark.slow
 def test_a_backbone_without_batch_norm_is_refused_and_timm_with_it_is_not():
     pytest.importorskip("timm")
-    with pytest.raises(ConfigError, match=r"\(ibn\) needs a backbone with batch norm, not"):
-        Segmenter(ibn_model("b", "timm:convnext_atto"))
+    for name in ("timm:convnext_atto", "timm:hrnet_w18_small"):
+        with pytest.raises(ConfigError, match=r"\(ibn\) needs a backbone with batch"):
+            Segmenter(ibn_model("b", name, output_stride=32))
     segmenter = Segmenter(ibn_model("b", "timm:resnet10t")).eval()
     assert [norm.num_channels for norm in segmenter.backbone.instance_norms] == [64, 64, 128]
 

@@ -67,9 +67,9 @@ def test_a_place_that_the_backbone_lacks_is_refused():
 @pytest.mark.slow
 def test_a_backbone_without_maps_is_refused():
     pytest.importorskip("timm")
-    for name in ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"):
-        with pytest.raises(ConfigError, match="needs a convolutional backbone, not"):
-            Places(network(name, decoder="linear", output_stride=32))
+    for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "hrnet_w18_small"):
+        with pytest.raises(ConfigError, match="needs a convolutional backbone with stages, not"):
+            Places(network(f"timm:{name}", decoder="linear", output_stride=32))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "timm:resnet10t", "timm:convnext_atto"])

@@ -120,15 +120,17 @@ class IBN(Adapter):
                 f"variant a of instance norm (ibn) needs a ResNet, not '{backbone.name}'.",
                 "Use '--set model.backbone=resnet50', or another ResNet; or variant b.",
             )
-        if not any(isinstance(part, nn.BatchNorm2d) for part in backbone.modules()):
+        stages = backbone.stages()
+        if len(stages) < 2 or not any(isinstance(m, nn.BatchNorm2d) for m in backbone.modules()):
             raise ConfigError(
-                f"instance norm (ibn) needs a backbone with batch norm, not '{backbone.name}'.",
+                "instance norm (ibn) needs a backbone with batch norm and stages, "
+                f"not '{backbone.name}'.",
                 "Use '--set model.backbone=resnet50', or another one with batch norm.",
             )
         if isinstance(backbone, MobileNetV2):
             modules = [backbone.features[number] for number in (1, 6, 10)]
         else:
-            ends = (end_of(backbone, stage) for stage in backbone.stages()[:2])
+            ends = (end_of(backbone, stage) for stage in stages[:2])
             modules = [backbone.stem_end(), *ends]
         counts = _channels(backbone, modules)
         norms = [InstanceNorm(count, affine=self.affine) for count in counts]

@@ -122,25 +122,26 @@ class Timm(Backbone):
 
     def stem_end(self) -> nn.Module:
         """Return the last module before the first block."""
-        names = ("maxpool", "stem", "bn1")
-        stem: nn.Module = next(
-            (part for name in names if (part := getattr(self.network, name, None)) is not None),
-            self.blocks()[0],
-        )
-        return stem
+        for name in ("maxpool", "stem", "bn1"):
+            part: nn.Module | None = getattr(self.network, name, None)
+            if part is not None:
+                return part
+        return self.blocks()[0]
 
     def stages(self) -> list[nn.Module]:
-        """Return the blocks up to each feature."""
+        """Return the blocks up to each feature; [] if timm does not name them."""
         stages: list[nn.Module] = []
         used: dict[str, int] = {}
         for index in self.indices:
             path = _layers(self.network)[index]["module"]
             parent, _, last = path.rpartition(".")
+            try:
+                stage = self.network.get_submodule(parent if last.isdigit() else path)
+            except AttributeError:  # e.g. HRNet, whose modules have other names
+                return []
             if last.isdigit():
-                stage = self.network.get_submodule(parent)[used.get(parent, 0) : int(last) + 1]
+                stage = stage[used.get(parent, 0) : int(last) + 1]
                 used[parent] = int(last) + 1
-            else:
-                stage = self.network.get_submodule(path)
             stages.append(nn.ModuleList(_blocks(stage)))
         return stages
 
