@@ -212,10 +212,10 @@ def plot_differences(
     Args:
         panels: At least one point for each panel, by its title.
         title: Title of the plot.
-        note: Line below the title.
+        note: Up to two lines below the title.
     """
     heights = [0.28 * len(points) + 0.15 for points in panels.values()]
-    width, height = 9.6, sum(heights) + 0.75 * len(panels) + 0.9
+    width, height = 9.6, sum(heights) + 0.75 * len(panels) + 1.05
     left, across = 3.4, 5.9
     points = [point for of_panel in panels.values() for point in of_panel]
     limit = 100 * max(abs(end) for point in points for end in (*point.interval, point.value))
@@ -223,7 +223,7 @@ def plot_differences(
     limit = 1.05 * max(min(thin, 3 * limit), limit, 0.1)
     with plot_style():
         figure = new_figure(width, height, title, note)
-        bottom = height - 0.9
+        bottom = height - 1.05
         for (name, of_panel), tall in zip(panels.items(), heights, strict=True):
             bottom -= tall + 0.3
             axes = add_axes(figure, left, bottom, across, tall)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -17,8 +18,9 @@ NAME = "study"
 _LATEX = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"±": r"$\pm$", "-": r"{-}", '"': r"\textquotedbl{}"}
+    | {"±": r"$\pm$", '"': r"\textquotedbl{}"}
 )
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 _CSV = (
     "fold", "variant", "kind", "base", "seed", "target", "seen", "miou", "source_miou",
     "seconds_per_iteration", "memory_bytes", "device", "jobs",
@@ -192,7 +194,8 @@ def _latex_table(table: StudyTable, title: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return text.translate(_LATEX)
+    """Escape a text; a minus sign stays one, and two hyphens do not become a dash."""
+    return _MINUS.sub("$-$", text.translate(_LATEX)).replace("--", "-{}-")
 
 
 def as_csv(table: StudyTable) -> str:

@@ -1,17 +1,21 @@
 """Runs of a study at once, each in its own process."""
 
+import io
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 from conftest import Result, camvid_folder
+from rich.console import Console
 
+from pinmem_cli.study_view import StudyView
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare
-from pinmem_core.errors import PinMemError, StoppedRunError
-from pinmem_core.events import Metrics, Progress
-from pinmem_core.study import Run, make_table, read_sweep, run_study
+from pinmem_core.errors import DataError, PinMemError, StoppedRunError
+from pinmem_core.events import Metrics, Progress, Speed
+from pinmem_core.study import Run, RunEvent, make_table, read_sweep, run_study
 from pinmem_core.study.run import read_cost
 from pinmem_core.study.sweep import report_path
 
@@ -107,13 +111,33 @@ def test_a_stop_saves_all_and_a_failing_run_leaves_the_others(sweep_file, tmp_pa
         run_study(sweep, folder, jobs=2, on_run=watch, stop=lambda: "paper" in trained)
     assert (folder / "runs/paper-0/snapshots").exists()
     result = Result("train", "--sweep", str(sweep_file), "-o", str(folder), "--json")
-    assert result.code == 3
+    assert result.code == 2
     assert "error: broken-0: " in result.err and "absent.pth" in result.err
     assert [*result.json["failed"]] == ["broken-0"]
     assert report_path(folder, "paper", 0).exists() and [*result.json["variants"]] == [
         "plain",
         "paper",
     ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_a_table_of_the_runs_and_a_file_plain_lines(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, highlight=False)
+    runs = [Run("night", "plain", seed) for seed in (0, 1, 2)]
+    with StudyView(console, dict(zip(runs, ("done", "absent", "absent"), strict=True))) as view:
+        for event in (
+            "started",
+            Speed(2.5, 10),
+            Progress("training", 3, 6),
+            Metrics(3, {"train/total": 1.25, "lr": 0.1}),
+        ):
+            view.show_run(RunEvent(runs[1], event))
+        view.show_run(RunEvent(runs[2], DataError("no data.")))
+    shown = console.file.getvalue()
+    assert "warning: night/plain-2 failed: no data." in shown
+    line = "night/plain-1: iteration 3  train/total 1.250  2.5 images/s"
+    cells = re.search(r"night/plain +done +50% +failed", shown)
+    assert (bool(cells) and "3/6" in shown, line in shown) == (terminal, not terminal)
 
 
 def test_jobs_are_for_studies():

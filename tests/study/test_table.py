@@ -226,6 +226,10 @@ def test_the_best_is_bold_where_it_is_separated_from_all_others(tmp_path):
     assert rf"\textbf{{{score}}}" in latex
     assert r"100 \% of A\_b" in latex and "`" not in latex
     assert latex.count("{") == latex.count("}") and latex.count(r"\begin") == 2
+    low, high = (100 * end for end in table.rows["good"].differences["dusk"].interval)
+    assert f"& {low:+.1f} to {high:+.1f} &" in latex
+    worse = table.model_copy(update={"title": "a--b -1.5"})
+    assert r"\caption{a-{}-b $-$1.5: mIoU" in as_latex(worse)
     for part in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert latex.count(part) == 1
 
