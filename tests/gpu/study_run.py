@@ -72,12 +72,14 @@ def complete(sweep: Sweep, folder: Path, variant: str, seed: int, threads: int) 
     parent = multiprocessing.parent_process()
     with stopping(Output(quiet=True)) as signalled:
         try:
-            run_study(
+            result = run_study(
                 one,
                 folder,
                 on_event=journal,
                 stop=lambda: signalled() or (parent is not None and not parent.is_alive()),
             )
+            for error in result.failed.values():
+                journal.note(error=error.message)
         except StoppedRunError:
             journal.note()
             _score_unfinished(one, folder)
