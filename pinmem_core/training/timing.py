@@ -158,7 +158,7 @@ def _measured(step: TrainStep, domains: Sequence[Domain], device: torch.device) 
     began = time.perf_counter()
     first, done = 0.0, 0
     for iteration, batch in enumerate(_loader(step, domains, _MEASURED_ITERATIONS, device)):
-        step.step(iteration, batch)
+        step.step(min(iteration, step.config.iterations - 1), batch)  # schedules end there
         wait_for(device)
         done, spent = iteration, time.perf_counter() - began
         first = first or spent

@@ -192,6 +192,24 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
     assert StudyTable.model_validate(json.loads(json.dumps(table.as_json()))) == table
 
 
+@pytest.mark.slow
+def test_the_plan_shows_the_runs_of_each_fold(sweep_file, tmp_path):
+    text = STUDY[: STUDY.index("[variants.paper]")].replace(
+        "\ntargets =", "\nleave_one_out = true\n#"
+    )
+    sweep_file.write_text(text)
+    planned = Result("train", "--sweep", str(sweep_file), "-o", str(tmp_path / "s"), "--dry-run")
+    assert planned.code == 0, planned.err
+    for fold, source in (("red", "blue"), ("blue", "red")):
+        line = (
+            f"without-toy-{fold}: trained on: toy:{source}; scored on: toy:{source}@val, toy:{fold}"
+        )
+        assert line in planned.out
+        assert f"without-toy-{fold}/plain" in planned.out
+    assert "4 of 4 runs to train or to finish" in planned.out
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_study_without_reports_has_no_table(sweep_file, tmp_path):
     with pytest.raises(DataError, match="holds no report"):
         make_table(read_sweep(sweep_file), tmp_path)
