@@ -29,6 +29,7 @@ EXAMPLES = (
     "pinmem eval RUN --targets camvid:0001TP,demo:dusk",
     "pinmem eval RUN --protocol paper-eval --json",
     "pinmem eval RUN --targets camvid --classes idd-level1",
+    "pinmem eval RUN --targets demo:dusk --memory",
     "pinmem eval compare RUN OTHER-RUN",
 )
 
@@ -85,6 +86,13 @@ def evaluate(
             panel="Output",
         ),
     ] = False,
+    memory: Annotated[
+        bool,
+        option(
+            "Measure whether the network uses its memory: what it reads, and the mIoU without.",
+            "--memory",
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -118,6 +126,7 @@ def evaluate(
             device=device,
             output=folder,
             pictures=not no_pictures,
+            memory=memory,
             on_event=listener,
         )
     data = report.as_json()
@@ -128,6 +137,7 @@ def evaluate(
     out.result(
         data | {"report": str(folder)},
         *_tables(report),
+        *_memory_tables(report),
         f"protocol: {report.protocol}, {precision}",
         f"checkpoint: {report.checkpoint}{_progress(report.origin.unfinished)}",
         f"report: {folder / PAGE}",
@@ -183,6 +193,35 @@ def _scores(report: "Report", title: str) -> Table:
     rows.add_row("images", *(f"{of.images:,}" for of in scores.values()))
     rows.add_row("split", *report.splits.values())
     return rows
+
+
+def _memory_tables(report: "Report") -> Iterator[Table | str]:
+    """Yield a table of the use of the memory, if it was measured."""
+    from pinmem_core.evaluation.compare import points
+
+    uses = {name: of.memory for name, of in report.domains.items() if of.memory}
+    if not uses:
+        return
+    rows = table("use of the memory", *uses)
+    shares = {
+        "what is read, R² on the query": "r2",
+        "entropy of the attention / ln K": "entropy",
+        "slots ever written %": "coverage",
+        "size of the gate": "gate",
+    }
+    for title, key in shares.items():
+        exact = [of[key] for of in uses.values()]
+        shown = ("-" if v is None else percent(v) if "%" in title else f"{v:.4f}" for v in exact)
+        rows.add_row(title, *shown)
+    rows.add_section()
+    rows.add_row("mIoU", *(percent(of["miou"]) for of in uses.values()))
+    rows.add_row("mIoU, reading the mean", *(percent(of["miou_of_mean"]) for of in uses.values()))
+    rows.add_row("what the mean costs", *(points(of["cost"]) for of in uses.values()))
+    ends = (f"{points(of['low'])}..{points(of['high'])}" for of in uses.values())
+    rows.add_row("  95 % interval", *ends)
+    rows.add_row("used", *("yes" if of["used"] else "no" for of in uses.values()))
+    yield rows
+    yield ""
 
 
 def _interval(ends: tuple[float, float]) -> str:

@@ -75,6 +75,12 @@ class MemoryConfig(Settings):
     of 19 unit slots, the right one has a weight of at most 0.13."""
     residual: bool = False
     """Add the feature to the value that is read; the published method passes on the value only."""
+    gate: float = Field(0.0, ge=0)
+    """Initial scale of what is added to the feature with `residual`. At 0 the network starts
+    without a memory; `optim.gate_lr_scale` has the learning rate of the scales."""
+    mask_empty: bool = False
+    """Give slots that were never written, which are zero, no attention. As published, they take as
+    much as orthogonal ones: of 19 slots at temperature 1, each has about a twentieth."""
     init_batches: int = Field(1486, ge=0)
     """Batches whose class means initialise the memory; 0 keeps random slots. The original uses 1486
     batches: two passes over an epoch of 2975 indices with batch size 4."""
@@ -202,6 +208,9 @@ class OptimConfig(Settings):
     """Also apply weight decay to biases, the scales and shifts of norms, tokens and positions."""
     backbone_lr_scale: float = Field(1.0, gt=0)
     """Factor of `lr` for the backbone."""
+    gate_lr_scale: float | None = Field(None, gt=0)
+    """Factor of `lr` for the scales of the memory's output (`model.memory.gate`), which then have
+    no weight decay. None: as the other parameters."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Further factor of `lr` from each stage of the backbone to the one before it; the last stage
     has it once."""

@@ -63,7 +63,7 @@ _SECTIONS = {
 }
 """Optional sections of `config.json` that other code reads, and their list fields."""
 _AGAIN = "Fetch or copy it again."
-_NEW = frozenset({"backbone_options", "label_space"})
+_NEW = frozenset({"backbone_options", "label_space", "gate", "mask_empty"})
 """Settings of the network that older checkpoints may lack."""
 _LATER = _NEW | {"test_time_bn", "attention_temperature", "residual"}
 """Settings of the network that the first checkpoints, which hold no digests, may lack."""

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 SAMPLES_PER_DOMAIN = 4
 """Default number of images per target."""
+MAX_PIXELS = 2**21
+"""Pixels to which larger images are reduced: those of Cityscapes."""
 _MAPS = 4
 """Number of slots per target whose read weights are shown."""
 _COSINE_CAPTION = "Cosine similarity between the slots of the memory."
@@ -120,7 +122,7 @@ def read_memory(
     prediction: NDArray[np.uint8] | None = None,
     *,
     classes: ScoredClasses = SAME_CLASSES,
-    max_pixels: int = 2**21,
+    max_pixels: int = MAX_PIXELS,
 ) -> Reading:
     """Return the read weights and written slots of the memory for a whole sample.
 
@@ -145,9 +147,9 @@ def read_memory(
     image, truth = predictor.protocol.view_of(*sample.read())
     if prediction is None:
         prediction = classes.predicted(predictor.predict(image))
-    prediction = _reduced(prediction, max_pixels, Image.Resampling.NEAREST)
-    image = _reduced(image, max_pixels, Image.Resampling.BICUBIC)
-    truth = _reduced(truth, max_pixels, Image.Resampling.NEAREST)
+    prediction = reduced(prediction, max_pixels, Image.Resampling.NEAREST)
+    image = reduced(image, max_pixels, Image.Resampling.BICUBIC)
+    truth = reduced(truth, max_pixels, Image.Resampling.NEAREST)
     seen = torch.tensor(image, device=predictor.device).permute(2, 0, 1)[None]
     feature = segmenter.encode(normalize(seen, segmenter.normalization)).feature
     weights = memory.attention(feature, memory.slots).weights[0]
@@ -169,10 +171,14 @@ def _written(
     return memory.write(feature, labels, torch.zeros_like(memory.slots))
 
 
-def _reduced(
-    pixels: NDArray[np.uint8], max_pixels: int, how: Image.Resampling
-) -> NDArray[np.uint8]:
-    """Resize a picture to at most `max_pixels`, keeping its aspect ratio."""
+def reduced(pixels: NDArray[np.uint8], max_pixels: int, how: Image.Resampling) -> NDArray[np.uint8]:
+    """Return a picture of at most `max_pixels` with the same aspect ratio.
+
+    Args:
+        pixels: Picture, (H, W) or (H, W, 3).
+        max_pixels: Maximum number of pixels.
+        how: Method of Pillow.
+    """
     height, width = pixels.shape[:2]
     if height * width <= max_pixels:
         return pixels

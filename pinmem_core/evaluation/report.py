@@ -22,6 +22,7 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
 from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_domain, load_target
 from pinmem_core.evaluation.memory_analysis import SAMPLES_PER_DOMAIN, memory_pictures
+from pinmem_core.evaluation.memory_use import memory_of, memory_use
 from pinmem_core.evaluation.metrics import OCCURRING, Calibration, ConfusionMatrix
 from pinmem_core.evaluation.plots import plot_reliability
 from pinmem_core.evaluation.results import LEVEL, DomainResult, Origin, Report, TrainedOn
@@ -60,6 +61,7 @@ def evaluate_run(
     device: str = "auto",
     output: Path | None = None,
     pictures: bool = True,
+    memory: bool = False,
     on_event: Listener = ignore,
 ) -> Report:
     """Evaluate the last checkpoint of a run.
@@ -75,11 +77,14 @@ def evaluate_run(
         device: Device name, as for `Predictor`.
         output: New folder for `report.json` and `report.html`; None to write no report.
         pictures: Whether `report.html` shows the worst and best images and the memory.
+        memory: Whether to measure how much the network uses its memory, which scores each target
+            a second time.
         on_event: Callback for progress events and warnings.
 
     Raises:
         ConfigError: A target, the protocol or the label space does not exist, there are no targets,
-            a target cannot be scored in these classes, or `output` exists and is not empty.
+            a target cannot be scored in these classes, `memory` is set for a network without one,
+            or `output` exists and is not empty.
         DataError: The run or the data of a target are missing or damaged.
         MachineError: The device is missing, `output` is not writable, or compilation fails.
     """
@@ -101,11 +106,13 @@ def evaluate_run(
         compile=compile,
         on_event=on_event,
     )
+    if memory:
+        memory_of(predictor)  # fail before the evaluation
     origin = Origin.of(checkpoint, protocol, predictor, precision)
     # Create the folder first, so that an unwritable folder fails before the evaluation.
     with staged_folder(output) if output else nullcontext() as folder:
         galleries = _galleries(predictor, chosen) if folder and pictures else {}
-        report = Report(origin, _score(predictor, chosen, galleries, on_event))
+        report = Report(origin, _score(predictor, chosen, galleries, on_event, memory=memory))
         if folder:
             shown = _pictures(predictor, chosen, galleries, on_event) if galleries else None
             page = as_html(report, shown)
@@ -153,6 +160,8 @@ def _score(
     targets: Sequence[Target],
     galleries: Mapping[str, Gallery],
     on_event: Listener,
+    *,
+    memory: bool,
 ) -> dict[str, DomainResult]:
     domains = {}
     for target in targets:
@@ -165,7 +174,13 @@ def _score(
         )
         digest = PreparedDataset.open(Selection.parse(target.name).dataset).summary["digest"]
         interval = bootstrap_interval(result.images, level=LEVEL)
-        domains[target.name] = replace(result, interval=interval, dataset_digest=digest)
+        use = memory_use(predictor, target, result, on_event=on_event) if memory else None
+        domains[target.name] = replace(
+            result,
+            interval=interval,
+            dataset_digest=digest,
+            memory=use.as_json() if use else None,
+        )
     return domains
 
 

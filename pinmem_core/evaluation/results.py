@@ -81,6 +81,7 @@ class DomainResult:
         interval: Interval (low, high) of the mIoU over the classes that occur, in 0..1.
         dataset_digest: Digest of the prepared dataset; equal digests mean equal data.
         space: Label space of the scores.
+        memory: Use of the memory, as `MemoryUse.as_json`; None if it was not measured.
     """
 
     name: str
@@ -92,6 +93,7 @@ class DomainResult:
     interval: tuple[float, float] = (0, 1)
     dataset_digest: str = ""
     space: LabelSpace = CITYSCAPES
+    memory: Mapping[str, Any] | None = None
 
     @cached_property
     def matrix(self) -> ConfusionMatrix:
@@ -115,6 +117,7 @@ class DomainResult:
             **asdict(self.scores),
             "interval": {"level": LEVEL, "low": self.interval[0], "high": self.interval[1]},
             "calibration": _calibration_json(self.calibration),
+            **({"memory": dict(self.memory)} if self.memory else {}),
             "counts": self.matrix.counts.tolist(),
             "missed": self.matrix.missed.tolist(),
             "per_image": [_image_json(image) for image in self.images],

@@ -117,14 +117,18 @@ class CategoricalMemory(nn.Module):
         momentum: Weight of the old slot in a write, in 0..1.
         temperature: Divisor of the scores in the attention.
         residual: Whether the feature is added to the value that is read.
+        gate: Initial scale of the value that is added, with `residual`.
+        mask_empty: Whether zero slots get no attention.
 
     Attributes:
         slots: Persistent buffer (K, D), rows of unit length. Only the training code changes it.
         taken: Indices of the slots that come from another model, for `initialize_memory`.
+        constant: Value (D,) that every position reads instead of the slots; None for the slots.
     """
 
     slots: Tensor
     taken: frozenset[int] = frozenset()
+    constant: Tensor | None = None
 
     def __init__(
         self,
@@ -135,17 +139,20 @@ class CategoricalMemory(nn.Module):
         momentum: float,
         temperature: float = 1.0,
         residual: bool = False,
+        gate: float = 0.0,
+        mask_empty: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.residual = residual
+        self.mask_empty = mask_empty
         self.gumbel = read == "gumbel"
         self.momentum = momentum
         self.register_buffer("slots", F.normalize(torch.rand(num_classes, dim), dim=1))
         self.fuse = _conv_bn(2 * dim, dim)
-        if residual:  # the value that is read starts with zero weight
-            for start in self.fuse[1].parameters():
-                nn.init.zeros_(start)
+        if residual:  # by default, the value that is read starts with zero weight
+            nn.init.constant_(self.fuse.get_parameter("1.weight"), gate)
+            nn.init.zeros_(self.fuse.get_parameter("1.bias"))
         self.write_map = _conv_bn(dim, dim)
         self.classifier = nn.Linear(dim, num_classes)
         nn.init.normal_(self.classifier.weight, std=1e-4)
@@ -159,6 +166,10 @@ class CategoricalMemory(nn.Module):
         query = F.normalize(feature, dim=1)
         scores = similarity(query, slots)
         noisy = scores + gumbel_noise(scores) if self.training and self.gumbel else scores
+        if self.mask_empty:
+            empty = ~slots.any(dim=1)
+            empty &= ~empty.all()  # an empty memory is read as it is
+            noisy = noisy.masked_fill(empty[:, None, None], float("-inf"))
         return Attention(query, scores, (noisy / self.temperature).softmax(dim=1))
 
     def read(self, feature: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +179,10 @@ class CategoricalMemory(nn.Module):
         With `residual`, F' = ReLU(F + BN(Conv([q ; r]))).
         """
         query, scores, weights = self.attention(feature, slots)
-        refined = self.fuse(torch.cat([query, read(weights, slots)], dim=1))
+        value = read(weights, slots)
+        if self.constant is not None:
+            value = self.constant[:, None, None].expand_as(value)
+        refined = self.fuse(torch.cat([query, value], dim=1))
         return F.relu(refined + feature if self.residual else refined), scores
 
     def write(self, feature: Tensor, labels: Tensor, slots: Tensor) -> Tensor:

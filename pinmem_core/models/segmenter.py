@@ -96,6 +96,8 @@ class Segmenter(CheckpointModule):
                 momentum=config.memory.momentum,
                 temperature=config.memory.attention_temperature,
                 residual=config.memory.residual,
+                gate=config.memory.gate,
+                mask_empty=config.memory.mask_empty,
             )
         self.adapt(config)
 

@@ -15,6 +15,8 @@ from pinmem_core.models import Segmenter
 from pinmem_core.sharding import exchanged, is_sharded, local_part, sharded_like
 from pinmem_core.training.optimizers import Groups, optimizers
 
+_GATE = "memory.fuse.1.weight"
+"""Scales of the norm through which the memory's output passes."""
 _MATRICES = ("weight", "lora_a", "lora_b")
 """Ends of the names of parameters that multiply features, with weight decay if 2-dimensional."""
 
@@ -67,7 +69,8 @@ def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
     `config.decay_vectors` is off, only matrices and kernels have weight decay: no biases, scales,
     tokens and position embeddings. Frozen parameters are in no group. With the default settings,
     all parameters are in one group, in the order of the network. Sharded parameters have groups of
-    their own, because torch cannot update them and others in one call.
+    their own, because torch cannot update them and others in one call. With `gate_lr_scale`, the
+    scales of the memory's output have this `lr_scale` and no weight decay.
     """
     depths = _depths(segmenter) if config.layer_decay < 1 else {}
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
@@ -76,8 +79,10 @@ def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
             continue
         scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
         scale *= config.layer_decay ** depths.get(parameter, 0)
+        gate_scale = config.gate_lr_scale if name == _GATE else None
+        scale = scale if gate_scale is None else gate_scale
         decays = config.decay_vectors or (parameter.ndim > 1 and name.endswith(_MATRICES))
-        decay = config.weight_decay if decays else 0.0
+        decay = config.weight_decay if decays and gate_scale is None else 0.0
         groups.setdefault((scale, decay, is_sharded(parameter)), []).append(parameter)
     return [
         {"params": parameters, "lr": config.lr * scale, "lr_scale": scale, "weight_decay": decay}
