@@ -1,8 +1,10 @@
 """One run of a study: its training, its scores and its cost."""
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -16,7 +18,7 @@ from pinmem_core.devices import pick_device
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import BusyError, ConfigError, DataError, PinMemError, StoppedRunError
 from pinmem_core.evaluation.report import evaluate_run
-from pinmem_core.events import Event, Listener, Speed
+from pinmem_core.events import Event, Listener, Progress, Speed
 from pinmem_core.files import write_atomic
 from pinmem_core.locks import hold_lock
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
@@ -48,7 +50,7 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     seconds_per_iteration: float
-    """Median over the logged iterations."""
+    """Median over the iterations."""
     memory_bytes: int | None
     """Peak memory of the GPU, or else of the process; None if the process trained other runs."""
     device: str
@@ -148,29 +150,31 @@ def _complete(
 
 
 class _Costs:
-    """Forward the events of a run, and keep its speed."""
+    """Forward the events of a run, and keep its times and memory."""
 
     def __init__(self, config: TrainConfig, on_event: Listener, jobs: int) -> None:
-        self.images = config.batch * len(config.sources)
         self.device = pick_device(config.device)
         self.on_event = on_event
         self.jobs = jobs
-        self.speeds: list[Speed] = []
+        self.times: list[float] = []
+        self.memory: list[int] = []
         if torch.cuda.is_initialized():
             torch.cuda.reset_peak_memory_stats()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Speed) and event.images_per_second:
-            self.speeds.append(event)
+        if isinstance(event, Progress) and event.task == "training":
+            self.times.append(time.perf_counter())
+        elif isinstance(event, Speed):
+            self.memory.append(event.memory_bytes)
         self.on_event(event)
 
     def cost(self) -> Cost | None:
-        """Return the cost; None if nothing was trained."""
-        if not self.speeds:
+        """Return the cost; None for fewer than two iterations."""
+        if len(self.times) < 2:
             return None
-        seconds = median(self.images / speed.images_per_second for speed in self.speeds)
+        seconds = median(later - earlier for earlier, later in pairwise(self.times))
         known = self.jobs > 1 or self.device.type == "cuda"
-        memory = (known and max(speed.memory_bytes for speed in self.speeds)) or None
+        memory = (known and max(self.memory, default=0)) or None
         return Cost(
             seconds_per_iteration=seconds,
             memory_bytes=memory,
