@@ -73,7 +73,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Domain-generalized semantic segmentation: train on some domains, segment unseen ones.",
     epilog=(
-        "Start with: pinmem train --recipe demo   (synthetic data; minutes on a CPU)\n\n"
+        "Start with 'pinmem train --recipe demo': synthetic data, minutes on a CPU.\n\n"
         "Options that take A,B,... may also be repeated.\n\n"
         "Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 data missing or invalid, "
         "4 verification failed, 5 environment, 130 interrupted, 143 terminated"

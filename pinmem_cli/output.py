@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from pinmem_cli.streams import printable
 from pinmem_core.addresses import redact_text
-from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
+from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError, shell_join
 from pinmem_core.events import Listener
 
 SCHEMA_VERSION = 1
@@ -54,7 +55,7 @@ def unforeseen(error: Exception) -> PinMemError:
         return MachineError("there is not enough memory.", "Close other programs.")
     if not isinstance(error, OSError) or error.errno is None:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        return PinMemError(text, "This should not happen: 'pinmem --debug ...' shows where it did.")
+        return PinMemError(text, f"This should not happen. {_where()}")
     reason = error.strerror or os.strerror(error.errno)
     message = f"{error.filename}: {reason}." if error.filename is not None else f"{reason}."
     if error.errno in _MISPLACED:
@@ -63,7 +64,11 @@ def unforeseen(error: Exception) -> PinMemError:
         return MachineError(message, "The disk or your quota is full: make room.")
     if error.errno in _FORBIDDEN:
         return MachineError(message, "Check who may read and write there.")
-    return MachineError(message, "'pinmem --debug ...' shows where it happened.")
+    return MachineError(message, _where())
+
+
+def _where() -> str:
+    return f"'pinmem --debug {shell_join(*sys.argv[1:])}' shows where it happened."
 
 
 def _lacks_memory(error: Exception) -> bool:

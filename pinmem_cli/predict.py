@@ -125,7 +125,7 @@ def predict(
     if streams:
         _check_stream(context, json)
     if protocol is not None and get_protocol(protocol).view != "native":
-        message = f"'{protocol}' says which part of an image is scored: it is for 'pinmem eval'."
+        message = f"'{protocol}' says which part of an image is scored: it is for evaluation."
         raise ConfigError(message, "Choose another, such as paper-train.")
     chosen = check_formats(names(formats) or ["color"])
     if legend and not any(FORMATS[name].colored for name in chosen):

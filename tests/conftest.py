@@ -83,8 +83,8 @@ def camvid_folder(root: Path, drives: dict[str, int], size: tuple[int, int] = (4
 class Result:
     """Exit code and streams of one call; `json` parses stdout."""
 
-    def __init__(self, *arguments: str) -> None:
-        result = CliRunner().invoke(app, list(arguments))
+    def __init__(self, *arguments: str, stdin: bytes | None = None) -> None:
+        result = CliRunner().invoke(app, list(arguments), input=stdin)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr

@@ -378,7 +378,7 @@ def _read_head(path: Path) -> tuple[_Header, DatasetCard]:
             text = _next_text(tar, CARD)
         header = _Header.model_validate(fields)
     except (OSError, tarfile.TarError, ValueError) as error:
-        hint = "'pinmem data pack' writes packs."
+        hint = "Write it on the machine that has the dataset: 'pinmem data pack DATASET'."
         raise DataError(f"{path} is no pack, or a damaged one.", hint) from error
     if header.format_version != FORMAT_VERSION:
         raise _other_version(path)

@@ -109,10 +109,10 @@ class SavedReport(_Strict):
         try:
             data = read_json_object(path, LARGEST_REPORT)
         except DataError as error:
-            raise DataError(f"{path} is no report of 'pinmem eval': {error.message}") from error
+            raise DataError(f"{path} is no report of an evaluation: {error.message}") from error
         version = data.get("schema_version")
         if version is None:
-            raise DataError(f"{path} is no report of 'pinmem eval': it has no version.")
+            raise DataError(f"{path} is no report of an evaluation: it has no version.")
         if version not in _READABLE:
             raise DataError(
                 f"{path} was written by another version of pinmem.", "Evaluate the run again."

@@ -136,11 +136,7 @@ def _open(path: Path) -> OnnxRunner:
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
     runner = OnnxRunner(path)
-    precision = runner.metadata.get("precision")
-    if precision is None:
-        raise DataError(
-            f"{path} is no ONNX file of pinmem.", "Export a run: 'pinmem export onnx RUN'."
-        )
+    precision = runner.metadata.get("precision", "of unknown precision")
     if precision != "float32":
         raise ConfigError(
             f"{path} is {precision}; only float32 files can be quantized.",

@@ -158,7 +158,7 @@ def _expanded(text: str, out: Path | None, on_event: Listener) -> Iterable[Sourc
         raise DataError(f"{text} cannot be read: {error.strerror}.") from error
     raise DataError(
         f"{text} is no regular file.",
-        "Name a file or folder, or give one image on standard input: 'pinmem predict -'.",
+        "Name a file or folder, or give one image on standard input: 'pinmem predict - < IMAGE'.",
     )
 
 

@@ -11,7 +11,7 @@ import typer
 from pinmem_cli.app import app
 
 ROOT = Path(__file__).parents[2]
-WORDS = ("data", "eval", "export", "predict", "runs", "train")
+WORDS = ("", "--debug", "data", "eval", "export", "predict", "runs", "train")
 _QUOTED = re.compile(r"'(pinmem [^']*(?:'[^']*'[^']*)*?)'(?=[\s.,;:)]|$)")
 _BARE = re.compile(r"(?:^|(?<=: )|(?<=hint: ))(pinmem .*)$", re.MULTILINE)
 HOLE = "\N{WHITE SQUARE}"
@@ -36,6 +36,8 @@ def strings(path: Path) -> Iterator[str]:
             yield "".join(
                 part.value if isinstance(part, ast.Constant) else HOLE for part in node.values
             )
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("without", "with_flag"):
+            yield f"pinmem {HOLE}"  # the user's own command, changed
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
 

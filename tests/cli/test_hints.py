@@ -4,27 +4,29 @@ import ast
 import re
 import shlex
 import shutil
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Result
+from hint_rows import CLI, DATA, ROWS, TINY, TRAIN, Row, Stage
 from hints import HOLE, ROOT, commands_in, filled, parse, templates
-from onnx_files import write_onnx
 
+from pinmem_cli.app import main
+from pinmem_cli.demo import run_demo
+from pinmem_cli.output import Output
+from pinmem_core.data.cards import demo
 from pinmem_core.images import write_png
 
 TEMPLATES = templates()
-TINY = """
-    --iterations 2 --batch 2 --crop 64 --device cpu --set model.backbone=tiny
-    --set model.feature_dim=16 --set model.memory.init_batches=1 --set checkpoint.every=1
-""".split()  # noqa: SIM905
-TRAIN = ["train", "--sources", "toy:red", "--targets", "toy:blue", *TINY]
 FILL = {
+    f"pinmem {HOLE}": "pinmem runs",
+    f"pinmem --debug {HOLE}": "pinmem --debug runs",
     f"pinmem data prepare {HOLE} {HOLE}": "pinmem data prepare x --from y",
     f"pinmem export push {HOLE}": "pinmem export push x user/name",
     f"pinmem export {HOLE} --help": "pinmem export onnx --help",
-    "pinmem train --recipe demo   (synthetic data; minutes on a CPU)": "pinmem train --recipe demo",
 }
 """Templates whose holes stand for several words."""
 
@@ -47,7 +49,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PINMEM_HOME", str(root / "home"))
         assert Result("data", "prepare", "toy").code == 0
-        done = Result(*TRAIN, "-o", str(root / "home" / "runs" / "first"))
+        done = Result(*TRAIN.split(), "-o", str(root / "home" / "runs" / "first"))
         assert done.code == 0, done.err
     return root
 
@@ -60,192 +62,102 @@ def here(made, tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
-def fresh():
-    shutil.rmtree("home")
-
-
-def stopped_half_way():
-    Path("home/runs/first/scores.json").unlink()
-    shutil.rmtree("home/runs/first/snapshots/00000002", ignore_errors=True)
-
-
-def damaged_label():
-    next(Path("home/datasets/toy/labels").rglob("*.png")).unlink()
-
-
-def own_images():
-    for number in range(6):
-        ids = np.arange(64, dtype=np.uint8).reshape(8, 8) // 16 + number % 3
-        write_png(Path(f"mine/images/{number}.png"), np.stack([ids * 40] * 3, axis=2))
-        write_png(Path(f"mine/labels/{number}.png"), ids)
-
-
-def an_onnx_file():
-    write_onnx(Path("a.onnx"))
-
-
-def a_file():
-    Path("weights.bin").write_bytes(b"")
-
-
-_INSPECT, _SHARE, _PREPARE = (
-    f"pinmem_cli/data/{name}.py" for name in ("inspect", "share", "prepare")
-)
-_HUB, _PATHS = "pinmem_core/checkpoints/hub.py", "pinmem_core/paths.py"
-RUN_HERE = [
-    # the module and its hint, what is there before, the command, and what the user fills in
-    (_INSPECT, f"pinmem data info {HOLE}", None, "data list", {}),
-    (_INSPECT, f"pinmem data prepare {HOLE}", None, "data info toy", {}),
-    ("pinmem_core/data/prepared.py", f"pinmem data prepare {HOLE}", fresh, "data stats toy", {}),
-    (_PREPARE, f"pinmem data preview {HOLE}", fresh, "data prepare toy", {}),
-    (_INSPECT, f"pinmem data stats {HOLE}", None, "data verify toy", {}),
-    (_INSPECT, f"pinmem data prepare {HOLE}{HOLE}", damaged_label, "data verify toy", {}),
-    (_INSPECT, f"pinmem data preview {HOLE}", None, "data stats toy", {}),
-    ("pinmem_core/data/download.py", f"pinmem data prepare {HOLE}", None, "data download toy", {}),
-    (_SHARE, f"pinmem data prepare {HOLE}", None, "data pack toy -o toy.tar", {}),
-    (_SHARE, f"pinmem data prepare {HOLE}", own_images, "data new-card mine -o mine.yaml", {}),
-    ("pinmem_core/training/setup.py", "pinmem data list", None, "train --recipe resnet18", {}),
-    (
-        "pinmem_core/training/run_folder.py",
-        f"pinmem eval {HOLE}",
-        None,
-        "train --resume first",
-        {},
-    ),
-    (
-        "pinmem_core/evaluation/compare.py",
-        f"pinmem eval {HOLE}",
-        None,
-        "eval compare first first",
-        {},
-    ),
-    (_PATHS, "pinmem runs", None, "train --resume absent", {}),
-    (_HUB, "pinmem runs", a_file, "eval weights.bin", {}),
-    ("pinmem_cli/lists.py", f"pinmem train --show {HOLE}", None, "train --list", {}),
-    (
-        "pinmem_cli/lists.py",
-        "pinmem train --backbones '*'",
-        None,
-        "train --backbones nothing-like-it",
-        {},
-    ),
-    (
-        "pinmem_cli/eval.py",
-        f"pinmem predict {HOLE} -o mask.png --model {HOLE}",
-        None,
-        "eval first --no-pictures",
-        {},
-    ),
-    ("pinmem_cli/runs.py", f"pinmem eval {HOLE}{HOLE}", None, "runs", {}),
-    ("pinmem_cli/runs.py", f"pinmem train --resume {HOLE}", stopped_half_way, "runs", {}),
-    ("pinmem_cli/predict.py", f"pinmem eval {HOLE}", None, "predict street.png --model first", {}),
-    (
-        _HUB,
-        f"pinmem predict IMAGE --model {HOLE}",
-        an_onnx_file,
-        "eval a.onnx",
-        {"IMAGE": "street.png"},
-    ),
-    ("pinmem_cli/export.py", f"pinmem export {HOLE} --help", None, "export first --to onnx", {}),
-    (
-        "pinmem_cli/export.py",
-        f"pinmem export push {HOLE} user/name --dry-run",
-        None,
-        "export weights first -o w",
-        {},
-    ),
-]
+def run(command: str) -> Result:
+    """Run a command as a shell does."""
+    command, _, file = command.partition(" < ")
+    return Result(*shlex.split(command)[1:], stdin=Path(file).read_bytes() if file else None)
 
 
 @pytest.mark.parametrize(
-    ("module", "template", "before", "command", "fill"),
-    RUN_HERE,
-    ids=[f"{command}: {template}" for _, template, _, command, _ in RUN_HERE],
+    "row",
+    [pytest.param(row, marks=[pytest.mark.slow] * row.slow) for row in ROWS],
+    ids=[f"{row.command.replace(TINY, '...')}: {row.template}" for row in ROWS],
 )
-def test_a_printed_command_runs_word_for_word(here, module, template, before, command, fill):
-    if before:
-        before()
-    shown = Result(*shlex.split(command))
-    said = [text for line in (shown.out + shown.err).splitlines() for text in commands_in(line)]
-    pattern = re.escape(template).replace(HOLE, ".*")
-    (hint, *_) = [text for text in said if re.fullmatch(pattern, text)] or [None]
-    assert hint, f"{command} prints {said}"
-    assert module in TEMPLATES[template]
-    for word, value in fill.items():
-        hint = hint.replace(word, value)
-    done = Result(*shlex.split(hint)[1:])
-    assert done.code == 0, f"{hint}: {done.err}"
+def test_a_printed_command_runs_word_for_word(here, monkeypatch, row: Row):
+    with Stage(monkeypatch) as stage:
+        row.before(stage)
+        command = f"pinmem {row.command}"
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        shown = run(command)
+        said = [text for line in (shown.out + shown.err).splitlines() for text in commands_in(line)]
+        pattern = re.escape(row.template).replace(HOLE, ".*")
+        (hint, *_) = [text for text in said if re.fullmatch(pattern, text)] or [None]
+        assert hint, f"{command} prints {said}: {shown.out[-500:]} {shown.err[-1500:]}"
+        for word, value in row.fill.items():
+            hint = hint.replace(word, value)
+        done = run(hint)
+        assert done.code == row.code, f"{hint}: {done.err}"
+        if row.repairs:
+            again = run(command)
+            assert again.code == 0, again.err
+
+
+@pytest.mark.slow
+def test_the_command_after_the_demo_runs_word_for_word(here, monkeypatch, capsys):
+    """The demo runs 'pinmem train --recipe demo' for two methods; here, with fewer iterations."""
+    python = Path("python")
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --iterations 1 --batch 2\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python.absolute()))
+    monkeypatch.setattr(demo, "IMAGES_PER_DOMAIN", {"train": 2, "val": 1})
+    run_demo(Output())
+    *_, hint = [text for line in capsys.readouterr().err.splitlines() for text in commands_in(line)]
+    assert run(hint).code == 0
+
+
+def test_the_command_after_an_unexpected_error_shows_where_it_happened(monkeypatch, capsys):
+    monkeypatch.setattr("pinmem_core.checkpoints.runs.list_runs", lambda: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["pinmem", "runs", "--quiet"])
+    with pytest.raises(SystemExit):
+        main()
+    (hint,) = commands_in(capsys.readouterr().err)
+    monkeypatch.setattr(sys, "argv", shlex.split(hint))
+    with pytest.raises(ZeroDivisionError):
+        main()
 
 
 ELSEWHERE = {
-    ("pinmem_core/training/trainer.py", f"pinmem train --resume {HOLE}"): (
-        "tests/training/test_run_resuming.py"
+    (CLI["predict"], f"pinmem {HOLE}"): (
+        "tests/inference/test_predict_inputs.py",
+        "test_the_hint_after_ctrl_c_works_when_pasted",
     ),
-    ("pinmem_cli/train.py", f"pinmem eval {HOLE}{HOLE}"): "tests/cli/test_cli.py",
+    (DATA["access"], f"pinmem data download {HOLE}"): (
+        "tests/data/test_prompts.py",
+        "test_the_command_that_asks_for_credentials_works_when_pasted",
+    ),
     ("pinmem_core/export/push.py", f"pinmem export weights {HOLE} -o whole"): (
-        "tests/checkpoints/test_adapter_only.py"
+        "tests/checkpoints/test_adapter_only.py",
+        "test_the_whole_network_of_the_hint_needs_no_base",
     ),
-    ("pinmem_core/data/verify.py", f"pinmem data prepare {HOLE} --hash-images"): (
-        "tests/data/test_verify.py"
+    (CLI["demo"], "pinmem train --help"): (
+        "tests/cli/test_hints.py",
+        "test_the_command_after_the_demo_runs_word_for_word",
+    ),
+    ("pinmem_cli/output.py", f"pinmem --debug {HOLE}"): (
+        "tests/cli/test_hints.py",
+        "test_the_command_after_an_unexpected_error_shows_where_it_happened",
     ),
 }
-"""Hints that the tests of their module run."""
-_LONG, _NETWORK, _NAME = "takes minutes", "needs a network", "names a command"
-_DATA = "repairs what the tests of the module damage"
-PARSED = {
-    ("pinmem_core/data/prepared.py", "pinmem data list"): "runs as the hint of training/setup.py",
-    ("pinmem_core/data/access.py", f"pinmem data download {HOLE}"): _NETWORK,
-    ("pinmem_core/data/access.py", f"pinmem data download {HOLE} --accept-terms"): _NETWORK,
-    ("pinmem_core/data/download.py", f"pinmem data prepare {HOLE} --from FOLDER"): _NETWORK,
-    ("pinmem_core/data/share.py", "pinmem data pack"): _NAME,
-    ("pinmem_cli/predict.py", "pinmem eval"): _NAME,
-    ("pinmem_core/evaluation/compare.py", "pinmem eval"): _NAME,
-    ("pinmem_core/inference/sources.py", "pinmem predict -"): "reads standard input",
-    ("pinmem_core/data/locate.py", f"pinmem data prepare {HOLE} {HOLE}"): _DATA,
-    ("pinmem_core/data/rare_classes.py", f"pinmem data prepare {HOLE}"): _DATA,
-    ("pinmem_core/data/samples.py", f"pinmem data prepare {HOLE}"): _DATA,
-    ("pinmem_core/data/samples.py", f"pinmem data verify {HOLE}"): _DATA,
-    ("pinmem_core/data/statistics.py", f"pinmem data prepare {HOLE}"): _DATA,
-    ("pinmem_core/data/batches.py", f"pinmem data preview {HOLE}"): _DATA,
-    (_PREPARE, f"pinmem data prepare {HOLE}"): _NETWORK,
-    (_INSPECT, f"pinmem train --sources {HOLE} --dry-run"): _LONG,
-    ("pinmem_cli/lists.py", f"pinmem train --recipe {HOLE} --dry-run"): _LONG,
-    ("pinmem_cli/lists.py", "pinmem train --recipe demo --set optim.lr=0.02 --dry-run"): _LONG,
-    ("pinmem_cli/train.py", "pinmem train --recipe demo"): _LONG,
-    ("pinmem_cli/lists.py", "pinmem train --sources demo --method aggregate --dry-run"): _LONG,
-    ("pinmem_cli/predict.py", "pinmem train --recipe demo"): _LONG,
-    ("pinmem_cli/runs.py", "pinmem train --recipe demo"): _LONG,
-    ("pinmem_cli/app.py", next(text for text in FILL if "minutes" in text)): _LONG,
-    ("pinmem_cli/sweep.py", f"pinmem eval compare {HOLE}"): _LONG,
-    ("pinmem_cli/export.py", f"pinmem eval {HOLE}"): _NETWORK,
-    ("pinmem_cli/export.py", f"pinmem export push {HOLE}"): _NETWORK,
-    ("pinmem_cli/export.py", f"pinmem export onnx {HOLE}"): _LONG,
-    (_HUB, "pinmem export onnx RUN"): _LONG,
-    ("pinmem_core/export/int8.py", "pinmem export onnx RUN"): _LONG,
-    ("pinmem_core/inference/onnx_runner.py", "pinmem export onnx RUN"): _LONG,
-    ("pinmem_cli/predict.py", "pinmem predict --help"): "shows the help",
-    ("pinmem_cli/demo.py", "pinmem train --help"): "shows the help",
-    ("pinmem_cli/eval.py", "pinmem runs"): "runs in tests/checkpoints/test_runs.py",
-}
-"""Hints that are only parsed, and why."""
+"""Hints that other tests run word for word."""
 
 
-def examples():
+def examples() -> Counter[tuple[str, str]]:
     """Return the examples in the help of all commands; they name files that are not there."""
-    texts = set()
+    texts: Counter[tuple[str, str]] = Counter()
     for path in (ROOT / "pinmem_cli").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             is_add = isinstance(node, ast.Call) and ast.unparse(node.func) == "add"
             named = isinstance(node, ast.Assign) and "EXAMPLES" in ast.unparse(node.targets[0])
             if is_add or named:
-                texts |= {c.value for c in ast.walk(node) if isinstance(c, ast.Constant)}
+                module = str(path.relative_to(ROOT))
+                found = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
+                texts += Counter((module, text) for text in found)
     return texts
 
 
-def test_every_hint_has_a_test():
-    known = {(module, template) for module, template, *_ in RUN_HERE} | {*ELSEWHERE} | {*PARSED}
-    shown = examples()
-    hints = {(m, t) for t, modules in TEMPLATES.items() if t not in shown for m in modules}
-    assert hints - known == set(), "run these hints in RUN_HERE"
-    assert {pair for pair in known - hints if pair[1] not in shown} == set(), "no longer printed"
-    assert all((ROOT / path).exists() for path in ELSEWHERE.values())
+def test_every_hint_is_run_as_often_as_it_occurs():
+    hints = Counter((m, t) for t, modules in TEMPLATES.items() for m in modules) - examples()
+    run_here = Counter((row.module, row.template) for row in ROWS)
+    assert hints - run_here - Counter([*ELSEWHERE]) == Counter(), "run these hints in ROWS"
+    assert {*run_here, *ELSEWHERE} <= {*hints}, "no longer printed"
+    assert all(f"def {test}(" in (ROOT / file).read_text() for file, test in ELSEWHERE.values())

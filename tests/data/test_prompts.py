@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import Result
 from http_server import LOGIN, PASSWORD, USER, Site, serving
 
 pty = pytest.importorskip("pty")
@@ -93,3 +96,13 @@ def test_terms_and_credentials_are_asked_for_and_passwords_never_shown(
     assert (home / "archives" / "mine" / "a.zip").exists() == (code == 0)
     stored = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
     assert not password or not any(password.encode() in text for text in stored)
+
+
+@pytest.mark.slow
+def test_the_command_that_asks_for_credentials_works_when_pasted(tmp_path, site):
+    card = _card(tmp_path, site)
+    refused = Result("data", "download", "mine", "--card", str(card), "--accept-terms")
+    (hint,) = re.findall("'pinmem (data download [^']+)'", refused.err)
+    words = shlex.split(hint.replace("CARD.yaml", str(card)))
+    command = [sys.executable, "-m", "pinmem_cli", *words]
+    assert _converse(command, {"User name": USER, "Password": PASSWORD})[0] == 0
