@@ -298,7 +298,7 @@ ROWS = [
     Row(DATA["prepared"], _PREPARE, "data stats toy", fresh, repairs=True),
     Row(DATA["prepared"], _PREPARE, "data stats toy", other_version, repairs=True),
     Row(DATA["prepared"], _PREPARE, "data stats toy", damaged_summary, repairs=True),
-    Row(DATA["prepared"], "pinmem data list", "eval first", no_validation),
+    Row(DATA["prepared"], "pinmem data list", "eval first", no_validation, slow=True),
     Row(
         DATA["access"],
         f"pinmem data download {HOLE} --accept-terms",
@@ -373,7 +373,7 @@ ROWS = [
     Row(
         CLI["lists"], "pinmem train --backbones '*'", "train --backbones nothing-like-it", slow=True
     ),
-    Row(CLI["lists"], "pinmem train --list", "train --backbones resnet10"),
+    Row(CLI["lists"], "pinmem train --list", "train --backbones resnet10", slow=True),
     Row(
         CLI["lists"],
         "pinmem train --sources demo --method aggregate --dry-run",

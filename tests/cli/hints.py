@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 
 import typer
@@ -79,6 +80,7 @@ def parse(words: list[str]) -> None:
     command, arguments = typer.main.get_command(app), words[1:]
     context = command.make_context("pinmem", [*arguments])
     while hasattr(command, "resolve_command"):
+        arguments = [*dropwhile(lambda word: word.startswith("-"), arguments)]  # the group's own
         if not arguments:
             return  # the name of a group
         name, command, arguments = command.resolve_command(context, arguments)
