@@ -53,7 +53,7 @@ def warnings(events):
 
 
 def test_a_snapshot_outlives_a_disk_without_room_for_the_checkpoint(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise MachineError("cannot write the checkpoint: No space left on device.")
 
     with monkeypatch.context() as patch:
