@@ -25,6 +25,8 @@ VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 LORA = {"rank": 2}
 MINOR = {"rank": 2, "init": "minor", "bias": True}
 
+pytestmark = pytest.mark.slow  # trains several networks
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -125,7 +127,6 @@ def test_the_small_file_and_the_base_give_the_same_network(tmp_path, base, tune,
         assert torch.equal(loaded(images), expected(images))
 
 
-@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_checkpoint(tmp_path, base):
     config = run_config(base, iterations=2)
     train(config, tmp_path / "straight")
@@ -143,7 +144,6 @@ def test_a_stopped_run_resumes_to_the_same_checkpoint(tmp_path, base):
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.slow
 def test_the_whole_network_of_the_hint_needs_no_base(tmp_path, trained, monkeypatch):
     whole = tmp_path / "whole"
     monkeypatch.chdir(tmp_path)
@@ -158,7 +158,6 @@ def test_the_whole_network_of_the_hint_needs_no_base(tmp_path, trained, monkeypa
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.slow
 def test_a_run_that_starts_from_it_names_it_as_its_base(tmp_path, base, trained):
     config = run_config(base, init_weights=None, init_from=str(trained))
     further = saved(tmp_path / "further", config)

@@ -235,7 +235,6 @@ class Row(NamedTuple):
         fill: What the user fills in.
         code: Exit code of the hint's command.
         repairs: Whether `command` succeeds after the hint's command.
-        slow: Whether it takes more than 0.7 s.
     """
 
     module: str
@@ -245,7 +244,6 @@ class Row(NamedTuple):
     fill: Mapping[str, str] = MappingProxyType({})
     code: int = 0
     repairs: bool = False
-    slow: bool = False
 
 
 INSPECT, SHARE, PREPARE = (f"pinmem_cli/data/{name}.py" for name in ("inspect", "share", "prepare"))
@@ -277,7 +275,7 @@ ROWS = [
         INSPECT, f"pinmem data prepare {HOLE}{HOLE}", "data verify toy", damaged_label, repairs=True
     ),
     Row(INSPECT, f"pinmem data preview {HOLE}", "data stats toy"),
-    Row(INSPECT, f"pinmem train --sources {HOLE} --dry-run", "data preview toy", slow=True),
+    Row(INSPECT, f"pinmem train --sources {HOLE} --dry-run", "data preview toy"),
     Row(PREPARE, f"pinmem data preview {HOLE}", "data prepare toy", fresh),
     Row(PREPARE, _PREPARE, "data download mine --card mine.yaml --accept-terms", web),
     Row(
@@ -298,7 +296,7 @@ ROWS = [
     Row(DATA["prepared"], _PREPARE, "data stats toy", fresh, repairs=True),
     Row(DATA["prepared"], _PREPARE, "data stats toy", other_version, repairs=True),
     Row(DATA["prepared"], _PREPARE, "data stats toy", damaged_summary, repairs=True),
-    Row(DATA["prepared"], "pinmem data list", "eval first", no_validation, slow=True),
+    Row(DATA["prepared"], "pinmem data list", "eval first", no_validation),
     Row(
         DATA["access"],
         f"pinmem data download {HOLE} --accept-terms",
@@ -346,14 +344,13 @@ ROWS = [
         f"{TRAIN} --set augmentation.rare_classes=0.01",
         lost_records,
         repairs=True,
-        slow=True,
     ),
-    Row(DATA["samples"], f"pinmem data verify {HOLE}", TRAIN, damaged_label, code=4, slow=True),
-    Row(DATA["samples"], _PREPARE, TRAIN, damaged_label, repairs=True, slow=True),
-    Row(DATA["batches"], f"pinmem data preview {HOLE}", TRAIN, unlabelled, slow=True),
-    Row(CLI["app"], _DEMO, "--help", no_runs, slow=True),
-    Row(CLI["runs"], _DEMO, "runs", no_runs, slow=True),
-    Row(CLI["runs"], f"pinmem eval {HOLE}{HOLE}", "runs", slow=True),
+    Row(DATA["samples"], f"pinmem data verify {HOLE}", TRAIN, damaged_label, code=4),
+    Row(DATA["samples"], _PREPARE, TRAIN, damaged_label, repairs=True),
+    Row(DATA["batches"], f"pinmem data preview {HOLE}", TRAIN, unlabelled),
+    Row(CLI["app"], _DEMO, "--help", no_runs),
+    Row(CLI["runs"], _DEMO, "runs", no_runs),
+    Row(CLI["runs"], f"pinmem eval {HOLE}{HOLE}", "runs"),
     Row(CLI["runs"], f"pinmem train --resume {HOLE}", "runs", stopped_half_way),
     Row(CLI["lists"], f"pinmem train --show {HOLE}", "train --list"),
     Row(
@@ -361,39 +358,33 @@ ROWS = [
         f"pinmem train --recipe {HOLE} --dry-run",
         "train --show demo",
         small_demo,
-        slow=True,
     ),
     Row(
         CLI["lists"],
         f"{_DEMO} --set optim.lr=0.02 --dry-run",
         "train --settings",
         small_demo,
-        slow=True,
     ),
-    Row(
-        CLI["lists"], "pinmem train --backbones '*'", "train --backbones nothing-like-it", slow=True
-    ),
-    Row(CLI["lists"], "pinmem train --list", "train --backbones resnet10", slow=True),
+    Row(CLI["lists"], "pinmem train --backbones '*'", "train --backbones nothing-like-it"),
+    Row(CLI["lists"], "pinmem train --list", "train --backbones resnet10"),
     Row(
         CLI["lists"],
         "pinmem train --sources demo --method aggregate --dry-run",
         "train --methods",
         small_demo,
-        slow=True,
     ),
-    Row(CLI["train"], f"pinmem eval {HOLE}{HOLE}", f"{TRAIN} -o a", slow=True),
-    Row(CLI["train"], f"pinmem {HOLE}", f"{TRAIN} --dry-run -o a", slow=True),
+    Row(CLI["train"], f"pinmem eval {HOLE}{HOLE}", f"{TRAIN} -o a"),
+    Row(CLI["train"], f"pinmem {HOLE}", f"{TRAIN} --dry-run -o a"),
     Row("pinmem_core/training/setup.py", "pinmem data list", "train --recipe resnet18"),
     Row(
         "pinmem_core/training/run_folder.py",
         f"pinmem eval {HOLE}",
         "train --resume first",
-        slow=True,
     ),
-    Row(TRAINER, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_signal, slow=True),
-    Row(TRAINER, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_failure, slow=True),
-    Row(CLI["sweep"], f"pinmem eval compare {HOLE}", "train --sweep study.toml", study, slow=True),
-    Row(CLI["sweep"], f"pinmem {HOLE}", "train --sweep study.toml --dry-run", study, slow=True),
+    Row(TRAINER, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_signal),
+    Row(TRAINER, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_failure),
+    Row(CLI["sweep"], f"pinmem eval compare {HOLE}", "train --sweep study.toml", study),
+    Row(CLI["sweep"], f"pinmem {HOLE}", "train --sweep study.toml --dry-run", study),
     Row(PATHS, "pinmem runs", "train --resume absent"),
     Row(PATHS, "pinmem runs", "eval last", fresh),
     Row(HUB, "pinmem runs", "eval weights.bin", a_file),
@@ -410,7 +401,6 @@ ROWS = [
         _ONNX,
         fill={"RUN": "first -o a.onnx"},
         repairs=True,
-        slow=True,
     ),
     Row(
         "pinmem_core/inference/onnx_runner.py",
@@ -418,42 +408,37 @@ ROWS = [
         _ONNX,
         foreign_onnx_file,
         {"RUN": "first"},
-        slow=True,
     ),
     Row(
         CLI["eval"],
         f"pinmem predict {HOLE} -o mask.png --model {HOLE}",
         "eval first --no-pictures",
-        slow=True,
     ),
-    Row(CLI["eval"], "pinmem runs", "eval compare first first", scored, slow=True),
+    Row(CLI["eval"], "pinmem runs", "eval compare first first", scored),
     Row(
         "pinmem_core/evaluation/compare.py",
         f"pinmem eval {HOLE}",
         "eval compare first first",
         repairs=True,
-        slow=True,
     ),
-    Row(CLI["predict"], f"pinmem eval {HOLE}", "predict street.png --model first", slow=True),
+    Row(CLI["predict"], f"pinmem eval {HOLE}", "predict street.png --model first"),
     Row(CLI["predict"], "pinmem predict --help", _ONNX, an_onnx_file),
-    Row(CLI["predict"], _DEMO, "predict street.png", small_demo, slow=True),
+    Row(CLI["predict"], _DEMO, "predict street.png", small_demo),
     Row(
         "pinmem_core/inference/sources.py",
         "pinmem predict - < IMAGE",
         "predict /dev/null",
         fill={"IMAGE": "street.png"},
-        slow=True,
     ),
     Row(CLI["export"], f"pinmem export {HOLE} --help", "export first --to onnx"),
     Row(CLI["export"], _PUSH, "export weights first -o w"),
-    Row(CLI["export"], _PUSH, "export torch first", slow=True),
+    Row(CLI["export"], _PUSH, "export torch first"),
     Row(CLI["export"], f"pinmem export push {HOLE}", "export push first ada/a --dry-run", hub),
-    Row(CLI["export"], f"pinmem eval {HOLE}", "export push first ada/a", hub, slow=True),
+    Row(CLI["export"], f"pinmem eval {HOLE}", "export push first ada/a", hub),
     Row(
         CLI["export"],
         f"pinmem export onnx {HOLE}",
         "export convert original.pth -o c",
         official_file,
-        slow=True,
     ),
 ]

@@ -68,9 +68,10 @@ def run(command: str) -> Result:
     return Result(*shlex.split(command)[1:], stdin=Path(file).read_bytes() if file else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(row, marks=[pytest.mark.slow] * row.slow) for row in ROWS],
+    ROWS,
     ids=[f"{row.command.replace(TINY, '...')}: {row.template}" for row in ROWS],
 )
 def test_a_printed_command_runs_word_for_word(here, monkeypatch, row: Row):

@@ -99,7 +99,12 @@ def test_flips_and_scales_equal_the_plain_formula(segmenter, fuse, crop, monkeyp
     torch.testing.assert_close(scores.double(), expected.double(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 700), (900, 1), (3, 5), (301, 703), (2, 20_000)])
+LARGE = ((900, 1), (301, 703), (2, 20_000))
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 700), (3, 5), *(pytest.param(s, marks=pytest.mark.slow) for s in LARGE)]
+)
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_size_gets_a_mask_of_its_size(segmenter, size, name):
     predictor = Predictor(segmenter, device="cpu", protocol=PROTOCOLS[name], memory=2**20)

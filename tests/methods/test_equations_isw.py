@@ -111,6 +111,7 @@ def run(iterations: int, **settings):
     return method, results
 
 
+@pytest.mark.slow
 def test_the_mask_is_the_intersection_of_the_trials():
     method, results = run(5)
     segmenter = results[0][0].segmenter

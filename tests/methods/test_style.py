@@ -72,7 +72,10 @@ def test_a_backbone_without_maps_is_refused():
             Places(network(f"timm:{name}", decoder="linear", output_stride=32))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "timm:resnet10t", "timm:convnext_atto"])
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenet_v2", "timm:resnet10t", pytest.param("timm:convnext_atto", marks=pytest.mark.slow)],
+)
 def test_the_stem_comes_before_the_first_stage(name):
     pytest.importorskip("timm")
     segmenter, order = network(name, output_stride=32), []

@@ -34,6 +34,7 @@ class TestLoRA(BackboneTester):
     }
 
 
+@pytest.mark.slow
 class TestRein(BackboneTester):
     model: ClassVar = {
         "backbone": "timm:vit_tiny_patch16_224",

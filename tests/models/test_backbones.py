@@ -42,6 +42,7 @@ class TestViT(BackboneTester):
     model: ClassVar = {"backbone": "timm:vit_tiny_patch16_224", "backbone_options": VIT}
 
 
+@pytest.mark.slow
 class TestDINOv2(BackboneTester):
     model: ClassVar = {
         "backbone": "timm:vit_small_patch14_dinov2",

@@ -59,14 +59,8 @@ def weights(run):
     return load_file(run / "checkpoint/model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "aggregate",
-        pytest.param("mldg", marks=pytest.mark.slow),
-        pytest.param("pinmem", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["aggregate", "mldg", "pinmem"])
 def test_a_cached_run_equals_one_that_draws_the_same_views(method, cached, tmp_path):
     config = cached(method=method)
     heard = []

@@ -146,6 +146,7 @@ def test_a_comma_separates_loggers_and_an_old_key_is_explained():
         resolve(small_config(logger=["tensorbord"]))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path):
     import mlflow
 

@@ -134,7 +134,13 @@ def test_a_dataset_that_is_relabelled_in_mid_run_spoils_no_snapshot(tmp_path):
     assert snapshots(tmp_path / "run") == ["00000002"]
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"train": {', b"[" * 9999, b"\xff"])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b"",
+        *(pytest.param(b, marks=pytest.mark.slow) for b in (b'{"train": {', b"[" * 9999, b"\xff")),
+    ],
+)
 def test_a_torn_list_of_samples_is_named_and_written_anew(stopped, torn):
     samples = stopped / "samples.json"
     whole = samples.read_bytes()
@@ -168,15 +174,15 @@ def test_a_damaged_later_snapshot_does_not_displace_an_intact_one(stopped):
     "change",
     [
         {"iteration": 3},
-        {"iteration": "2"},
-        {"files": {}},
-        {"files": {"../../config.json": [1, "x"]}},
-        {"files": [1]},
-        {"logged": -1},
-        {"logged": 10**30},
-        {"processes": True},
-        {"scaler": None},
-        {"more": 1},
+        pytest.param({"iteration": "2"}, marks=pytest.mark.slow),
+        pytest.param({"files": {}}, marks=pytest.mark.slow),
+        pytest.param({"files": {"../../config.json": [1, "x"]}}, marks=pytest.mark.slow),
+        pytest.param({"files": [1]}, marks=pytest.mark.slow),
+        pytest.param({"logged": -1}, marks=pytest.mark.slow),
+        pytest.param({"logged": 10**30}, marks=pytest.mark.slow),
+        pytest.param({"processes": True}, marks=pytest.mark.slow),
+        pytest.param({"scaler": None}, marks=pytest.mark.slow),
+        pytest.param({"more": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_manifest_that_is_not_of_its_snapshot_is_passed_over(stopped, change):

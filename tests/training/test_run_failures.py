@@ -44,7 +44,7 @@ def one_sentence(error: PinMemError) -> bool:
     return "\n" not in error.message and error.message.endswith(".")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_data_file_deleted_in_mid_run(tmp_path, workers):
     prepare_synthetic(["toy"])
 
