@@ -131,7 +131,7 @@ def optimizer_state(
 
 
 def _kind(group: Mapping[str, Any]) -> tuple[float, float]:
-    return group["lr_scale"], group["weight_decay"]
+    return group.get("lr_scale", 1.0), group["weight_decay"]
 
 
 def load_optimizer_state(

@@ -263,7 +263,13 @@ def in_ci(head):
     return pytest.param(head, marks=marks)
 
 
-@pytest.mark.parametrize("memory", [True, False], ids=["memory", "plain"])
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param(True, id="memory"),
+        pytest.param(False, id="plain", marks=pytest.mark.exhaustive),
+    ],
+)
 @pytest.mark.parametrize("head", [in_ci(name) for name in sorted(decoders.all())])
 @pytest.mark.parametrize("backbone", [how_slow(name) for name in pm.list_backbones()])
 def test_every_network_in_every_form(tmp_path, backbone, head, memory):

@@ -52,7 +52,7 @@ class TestDINOv2(BackboneTester):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 class TestSwin(BackboneTester):
     model: ClassVar = {
         "backbone": "timm:swin_tiny_patch4_window7_224",
