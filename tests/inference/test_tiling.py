@@ -112,6 +112,7 @@ def test_every_size_gets_a_mask_of_its_size(segmenter, size, name):
     assert mask.shape == size and mask.dtype == np.uint8 and mask.max() < 19
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [False, True])
 def test_how_many_windows_are_seen_at_once_changes_nothing_but_rounding(segmenter, flip):
     pixels, protocol = picture(120, 200), Protocol(crop=48, flip=flip)

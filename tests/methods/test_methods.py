@@ -187,6 +187,7 @@ def test_a_block_normalizes_the_sum_before_the_relu(plain, normalized, names):
     torch.testing.assert_close(block(maps), expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["a", "b"])
 @pytest.mark.parametrize("backbone", ["resnet10", "resnet50"])
 def test_the_norms_are_where_the_paper_puts_them(variant, backbone):

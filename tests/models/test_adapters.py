@@ -26,6 +26,7 @@ from pinmem_core.training.step import TrainStep
 DINO = "timm:vit_small_patch14_dinov2"
 
 
+@pytest.mark.slow
 class TestLoRA(BackboneTester):
     model: ClassVar = {
         "backbone": "timm:vit_tiny_patch16_224",
@@ -187,6 +188,7 @@ def test_pretrained_weights_are_frozen(adapters, trained):
     assert all(p.requires_grad for p in segmenter.decoder.parameters())
 
 
+@pytest.mark.slow
 def test_a_copy_has_tokens_of_its_own():
     original = vit(rein={"tokens": 5, "rank": 2})
     twin = copy.deepcopy(original)

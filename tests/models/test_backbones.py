@@ -34,6 +34,7 @@ class TestMobileNet(BackboneTester):
     model: ClassVar = {"backbone": "mobilenet_v2", "output_stride": 8}
 
 
+@pytest.mark.slow
 class TestConvNeXt(BackboneTester):
     model: ClassVar = {"backbone": "timm:convnext_atto", "backbone_options": CONVNEXT}
 

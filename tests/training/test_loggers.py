@@ -182,6 +182,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
     assert all(b"outer/seg" in file.read_bytes() for file in files)
 
 
+@pytest.mark.slow
 def test_a_run_logs_its_configuration_metrics_and_pictures(tmp_path):
     config = small_config(iterations=2, evaluation__every=1, logger="tensorboard,lines")
     events = []
