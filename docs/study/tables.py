@@ -10,10 +10,12 @@ import re
 from pathlib import Path
 from statistics import fmean
 
+from pinmem_core.evaluation.bootstrap import student_interval
 from pinmem_core.study.table import StudyTable
 from pinmem_core.study.writers import classes_as_markdown, variants_as_markdown
 
-_SCORED = ("@val",), ("0001TP",), ("idd-lite",), ("0001TP", "idd-lite")
+_SOURCES, _UNSEEN = ("@val",), ("0001TP", "idd-lite")
+_SCORED = _SOURCES, ("0001TP",), ("idd-lite",), _UNSEEN
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
 _PLACE = re.compile(r"(<!-- (variants|classes|arms) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -37,12 +39,13 @@ def _table(kind: str, name: str) -> str:
 
 
 def _arms(records: list[dict]) -> str:
-    """Return one row for each arm, with the mean and the values of its seeds."""
+    """Return one row for each arm: its seeds, and the paired difference to the first arm."""
     lines = [
         "| arm | trained parameters | iterations | CPU s, of each, of all | peak GB | sources, val "
-        "| dusk | IDD-Lite | unseen |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| dusk | IDD-Lite | unseen | difference, sources | difference, unseen |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    reference = {run["seed"]: run for run in records if run["arm"] == records[0]["arm"]}
     for arm in dict.fromkeys(record["arm"] for record in records):
         runs = [record for record in records if record["arm"] == arm]
         first, seconds = runs[0], [run["cpu_seconds"] for run in runs]
@@ -53,6 +56,7 @@ def _arms(records: list[dict]) -> str:
             f"| `{arm}` | {first['trained_parameters'] / 1e6:.2f} M | {first['iterations']} "
             f"| {each:.2f}, {whole:.0f} | {max(run['peak_rss_gb'] for run in runs):.1f} | "
             + " | ".join(_seeds([_mean(run, ends) for run in runs]) for ends in _SCORED)
+            + "".join(f" | {_difference(runs, reference, ends)}" for ends in (_SOURCES, _UNSEEN))
             + " |"
         )
     return "\n".join(lines) + "\n"
@@ -60,6 +64,17 @@ def _arms(records: list[dict]) -> str:
 
 def _mean(run: dict, ends: tuple[str, ...]) -> float:
     return fmean(value for name, value in run["miou"].items() if name.endswith(ends))
+
+
+def _difference(runs: list[dict], reference: dict[int, dict], ends: tuple[str, ...]) -> str:
+    """Return the mean difference over seeds with Student's 95 % interval."""
+    pairs = [(run, reference[run["seed"]]) for run in runs if run["seed"] in reference]
+    differences = [_mean(run, ends) - _mean(other, ends) for run, other in pairs]
+    if not any(differences):
+        return ""
+    interval = student_interval(differences)
+    shown = f" ({interval[0]:+.1f} to {interval[1]:+.1f})" if interval else ""
+    return f"{fmean(differences):+.1f}{shown}"
 
 
 def _seeds(values: list[float]) -> str:
