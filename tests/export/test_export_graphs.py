@@ -281,7 +281,9 @@ def test_every_network_in_every_form(tmp_path, backbone, head, memory):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch-export"])
+@pytest.mark.parametrize(
+    "form", ["onnx", pytest.param("torch-export", marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize("backbone", [how_slow(name) for name in ("resnet10", "resnet50")])
 def test_half_precision_comes_close(tmp_path, backbone, form):
     report = export_model(network(backbone), tmp_path / "model.pt2", form, half=True)
