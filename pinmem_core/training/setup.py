@@ -214,7 +214,7 @@ def _require_trainable(config: TrainConfig, memory: bool) -> None:
 
 
 def _require_base(config: TrainConfig) -> None:
-    """Raise ConfigError if `adapter_only` would leave out nothing, or what nobody has."""
+    """Raise ConfigError if `adapter_only` leaves out no tensor, or its base is unknown."""
     trains_all = not (config.model.adapters or "backbone" in config.optim.freeze)
     if config.checkpoint.adapter_only and trains_all:
         raise ConfigError(
