@@ -24,6 +24,9 @@ PLUGINS = Path(__file__).parent / "plugins"
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # networks this small lose more by waiting than they win
+    # The first backward pass of a process decides whether it can be forked. It must not come after
+    # a test has exported a network, because fake tensors register a device that needs threads.
+    torch.zeros((), requires_grad=True).backward()
     for package in (
         pinmem_core.data.cards,
         pinmem_core.methods,
