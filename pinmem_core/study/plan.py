@@ -9,7 +9,7 @@ from pinmem_core.devices import pick_device
 from pinmem_core.evaluation import Target, load_target
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.study.sweep import Sweep
-from pinmem_core.training.setup import initial_segmenter, load_data, resolve
+from pinmem_core.training.setup import initial_segmenter, load_data, resolve, with_classes
 from pinmem_core.training.timing import Timing, is_long, measure
 
 
@@ -46,8 +46,10 @@ def plan_study(
     timings: dict[str, Timing] = {}
     plans = {}
     for fold, part in sweep.parts().items():
-        configs = {name: resolve(part.config(name, part.seeds[0])) for name in part.variants}
         prepare_synthetic([*part.sources, *part.targets], on_event)
+        configs = {
+            name: with_classes(resolve(part.config(name, part.seeds[0]))) for name in part.variants
+        }
         scored = [load_target(text) for text in part.scored()]
         domains = load_data(configs[part.baseline], ignore).domains
         seconds = {}

@@ -13,7 +13,7 @@ from pinmem_core.events import Event, Listener, Notice, ignore
 from pinmem_core.study.processes import Queue, run_at_once
 from pinmem_core.study.run import RunEvent, complete
 from pinmem_core.study.sweep import Run, Sweep, report_path, run_path, settings_path
-from pinmem_core.training.setup import load_data, resolve
+from pinmem_core.training.setup import load_data, resolve, with_classes
 
 State = Literal["done", "begun", "absent"]
 
@@ -99,7 +99,7 @@ def run_study(
     for part in sweep.parts().values():
         prepare_synthetic([*part.sources, *part.targets], on_event)
         scored = part.config(*next(part.runs())).model_copy(update={"targets": part.targets})
-        load_data(resolve(scored), ignore)  # refuses seen targets
+        load_data(with_classes(resolve(scored)), ignore)  # refuses seen targets
     emit = _numbered([*states], on_event, on_run)
     queue = Queue(sweep, [run for run, state in states.items() if state != "done"], emit)
     if jobs > 1:

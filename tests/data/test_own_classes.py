@@ -20,10 +20,12 @@ from pinmem_core.data.preview import contact_sheet, plot_statistics
 from pinmem_core.data.share import pack, unpack
 from pinmem_core.data.statistics import statistics
 from pinmem_core.data.verify import verify
-from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.errors import ConfigError, DataError, StoppedRunError
 from pinmem_core.images import write_png
 from pinmem_core.label_files import read_label
 from pinmem_core.label_space import CITYSCAPES, common_space, label_space
+from pinmem_core.study import read_sweep, run_study
+from pinmem_core.study.plan import plan_study
 
 LEVEL1 = label_space("idd-level1")
 CAMPUS = """
@@ -43,6 +45,28 @@ layouts:
     label: "labels/{name}.png"
     label_maps: [own, trainids]
     id: "{name}"
+"""
+
+STUDY = """
+title = "own classes"
+recipe = "demo"
+seeds = [0]
+sources = ["idd-lite"]
+targets = ["idd-lite"]
+baseline = "plain"
+
+[settings]
+iterations = 2
+batch = 1
+device = "cpu"
+allow_seen_targets = true
+"augmentation.crop" = 64
+"model.backbone" = "tiny"
+"model.feature_dim" = 16
+
+[variants.plain]
+about = "all"
+settings = { method = "aggregate" }
 """
 
 
@@ -340,3 +364,14 @@ def test_splits_with_different_classes_are_refused(tmp_path):
     (tmp_path / "val" / "labels").rename(tmp_path / "val" / "ids")
     with pytest.raises(DataError, match="the split val have the classes 'cityscapes-19', those of"):
         prepare(card, [tmp_path])
+
+
+@pytest.mark.slow
+def test_a_study_has_the_classes_of_its_sources(tmp_path):
+    _idd_lite(tmp_path / "idd", [[0, 1] * 32] * 64)  # cannot be mapped to the classes of Cityscapes
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY)
+    sweep = read_sweep(file)
+    assert plan_study(sweep, only_long=True)[""].images == 2
+    with pytest.raises(StoppedRunError):
+        run_study(sweep, tmp_path / "study", stop=lambda: True)
