@@ -119,7 +119,13 @@ def _half(rank: int, method: str) -> list[dict]:
 
 @pytest.mark.parametrize(
     "method",
-    ["pinmem", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mldg", "aggregate", "spc"))],
+    [
+        "pinmem",
+        *(
+            pytest.param(m, marks=pytest.mark.slow)
+            for m in ("mldg", "aggregate", "spc", "prototypes")
+        ),
+    ],
 )
 def test_two_ranks_compute_what_one_does_with_the_doubled_batch(tmp_path, method):
     alone = learn(method)
