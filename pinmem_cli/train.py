@@ -380,7 +380,7 @@ def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
             "seconds_per_iteration": planned.seconds_per_iteration,
             "seconds_loading_batch": planned.loading_seconds,
             "seconds_training": planned.training_seconds,
-            "iterations_in_time": _iterations_in_time(planned),
+            "iterations_in_time": planned.config.minutes and planned.iterations,
             "picture": str(picture),
         },
         *planned.config.model_dump_json(indent=2).splitlines(),
@@ -391,17 +391,9 @@ def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:
     out.next_step(without("--dry-run"))
 
 
-def _iterations_in_time(planned: "Plan") -> int | None:
-    """Return the iterations that fit into the limit of time; None without one."""
-    from pinmem_core.training.timing import Timing, within_time
-
-    if planned.config.minutes is None:
-        return None
-    return within_time(planned.config, Timing(planned.seconds_per_iteration), spent=0).iterations
-
-
 def _costs(planned: "Plan") -> list[str]:
     from pinmem_core.checkpoints.model_card import parameters_in_words
+    from pinmem_core.training.throughput import duration
 
     estimate, workers = planned.estimate, planned.config.workers
     scored = ", ".join(f"{name} ({count})" for name, count in planned.scored.items())
@@ -410,15 +402,14 @@ def _costs(planned: "Plan") -> list[str]:
         workers > 1
     )
     training = timedelta(seconds=round(planned.training_seconds))
-    fitting = _iterations_in_time(planned)
-    limit = [] if fitting is None else [f"limit of time: about {fitting:,} iterations fit"]
+    minutes = planned.config.minutes
+    limit = f" that fit into {duration(60 * minutes)}" if minutes else ""
     return [
-        *limit,
         f"scored afterwards: {scored or 'nothing'}",
         f"network: {parameters_in_words(planned.parameters)}; a batch is {planned.batch_shape}",
         f"one iteration: {estimate.flops / 1e9:,.1f} GFLOPs",
         f"memory: about {size(estimate.memory_bytes)} on {planned.device}, plus the program's own",
         f"time: about {planned.seconds_per_iteration:.2f} s an iteration ({computing}, {loading})",
-        f"training: about {training} for {planned.config.iterations} iterations, without the "
+        f"training: about {training} for {planned.iterations} iterations{limit}, without the "
         "initial memory and the scoring",
     ]

@@ -10,7 +10,8 @@ from pinmem_core.evaluation import Target, load_target
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.study.sweep import Sweep
 from pinmem_core.training.setup import initial_segmenter, load_data, resolve, with_classes
-from pinmem_core.training.timing import Timing, is_long, measure
+from pinmem_core.training.time_limit import Timing
+from pinmem_core.training.timing import is_long, measure
 
 
 @dataclass(frozen=True)

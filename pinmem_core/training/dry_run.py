@@ -30,6 +30,7 @@ from pinmem_core.models.flop_counter import Cost, cost_of
 from pinmem_core.training.feature_cache import cache_line
 from pinmem_core.training.setup import initial_segmenter, load_data, resolve, with_classes
 from pinmem_core.training.step import FiniteLossCheck, TrainStep
+from pinmem_core.training.time_limit import Timing, within_time
 from pinmem_core.visualize import (
     GAP,
     caption,
@@ -268,9 +269,16 @@ class Plan:
         return max(self.loading_seconds / loading_at_once, self.estimate.seconds)
 
     @property
+    def iterations(self) -> int:
+        """Number of iterations: those that fit into the limit of time, if there is one."""
+        if self.config.minutes is None:
+            return self.config.iterations
+        return within_time(self.config, Timing(self.seconds_per_iteration), spent=0).iterations
+
+    @property
     def training_seconds(self) -> float:
-        """Estimated time of all iterations, without memory initialisation and scoring."""
-        return self.config.iterations * self.seconds_per_iteration
+        """Estimated time of the iterations, without memory initialisation and scoring."""
+        return self.iterations * self.seconds_per_iteration
 
 
 def plan(config: TrainConfig, *, on_event: Listener = ignore) -> Plan:

@@ -65,14 +65,8 @@ from pinmem_core.training.setup import (
 from pinmem_core.training.snapshots import Snapshot
 from pinmem_core.training.step import TrainStep
 from pinmem_core.training.throughput import Throughput
-from pinmem_core.training.timing import (
-    FINISHING,
-    PROTOCOL,
-    is_long,
-    measure,
-    plan_lines,
-    within_time,
-)
+from pinmem_core.training.time_limit import FINISHING, within_time
+from pinmem_core.training.timing import PROTOCOL, is_long, measure, plan_lines
 
 _SHOWN = 4
 """Predictions per domain for the loggers."""

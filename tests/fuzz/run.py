@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if number % 1000 == 0:
             print(f"{number} of {options.inputs}", file=sys.stderr)
     print(table(counts))
+    only = "".join(f" --only '{name}'" for name in options.only or ())
     facts = {
-        "command": f"python -m tests.fuzz --inputs {options.inputs} --seed {options.seed}",
+        "command": f"python -m tests.fuzz --inputs {options.inputs} --seed {options.seed}{only}",
         "device": f"{os.cpu_count()} CPU cores",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),

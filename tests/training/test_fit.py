@@ -16,7 +16,8 @@ from pinmem_core.recipe import load_recipe
 from pinmem_core.training import train
 from pinmem_core.training.fit import DataSize, fitted_settings, run_config
 from pinmem_core.training.setup import initial_segmenter, load_data, resolve
-from pinmem_core.training.timing import Timing, is_long, measure, plan_lines, within_time
+from pinmem_core.training.time_limit import Timing, within_time
+from pinmem_core.training.timing import is_long, measure, plan_lines
 
 CPU = torch.device("cpu")
 GB = 1 << 30
