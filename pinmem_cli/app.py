@@ -9,6 +9,7 @@ import typer
 
 from pinmem_cli import (
     data,
+    doctor,
     eval,
     export,
     let_idle_threads_sleep,
@@ -85,6 +86,7 @@ add(app, "eval", eval.evaluate, *eval.EXAMPLES)
 add(app, "eval compare", eval.compare, *eval.COMPARE_EXAMPLES)
 add(app, "predict", predict.predict, *predict.EXAMPLES)
 add(app, "runs", runs.runs, *runs.EXAMPLES)
+add(app, "doctor", doctor.doctor, *doctor.EXAMPLES)
 app.add_typer(export.app, name="export")
 
 

@@ -24,7 +24,7 @@ LAYERS = [
     ["training"],
     ["study"],
     ["export"],
-    ["api"],
+    ["api", "doctor"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 CORE = sorted((ROOT / "pinmem_core").rglob("*.py"))

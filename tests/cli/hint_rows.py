@@ -21,6 +21,7 @@ from hub_server import serving_hub
 from onnx_files import write_onnx
 
 from pinmem_cli.signals import Stop
+from pinmem_core import doctor
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.cards import demo
 from pinmem_core.errors import MachineError
@@ -55,6 +56,15 @@ def stopped_half_way(_: Stage) -> None:
 def damaged_label(_: Stage) -> None:
     for path in Path("home/datasets/toy/labels").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50])
+
+
+def lost_label(stage: Stage) -> None:
+    next(Path("home/datasets/toy/labels").rglob("*.png")).unlink()
+    few_checks(stage)
+
+
+def few_checks(stage: Stage) -> None:
+    stage.patch.setattr(doctor, "CHECKS", {"datasets": doctor.check_datasets})
 
 
 def other_version(_: Stage) -> None:
@@ -249,7 +259,9 @@ class Row(NamedTuple):
 INSPECT, SHARE, PREPARE = (f"pinmem_cli/data/{name}.py" for name in ("inspect", "share", "prepare"))
 CLI = {
     name: f"pinmem_cli/{name}.py"
-    for name in ("app", "demo", "eval", "export", "lists", "predict", "runs", "sweep", "train")
+    for name in (
+        *("app", "demo", "doctor", "eval", "export", "lists", "predict", "runs", "sweep", "train"),
+    )
 }
 DATA = {
     name: f"pinmem_core/data/{name}.py"
@@ -346,6 +358,8 @@ ROWS = [
         repairs=True,
     ),
     Row(DATA["samples"], f"pinmem data verify {HOLE}", TRAIN, damaged_label, code=4),
+    Row("pinmem_core/doctor.py", f"pinmem data verify {HOLE}", "doctor", lost_label, code=4),
+    Row(CLI["doctor"], "pinmem runs", "doctor", few_checks),
     Row(DATA["samples"], _PREPARE, TRAIN, damaged_label, repairs=True),
     Row(DATA["batches"], f"pinmem data preview {HOLE}", TRAIN, unlabelled),
     Row(CLI["app"], _DEMO, "--help", no_runs),

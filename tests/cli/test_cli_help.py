@@ -16,7 +16,8 @@ from pinmem_core.paths import runs_root
 from pinmem_core.recipe import recipe_names
 
 COMMANDS = """
-    train|eval|eval compare|predict|data list|data info|data download|data extract|data prepare
+    train|eval|eval compare|predict|runs|doctor
+    |data list|data info|data download|data extract|data prepare
     |data verify|data stats|data preview|data pack|data new-card|export onnx|export torch
     |export weights|export push|export convert
 """.replace("\n", "").split("|")
