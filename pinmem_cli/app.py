@@ -24,6 +24,7 @@ from pinmem_core.errors import PinMemError
 from pinmem_core.version import __version__
 
 _INTERRUPTED = 130
+_DATA, _TRAIN, _USE, _MACHINE = "Data", "Train and score", "Use a model", "This machine"
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """Base class of Typer's usage errors, which Typer does not export."""
 
@@ -80,14 +81,14 @@ app = typer.Typer(
         "4 verification failed, 5 environment, 130 interrupted, 143 terminated"
     ),
 )
-app.add_typer(data.app, name="data")
-add(app, "train", train.train, *train.EXAMPLES)
-add(app, "eval", eval.evaluate, *eval.EXAMPLES)
-add(app, "eval compare", eval.compare, *eval.COMPARE_EXAMPLES)
-add(app, "predict", predict.predict, *predict.EXAMPLES)
-add(app, "runs", runs.runs, *runs.EXAMPLES)
-add(app, "doctor", doctor.doctor, *doctor.EXAMPLES)
-app.add_typer(export.app, name="export")
+app.add_typer(data.app, name="data", rich_help_panel=_DATA)
+add(app, "train", train.train, *train.EXAMPLES, panel=_TRAIN)
+add(app, "eval", eval.evaluate, *eval.EXAMPLES, panel=_TRAIN)
+add(app, "eval compare", eval.compare, *eval.COMPARE_EXAMPLES, panel=_TRAIN)
+add(app, "predict", predict.predict, *predict.EXAMPLES, panel=_USE)
+add(app, "runs", runs.runs, *runs.EXAMPLES, panel=_TRAIN)
+add(app, "doctor", doctor.doctor, *doctor.EXAMPLES, panel=_MACHINE)
+app.add_typer(export.app, name="export", rich_help_panel=_USE)
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.table import Table
 
-from pinmem_cli.names import datasets, label_spaces, models, protocols, runs
+from pinmem_cli.names import known_datasets, label_spaces, models, protocols, runs
 from pinmem_cli.options import (
     Compile,
     Device,
@@ -47,7 +47,7 @@ def evaluate(
         option(
             "DATASET, DATASET:DOMAIN or ...@SPLIT to score on; default: the run's targets.",
             metavar="DOMAIN,...",
-            complete=datasets,
+            complete=known_datasets,
         ),
     ] = None,
     protocol: Annotated[

@@ -25,6 +25,14 @@ def datasets() -> list[str]:
     )
 
 
+def known_datasets() -> list[str]:
+    """Return the names of the shipped datasets and of the user's own prepared ones."""
+    from pinmem_core.paths import home
+
+    own = {path.parent.name for path in home().glob("datasets/[!.]*/card.yaml")}
+    return sorted({*datasets(), *own})
+
+
 def recipes() -> list[str]:
     """Return the names of the recipes."""
     return sorted(path.stem for path in (_CORE / "recipes").glob("*.toml"))
@@ -37,8 +45,27 @@ def label_spaces() -> list[str]:
 
 def methods() -> list[str]:
     """Return the names of the training methods."""
-    modules = (_CORE / "methods").glob("*.py")
-    return sorted(name for module in modules for name in _keys(module, "METHODS"))
+    return _plugins("methods", "METHODS")
+
+
+def backbones() -> list[str]:
+    """Return the names of the backbones, and the prefixes of families, such as "timm:"."""
+    return [name.removesuffix("*") for name in _plugins("models/backbones", "BACKBONES")]
+
+
+def decoders() -> list[str]:
+    """Return the names of the decoders."""
+    return _plugins("models/decoders", "DECODERS")
+
+
+def loggers() -> list[str]:
+    """Return the names of the loggers."""
+    return _plugins("training/loggers", "LOGGERS")
+
+
+def _plugins(package: str, table: str) -> list[str]:
+    modules = (_CORE / package).glob("*.py")
+    return sorted(name for module in modules for name in _keys(module, table))
 
 
 def formats() -> list[str]:
@@ -61,6 +88,20 @@ def runs() -> list[str]:
 def models() -> list[str]:
     """Return the runs, and the other names that stand for a model."""
     return ["starter", "last", *runs()]
+
+
+def devices() -> list[str]:
+    """Return the names of devices."""
+    return ["auto", "cpu", "cuda", "mps"]
+
+
+def settings() -> list[str]:
+    """Return the beginnings of settings, such as "optim.lr=", and the known networks whole."""
+    from pinmem_core.setting_list import list_settings
+
+    networks = {"model.backbone": backbones(), "model.decoder": decoders(), "method": methods()}
+    values = [f"{key}={name}" for key, known in networks.items() for name in known]
+    return [*(f"{setting.key}=" for setting in list_settings()), *values]
 
 
 KINDS = (datasets, label_spaces, recipes, methods, formats, protocols)

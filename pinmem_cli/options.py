@@ -46,7 +46,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])", re.ASCII)
 
 Json = Annotated[bool, option("Print one JSON object on stdout.", "--json", panel="Output")]
 Quiet = Annotated[bool, option("Print only results and errors.", "--quiet", "-q", panel="Output")]
-Device = Annotated[str, option("Device: auto, cpu, mps, cuda or cuda:N.")]
+Device = Annotated[str, option("Device: auto, cpu, mps, cuda or cuda:N.", complete=known.devices)]
 Precision = Annotated[Literal["float32", "bf16", "fp16"], option("Precision of the convolutions.")]
 Compile = Annotated[
     bool, option("Compile the network with torch: a slow start, faster afterwards.", "--compile")
@@ -55,8 +55,10 @@ OutputFolder = Annotated[Path | None, option("Folder to create.", "--output", "-
 Force = Annotated[bool, option("Overwrite existing files.", "--force", panel="Output")]
 
 
-Dataset = Annotated[str, argument("Dataset: {datasets}, or your own.", complete=known.datasets)]
-Prepared = Annotated[str, argument("Prepared dataset.", complete=known.datasets)]
+Dataset = Annotated[
+    str, argument("Dataset: {datasets}, or your own.", complete=known.known_datasets)
+]
+Prepared = Annotated[str, argument("Prepared dataset.", complete=known.known_datasets)]
 
 
 class _Help:
@@ -94,10 +96,16 @@ def group(help: str, cls: type[Group] = Group) -> typer.Typer:
     return typer.Typer(cls=cls, no_args_is_help=True, help=help, context_settings=context)
 
 
-def add(app: typer.Typer, name: str, function: Callable[..., None], *examples: str) -> None:
-    """Add a command to a group, with examples at the end of its help."""
+def add(
+    app: typer.Typer,
+    name: str,
+    function: Callable[..., None],
+    *examples: str,
+    panel: str | None = None,
+) -> None:
+    """Add a command to a group, with examples at the end of its help; `panel` groups commands."""
     lines = "\n\n".join(["Examples:", *examples]) if examples else None  # a blank line each
-    app.command(name, cls=Command, epilog=lines)(function)
+    app.command(name, cls=Command, epilog=lines, rich_help_panel=panel)(function)
 
 
 def names(texts: Sequence[str] | None) -> list[str]:

@@ -73,6 +73,7 @@ def predict(
             "the input, e.g. photos-masks or street-mask.png.",
             "--output",
             "-o",
+            panel="Output",
         ),
     ] = None,
     model: Annotated[
@@ -86,19 +87,31 @@ def predict(
     formats: Annotated[
         list[str] | None,
         option(
-            "{formats} (default: color).", "--format", metavar="FORMAT,...", complete=known_formats
+            "{formats} (default: color).",
+            "--format",
+            metavar="FORMAT,...",
+            panel="Output",
+            complete=known_formats,
         ),
     ] = None,
     legend: Annotated[
-        bool, option("Draw a legend of the classes below coloured pictures.", "--legend")
+        bool,
+        option("Draw a legend of the classes below coloured pictures.", "--legend", panel="Output"),
     ] = False,
-    frames: Annotated[bool, option("Write a video as a folder of frames.", "--frames")] = False,
+    frames: Annotated[
+        bool, option("Write a video as a folder of frames.", "--frames", panel="Output")
+    ] = False,
     watch: Annotated[
         bool,
         option("Keep predicting the images that appear in one folder, until Ctrl-C.", "--watch"),
     ] = False,
     skip_existing: Annotated[
-        bool, option("Leave existing outputs as they are, and predict the rest.", "--skip-existing")
+        bool,
+        option(
+            "Leave existing outputs as they are, and predict the rest.",
+            "--skip-existing",
+            panel="Output",
+        ),
     ] = False,
     force: Force = False,
     protocol: Annotated[

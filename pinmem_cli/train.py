@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pinmem_cli.lists import show_backbones, show_methods, show_recipe, show_recipes, show_settings
-from pinmem_cli.names import datasets, label_spaces, methods, models, recipes, runs
+from pinmem_cli.names import backbones as known_backbones
+from pinmem_cli.names import (
+    devices,
+    known_datasets,
+    label_spaces,
+    loggers,
+    methods,
+    models,
+    recipes,
+    runs,
+)
+from pinmem_cli.names import settings as known_settings
 from pinmem_cli.options import (
     Json,
     OutputFolder,
@@ -66,7 +77,7 @@ def train(
             "Domains to train on, DATASET or DATASET:DOMAIN. Datasets: {datasets}.",
             metavar="DOMAIN,...",
             panel=_DATA,
-            complete=datasets,
+            complete=known_datasets,
         ),
     ] = None,
     targets: Annotated[
@@ -75,7 +86,7 @@ def train(
             "Unseen domains to score on at the end.",
             metavar="DOMAIN,...",
             panel=_DATA,
-            complete=datasets,
+            complete=known_datasets,
         ),
     ] = None,
     classes: Annotated[
@@ -123,7 +134,8 @@ def train(
     crop: Annotated[int | None, option("Side of the training crops in pixels.", panel=_HOW)] = None,
     seed: Annotated[int | None, option("Seed of all randomness.", min=0, panel=_HOW)] = None,
     device: Annotated[
-        str | None, option("Device: auto, cpu, mps, cuda or cuda:N.", panel=_HOW)
+        str | None,
+        option("Device: auto, cpu, mps, cuda or cuda:N.", panel=_HOW, complete=devices),
     ] = None,
     init_weights: Annotated[
         str | None,
@@ -145,14 +157,22 @@ def train(
     ] = None,
     logger: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Log to tensorboard, wandb or mlflow; by comma, or repeated.",
-            rich_help_panel=_OUTPUT,
+        option(
+            "Log to tensorboard, wandb or mlflow.",
+            metavar="LOGGER,...",
+            panel=_OUTPUT,
+            complete=loggers,
         ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        option("Any other setting, e.g. optim.lr=0.02.", "--set", metavar="KEY=VALUE", panel=_HOW),
+        option(
+            "Any other setting, e.g. optim.lr=0.02.",
+            "--set",
+            metavar="KEY=VALUE",
+            panel=_HOW,
+            complete=known_settings,
+        ),
     ] = None,
     resume: Annotated[
         str | None,
@@ -201,6 +221,7 @@ def train(
             "List the backbones that match, e.g. 'dinov2*', with their published weights.",
             metavar="PATTERN",
             panel="Instead",
+            complete=known_backbones,
         ),
     ] = None,
     dry_run: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pinmem_cli.names import datasets
+from pinmem_cli.names import known_datasets
 from pinmem_cli.options import Dataset, Json, Prepared, Quiet, argument, option, shell_join
 from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, fields, size, table
 
@@ -146,7 +146,8 @@ PREVIEW_EXAMPLES = (
 )
 
 ChosenSamples = Annotated[
-    str, argument("DATASET, DATASET:DOMAIN or ...@SPLIT.", metavar="SELECTION", complete=datasets)
+    str,
+    argument("DATASET, DATASET:DOMAIN or ...@SPLIT.", metavar="SELECTION", complete=known_datasets),
 ]
 
 

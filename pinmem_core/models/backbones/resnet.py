@@ -72,6 +72,9 @@ def _out_channels(layer: nn.Module) -> int:
 
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    **{n: partial(ResNet, n) for n in ("resnet10", "resnet18", "resnet50", "resnet101")},
+    "resnet10": partial(ResNet, "resnet10"),
+    "resnet18": partial(ResNet, "resnet18"),
+    "resnet50": partial(ResNet, "resnet50"),
+    "resnet101": partial(ResNet, "resnet101"),
     "resnet101-v2": partial(ResNet, "resnet101", early_stride=True),
 }
