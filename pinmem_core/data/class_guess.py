@@ -126,8 +126,9 @@ def _is_void(raw: Raw, name: str, labels: LabelValues, shares: Mapping[Raw, floa
     """Return whether a value means that pixels have no class."""
     if _VOID.fullmatch(_plain(name)):
         return True
-    if labels.encoding == "colors":
-        return bool(labels.names) and raw not in labels.names
+    if labels.encoding == "colors" and labels.names:
+        outside = _plain(name) == _BACKGROUND and len(labels.names) > 2  # of all shapes, in CVAT
+        return raw not in labels.names or outside
     if labels.encoding == "coco":
         return not shares[raw]  # a category for others, as Roboflow writes it
     is_unnamed = raw == IGNORE_INDEX and raw not in labels.names

@@ -24,6 +24,7 @@ from pinmem_core.data.convert import (
     read_records,
     totals,
 )
+from pinmem_core.data.encodings.coco import folded, read_coco_file
 from pinmem_core.data.layouts import LayoutMatch, RawSample, find_samples, refuse_disguised
 from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.parquet import count_rows, parquet_files
@@ -47,6 +48,8 @@ from pinmem_core.version import __version__
 HELD_OUT = 5
 """One in this many samples is held out for validation where no split is published."""
 
+_NAMED = 3
+"""Missing images that a message names."""
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -126,6 +129,7 @@ def prepare(
         match = find_samples(card, folders, label_map)
         refuse_disguised(card, match)
         _announce_layouts(match, on_event)
+        _announce_missing_images(match, on_event)
         with resumable_folder(root) as work:
 
             def conversion_of(layout: Layout) -> Conversion:
@@ -215,6 +219,23 @@ def _announce_layouts(match: LayoutMatch, on_event: Listener) -> None:
             f"others by '{match.layout.name}'"
         )
         on_event(Notice(message))
+
+
+def _announce_missing_images(match: LayoutMatch, on_event: Listener) -> None:
+    """Name the images that JSON files of COCO list and the folders lack."""
+    if match.layout.encoding != "coco":
+        return
+    there = {folded(sample.image.name) for sample in match.samples}
+    listed: dict[str, None] = {}
+    for path in dict.fromkeys(match.labels):
+        with suppress(DataError):  # each of its images is left out with the reason
+            listed |= dict.fromkeys(entry.file.name for entry in read_coco_file(path).entries)
+    if missing := [name for name in listed if name not in there]:
+        names = ", ".join(missing[:_NAMED]) + ", ..." * (len(missing) > _NAMED)
+        message = (
+            f"images that the annotations list and the folder lacks: {len(missing):,} ({names})"
+        )
+        on_event(Notice(message, warning=True))
 
 
 def _plan(card: DatasetCard, match: LayoutMatch) -> tuple[list[Planned], list[Defect]]:

@@ -16,6 +16,7 @@ from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.new_card import new_card
 from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.errors import DataError, MachineError
+from pinmem_core.events import Notice
 from pinmem_core.label_files import read_label
 from pinmem_core.training import train
 
@@ -63,6 +64,18 @@ def test_annotated_images_that_are_missing_are_counted_in_the_draft(tmp_path):
         tmp_path / "data", "mine"
     )
     assert len(prepared(tmp_path / "data").samples) == 9
+
+
+def test_annotated_images_that_are_missing_are_named_once(tmp_path):
+    annotated.coco_splits(tmp_path / "data")
+    put(tmp_path / "mine.yaml", new_card(tmp_path / "data", "mine"))
+    for image in sorted((tmp_path / "data").rglob("y_00?.png")):
+        image.unlink()
+    told = []
+    card = read_card(tmp_path / "mine.yaml")
+    assert prepare(card, [tmp_path / "data"], on_event=told.append).counts == {"train": 4, "val": 1}
+    (message,) = (event.message for event in told if isinstance(event, Notice))
+    assert message.endswith("lacks: 5 (y_000.png, y_001.png, y_002.png, ...)")
 
 
 def test_a_changed_panoptic_png_is_converted_again(tmp_path):
@@ -160,6 +173,15 @@ def test_colours_that_the_labelmap_does_not_name_are_ignored(tmp_path):
     assert dataset.summary["excluded"] == []
     label = read_label(next(s.label for s in dataset.samples if s.id == "c_000"))
     assert (label[:3] == 255).all() and set(np.unique(label[3:])) > {0, 1, 2}
+
+
+def test_the_background_of_cvat_is_ignored(tmp_path):
+    annotated.voc(tmp_path / "data")
+    labelmap = tmp_path / "data" / "labelmap.txt"
+    put(labelmap, labelmap.read_text().replace("void:", "background:"))
+    dataset = prepared(tmp_path / "data")
+    assert dataset.label_space.names == NAMES
+    assert 255 in read_label(dataset.samples[0].label)
 
 
 def test_masks_of_ids_take_the_names_of_the_labelmap_in_order(tmp_path):
