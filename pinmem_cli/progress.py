@@ -6,6 +6,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
@@ -49,7 +50,34 @@ class _Amount(ProgressColumn):
         return Text(f"{decimal(done)}{of}  {decimal(int(task.speed or 0))}/s")
 
 
-class EventView:
+class LiveView:
+    """What a terminal shows while the context is open.
+
+    Args:
+        shown: The bars or the table; None to show nothing.
+    """
+
+    def __init__(self, shown: Progress | Live | None) -> None:
+        self._shown = shown
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        if self._shown:
+            self._shown.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove what is shown."""
+        if self._shown:
+            self._shown.stop()
+
+
+class EventView(LiveView):
     """Show events on a console while the context is open.
 
     On a terminal, each task has a bar, which vanishes at the end; elsewhere, only metrics and
@@ -72,24 +100,11 @@ class EventView:
             transient=True,
             disable=not console.is_terminal,
         )
+        # Where the bars are disabled, rich before 15 would print an empty line at the end.
+        super().__init__(self._bars if console.is_terminal else None)
         self._tasks: dict[str, TaskID] = {}
         self._current: TaskID | None = None
         self._speed = ""
-
-    def __enter__(self) -> Self:
-        """Start showing."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the bars."""
-        if not self._bars.disable:  # rich before 15 would print an empty line
-            self._bars.stop()
 
     def show(self, event: events.Event) -> None:
         """Show one event."""

@@ -1,14 +1,14 @@
 """The runs of a study while they train: a live table on a terminal, plain lines elsewhere."""
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from pinmem_cli.output import table
+from pinmem_cli.progress import LiveView
 from pinmem_cli.streams import printable
 from pinmem_core import events
 from pinmem_core.errors import PinMemError, StoppedRunError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pinmem_core.study.runs import State
 
 
-class StudyView:
+class StudyView(LiveView):
     """Show the events of a study on a console while the context is open.
 
     Args:
@@ -34,26 +34,9 @@ class StudyView:
         self.states = {run: "done" if state == "done" else "-" for run, state in states.items()}
         self.active: dict[Run, list[str]] = {}
         """Task, progress, metrics and speed of each run in training."""
-        live = console.is_terminal and not quiet
-        self._live = (
-            Live(console=console, transient=True, get_renderable=self._table) if live else None
-        )
-
-    def __enter__(self) -> Self:
-        """Start showing."""
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the table."""
-        if self._live:
-            self._live.stop()
+        live = Live(console=console, transient=True, get_renderable=self._table)
+        self.is_live = console.is_terminal and not quiet
+        super().__init__(live if self.is_live else None)
 
     def show(self, event: events.Event) -> None:
         """Show an event of the study."""
@@ -81,7 +64,7 @@ class StudyView:
                 shown[3] = f"{event.images_per_second:.1f} images/s"
             case events.Notice():
                 warning = "warning: " if event.warning else ""
-                if event.warning or not self._live:
+                if event.warning or not self.is_live:
                     self.show(events.Notice(f"{run}: {warning}{event.message}"))
             case PinMemError():
                 self._end(run, "stopped" if isinstance(event, StoppedRunError) else "failed")
@@ -95,7 +78,7 @@ class StudyView:
         self.active.pop(run, None)
 
     def _line(self, run: "Run", text: str) -> None:
-        if not self._live:
+        if not self.is_live:
             self.show(events.Notice(f"{run}: {text}"))
 
     def _table(self) -> Group:

@@ -7,12 +7,18 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
 from pinmem_core.export.check import pictures
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import Segmenter
 
 
 @torch.no_grad()
 def network(
-    backbone: str = "tiny", decoder: str = "deeplabv3plus", *, memory: bool = True, stride: int = 16
+    backbone: str = "tiny",
+    decoder: str = "deeplabv3plus",
+    *,
+    memory: bool = True,
+    stride: int = 16,
+    space: LabelSpace = CITYSCAPES,
 ) -> Segmenter:
     """Batch norm has seen synthetic scenes: without, values shrink until float16 cannot hold them.
 
@@ -21,6 +27,7 @@ def network(
     """
     torch.manual_seed(0)
     settings = {"memory": {} if memory else None, "feature_dim": 16, "output_stride": stride}
+    settings["label_space"] = space
     segmenter = Segmenter(
         ModelConfig.model_validate({"backbone": backbone, "decoder": decoder, **settings})
     )

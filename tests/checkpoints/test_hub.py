@@ -20,6 +20,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError, DataError, MachineError
 from pinmem_core.evaluation import TrainedOn
 from pinmem_core.export.push import plan_upload, upload
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 
 NAME = "ada/streets"
@@ -32,9 +33,14 @@ def hub(tmp_path, monkeypatch):
         yield hub
 
 
-def network() -> Segmenter:
+OWN = LabelSpace(
+    name="orchard", classes={"grass": (9, 99, 9), "trunk": (99, 9, 9), "sky": (9, 9, 99)}
+)
+
+
+def network(space: LabelSpace = CITYSCAPES) -> Segmenter:
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(backbone="tiny", feature_dim=16)).eval()
+    return Segmenter(ModelConfig(backbone="tiny", feature_dim=16, label_space=space)).eval()
 
 
 @pytest.fixture
@@ -64,6 +70,16 @@ def test_what_is_sent_comes_back_to_the_last_bit(hub: Hub, run):
     assert np.array_equal(here.predict(image()), there.predict(image()))
     assert torch.equal(here.segmenter.memory.slots, there.segmenter.memory.slots)
     assert NAME in hub.files(NAME)["README.md"].decode()
+
+
+def test_a_model_with_classes_of_its_own_comes_back_with_them(hub: Hub, tmp_path):
+    save_checkpoint(network(OWN), tmp_path / "own", {})
+    send(tmp_path / "own")
+    here, there = (pinmem_core.load(name, device="cpu") for name in (str(tmp_path / "own"), NAME))
+    assert there.segmenter.label_space == OWN
+    assert np.array_equal(here.predict(image()), there.predict(image()))
+    assert there.segmenter.memory.slots.shape == (3, 16)
+    assert "grass" in hub.files(NAME)["README.md"].decode()
 
 
 def test_a_branch_is_made_and_fetched_by_name(hub, run, tmp_path):

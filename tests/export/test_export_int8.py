@@ -13,6 +13,8 @@ from pinmem_core.events import Progress
 from pinmem_core.export.check import pictures
 from pinmem_core.export.files import export_model
 from pinmem_core.export.int8 import kept_in_float, quantize
+from pinmem_core.inference import load
+from pinmem_core.label_space import LabelSpace
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +72,19 @@ def test_integers_that_lose_too_much_are_refused(plain, tmp_path, monkeypatch):
         quantize(plain, tmp_path / "int8.onnx", black)
     assert "Calibrate" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_integers_keep_the_classes_of_a_model_with_its_own(tmp_path):
+    own = LabelSpace(
+        name="orchard", classes={"grass": (9, 99, 9), "trunk": (99, 9, 9), "sky": (9, 9, 99)}
+    )
+    plain = tmp_path / "plain.onnx"
+    export_model(network(space=own), plain, "onnx", size=(64, 96), preprocess=True)
+    report = quantize(plain, tmp_path / "int8.onnx", pictures((3, 64, 96)))
+    predictor = load(str(report.path))
+    assert predictor.label_space == own
+    assert set(np.unique(predictor.predict(pictures((1, 64, 96))[0]))) <= {0, 1, 2}
+    assert min(case.equal for case in report.compared) > 0.85
 
 
 def test_every_fourth_image_is_held_out_to_compare_on(plain, tmp_path):
