@@ -27,6 +27,8 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 default_role = "code"
+smartquotes = False
+highlight_language = "text"
 myst_heading_anchors = 3
 copybutton_prompt_text = "$ "
 

@@ -102,7 +102,9 @@ def _command(command: Any, name: str) -> Iterator[str]:
         takes = "" if getattr(option, "is_flag", False) else option.display_type(context)
         default = option.default
         shown = "" if default in (None, False, (), []) or callable(default) else str(default)
-        rows.append((f"`{names}`", takes, shown, _filled(getattr(option, "help", None) or "")))
+        rows.append(
+            (f"`{names}`", takes.strip("<>"), shown, _filled(getattr(option, "help", None) or ""))
+        )
     yield from _table(("option", "value", "default", "meaning"), rows)
 
 
