@@ -20,7 +20,7 @@ from pinmem_core.evaluation.report import DATA
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.export.check import ExportedFile, Pixels, Run, Scores, verify
 from pinmem_core.export.graph import Graph, file_metadata, trace
-from pinmem_core.export.int8 import calibration_images, quantize
+from pinmem_core.export.int8 import calibration_images, quantize, require_convolutions
 from pinmem_core.export.onnx import OPSET, check_opset, require_onnx, write_onnx
 from pinmem_core.export.torch_export import program_runner, write_program
 from pinmem_core.files import atomic_file
@@ -139,7 +139,7 @@ def export_graph(
         options: `size`, `opset`, `preprocess` and `argmax`, as for `export_model`.
 
     Raises:
-        ConfigError: A file exists, or an option is not supported.
+        ConfigError: A file exists, or an option or the network is not supported.
         DataError: The model does not exist or is damaged, or `calibrate` matches no image.
         MachineError: A library is missing, or the folder is not writable.
         PinMemError: A file disagrees with the network; it is removed.
@@ -151,6 +151,8 @@ def export_graph(
         path = output
     quantized = path.with_stem(f"{path.stem}-int8")
     int8, half = precision == "int8", precision == "fp16"
+    if int8:
+        require_convolutions(segmenter)
     names = [path.name, *[quantized.name] * int8]
     prepare_folder(path.parent, [n for name in names for n in (name, f"{name}.json")], force=force)
     files = [export_model(segmenter, path, form, half=half, on_event=on_event, **options)]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.evaluation import load_validation
@@ -74,6 +75,25 @@ def calibration_images(
         return None
     samples = [sample for target in targets for sample in target.samples]
     return (sample.read()[0] for sample in _evenly_spaced(samples)) if samples else None
+
+
+def require_convolutions(network: nn.Module) -> None:
+    """Raise ConfigError if most weights of a network are outside of convolutions.
+
+    Matrix products stay in float, so that the int8 file of a ViT is as large and as slow.
+
+    Raises:
+        ConfigError: Fewer than half of the weights are in convolutions.
+    """
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    convolved = sum(module.weight.numel() for module in convolutions)
+    total = sum(parameter.numel() for parameter in network.parameters())
+    if convolved < total / 2:
+        raise ConfigError(
+            f"int8 does not pay for this network: {convolved / total:.0%} of its weights are in "
+            "convolutions, and the others stay in float.",
+            "Leave out '--precision int8'.",
+        )
 
 
 def _evenly_spaced(items: Sequence[T]) -> Sequence[T]:

@@ -8,13 +8,15 @@ import onnxruntime
 import pytest
 from export_networks import network
 
+from pinmem_core.config import ModelConfig
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.events import Progress
 from pinmem_core.export.check import pictures
-from pinmem_core.export.files import export_model
+from pinmem_core.export.files import export_graph, export_model
 from pinmem_core.export.int8 import kept_in_float, quantize
 from pinmem_core.inference import load
 from pinmem_core.label_space import LabelSpace
+from pinmem_core.models import Segmenter, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +87,16 @@ def test_integers_keep_the_classes_of_a_model_with_its_own(tmp_path):
     assert predictor.label_space == own
     assert set(np.unique(predictor.predict(pictures((1, 64, 96))[0]))) <= {0, 1, 2}
     assert min(case.equal for case in report.compared) > 0.85
+
+
+def test_a_network_of_matrix_products_is_refused_before_it_is_written(tmp_path):
+    options = {"depth": 3, "embed_dim": 64, "num_heads": 2}
+    model = {"backbone": "timm:vit_tiny_patch16_224", "backbone_options": options}
+    config = ModelConfig(**model, decoder="linear", output_stride=16, feature_dim=16)
+    save_checkpoint(Segmenter(config), tmp_path / "vit", {})
+    with pytest.raises(ConfigError, match=r"int8 does not pay .*: \d+% of its weights are in conv"):
+        export_graph(str(tmp_path / "vit"), "onnx", tmp_path / "out", precision="int8")
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_fourth_image_is_held_out_to_compare_on(plain, tmp_path):
