@@ -1,9 +1,10 @@
 """How many images a second each runtime predicts on the CPU: torch, its compiler, onnxruntime.
 
 Run `python tests/benchmarks/runtimes.py`, with `--model` for a run or checkpoint instead of random
-weights, whose speed is the same. All get one image at a time, take turns, and compute with as many
-threads as torch is told to (OMP_NUM_THREADS). A machine that does other work at the same time tells
-little.
+weights, whose speed is the same, or `--set` for another network. `--eager` runs only what
+`pinmem predict` does, and measures its memory, too. All get one image at a time, take
+turns, and compute with as many threads as torch is told to (OMP_NUM_THREADS). A machine that does
+other work at the same time tells little.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pinmem_core.config import ModelConfig
+from pinmem_core.config import ModelConfig, with_overrides
 from pinmem_core.data.transforms import normalize
 from pinmem_core.export.check import pictures
 from pinmem_core.export.files import export_model
@@ -23,29 +24,35 @@ from pinmem_core.inference import load
 from pinmem_core.inference.onnx_runner import OnnxRunner
 from pinmem_core.inference.optimize import optimize_for_inference
 from pinmem_core.models import Segmenter
+from pinmem_core.models.flop_counter import cost_of
 
 Way = Callable[[], object]
 
 
-def network(model: str | None) -> Segmenter:
+def network(model: str | None, settings: list[str]) -> Segmenter:
     """Return a run's network, or one of random weights."""
     if model:
         return load(model, device="cpu").segmenter
     torch.manual_seed(0)
-    return Segmenter(ModelConfig(backbone="mobilenet_v2", feature_dim=128)).eval()
+    default = {"model": {"backbone": "mobilenet_v2", "feature_dim": 128}}
+    chosen = with_overrides(default, [f"model.{setting}" for setting in settings])
+    return Segmenter(ModelConfig.model_validate(chosen["model"])).eval()
 
 
-def torch_ways(segmenter: Segmenter, size: tuple[int, int]) -> dict[str, Way]:
+def torch_ways(segmenter: Segmenter, size: tuple[int, int], *, only_eager: bool) -> dict[str, Way]:
     """Return eager torch, as pinmem predicts, and compiled; channels last suits the CPU."""
     images = normalize(torch.from_numpy(pictures((1, *size))).permute(0, 3, 1, 2))
     images = images.contiguous(memory_format=torch.channels_last)
     eager = optimize_for_inference(segmenter).to(memory_format=torch.channels_last)
+    ways: dict[str, Way] = {"eager": lambda: eager(images)}
+    if only_eager:
+        return ways
     compiled = torch.compile(
         optimize_for_inference(segmenter).to(memory_format=torch.channels_last)
     )
     return {
         "eager as it is": lambda: segmenter(images),
-        "eager": lambda: eager(images),
+        **ways,
         "torch.compile": lambda: compiled(images),
     }
 
@@ -62,30 +69,52 @@ def onnx_ways(segmenter: Segmenter, size: tuple[int, int], folder: Path) -> dict
 
 
 @torch.inference_mode()
-def least_seconds(ways: dict[str, Way], rounds: int) -> dict[str, float]:
-    """Return the least time of each; they take turns, after one round that nobody times."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def least_seconds(ways: dict[str, Way], rounds: int) -> dict[str, tuple[float, float]]:
+    """Return the least time and processor time of each.
+
+    They take turns, after one round that nobody times.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             way()
-            times[name].append(time.perf_counter() - began)
-    return {name: min(taken[1:]) for name, taken in times.items()}
+            times[name].append((time.perf_counter() - began, time.process_time() - worked))
+    return {
+        name: (min(wall for wall, _ in taken[1:]), min(work for _, work in taken[1:]))
+        for name, taken in times.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a run or checkpoint; default: random MobileNetV2")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the random network, e.g. backbone=timm:convnext_tiny",
+    )
+    parser.add_argument("--eager", action="store_true", help="only torch as pinmem predicts")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
-    segmenter, size = network(options.model), tuple(options.size)
+    segmenter, size = network(options.model, options.settings), tuple(options.size)
     print(f"{size[1]}x{size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
-        ways = torch_ways(segmenter, size) | onnx_ways(segmenter, size, Path(folder))
+        ways = torch_ways(segmenter, size, only_eager=options.eager)
+        if not options.eager:
+            ways |= onnx_ways(segmenter, size, Path(folder))
         times = least_seconds(ways, options.rounds)
-    for name, seconds in times.items():
-        print(f"{name:20} {1 / seconds:6.2f} images/s: x {times['eager'] / seconds:.2f}")
+    for name, (wall, work) in times.items():
+        quotient = times["eager"][0] / wall
+        print(f"{name:20} {1 / wall:6.2f} images/s, {work:.2f} processor s: x {quotient:.2f}")
+    if options.eager:
+        with torch.inference_mode():
+            peak = cost_of(ways["eager"], []).memory_bytes
+        print(f"memory of its tensors, without the weights: {peak / 1e6:,.0f} MB")
 
 
 if __name__ == "__main__":
