@@ -15,6 +15,7 @@ from pinmem_cli import (
     let_idle_threads_sleep,
     predict,
     runs,
+    serve,
     train,
 )
 from pinmem_cli.options import Group, add
@@ -86,6 +87,7 @@ add(app, "train", train.train, *train.EXAMPLES, panel=_TRAIN)
 add(app, "eval", eval.evaluate, *eval.EXAMPLES, panel=_TRAIN)
 add(app, "eval compare", eval.compare, *eval.COMPARE_EXAMPLES, panel=_TRAIN)
 add(app, "predict", predict.predict, *predict.EXAMPLES, panel=_USE)
+add(app, "serve", serve.serve, *serve.EXAMPLES, panel=_USE)
 add(app, "runs", runs.runs, *runs.EXAMPLES, panel=_TRAIN)
 add(app, "doctor", doctor.doctor, *doctor.EXAMPLES, panel=_MACHINE)
 app.add_typer(export.app, name="export", rich_help_panel=_USE)

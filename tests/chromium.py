@@ -17,14 +17,14 @@ _QUIET = """
 
 
 class Page:
-    """One tab of a Chromium without network.
+    """One tab of a Chromium, without network unless it may use that of this machine.
 
     Attributes:
         complaints: What its console and log have told.
         requests: Addresses that were asked for, data URIs aside.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *, offline: bool = True) -> None:
         from_us, self._to = os.pipe()
         self._from, to_us = os.pipe()
         self._begin(from_us, to_us, profile)
@@ -38,8 +38,8 @@ class Page:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Network.emulateNetworkConditions", offline=True, latency=0,
-                  downloadThroughput=0, uploadThroughput=0)  # fmt: skip
+        self.call("Network.emulateNetworkConditions", offline=offline, latency=0,
+                  downloadThroughput=-1, uploadThroughput=-1)  # fmt: skip
 
     def _begin(self, from_us: int, to_us: int, profile: Path) -> None:
         command = [FOUND, *_QUIET, f"--user-data-dir={profile}"]
@@ -63,12 +63,12 @@ class Page:
         self._process.kill()
         self._process.wait()
 
-    def open(self, path: Path, width: int, scheme: str = "light") -> None:
+    def open(self, page: Path | str, width: int, scheme: str = "light") -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
                   deviceScaleFactor=1, mobile=False)  # fmt: skip
         scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", features=[scheme_feature])
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self._until("Page.loadEventFired")
 
     def value(self, script: str) -> object:
@@ -78,6 +78,18 @@ class Page:
         )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in an input, as a user does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def until(self, condition: str) -> None:
+        """Wait for at most 30 seconds until a piece of JavaScript is true."""
+        poll = f"const poll = () => {condition} ? yes(true) : setTimeout(poll, 20); poll();"
+        late = "setTimeout(() => yes(false), 30000);"
+        assert self.value(f"new Promise(yes => {{ {poll} {late} }})"), condition
 
     def screenshot(self, path: Path) -> None:
         taken = self.call("Page.captureScreenshot", captureBeyondViewport=True)

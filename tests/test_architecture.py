@@ -19,6 +19,7 @@ LAYERS = [
     ["checkpoints"],
     ["models"],
     ["inference"],
+    ["serving"],
     ["evaluation"],
     ["methods"],
     ["training"],

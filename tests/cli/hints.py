@@ -12,7 +12,7 @@ import typer
 from pinmem_cli.app import app
 
 ROOT = Path(__file__).parents[2]
-WORDS = ("", "--debug", "data", "doctor", "eval", "export", "predict", "runs", "train")
+WORDS = ("", "--debug", "data", "doctor", "eval", "export", "predict", "runs", "serve", "train")
 _QUOTED = re.compile(r"'(pinmem [^']*(?:'[^']*'[^']*)*?)'(?=[\s.,;:)]|$)")
 _BARE = re.compile(r"(?:^|(?<=: )|(?<=hint: ))(pinmem .*)$", re.MULTILINE)
 HOLE = "\N{WHITE SQUARE}"
