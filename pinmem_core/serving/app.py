@@ -161,7 +161,8 @@ class _Predictions:
         wants_png = request.headers.get("accept", "").startswith("image/png")
         job = loop.run_in_executor(self.worker, self._answer, wants_png, name, content)
         gone = asyncio.ensure_future(request.receive())
-        await asyncio.wait({job, gone}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {job, gone}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if not job.done():
             job.cancel()

@@ -27,7 +27,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)  # type: ignore[arg-type]
+        return socket.create_server(address[:2], family=family, backlog=1024)
     except socket.gaierror:
         raise ConfigError(
             f"'{host}' is not an address of this machine.", "Use --host 127.0.0.1 or 0.0.0.0."
