@@ -14,6 +14,8 @@ from pinmem_core.errors import ConfigError, MachineError
 
 _REQUEST_SECONDS = 10
 """Time in which the headers of a request must arrive."""
+_LINGER_SECONDS = 2
+"""Time in which what follows a malformed request is discarded."""
 _SHUTDOWN_SECONDS = 10
 """Time that requests get to end after Ctrl-C."""
 
@@ -75,6 +77,10 @@ class _Connection(H11Protocol):
         if getattr(self, "cycle", None) is None:
             self.transport.close()
 
+    def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is not h11.ERROR:
+            super().data_received(data)
+
     def send_400_response(self, msg: str) -> None:
         error = "the request is not valid HTTP, or its headers are too large."
         body = json.dumps({"error": error, "hint": None}).encode()
@@ -89,4 +95,6 @@ class _Connection(H11Protocol):
             h11.EndOfMessage(),
         )
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
-        self.transport.close()
+        self.transport.write_eof()
+        # A client that is still sending would not see the answer if it were closed at once.
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)

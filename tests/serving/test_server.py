@@ -81,7 +81,7 @@ def send(url: str, *parts: bytes, close: bool = False) -> bytes:
 HEAD = b"POST /api/predict HTTP/1.1\r\nHost: x\r\n"
 MALFORMED = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20 + b"\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 100_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 1_000_000 + b"\r\n\r\n",
     b"GET /\x00\xff HTTP/1.1\r\nHost: x\r\n\r\n",
     HEAD + b"Content-Length: -1\r\n\r\n",
     HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
