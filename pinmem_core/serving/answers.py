@@ -113,12 +113,12 @@ def _decode(content: bytes, megapixels: float) -> NDArray[np.uint8]:
 def _classes(prediction: Prediction) -> list[ClassShare]:
     counts = class_counts(prediction.train_ids).tolist()
     total = sum(counts)
-    found = [
+    classes = [
         ClassShare(id=number, name=name, color=color, share=round(counts[number] / total, 6))
         for number, (name, color) in enumerate(prediction.space.classes.items())
         if counts[number]
     ]
-    return sorted(found, key=lambda entry: -entry.share)
+    return sorted(classes, key=lambda entry: -entry.share)
 
 
 def _png(format: str, pixels: NDArray[np.uint8], prediction: Prediction) -> bytes:

@@ -156,8 +156,9 @@ def test_a_browser_shows_the_prediction(server, tmp_path):
             if axe:
                 tab.value(f"{Path(axe).read_text()};0")
                 assert tab.value("axe.run().then(r => r.violations.map(v => v.id))") == []
-        photo.write_bytes(b"no image")
-        tab.choose_file("#file", photo)
+        broken = tmp_path / "broken.png"
+        broken.write_bytes(b"no image")
+        tab.choose_file("#file", broken)
         tab.until(f"{by_id}('error').textContent.includes('not a supported image')")
         assert [text for text in tab.complaints if "400 (Bad Request)" not in text] == []
         assert all(address.startswith((url, "blob:")) for address in tab.requests)
