@@ -2,7 +2,7 @@
 
 Run `python docs/study/tables.py`. A table stands between `<!-- variants NAME -->`, or
 `<!-- classes NAME -->`, and `<!-- end -->`; its values are those of NAME.json. The table of
-`<!-- arms NAME -->` is that of NAME/results.json.
+`<!-- arms NAME -->` or `<!-- mixtures NAME -->` is that of NAME/results.json.
 """
 
 import json
@@ -16,9 +16,12 @@ from pinmem_core.study.writers import classes_as_markdown, variants_as_markdown
 
 _SOURCES, _UNSEEN = ("@val",), ("0001TP", "idd-lite")
 _SCORED = _SOURCES, ("0001TP",), ("idd-lite",), _UNSEEN
+_KINDS = "head", "mixed", "placebo", "linear", "memory alone"
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
-_PLACE = re.compile(r"(<!-- (variants|classes|arms) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(
+    r"(<!-- (variants|classes|arms|mixtures) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def filled(page: str) -> str:
@@ -27,8 +30,9 @@ def filled(page: str) -> str:
 
 
 def _table(kind: str, name: str) -> str:
-    if kind == "arms":
-        return _arms(json.loads((HERE / name / "results.json").read_text(encoding="utf-8")))
+    if kind in ("arms", "mixtures"):
+        results = json.loads((HERE / name / "results.json").read_text(encoding="utf-8"))
+        return _arms(results) if kind == "arms" else _mixtures(results)
     study = StudyTable.model_validate(
         json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     )
@@ -60,6 +64,38 @@ def _arms(records: list[dict]) -> str:
             + " |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _mixtures(results: dict) -> str:
+    """Return one row for each network and rule, with the means over seeds."""
+    names = [*results["runs"][0]["miou"]][-2:]
+    lines = [
+        "| network | β and k chosen with | β; k | dusk | IDD-Lite | mixture - network "
+        "| mixture - linear |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm, rule in dict.fromkeys((run["arm"], run["validated with"]) for run in results["runs"]):
+        runs = [r for r in results["runs"] if (r["arm"], r["validated with"]) == (arm, rule)]
+        chosen = (", ".join(f"{run[key]:g}" for run in runs) for key in ("beta", "neighbours"))
+        scores = (
+            ", ".join(f"{fmean(run['miou'][name][kind] for run in runs):.1f}" for kind in _KINDS)
+            for name in names
+        )
+        averages = (
+            results["differences"][f"{arm}, {rule}, mixed - {other}"]["average"]
+            for other in ("head", "linear")
+        )
+        differences = (
+            f"{of['mean']:+.1f} ({_ends(of['bootstrap'])}; {_ends(of['student'])})"
+            for of in averages
+        )
+        cells = f"`{arm}`", rule, "; ".join(chosen), *scores, *differences
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _ends(interval: list[float]) -> str:
+    return "{:+.1f} to {:+.1f}".format(*interval)
 
 
 def _mean(run: dict, ends: tuple[str, ...]) -> float:
