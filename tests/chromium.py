@@ -91,6 +91,13 @@ class Page:
         late = "setTimeout(() => yes(false), 30000);"
         assert self.value(f"new Promise(yes => {{ {poll} {late} }})"), condition
 
+    def accessibility_findings(self) -> object:
+        """Return the rules of axe-core that the page breaks; none without its `PINMEM_AXE`."""
+        if not (axe := os.environ.get("PINMEM_AXE")):
+            return []
+        self.value(f"{Path(axe).read_text()};0")
+        return self.value("axe.run().then(r => r.violations.map(v => [v.id, v.nodes[0].html]))")
+
     def screenshot(self, path: Path) -> None:
         taken = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(taken["data"]))

@@ -453,5 +453,8 @@ def test_a_browser_without_network_shows_every_picture(page, tmp_path):
                 assert tab.value("document.documentElement.scrollWidth") <= width
                 paper = tab.value("getComputedStyle(document.body).backgroundColor")
                 assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
+                labels = "[...document.querySelectorAll('[role=region]')].map(r => r.ariaLabel)"
+                assert len(set(tab.value(labels))) == tab.value(f"{labels}.length")
+                assert tab.accessibility_findings() == []
         assert tab.complaints == []
         assert set(tab.requests) == {path.as_uri()}
