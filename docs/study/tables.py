@@ -2,13 +2,15 @@
 
 Run `python docs/study/tables.py`. A table stands between `<!-- variants NAME -->`, or
 `<!-- classes NAME -->`, and `<!-- end -->`; its values are those of NAME.json. The table of
-`<!-- arms NAME -->` or `<!-- mixtures NAME -->` is that of NAME/results.json.
+`<!-- arms NAME -->`, `<!-- mixtures NAME -->` or `<!-- memory NAME -->` is that of
+NAME/results.json.
 """
 
 import json
 import re
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from pinmem_core.evaluation.bootstrap import student_interval
 from pinmem_core.study.table import StudyTable
@@ -20,7 +22,7 @@ _KINDS = "head", "mixed", "placebo", "linear", "memory alone"
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
 _PLACE = re.compile(
-    r"(<!-- (variants|classes|arms|mixtures) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (variants|classes|arms|mixtures|memory) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
 
 
@@ -30,9 +32,12 @@ def filled(page: str) -> str:
 
 
 def _table(kind: str, name: str) -> str:
-    if kind in ("arms", "mixtures"):
-        results = json.loads((HERE / name / "results.json").read_text(encoding="utf-8"))
-        return _arms(results) if kind == "arms" else _mixtures(results)
+    if kind == "arms":
+        return _arms(_results(name))
+    if kind == "mixtures":
+        return _mixtures(_results(name))
+    if kind == "memory":
+        return "\n".join(_memory(*group) for group in _results(name).items())
     study = StudyTable.model_validate(
         json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     )
@@ -40,6 +45,36 @@ def _table(kind: str, name: str) -> str:
         return variants_as_markdown(study)
     (target,) = next(iter(study.rows.values())).targets
     return classes_as_markdown(study, target)
+
+
+def _results(name: str) -> Any:
+    return json.loads((HERE / name / "results.json").read_text(encoding="utf-8"))
+
+
+def _memory(title: str, group: dict) -> str:
+    """Return one row for each arm: its scores, or its differences to the plain arm."""
+    runs = group["runs"]
+    lines = [
+        f"{title}:\n",
+        f"| arm | {' | '.join(runs)} | mean | 95% interval | Student's t | better in |",
+        f"| --- |{' --- |' * (len(runs) + 4)}",
+    ]
+    for arm in next(iter(runs.values()))[0]["miou"]:
+        if arm not in group["against_plain"]:
+            scores = [fmean(run["miou"][arm] for run in of) for of in runs.values()]
+            cells = [f"{score:.1f}" for score in [*scores, fmean(scores)]] + [""] * 3
+        else:
+            found = group["against_plain"][arm]
+            cells = [f"{found[name]['difference']:+.2f}" for name in [*runs, "all"]]
+            for end in ("bootstrap", "student"):
+                cells.append(" to ".join(f"{value:+.1f}" for value in found["all"][end]))
+            cells.append(found["all"]["positive"])
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    for name in next(iter(runs.values()))[0]["share_error"]:
+        errors = [fmean(run["share_error"][name] for run in of) for of in runs.values()]
+        cells = [f"{error:.2f}" for error in [*errors, fmean(errors)]]
+        lines.append(f"| wrong shares, {name} | {' | '.join(cells)} | | | |")
+    return "\n".join(lines) + "\n"
 
 
 def _arms(records: list[dict]) -> str:
