@@ -80,8 +80,9 @@ class LiveView:
 class EventView(LiveView):
     """Show events on a console while the context is open.
 
-    On a terminal, each task has a bar, which vanishes at the end; elsewhere, only metrics and
-    notices are printed, one per line.
+    On a terminal, each task has a bar, which vanishes at the end. Lines above it remain: notices,
+    validations, and the metrics of each tenth of a run. Elsewhere, all metrics and notices are
+    printed, one per line.
     """
 
     def __init__(self, console: Console) -> None:
@@ -105,6 +106,7 @@ class EventView(LiveView):
         self._tasks: dict[str, TaskID] = {}
         self._current: TaskID | None = None
         self._speed = ""
+        self._tenth = 0
 
     def show(self, event: events.Event) -> None:
         """Show one event."""
@@ -137,5 +139,14 @@ class EventView(LiveView):
         metrics = f"{metrics}  {self._speed}".rstrip()
         if self.console.is_terminal and self._current is not None:
             self._bars.update(self._current, metrics=metrics)
-        else:
+        if not self.console.is_terminal or self._is_kept(event):
             self.console.print(printable(f"iteration {event.iteration}  {metrics}"))
+
+    def _is_kept(self, event: events.Metrics) -> bool:
+        """Return whether a line above the bars shows the metrics: validations, and each tenth."""
+        if self._current is None:
+            return True
+        total = self._bars.tasks[0].total
+        tenth = int(10 * event.iteration / total) if total else self._tenth
+        is_new, self._tenth = tenth != self._tenth, tenth
+        return is_new or any(name.startswith("val/") for name in event.values)

@@ -169,6 +169,39 @@ def plot_losses(lines: Sequence[Mapping[str, float]], title: str) -> "Figure":
     return figure
 
 
+def plot_class_iou(lines: Sequence[Mapping[str, float]], title: str) -> "Figure | None":
+    """Plot the IoU of each class in each domain at the newest validation; None before the first.
+
+    Args:
+        lines: Lines of a run's `metrics.jsonl`; those of validations have "iou/DOMAIN/CLASS".
+        title: Title of the plot.
+    """
+    validations = (line for line in reversed(lines) if any(key.startswith("iou/") for key in line))
+    line = next(validations, None)
+    if line is None:
+        return None
+    scores = {tuple(k.split("/", 2)[1:]): iou for k, iou in line.items() if k.startswith("iou/")}
+    domains, classes = ([*dict.fromkeys(names[place] for names in scores)] for place in (0, 1))
+    cells = np.array([[scores.get((d, c), np.nan) for d in domains] for c in classes])
+    width, height = max(1.1 * len(domains), 3.0), 0.28 * len(classes)
+    with plot_style():
+        note = f"IoU % of the validation at iteration {int(line['iteration']):,}"
+        figure = new_figure(width + 3.3, height + 2.2, title, note)
+        axes = add_axes(figure, 2.0, 0.3, width, height)
+        axes.imshow(cells, "Blues", vmin=0, vmax=1, aspect="auto")
+        axes.xaxis.tick_top()
+        names = [shortened(domain, 24) for domain in domains]
+        axes.set_xticks(range(len(domains)), names, rotation=20, ha="left", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), [shortened(name, 24) for name in classes])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for (row, column), iou in np.ndenumerate(cells):
+            color = "white" if iou > 0.6 else INK
+            text = f"{100 * iou:.1f}" if isfinite(iou) else "-"
+            axes.text(column, row, text, ha="center", va="center", size=8, color=color)
+    return figure
+
+
 def plot_class_shares(
     pixels: Mapping[str, int],
     images: Mapping[str, int],

@@ -1,5 +1,7 @@
 """The files in a run's folder. All processes read them; only the first one writes."""
 
+import csv
+import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -7,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pinmem_core.checkpoints.base_weights import Base
@@ -29,9 +33,11 @@ from pinmem_core.files import (
     restore_folder,
     write_atomic,
 )
+from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS
 from pinmem_core.models import Segmenter, save_checkpoint
-from pinmem_core.plots import plot_losses, write_plot
+from pinmem_core.paths import as_portable_name
+from pinmem_core.plots import plot_class_iou, plot_losses, write_plot
 from pinmem_core.renamed import current_settings
 from pinmem_core.sharding import gathered
 from pinmem_core.training import snapshots
@@ -243,15 +249,32 @@ class RunFolder:
         self._write_json(_SCORES, {"protocol": protocol, **text})
 
     def draw(self, segmenter: Segmenter) -> None:
-        """Plot the losses, and the cosines of the memory."""
+        """Plot the losses, the IoU by class, and the cosines of the memory."""
         if not self.writes:
             return
         if lines := self.metrics():
             write_plot(self.path / "losses.png", plot_losses(lines, self.path.name))
+            if classes := plot_class_iou(lines, self.path.name):
+                write_plot(self.path / "classes.png", classes)
         if segmenter.memory is not None:
             slots = segmenter.memory.slots.detach().float().cpu().numpy()
             plot = plot_cosines(slots, self.path.name, segmenter.label_space)
             write_plot(self.path / "memory.png", plot)
+
+    def write_results(self) -> None:
+        """Write the metrics as `results.csv`: a line for each of theirs, a column for each name."""
+        if self.writes:
+            lines, file = self.metrics(), io.StringIO()
+            names = dict.fromkeys(name for line in lines for name in line)
+            table = csv.DictWriter(file, [*names], lineterminator="\n")
+            table.writeheader()
+            table.writerows(lines)
+            write_atomic(self.path / "results.csv", file.getvalue().encode())
+
+    def write_predictions(self, sheets: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Write pictures of predictions, RGB (H, W, 3), as `predictions/DOMAIN.png`."""
+        for domain, sheet in sheets.items() if self.writes else ():
+            write_png(self.path / "predictions" / f"{as_portable_name(domain)}.png", sheet)
 
     def remove_cache(self) -> None:
         """Remove the cached features, which a finished run does not need."""

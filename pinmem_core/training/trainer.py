@@ -322,7 +322,7 @@ class _Trainer(ExitStack):
             "source": self._scores(last, self.validation, self._forward_unless_stopped),
             "target": self._scores(last, self.targets, self._forward_unless_stopped),
         }
-        self.folder.draw(network)
+        self._draw(last)
         self.folder.finish(scores, PROTOCOL, self.seen)
         self.folder.remove_cache()
         return scores
@@ -435,6 +435,7 @@ class _Trainer(ExitStack):
             on_first_rank(self._require_same_labels)
             self.folder.save(done, self.step)
             self.folder.save_checkpoint(done, config, self._network(done))
+            self._draw(done)
             self.saved = time.monotonic()
         if stopped and not last:
             raise self._stopped(done)
@@ -461,13 +462,20 @@ class _Trainer(ExitStack):
             known = {k: iou for k, iou in score.iou.items() if iou is not None}
             values |= {f"iou/{name}/{k}": iou for k, iou in known.items()}
         self._log(done, values)
-        if self.loggers:
+        self._draw(done)
+        if self.folder.writes:
             shown = {"prediction": self._predictor(done)}
             sheets = {
                 t.name: comparison_sheet(shown, t.samples[:_SHOWN], classes=t.classes)
                 for t in self.validation
             }
+            self.folder.write_predictions(sheets)
             self._emit(Images(done, sheets))
+
+    def _draw(self, done: int) -> None:
+        """Write the table and the plots of the run so far."""
+        self.folder.write_results()
+        self.folder.draw(self._network(done))
 
     def _scores(self, done: int, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
         predictor = self._predictor(done)

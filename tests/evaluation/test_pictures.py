@@ -18,7 +18,7 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.plots import plot_cosines
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import Segmenter
-from pinmem_core.plots import plot_bytes, plot_losses, shortened, write_plot
+from pinmem_core.plots import plot_bytes, plot_class_iou, plot_losses, shortened, write_plot
 from pinmem_core.training.run_folder import RunFolder
 
 BLUE, RED = "#0072b2", "#d55e00"
@@ -123,10 +123,25 @@ def test_matplotlib_is_imported_by_the_first_plot_without_pyplot():
 def test_a_run_folder_has_its_plots(tmp_path):
     folder = RunFolder(tmp_path)
     folder.log(1, {"outer/total": 1.0})
+    folder.log(1, {"val/toy": 0.5} | {f"iou/toy/{name}": 0.5 for name in CITYSCAPES.names})
     folder.draw(Segmenter(small_config().model))
-    for name in ("losses", "memory"):
+    for name in ("losses", "classes", "memory"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.format == "PNG" and min(picture.size) > 300
+
+
+def test_the_iou_of_each_class_and_domain_is_that_of_the_newest_validation():
+    lines = [
+        {"iteration": 2, "iou/a/road": 0.9},
+        {"iteration": 4, "iou/a/road": 0.5, "iou/b@val/road": 0.25, "iou/b@val/car": 1.0},
+        {"iteration": 5, "lr": 0.1},
+    ]
+    figure = plot_class_iou(lines, "my run")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["50.0", "25.0", "-", "100.0"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b@val"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["road", "car"]
+    assert plot_class_iou(lines[2:], "my run") is None
 
 
 # Losses.
