@@ -1,9 +1,7 @@
 """Rebuild the tables of docs/study.md from the JSON files in this folder.
 
-Run `python docs/study/tables.py`. A table stands between `<!-- variants NAME -->`, or
-`<!-- classes NAME -->`, and `<!-- end -->`; its values are those of NAME.json. The table of
-`<!-- arms NAME -->`, `<!-- mixtures NAME -->` or `<!-- memory NAME -->` is that of
-NAME/results.json.
+Run `python docs/study/tables.py`. A table stands between `<!-- KIND NAME -->` and `<!-- end -->`.
+The kinds `variants` and `classes` show the study NAME.json, all others NAME/results.json.
 """
 
 import json
@@ -22,7 +20,7 @@ _KINDS = "head", "mixed", "placebo", "linear", "memory alone"
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
 _PLACE = re.compile(
-    r"(<!-- (variants|classes|arms|mixtures|memory) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (variants|classes|arms|mixtures|memory|use) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
 
 
@@ -36,6 +34,8 @@ def _table(kind: str, name: str) -> str:
         return _arms(_results(name))
     if kind == "mixtures":
         return _mixtures(_results(name))
+    if kind == "use":
+        return _use(_results(name))
     if kind == "memory":
         return "\n".join(_memory(*group) for group in _results(name).items())
     study = StudyTable.model_validate(
@@ -49,6 +49,24 @@ def _table(kind: str, name: str) -> str:
 
 def _results(name: str) -> Any:
     return json.loads((HERE / name / "results.json").read_text(encoding="utf-8"))
+
+
+def _use(records: list[dict]) -> str:
+    """Return one row for each model: what `pinmem eval --memory` measured."""
+    lines = [
+        "| model | unseen domain, images | R² | entropy / ln K | gate | slots written | mIoU "
+        "| with the mean read | cost, 95% interval | used |",
+        f"|{' --- |' * 10}",
+    ]
+    for of in records:
+        low, cost, high = (f"{100 * of[key]:+.2f}" for key in ("low", "cost", "high"))
+        lines.append(
+            f"| `{of['model']}`: {of['about']} | {of['target']}, {of['images']} | {of['r2']:.4f} "
+            f"| {of['entropy']:.3f} | {of['gate']:.3f} | {of['coverage']:.0%} "
+            f"| {100 * of['miou']:.2f} | {100 * of['miou_of_mean']:.2f} "
+            f"| {cost} ({low} to {high}) | {'yes' if of['used'] else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _memory(title: str, group: dict) -> str:

@@ -280,14 +280,19 @@ def test_the_page_says_what_the_published_studies_found():
     tables = runpy.run_path(str(STUDIES / "tables.py"))
     page = tables["PAGE"].read_text()
     assert tables["filled"](page) == page
-    for path in STUDIES.glob("*.json"):
-        assert f"<!-- variants {path.stem} -->" in page
+    for path in [*STUDIES.glob("*.json"), *(STUDIES / "methods").glob("*.json")]:
+        name = path.relative_to(STUDIES).with_suffix("")
+        assert f"<!-- variants {name.as_posix()} -->" in page
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*STUDIES.glob("*.toml"), *(STUDIES / "methods").glob("*.toml")]),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
 def test_the_published_studies_can_be_run(path):
     sweep = read_sweep(path)
-    found = STUDIES / f"{path.stem}.json"
+    found = path.with_suffix(".json")
     if found.exists():
         assert list(json.loads(found.read_text())["variants"]) == list(sweep.variants)
 
