@@ -10,7 +10,6 @@ from rich.table import Table
 from pinmem_cli.options import shell_join, without
 from pinmem_cli.output import Output, errors, exit_code, say, show_error, table
 from pinmem_cli.signals import stopping
-from pinmem_cli.study_view import StudyView
 from pinmem_core.errors import PinMemError, StoppedRunError
 
 if TYPE_CHECKING:
@@ -78,6 +77,7 @@ def _train(
     out: Output, sweep: "Sweep", folder: Path, states: "Mapping[Run, State]", jobs: int
 ) -> "StudyResult":
     """Train and score what is missing, or until a signal."""
+    from pinmem_cli.study_view import StudyView
     from pinmem_core.study import run_study
 
     with StudyView(errors(), states, quiet=out.quiet) as view, stopping(out) as stop:

@@ -42,7 +42,7 @@ EXTRAS: Mapping[str, tuple[str, Sequence[str]]] = {
     "export": ("ONNX files", ("onnx", "onnxruntime", "onnxscript")),
     "mlflow": ("logs for MLflow", ("mlflow-skinny",)),
     "parquet": ("datasets in parquet files", ("pyarrow",)),
-    "serve": ("pinmem serve", ("fastapi", "uvicorn")),
+    "serve": ("a page to try models on", ("fastapi", "uvicorn")),
     "tensorboard": ("logs for TensorBoard", ("tensorboard",)),
     "video": ("prediction of videos", ("av",)),
     "wandb": ("logs for W&B", ("wandb",)),
