@@ -3,7 +3,7 @@
 Run `python tests/benchmarks/evaluation.py`, with `--data FOLDER` for real images instead of drawn
 ones: `images/*` and, of the same names, `labels/*.png` of trainIds (others than 0..18 are ignored).
 Both score the same network on the same files, at two sizes, and take turns. A machine that does
-other work at the same time tells little.
+other work at the same time distorts the results.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 Run `python tests/benchmarks/runtimes.py`, with `--model` for a run or checkpoint instead of random
 weights, whose speed is the same, or `--set` for another network. `--eager` runs only what
 `pinmem predict` does, and measures its memory, too. All get one image at a time, take
-turns, and compute with as many threads as torch is told to (OMP_NUM_THREADS). A machine that does
-other work at the same time tells little.
+turns, and compute with as many threads as OMP_NUM_THREADS allows. A machine that does
+other work at the same time distorts the results.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def onnx_ways(segmenter: Segmenter, size: tuple[int, int], folder: Path) -> dict
 def least_seconds(ways: dict[str, Way], rounds: int) -> dict[str, tuple[float, float]]:
     """Return the least time and processor time of each.
 
-    They take turns, after one round that nobody times.
+    They take turns, after one round without timing.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds + 1):

@@ -71,10 +71,10 @@ def test_annotated_images_that_are_missing_are_named_once(tmp_path):
     put(tmp_path / "mine.yaml", new_card(tmp_path / "data", "mine"))
     for image in sorted((tmp_path / "data").rglob("y_00?.png")):
         image.unlink()
-    told = []
+    sent = []
     card = read_card(tmp_path / "mine.yaml")
-    assert prepare(card, [tmp_path / "data"], on_event=told.append).counts == {"train": 4, "val": 1}
-    (message,) = (event.message for event in told if isinstance(event, Notice))
+    assert prepare(card, [tmp_path / "data"], on_event=sent.append).counts == {"train": 4, "val": 1}
+    (message,) = (event.message for event in sent if isinstance(event, Notice))
     assert message.endswith("lacks: 5 (y_000.png, y_001.png, y_002.png, ...)")
 
 

@@ -165,5 +165,5 @@ def test_ctrl_c_ends_the_server(server):
     process, _ = server
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    told = process.stderr.read()
-    assert "stopped" in told and "Traceback" not in told
+    output = process.stderr.read()
+    assert "stopped" in output and "Traceback" not in output
