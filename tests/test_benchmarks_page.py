@@ -28,12 +28,14 @@ def test_the_page_says_what_the_results_say(tables):
 
 
 def test_the_newest_measurement_of_a_row_is_shown(tables, tmp_path):
-    first, second, *others = tables["EXPECTED"]["fast"]
+    first, second, third, *others = tables["EXPECTED"]["fast"]
     older = [row(first, values={"images/s": 1234.5}), row(second, values={"images/s": 5.0})]
+    older.append(row(third, values={"images/s": 7.0}))
     newer = [
         row(first, values={"images/s": 2468.1}, goal=">= 8x", met=False, note="a | b"),
         row(second, status="skipped", note="no time left"),
         row("unforeseen", status="error"),
+        row(third, status="error", note="no answer"),
     ]
     for name, date, rows in (("a", "2026-11-27", newer), ("b", "2026-11-26", older)):
         data = {"meta": META | {"date": date}, "rows": rows}
@@ -46,7 +48,8 @@ def test_the_newest_measurement_of_a_row_is_shown(tables, tmp_path):
     assert (
         lines[3] == f"| {second} | ok | images/s: 5 |  | A GPU, torch 2.11.0, 2026-11-26, abc1234 |"
     )
-    assert lines[4:-1] == [f"| {name} | not measured |  |  |  |" for name in others]
+    assert lines[4].startswith(f"| {third} | ok | images/s: 7 |")
+    assert lines[5:-1] == [f"| {name} | not measured |  |  |  |" for name in others]
     assert lines[-1].startswith("| unforeseen | error |")
 
 
@@ -70,7 +73,9 @@ def test_the_newest_study_is_shown_and_none_is_not_measured(tables):
         "runs": [run],
         "table": None,
     }
-    shown = tables["study_tables"]([data | {"runs": []}, data])
+    other = data | {"meta": data["meta"] | {"title": "Another study"}, "runs": []}
+    shown = tables["study_tables"]([other, data])
+    assert "Another study. A GPU" in shown
     assert "CamVid. A GPU, torch 2.11.0, 2026-11-27, commit abc1234567." in shown
     assert "| 4.5 min | 4 | 900 | 87.0 |" in shown
     assert "| `pinmem`, seed 0 | 900 of 1500 | 7.25 | 2.50 GB | 38.5 |" in shown

@@ -43,21 +43,24 @@ def filled(page: str, results: Results) -> str:
 
 def check_table(section: str, results: Results) -> str:
     """Return the rows of a section of `check.py`."""
-    newest = {
-        row["name"]: (row, data["meta"])
+    found = [
+        (row, data["meta"])
         for data in results
         for row in data.get("rows", ())
         if row["section"] == section and row["status"] != "skipped"
-    }
+    ]
+    # An error, such as an answer that came too late, does not replace a measurement.
+    found.sort(key=lambda pair: pair[0]["status"] != "error")
+    newest = {row["name"]: (row, meta) for row, meta in found}
     names = dict.fromkeys([*EXPECTED[section], *newest])
     rows = [_cells(name, *newest[name]) if name in newest else _absent(name) for name in names]
     return _table(["row", "result", "values", "goal", "measured on"], rows)
 
 
 def study_tables(results: Results) -> str:
-    """Return the tables of the newest file of `study.py`."""
-    studies = [data for data in results if "runs" in data]
-    return as_markdown(studies[-1]) if studies else f"{NOT_MEASURED.capitalize()}.\n"
+    """Return the tables of all files of `study.py`."""
+    studies = [as_markdown(data) for data in results if "runs" in data]
+    return "\n".join(studies) if studies else f"{NOT_MEASURED.capitalize()}.\n"
 
 
 def _cells(name: str, row: Mapping[str, Any], meta: Mapping[str, Any]) -> list[str]:

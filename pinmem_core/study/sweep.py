@@ -88,6 +88,10 @@ class Fold(Settings):
     targets: tuple[str, ...] = ()
 
 
+_WITHOUT_EFFECT = {"workers", "log_every", "logger", "checkpoint"}
+"""Settings of training that no score depends on: a study may go on with others, also elsewhere."""
+
+
 class Sweep(Settings):
     """A study of several variants and seeds."""
 
@@ -189,7 +193,7 @@ class Sweep(Settings):
 
     def settings_of(self, variant: str, seed: int) -> dict[str, Any]:
         """Return all settings that a run's report depends on, by section."""
-        config = self.config(variant, seed).model_dump(mode="json")
+        config = self.config(variant, seed).model_dump(mode="json", exclude=_WITHOUT_EFFECT)
         how = {"scored": list(self.scored()), "protocol": self.protocol}
         return {**config, **how, "of": self.variants[variant].of}
 

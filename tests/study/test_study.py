@@ -144,6 +144,11 @@ def test_a_study_is_trained_once_goes_on_and_comes_from_its_reports(sweep_file, 
 
     with pytest.raises(StoppedRunError):
         run_study(sweep, folder, stop=after_three_iterations)
+    # A study may go on elsewhere, with other loading processes and another frequency of logging.
+    elsewhere = STUDY.replace("log_every = 1", "log_every = 2\nworkers = 1")
+    assert elsewhere != STUDY
+    sweep_file.write_text(elsewhere)
+    sweep = read_sweep(sweep_file)
     with hold_lock(lock_path(folder, "softer", 1), "run softer-1"):
         assert run_study(sweep, folder).elsewhere == 1
     assert not report_path(folder, "softer", 1).exists()
