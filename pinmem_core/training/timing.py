@@ -113,7 +113,8 @@ def _extrapolated(
     began = time.perf_counter()
     batch = next(loader)
     loading = time.perf_counter() - began
-    split = domain_splits(step.config, batch)[(len(domains) - 1) // 2]
+    splits = domain_splits(step.config, batch)
+    split = splits[len(splits) // 2]
     parts = [_cropped(split, side) for side in _CROPS]
     (short, few), (long, many) = (_cost_of(step, part) for part in parts)
     small, large = (part.images.shape[1] * part.images.shape[-1] ** 2 for part in parts)

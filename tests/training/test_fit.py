@@ -114,7 +114,11 @@ def test_a_plan_names_all_that_a_run_takes_and_how_to_shorten_it():
 
 @pytest.mark.parametrize(
     "values",
-    [pytest.param({"minutes": 1.0}, marks=pytest.mark.slow), {"augmentation__crop": 160}],
+    [
+        pytest.param({"minutes": 1.0}, marks=pytest.mark.slow),
+        {"augmentation__crop": 160},
+        {"augmentation__crop": 160, "sources": ["toy:red"], "pseudo_domains": 3},
+    ],
 )
 def test_measuring_leaves_the_network_and_gives_time_and_memory(values):
     config = resolve(small_config(method="aggregate", **values))
@@ -124,7 +128,7 @@ def test_measuring_leaves_the_network_and_gives_time_and_memory(values):
     timing = measure(config, segmenter, data.domains, data.validation, CPU)
     assert all(torch.equal(v, before[k]) for k, v in segmenter.state_dict().items())
     assert 0 < timing.iteration < 30 and timing.memory_bytes > 1e6
-    assert [count for _, count in timing.scoring] == [2, 2]
+    assert {count for _, count in timing.scoring} == {2}
     assert all(seconds > 0 for seconds, _ in timing.scoring)
 
 
