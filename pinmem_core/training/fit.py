@@ -110,7 +110,8 @@ def _defaults(
 def fitted_settings(size: DataSize, device: str, memory: int | None) -> dict[str, Any]:
     """Return settings for own data.
 
-    On a GPU the network is the paper's ResNet-50; elsewhere it is the small one of the starter.
+    On a GPU the network is the paper's ResNet-50; elsewhere it is the small one of the starter. The
+    method is `aggregate`, because the study in docs/study.md found no gain by memory or meta step.
 
     Args:
         size: Size of the training data.
@@ -123,6 +124,7 @@ def fitted_settings(size: DataSize, device: str, memory: int | None) -> dict[str
         largest_crop, images, bytes_per_pixel = 768, 8, 9_000 if half else 16_000
     else:
         settings = load_recipe("starter")
+        del settings["optim"]["ema"]  # short runs would average over their whole length
         largest_crop, images, bytes_per_pixel = 192, 9, 2_500
     crop = min(largest_crop, max(64, size.side // 32 * 32))
     batch = max(2, images // size.domains)
@@ -146,6 +148,7 @@ def fitted_settings(size: DataSize, device: str, memory: int | None) -> dict[str
 def _gpu_settings() -> dict[str, Any]:
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return {
+        "method": "aggregate",
         "init_weights": "IMAGENET1K_V1",
         "workers": min(8, os.cpu_count() or 1),
         "log_every": 25,
