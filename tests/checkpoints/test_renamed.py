@@ -9,8 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_run_resuming import state, stopped_run
 
-from pinmem_core.checkpoints.checkpoint import read_config
-from pinmem_core.checkpoints.hub import STARTER_FOLDER
 from pinmem_core.config import ModelConfig, validate, with_overrides
 from pinmem_core.errors import CheckpointError, ConfigError
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
@@ -98,14 +96,6 @@ def test_an_edited_checkpoint_of_version_1_is_refused(saved):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="the section 'model' of its config"):
         load_checkpoint(folder)
-
-
-def test_the_starter_is_of_version_1_and_read():
-    written = json.loads((STARTER_FOLDER / "config.json").read_text())
-    assert written["format_version"] == 1
-    config = read_config(STARTER_FOLDER)
-    assert config["model"]["backbone"] == written["model"]["trunk"] == "mobilenet_v2"
-    assert config["training"]["model"] == config["model"]
 
 
 @pytest.mark.slow
