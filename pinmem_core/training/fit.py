@@ -111,7 +111,7 @@ def fitted_settings(size: DataSize, device: str, memory: int | None) -> dict[str
     """Return settings for own data.
 
     On a GPU the network is the paper's ResNet-50; elsewhere it is the small one of the starter. The
-    method is `aggregate`, because the study in docs/study.md found no gain by memory or meta step.
+    method is `aggregate`: with such small networks, docs/study.md found no gain by a memory.
 
     Args:
         size: Size of the training data.
