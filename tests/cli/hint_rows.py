@@ -24,6 +24,7 @@ from pinmem_cli.signals import Stop
 from pinmem_core import doctor
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.cards import demo
+from pinmem_core.doctor import contents
 from pinmem_core.errors import MachineError
 from pinmem_core.images import write_png
 from pinmem_core.models import Segmenter
@@ -64,7 +65,7 @@ def lost_label(stage: Stage) -> None:
 
 
 def few_checks(stage: Stage) -> None:
-    stage.patch.setattr(doctor, "CHECKS", {"datasets": doctor.check_datasets})
+    stage.patch.setattr(doctor, "CHECKS", {"datasets": contents.check_datasets})
 
 
 def other_version(_: Stage) -> None:
@@ -358,7 +359,9 @@ ROWS = [
         repairs=True,
     ),
     Row(DATA["samples"], f"pinmem data verify {HOLE}", TRAIN, damaged_label, code=4),
-    Row("pinmem_core/doctor.py", f"pinmem data verify {HOLE}", "doctor", lost_label, code=4),
+    Row(
+        "pinmem_core/doctor/contents.py", f"pinmem data verify {HOLE}", "doctor", lost_label, code=4
+    ),
     Row(CLI["doctor"], "pinmem runs", "doctor", few_checks),
     Row(DATA["samples"], _PREPARE, TRAIN, damaged_label, repairs=True),
     Row(DATA["batches"], f"pinmem data preview {HOLE}", TRAIN, unlabelled),

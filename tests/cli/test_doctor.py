@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from pinmem_core import doctor
 from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.doctor import contents, libraries, machine, network
 from pinmem_core.errors import MachineError
 from pinmem_core.locks import hold_lock
 
@@ -38,13 +39,13 @@ def toy(home) -> Path:
 
 def test_the_libraries_and_extras_are_those_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(doctor.LIBRARIES) == {Requirement(text).name for text in project["dependencies"]}
+    assert set(libraries.LIBRARIES) == {Requirement(text).name for text in project["dependencies"]}
     extras = {
         extra: {Requirement(text).name for text in texts}
         for extra, texts in project["optional-dependencies"].items()
         if extra not in ("docs", "test")
     }
-    assert {extra: set(names) for extra, (_, names) in doctor.EXTRAS.items()} == extras
+    assert {extra: set(names) for extra, (_, names) in libraries.EXTRAS.items()} == extras
 
 
 @pytest.mark.slow
@@ -61,14 +62,14 @@ def test_all_checks_give_one_report_for_people_and_one_for_scripts(toy):
 
 
 def test_a_dataset_that_lacks_files_is_a_finding(monkeypatch, toy):
-    monkeypatch.setattr(doctor, "CHECKS", {"datasets": doctor.check_datasets})
+    monkeypatch.setattr(doctor, "CHECKS", {"datasets": contents.check_datasets})
     shown = Result("doctor")
     assert shown.code == 0 and "toy: state ready, samples 20" in shown.out
     assert "nothing wrong" in shown.out and "next: pinmem runs" in shown.err
     sample = PreparedDataset.open("toy").samples[3]
     sample.label.unlink()
     sample.image.unlink()
-    section = doctor.check_datasets()
+    section = contents.check_datasets()
     assert section.values["toy"]["state"] == "files missing"
     text = f"the dataset 'toy' lacks 2 files of 20 samples, e.g. {sample.image}."
     assert problems(section) == [text]
@@ -80,21 +81,21 @@ def test_a_held_lock_and_a_stale_one_are_listed_and_no_finding(home):
     stale.touch()
     held = home / "runs" / "first" / ".lock"
     with hold_lock(held, "the run"):
-        section = doctor.check_locks()
+        section = contents.check_locks()
     assert section.values == {str(stale): "stale", str(held): "held"} and not section.findings
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/sys is read-only on Linux")
 def test_a_folder_that_cannot_be_written_is_a_finding(monkeypatch, tmp_path):
     monkeypatch.setenv("PINMEM_HOME", "/sys/pinmem")
-    monkeypatch.setattr(doctor, "CHECKS", {"folders": doctor.check_folders})
+    monkeypatch.setattr(doctor, "CHECKS", {"folders": machine.check_folders})
     shown = Result("doctor")
     assert shown.code == 4
     assert "finding: the folder of home, /sys/pinmem, cannot be written: " in shown.out
     assert "set PINMEM_HOME to another folder" in shown.out
     (tmp_path / "file").touch()
     monkeypatch.setenv("PINMEM_HOME", str(tmp_path / "file" / "home"))
-    assert "Not a directory" in problems(doctor.check_folders())[0]
+    assert "Not a directory" in problems(machine.check_folders())[0]
 
 
 def test_checks_create_no_folder(home):
@@ -105,7 +106,7 @@ def test_checks_create_no_folder(home):
 def test_a_full_disk_is_a_finding(monkeypatch):
     full = SimpleNamespace(total=10**10, used=10**10, free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
-    (first, *_) = problems(doctor.check_folders())
+    (first, *_) = problems(machine.check_folders())
     assert first.startswith("only 5 MB are free on the disk of ")
 
 
@@ -113,14 +114,14 @@ def test_a_broken_extra_is_a_finding_and_a_missing_one_is_not(monkeypatch, tmp_p
     (tmp_path / "broken_av.py").write_text("raise OSError('libavcodec.so.61: no such file')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        doctor, "EXTRAS", {"video": ("videos", ["broken-av"]), "wandb": ("logs", ["not-there"])}
+        libraries, "EXTRAS", {"video": ("videos", ["broken-av"]), "wandb": ("logs", ["not-there"])}
     )
-    section = doctor.check_extras()
+    section = libraries.check_extras()
     assert [extra["state"] for extra in section.values.values()] == ["broken", "missing"]
     assert problems(section) == [
         "broken-av, of the extra 'video', cannot be imported: libavcodec.so.61: no such file."
     ]
-    monkeypatch.setattr(doctor, "CHECKS", {"extras": doctor.check_extras})
+    monkeypatch.setattr(doctor, "CHECKS", {"extras": libraries.check_extras})
     shown = Result("doctor")
     assert shown.code == 4 and "wandb (logs): missing, pip install 'pinmem[wandb]'" in shown.out
 
@@ -130,16 +131,16 @@ def test_an_old_library_is_a_finding(monkeypatch):
     monkeypatch.setattr(
         "importlib.metadata.requires", lambda _: ["numpy>=2", "scipy>=1; extra=='x'"]
     )
-    monkeypatch.setattr(doctor, "LIBRARIES", ["numpy"])
-    (finding,) = doctor.check_libraries().findings
+    monkeypatch.setattr(libraries, "LIBRARIES", ["numpy"])
+    (finding,) = libraries.check_libraries().findings
     assert finding.message == "pinmem needs numpy>=2, not 0.1."
     assert finding.fix == "pip install 'numpy>=2'"
 
 
 def test_a_missing_torch_is_one_finding_of_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(doctor, "LIBRARIES", ["torch"])
-    checks = {"libraries": doctor.check_libraries, "devices": doctor.check_devices}
+    monkeypatch.setattr(libraries, "LIBRARIES", ["torch"])
+    checks = {"libraries": libraries.check_libraries, "devices": machine.check_devices}
     diagnosis = doctor.diagnose(checks)
     assert [finding.message for finding in diagnosis.findings] == ["torch is missing."]
 
@@ -161,11 +162,11 @@ def nvidia(monkeypatch, tmp_path):
 )
 def test_a_driver_that_torch_does_not_fit_is_a_finding(monkeypatch, nvidia, cuda, message):
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    section = doctor.check_devices()
+    section = machine.check_devices()
     assert section.values["nvidia_driver"] == "470.10"
     assert problems(section)[0].endswith(message)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not doctor.check_devices().findings
+    assert not machine.check_devices().findings
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU works")
@@ -173,7 +174,7 @@ def test_a_gpu_that_cannot_compute_is_a_finding(monkeypatch):
     old = SimpleNamespace(name="Tesla K80", major=3, minor=7, total_memory=12 * 10**9)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: old)
-    section = doctor.check_devices()
+    section = machine.check_devices()
     assert section.values["gpus"][0]["compute_capability"] == "3.7"
     assert "cannot compute on GPU 0 (compute capability 3.7): " in problems(section)[0]
 
@@ -183,7 +184,7 @@ def test_a_damaged_dataset_card_or_run_is_a_finding(home):
     for name, text in {**files, "runs/first/config.json": "{"}.items():
         (home / name).parent.mkdir(parents=True)
         (home / name).write_text(text)
-    diagnosis = doctor.diagnose({"datasets": doctor.check_datasets, "runs": doctor.check_runs})
+    diagnosis = doctor.diagnose({"datasets": contents.check_datasets, "runs": contents.check_runs})
     mine, damaged, lost = (finding.message for finding in diagnosis.findings)
     assert "card.yaml" in mine and "is damaged: " in damaged and lost.endswith("first is damaged.")
     assert diagnosis.sections["runs"] == {"damaged": 1}
@@ -213,14 +214,14 @@ def test_without_network_each_site_that_cannot_be_used_is_a_finding():
 
 def test_the_sites_are_asked_on_request_only(monkeypatch):
     monkeypatch.setattr(doctor, "CHECKS", {})
-    monkeypatch.setattr(doctor, "network_sites", lambda: {"gtav": "http://127.0.0.1:9/"})
+    monkeypatch.setattr(network, "network_sites", lambda: {"gtav": "http://127.0.0.1:9/"})
     assert "network" not in Result("doctor", "--json").json
     asked = Result("doctor", "--json", "--network")
     assert asked.code == 4 and asked.json["network"] == {"gtav": "no connection"}
 
 
 def test_the_sites_are_the_hub_the_weights_and_those_of_the_cards():
-    sites = doctor.network_sites()
+    sites = network.network_sites()
     assert {"the Hub", "torchvision's weights", "gtav", "camvid"} <= sites.keys()
     assert all(address.startswith("http") for address in sites.values())
 
@@ -245,8 +246,8 @@ def test_no_secret_of_the_environment_is_shown(monkeypatch, tmp_path):
     )
     monkeypatch.setenv("HOME", str(tmp_path / "ada"))
     monkeypatch.setenv("PINMEM_HOME", str(tmp_path / "ada" / "pinmem"))
-    monkeypatch.setattr(doctor, "network_sites", lambda: {"gtav": "https://gtav.example.invalid/"})
-    checks = LIGHT | {"settings": doctor.check_settings}
+    monkeypatch.setattr(network, "network_sites", lambda: {"gtav": "https://gtav.example.invalid/"})
+    checks = LIGHT | {"settings": contents.check_settings}
     monkeypatch.setattr(doctor, "CHECKS", checks)
     for flags in ((), ("--json",)):
         shown = Result("doctor", "--network", *flags)
@@ -267,7 +268,7 @@ def test_names_of_user_and_machine_in_paths_are_replaced(monkeypatch):
 
 def test_a_misspelt_variable_is_a_finding(monkeypatch):
     monkeypatch.setenv("PINMEM_HOEM", "/data")
-    (finding,) = doctor.check_settings().findings
+    (finding,) = contents.check_settings().findings
     assert finding.message == "pinmem does not know the variable PINMEM_HOEM."
     assert finding.fix == "Did you mean PINMEM_HOME?"
 
