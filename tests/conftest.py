@@ -51,6 +51,7 @@ def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Save the second that the plots of a run take, except in tests with the marker `plots`."""
     if "plots" not in request.keywords:
         monkeypatch.setattr(RunFolder, "draw", lambda *_: None)
+        monkeypatch.setattr(RunFolder, "draw_confusion", lambda *_: None)
 
 
 def small_config(**values: object) -> TrainConfig:

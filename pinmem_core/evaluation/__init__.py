@@ -3,7 +3,7 @@
 from pinmem_core.evaluation.bootstrap import bootstrap_interval, paired_interval
 from pinmem_core.evaluation.evaluate import (
     Target,
-    evaluate,
+    confusion_matrix,
     evaluate_domain,
     load_target,
     load_validation,
@@ -31,7 +31,7 @@ __all__ = [
     "TrainedOn",
     "bootstrap_interval",
     "class_sets",
-    "evaluate",
+    "confusion_matrix",
     "evaluate_domain",
     "evaluate_run",
     "load_target",

@@ -17,7 +17,7 @@ from pinmem_core.data.prepared import PreparedDataset, Selection, matching, sele
 from pinmem_core.data.samples import Sample, Samples
 from pinmem_core.distributed import all_gather, rank, world_size
 from pinmem_core.errors import DataError
-from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix, Scores
+from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix
 from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
 from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses
 from pinmem_core.events import Listener, Notice, Progress, ignore
@@ -312,20 +312,20 @@ def _evenly(samples: Samples, count: int | None) -> Samples:
     return samples.take(np.linspace(0, len(samples) - 1, count).round().astype(int))
 
 
-def evaluate(
+def confusion_matrix(
     predictor: Predictor,
     samples: Sequence[Sample],
     *,
     classes: ScoredClasses = SAME_CLASSES,
     on_event: Listener = ignore,
     task: str,
-) -> Scores:
-    """Predict every sample and score it against its label; distributed processes share the work.
+) -> ConfusionMatrix:
+    """Predict every sample and count its pixels; distributed processes share the work.
 
     Args:
         predictor: Model and protocol.
         samples: Samples, at least one, with labels in the label space of `classes`.
-        classes: Classes of the scores.
+        classes: Classes of the matrix.
         on_event: Callback for progress events.
         task: Name of the task in progress events.
 
@@ -335,7 +335,7 @@ def evaluate(
     matrix = ConfusionMatrix.empty(len(classes.space))
     for _, image, truth in read_shard(samples, predictor.protocol, on_event=on_event, task=task):
         matrix.add(truth, classes.predicted(predictor.predict(image)))
-    return Scores.of(reduce(add, all_gather(matrix)), len(samples), classes.space)
+    return reduce(add, all_gather(matrix))
 
 
 def evaluate_domain(

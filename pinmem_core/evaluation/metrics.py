@@ -114,6 +114,17 @@ class ConfusionMatrix:
         return self.truth > 0
 
     @property
+    def classes(self) -> tuple[list[int], list[int]]:
+        """Classes that occur in the truth, and those that occur in truth or prediction."""
+        present = self.occurs | (self.predicted > 0)
+        return np.flatnonzero(self.occurs).tolist(), np.flatnonzero(present).tolist()
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Fraction of each true class predicted as each class, (K, K); NaN without its pixels."""
+        return ratio(self.counts, np.broadcast_to(self.truth[:, None], self.counts.shape))
+
+    @property
     def iou(self) -> NDArray[np.float64]:
         """IoU of each class, TP / (TP + FP + FN), (K,); NaN if in neither truth nor prediction."""
         return ratio(self.hits, self.truth + self.predicted - self.hits)

@@ -1,4 +1,4 @@
-"""Plots of an evaluation: calibration, differences, and the slots of the memory."""
+"""Plots of an evaluation: confusion, calibration, differences, and the slots of the memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.plots import (
     COLORS,
@@ -28,11 +29,42 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Markers of domains in a scatter plot."""
-_READABLE_SLOTS = 24
-"""Maximum number of slots whose cosines are printed."""
+_READABLE = 24
+"""Maximum number of rows and columns of a matrix whose values are printed."""
 _LIGHT = "#57606a", "#6aa9ef", "#b3400e", "#d0d7de"
 _DARK = "#9aa6b2", "#1f62b5", "#ffa657", "#333b45"
 """Colours of text, bars, marks and lines; those of the report's style sheet."""
+
+
+def plot_confusion(
+    matrix: ConfusionMatrix, title: str, note: str = "", space: LabelSpace = CITYSCAPES
+) -> "Figure":
+    """Plot the share of the pixels of each true class that is predicted as each class, in %.
+
+    Rows are the true classes that occur; columns also have those that are only predicted.
+
+    Args:
+        matrix: Counts of at least one pixel.
+        title: Title of the plot.
+        note: Line below the title.
+        space: Label space of the matrix.
+    """
+    rows, columns = matrix.classes
+    shares = matrix.shares[np.ix_(rows, columns)]
+    side = max(2.0, min(0.36 * len(columns), 14.0))
+    height = side * len(rows) / len(columns)
+    with plot_style():
+        lines = f"{note}\nrows: true class, columns: predicted class, in % of the pixels of a row"
+        figure = new_figure(max(7.2, side + 3.3), height + 2.2, title, lines)
+        axes = add_axes(figure, 2.0, 0.3, side, height)
+        axes.imshow(shares, "Blues", vmin=0, vmax=1, aspect="auto")
+        names = [shortened(name, 24) for name in space.names]
+        above, left = [names[column] for column in columns], [names[row] for row in rows]
+        _name_cells(axes, above, left, min(9.0, 60 * side / len(columns)))
+        if len(columns) <= _READABLE:
+            texts = [[f"{100 * s:.0f}" if s >= 0.005 else "" for s in row] for row in shares]
+            _print_cells(axes, texts, shares > 0.6)
+    return figure
 
 
 def plot_cosines(
@@ -53,32 +85,19 @@ def plot_cosines(
     cosines = np.where(np.outer(seen, seen), unit @ unit.T, np.nan)
     count = len(slots)
     side = max(2.0, min(0.44 * count, 14.0))
-    font = min(9.0, 60 * side / count)
     with plot_style():
         figure = new_figure(max(7.2, side + 3.3), side + 2.3, title)
         axes = add_axes(figure, 2.0, 0.5, side, side)
         colors = colormaps["RdBu_r"].with_extremes(bad=GRID)
         image = axes.imshow(cosines, colors, vmin=-1, vmax=1)
         names = space.names
-        axes.xaxis.tick_top()
-        axes.set_xticks(range(count), names, rotation=45, ha="left", rotation_mode="anchor")
         rows = [n if s else f"{n} (never seen)" for n, s in zip(names, seen, strict=True)]
-        axes.set_yticks(range(count), rows)
-        axes.tick_params(length=0, labelsize=font)
+        _name_cells(axes, names, rows, min(9.0, 60 * side / count))
         for label, is_seen in zip(axes.get_yticklabels(), seen, strict=True):
             label.set_color(INK if is_seen else FAINT)
-        axes.spines[:].set_visible(False)
-        if count <= _READABLE_SLOTS:
-            for (row, column), cosine in np.ndenumerate(cosines):
-                if isfinite(cosine):
-                    color = "white" if abs(cosine) > 0.75 else INK
-                    style: dict[str, Any] = {
-                        "ha": "center",
-                        "va": "center",
-                        "size": 8,
-                        "color": color,
-                    }
-                    axes.text(column, row, _two_digits(cosine), **style)
+        if count <= _READABLE:
+            texts = [[_two_digits(c) if isfinite(c) else "" for c in row] for row in cosines]
+            _print_cells(axes, texts, abs(cosines) > 0.75)
         bar = figure.colorbar(image, cax=add_axes(figure, 2.25 + side, 0.5, 0.15, side))
         bar.outline.set_visible(False)
         bar.set_ticks([-1, -0.5, 0, 0.5, 1])
@@ -312,6 +331,22 @@ def place_labels(
         centers[number] = candidates[best]
         taken = np.concatenate([taken, boxes[best : best + 1]])
     return centers
+
+
+def _name_cells(axes: "Axes", columns: Sequence[str], rows: Sequence[str], size: float) -> None:
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0, labelsize=size)
+    axes.spines[:].set_visible(False)
+
+
+def _print_cells(axes: "Axes", texts: Sequence[Sequence[str]], strong: NDArray[np.bool_]) -> None:
+    """Print the texts of cells; white in those of a strong colour."""
+    style: dict[str, Any] = {"ha": "center", "va": "center", "size": 8}
+    for (row, column), is_strong in np.ndenumerate(strong):
+        if text := texts[row][column]:
+            axes.text(column, row, text, color="white" if is_strong else INK, **style)
 
 
 def _overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -276,16 +276,12 @@ def _reliability(calibration: Calibration, *, dark: bool = False) -> EmbeddedIma
 
 def _confusion(matrix: ConfusionMatrix, space: LabelSpace) -> dict[str, Any]:
     """Return the names of the columns; and pixels and shares of each true class that occurs."""
-    names = space.names
-    predicted = np.flatnonzero(matrix.occurs | (matrix.predicted > 0)).tolist()
+    names, counts, shares = space.names, matrix.counts.tolist(), matrix.shares.tolist()
+    occurring, columns = matrix.classes
     rows = {
         names[row]: {
-            names[column]: (
-                int(matrix.counts[row, column]),
-                float(matrix.counts[row, column] / matrix.truth[row]),
-            )
-            for column in predicted
+            names[column]: (counts[row][column], shares[row][column]) for column in columns
         }
-        for row in np.flatnonzero(matrix.occurs).tolist()
+        for row in occurring
     }
-    return {"columns": [names[column] for column in predicted], "rows": rows}
+    return {"columns": [names[column] for column in columns], "rows": rows}

@@ -21,8 +21,8 @@ from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import MAX_BYTES, json_text, read_json, read_json_lines, read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError, shell_join
-from pinmem_core.evaluation import Scores
-from pinmem_core.evaluation.plots import plot_cosines
+from pinmem_core.evaluation import ConfusionMatrix, Scores
+from pinmem_core.evaluation.plots import plot_confusion, plot_cosines
 from pinmem_core.evaluation.results import RECORD
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import (
@@ -35,6 +35,7 @@ from pinmem_core.files import (
 )
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS
+from pinmem_core.label_space import LabelSpace
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.paths import as_portable_name
 from pinmem_core.plots import plot_class_iou, plot_losses, write_plot
@@ -260,6 +261,15 @@ class RunFolder:
             slots = segmenter.memory.slots.detach().float().cpu().numpy()
             plot = plot_cosines(slots, self.path.name, segmenter.label_space)
             write_plot(self.path / "memory.png", plot)
+
+    def draw_confusion(
+        self, domain: str, iteration: int, matrix: ConfusionMatrix, space: LabelSpace
+    ) -> None:
+        """Plot the confusion matrix of a domain as `confusion/DOMAIN.png`."""
+        if self.writes:
+            note = f"{self.path.name}: validation at iteration {iteration:,}"
+            figure = plot_confusion(matrix, domain, note, space)
+            write_plot(self.path / "confusion" / f"{as_portable_name(domain)}.png", figure)
 
     def write_results(self) -> None:
         """Write the metrics as `results.csv`: a line for each of theirs, a column for each name."""

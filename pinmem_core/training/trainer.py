@@ -1,7 +1,7 @@
 """A training run, from a configuration to a checkpoint and its scores."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,7 @@ from pinmem_core.distributed import (
     world_size,
 )
 from pinmem_core.errors import DataError, StoppedRunError, shell_join
-from pinmem_core.evaluation import (
-    Scores,
-    Target,
-    evaluate,
-)
+from pinmem_core.evaluation import ConfusionMatrix, Scores, Target, confusion_matrix
 from pinmem_core.evaluation.evaluate import comparison_sheet
 from pinmem_core.events import (
     Event,
@@ -318,11 +314,14 @@ class _Trainer(ExitStack):
         self.trained, last = True, self.last
         network = self._network(last)
         self.folder.save_checkpoint(last, self.config, network)
+        on_event = self._forward_unless_stopped
+        validated = self._matrices(last, self.validation, on_event)
+        tested = self._matrices(last, self.targets, on_event)
         scores = {
-            "source": self._scores(last, self.validation, self._forward_unless_stopped),
-            "target": self._scores(last, self.targets, self._forward_unless_stopped),
+            "source": _scores(self.validation, validated),
+            "target": _scores(self.targets, tested),
         }
-        self._draw(last)
+        self._draw(last, validated)
         self.folder.finish(scores, PROTOCOL, self.seen)
         self.folder.remove_cache()
         return scores
@@ -456,13 +455,14 @@ class _Trainer(ExitStack):
 
     def _validate(self, done: int) -> None:
         """Score the sources' validation images during training."""
-        scores = self._scores(done, self.validation, self.on_event)
+        matrices = self._matrices(done, self.validation, self.on_event)
+        scores = _scores(self.validation, matrices)
         values = {f"val/{name}": score.miou for name, score in scores.items()}
         for name, score in scores.items():
             known = {k: iou for k, iou in score.iou.items() if iou is not None}
             values |= {f"iou/{name}/{k}": iou for k, iou in known.items()}
         self._log(done, values)
-        self._draw(done)
+        self._draw(done, matrices)
         if self.folder.writes:
             shown = {"prediction": self._predictor(done)}
             sheets = {
@@ -472,15 +472,22 @@ class _Trainer(ExitStack):
             self.folder.write_predictions(sheets)
             self._emit(Images(done, sheets))
 
-    def _draw(self, done: int) -> None:
-        """Write the table and the plots of the run so far."""
+    def _draw(self, done: int, validated: Mapping[str, ConfusionMatrix] | None = None) -> None:
+        """Write the table and the plots of the run so far, with a validation's if there is one."""
         self.folder.write_results()
         self.folder.draw(self._network(done))
+        for target in self.validation:
+            if validated and target.name in validated:
+                matrix, space = validated[target.name], target.classes.space
+                self.folder.draw_confusion(target.name, done, matrix, space)
 
-    def _scores(self, done: int, targets: list[Target], on_event: Listener) -> dict[str, Scores]:
+    def _matrices(
+        self, done: int, targets: Sequence[Target], on_event: Listener
+    ) -> dict[str, ConfusionMatrix]:
+        """Return the confusion matrix of each target that has labelled pixels."""
         predictor = self._predictor(done)
-        scores = {
-            target.name: evaluate(
+        matrices = {
+            target.name: confusion_matrix(
                 predictor,
                 target.samples,
                 classes=target.classes,
@@ -489,10 +496,10 @@ class _Trainer(ExitStack):
             )
             for target in targets
         }
-        for name in (name for name, of_target in scores.items() if not of_target.pixels):
+        for name in (name for name, matrix in matrices.items() if not matrix.pixels):
             message = f"no pixel of {name} is labelled (test sets have no labels); it is not scored"
             on_event(Notice(message, warning=True))
-        return {name: of_target for name, of_target in scores.items() if of_target.pixels}
+        return {name: matrix for name, matrix in matrices.items() if matrix.pixels}
 
     def _network(self, done: int) -> Segmenter:
         """Return the network after `done` iterations, as it is scored and saved."""
@@ -522,6 +529,16 @@ class _Trainer(ExitStack):
         if self.snapshot:
             raise self._stopped(self.snapshot.meta.iteration)
         raise StoppedRunError("stopped before the first iteration; nothing is saved.")
+
+
+def _scores(
+    targets: Sequence[Target], matrices: Mapping[str, ConfusionMatrix]
+) -> dict[str, Scores]:
+    return {
+        target.name: Scores.of(matrices[target.name], len(target.samples), target.classes.space)
+        for target in targets
+        if target.name in matrices
+    }
 
 
 def _step_metrics(batch: Batch, result: StepResult) -> dict[str, float]:

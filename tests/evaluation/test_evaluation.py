@@ -1,4 +1,3 @@
-import math
 import threading
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,9 +12,10 @@ from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import (
     Calibration,
     ConfusionMatrix,
+    Scores,
     Target,
     TrainedOn,
-    evaluate,
+    confusion_matrix,
     evaluate_domain,
     evaluate_run,
     load_target,
@@ -104,7 +104,7 @@ def test_what_the_protocol_shows_is_what_is_scored():
 
 def test_scores_alone_are_those_of_the_whole_result():
     target = streets()
-    scores = evaluate(ByColor(), target.samples, task="scoring")
+    scores = Scores.of(confusion_matrix(ByColor(), target.samples, task="scoring"), 7)
     assert scores == evaluate_domain(ByColor(), target, task="scoring").scores
 
 
@@ -117,7 +117,7 @@ def test_the_next_images_are_read_while_one_is_predicted():
             assert all(sample.was_read.wait(10) for sample in following)
             return super().predict(image)
 
-    assert evaluate(Patient(), target.samples, task="scoring").images == 7
+    assert confusion_matrix(Patient(), target.samples, task="scoring").pixels == 7 * 7 * 11
 
 
 def test_few_images_are_held_at_a_time():
@@ -129,7 +129,7 @@ def test_few_images_are_held_at_a_time():
             assert not any(sample.was_read.is_set() for sample in ahead)
             return super().predict(image)
 
-    evaluate(Curious(), target.samples, task="scoring")
+    confusion_matrix(Curious(), target.samples, task="scoring")
 
 
 def _facts(result):
@@ -146,7 +146,8 @@ def _on_a_rank(rank):
     predictor = ByColor()
     domain = evaluate_domain(predictor, streets(), task="scoring")
     share = predictor.seen
-    return _facts(domain), evaluate(predictor, streets().samples, task="scoring"), share
+    matrix = confusion_matrix(predictor, streets().samples, task="scoring")
+    return _facts(domain), Scores.of(matrix, 7), share
 
 
 def test_ranks_share_the_images_and_all_get_the_result_of_one(tmp_path):
@@ -161,7 +162,7 @@ def test_a_file_that_cannot_be_read_is_named_and_no_thread_stays_behind():
     before = threading.active_count()
     samples = (Street("s0"), Torn("s1"), *streets(9).samples)
     with pytest.raises(DataError, match="s1 cannot be read"):
-        evaluate(ByColor(), samples, task="scoring")
+        confusion_matrix(ByColor(), samples, task="scoring")
     assert threading.active_count() == before
 
 
@@ -169,7 +170,7 @@ def test_a_target_without_labels_is_said_and_has_no_score():
     target = Target("city@test", "test", (Street("a", labelled=False),))
     with pytest.raises(DataError, match="no pixel is labelled in the 1 images of city@test"):
         evaluate_domain(ByColor(), target, task="scoring")
-    assert math.isnan(evaluate(ByColor(), target.samples, task="scoring").miou)
+    assert confusion_matrix(ByColor(), target.samples, task="scoring").pixels == 0
 
 
 def test_images_without_labels_among_others_change_nothing():

@@ -15,7 +15,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation.plots import plot_cosines
+from pinmem_core.evaluation import ConfusionMatrix
+from pinmem_core.evaluation.plots import plot_confusion, plot_cosines
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import Segmenter
 from pinmem_core.plots import plot_bytes, plot_class_iou, plot_losses, shortened, write_plot
@@ -119,13 +120,22 @@ def test_matplotlib_is_imported_by_the_first_plot_without_pyplot():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def _confused(space: LabelSpace, wrong: Mapping[str, str]) -> ConfusionMatrix:
+    """Return a pixel of each class as itself, and three pixels of some classes as others."""
+    matrix = ConfusionMatrix(np.eye(len(space), dtype=np.int64), np.zeros(len(space), np.int64))
+    for truth, prediction in wrong.items():
+        matrix.counts[space.names.index(truth), space.names.index(prediction)] += 3
+    return matrix
+
+
 @pytest.mark.plots
 def test_a_run_folder_has_its_plots(tmp_path):
     folder = RunFolder(tmp_path)
     folder.log(1, {"outer/total": 1.0})
     folder.log(1, {"val/toy": 0.5} | {f"iou/toy/{name}": 0.5 for name in CITYSCAPES.names})
     folder.draw(Segmenter(small_config().model))
-    for name in ("losses", "classes", "memory"):
+    folder.draw_confusion("toy", 1, _confused(CITYSCAPES, {"road": "car"}), CITYSCAPES)
+    for name in ("losses", "classes", "memory", "confusion/toy"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.format == "PNG" and min(picture.size) > 300
 
@@ -142,6 +152,26 @@ def test_the_iou_of_each_class_and_domain_is_that_of_the_newest_validation():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b@val"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["road", "car"]
     assert plot_class_iou(lines[2:], "my run") is None
+
+
+def test_a_confusion_matrix_has_shares_of_the_true_class():
+    matrix = _confused(_classes(3), {"class 1": "class 0"})
+    matrix.counts[2] = (0, 0, 0)
+    matrix.counts[0, 2], matrix.missed[0] = 996, 3
+    (axes,) = plot_confusion(matrix, "toy", "a note", _classes(3)).axes
+    shares = axes.get_images()[0].get_array()
+    assert np.allclose(shares, [[0.001, 0, 0.996], [0.75, 0.25, 0]])
+    assert [text.get_text() for text in axes.texts] == ["100", "75", "25"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == list(_classes(3).names)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["class 0", "class 1"]
+
+
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (19, 70))])
+def test_a_confusion_matrix_of_any_size_is_legible(count):
+    space = _classes(count)
+    figure = plot_confusion(_confused(space, {"class 1": "class 0"}), "a title " * 40, "", space)
+    assert max(Image.open(io.BytesIO(plot_bytes(figure))).size) < 2200
+    _require_legible(figure)
 
 
 # Losses.

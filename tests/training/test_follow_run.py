@@ -34,9 +34,9 @@ def test_a_stopped_run_has_its_table_and_its_pictures(tmp_path):
     assert float(lines[0]["lr"]) > 0 and lines[1]["lr"] == ""
     assert 0 <= float(lines[1]["val/toy:red@val"]) <= 1
     pictures = {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*.png")}
-    predictions = {path for path in pictures if path.parts[0] == "predictions"}
-    assert pictures - predictions == {Path(f"{n}.png") for n in ("losses", "classes", "memory")}
-    assert len(predictions) == 2
+    by_domain = {path for path in pictures if path.parent.name in ("predictions", "confusion")}
+    assert pictures - by_domain == {Path(f"{n}.png") for n in ("losses", "classes", "memory")}
+    assert len(by_domain) == 2 * 2
     for path in pictures:
         with Image.open(tmp_path / "run" / path) as picture:
             picture.load()
