@@ -197,7 +197,7 @@ def _scores(report: "Report", title: str) -> Table:
 
 def _memory_tables(report: "Report") -> Iterator[Table | str]:
     """Yield a table of the use of the memory, if it was measured."""
-    from pinmem_core.evaluation.compare import points
+    from pinmem_core.templates import points
 
     uses = {name: of.memory for name, of in report.domains.items() if of.memory}
     if not uses:
@@ -286,7 +286,7 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
 def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> Table:
     """Return the table of one target, with differences to the first report."""
     from pinmem_core.checkpoints.model_card import seen_in_words
-    from pinmem_core.evaluation.compare import points
+    from pinmem_core.templates import points
 
     first, others = scores[0], scores[1:]
     space = "" if first.label_space == "cityscapes-19" else f", {first.label_space}"
@@ -306,7 +306,7 @@ def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> 
 
 
 def _averages(title: str, heads: list[str], average: Sequence[float]) -> Table:
-    from pinmem_core.evaluation.compare import points
+    from pinmem_core.templates import points
 
     rows = table(title, *heads)
     changed = (f"{percent(miou)} {points(miou - average[0]):>6}" for miou in average[1:])

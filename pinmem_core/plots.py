@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
 from math import isfinite
@@ -31,24 +32,56 @@ INK, FAINT, GRID = "#212529", "#66707a", "#dee2e6"
 """Colours of text, of secondary text and of grid lines."""
 # Colours of Okabe and Ito, which colour-blind people can distinguish.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a plot on a light or a dark background.
+
+    Attributes:
+        ink: Colour of text.
+        faint: Colour of secondary text.
+        grid: Colour of grid lines.
+        paper: Colour of the background.
+        accent: Colour of what stands out.
+    """
+
+    ink: str
+    faint: str
+    grid: str
+    paper: str
+    accent: str
+
+    @property
+    def style(self) -> dict[str, str]:
+        """Settings of matplotlib."""
+        return {
+            "axes.edgecolor": self.grid,
+            "axes.facecolor": self.paper,
+            "axes.labelcolor": self.faint,
+            "figure.facecolor": self.paper,
+            "grid.color": self.grid,
+            "text.color": self.ink,
+            "xtick.color": self.faint,
+            "ytick.color": self.faint,
+        }
+
+
+LIGHT = Theme(INK, FAINT, GRID, "#ffffff", COLORS[0])
+DARK = Theme("#e6edf3", "#9aa6b2", "#333b45", "#14181d", "#7fb3f5")
+"""The dark colours of the style sheet of reports."""
 _STYLE = {
     "axes.axisbelow": True,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": FAINT,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "figure.dpi": 100,
     "font.size": 9.5,
-    "grid.color": GRID,
     "legend.frameon": False,
     "savefig.dpi": "figure",
     "svg.hashsalt": "pinmem",
-    "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
 }
 _METADATA = {
     "png": {"Software": None},
@@ -251,7 +284,7 @@ def plot_class_shares(
 
 
 @contextmanager
-def plot_style() -> Iterator[None]:
+def plot_style(theme: Theme = LIGHT) -> Iterator[None]:
     """Set the style of all plots; a user's matplotlibrc has no effect."""
     logger = logging.getLogger("matplotlib")
     if logger.level == logging.NOTSET:
@@ -261,19 +294,25 @@ def plot_style() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of default settings that matplotlib deprecates
         usual = {k: v for k, v in matplotlib.rcParamsDefault.items() if "backend" not in k}
-        settings: dict[Any, Any] = {**usual, **_STYLE}  # pyplot alone needs a backend
+        settings: dict[Any, Any] = {
+            **usual,
+            **_STYLE,
+            **theme.style,
+        }  # pyplot alone needs a backend
         with matplotlib.rc_context(settings):
             yield
 
 
 def new_figure(width: float, height: float, title: str = "", note: str = "") -> "Figure":
     """Return a figure of a size in inches, with a title and a note above its axes."""
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
     figure = Figure((width, height))
     left = MARGIN / width
     figure.text(left, 1 - 0.2 / height, shortened(title, int(5.5 * width)), size=15, va="top")
-    figure.text(left, 1 - 0.55 / height, note, color=FAINT, va="top", linespacing=1.4)
+    faint = rcParams["axes.labelcolor"]
+    figure.text(left, 1 - 0.55 / height, note, color=faint, va="top", linespacing=1.4)
     return figure
 
 

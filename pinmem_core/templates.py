@@ -11,12 +11,17 @@ def percent(value: float | None) -> str:
     return "-" if value is None or not isfinite(value) else f"{100 * value:.1f}"
 
 
+def points(share: float | None) -> str:
+    """Format a difference in -1..1 in points with its sign; "" for None."""
+    return "" if share is None else f"{round(100 * share, 1) + 0.0:+.1f}"  # never -0.0
+
+
 def render(template: Path, escape: Callable[[object], str] | None = None, **values: Any) -> str:
     """Return the text of a template.
 
     Args:
-        template: File of the template. It may include files of its folder, and it has the filter
-            `percent`.
+        template: File of the template. It may include files of its folder, and it has the
+            filters `percent` and `points`.
         escape: Function that escapes each value in the template, except `markupsafe.Markup`; None
             escapes HTML.
         values: Variables of the template; an unknown name in the template is an error.
@@ -36,5 +41,5 @@ def render(template: Path, escape: Callable[[object], str] | None = None, **valu
         keep_trailing_newline=True,
         finalize=escaped,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "points": points}
     return environment.get_template(template.name).render(values)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any, Self
@@ -15,7 +15,7 @@ from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.evaluation.bootstrap import paired_interval
 from pinmem_core.evaluation.plots import DifferencePoint, plot_differences
-from pinmem_core.evaluation.report import DATA, embedded
+from pinmem_core.evaluation.report import DATA, themed
 from pinmem_core.evaluation.results import LEVEL, SCHEMA_VERSION, ImageResult, image_counts
 from pinmem_core.label_space import CITYSCAPES, MOST_CLASSES
 from pinmem_core.templates import render
@@ -211,14 +211,13 @@ class Comparison:
             ]
             for target, scores in self.targets.items()
         }
-        figure = plot_differences(panels, f"mIoU, compared with {self.heads[0]}")
+        draw = partial(plot_differences, panels, f"mIoU, compared with {self.heads[0]}")
         return render(
             _TEMPLATE,
             comparison=self,
             heads=self.heads,
-            plot=embedded(figure),
+            differences=themed(draw),
             level=LEVEL,
-            points=points,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -304,11 +303,6 @@ def _compared(first: SavedTarget, other: SavedTarget) -> TargetScores:
         other.seen,
         other.label_space,
     )
-
-
-def points(share: float | None) -> str:
-    """Format a difference in -1..1 in points with its sign; "" for None."""
-    return "" if share is None else f"{round(100 * share, 1) + 0.0:+.1f}"  # never -0.0
 
 
 def _less(value: float | None, other: float | None) -> float | None:

@@ -1,10 +1,10 @@
 """Analyze the memory: its slots, and what images read from it and write to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -38,6 +38,10 @@ from pinmem_core.visualize import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Draw: TypeAlias = "Callable[..., Figure]"
+"""Function that returns a plot; its argument `theme` sets the colours."""
+Picture: TypeAlias = "NDArray[np.uint8] | Draw"
+"""RGB image (H, W, 3), or a plot."""
 SAMPLES_PER_DOMAIN = 4
 """Default number of images per target."""
 MAX_PIXELS = 2**21
@@ -267,13 +271,13 @@ def memory_pictures(
     samples_per_domain: int = SAMPLES_PER_DOMAIN,
     predictions: Mapping[str, Mapping[str, NDArray[np.uint8]]] | None = None,
     on_event: Listener = ignore,
-) -> "dict[str, NDArray[np.uint8] | Figure]":
+) -> dict[str, Picture]:
     """Return pictures of a network's memory by caption; {} for a network without memory.
 
     The pictures are plots of the cosines of the slots and of the projection of slots and class
     features (without targets that are scored in other classes than the network's), and two RGB
-    sheets (H, W, 3) per target of what its images read. With several
-    processes, each renders all pictures.
+    sheets (H, W, 3) per target of what its images read. With several processes, each renders all
+    pictures.
 
     Args:
         predictor: Predictor of the network.
@@ -288,7 +292,7 @@ def memory_pictures(
     memory, space = predictor.segmenter.memory, predictor.segmenter.label_space
     if memory is None:
         return {}
-    sheets: dict[str, NDArray[np.uint8] | Figure] = {}
+    sheets: dict[str, Picture] = {}
     written = {}
     for target in targets:
         known = (predictions or {}).get(target.name, {})
@@ -297,11 +301,12 @@ def memory_pictures(
         if target.classes.table is None:
             written[target.name] = np.stack([reading.written for reading in readings])
     slots = memory.slots.float().cpu().numpy()
-    plots: dict[str, NDArray[np.uint8] | Figure] = {
-        _COSINE_CAPTION: plot_cosines(slots, "Cosines of the slots", space)
+    plots: dict[str, Picture] = {
+        _COSINE_CAPTION: partial(plot_cosines, slots, "Cosines of the slots", space)
     }
     if written and np.count_nonzero(slots.any(axis=1)) >= 2:
-        plots[_PROJECTION] = plot_projection(written, slots, "Slots and class features", space)
+        drawn = written, slots, "Slots and class features", space
+        plots[_PROJECTION] = partial(plot_projection, *drawn)
     return plots | sheets
 
 

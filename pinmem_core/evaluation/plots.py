@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.plots import (
-    COLORS,
-    FAINT,
-    GRID,
+    DARK,
     INK,
+    LIGHT,
     MARGIN,
+    Theme,
     add_axes,
     new_figure,
     plot_style,
@@ -31,9 +31,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Markers of domains in a scatter plot."""
 _READABLE = 24
 """Maximum number of rows and columns of a matrix whose values are printed."""
-_LIGHT = "#57606a", "#6aa9ef", "#b3400e", "#d0d7de"
-_DARK = "#9aa6b2", "#1f62b5", "#ffa657", "#333b45"
-"""Colours of text, bars, marks and lines; those of the report's style sheet."""
+_BARS, _MARKS = {LIGHT: "#6aa9ef", DARK: "#1f62b5"}, {LIGHT: "#b3400e", DARK: "#ffa657"}
+"""Colours of a reliability diagram; those of the report's style sheet."""
 
 
 def plot_confusion(
@@ -68,7 +67,11 @@ def plot_confusion(
 
 
 def plot_cosines(
-    slots: NDArray[np.float32], title: str, space: LabelSpace = CITYSCAPES
+    slots: NDArray[np.float32],
+    title: str,
+    space: LabelSpace = CITYSCAPES,
+    *,
+    theme: Theme = LIGHT,
 ) -> "Figure":
     """Plot the cosine similarities between memory slots.
 
@@ -76,6 +79,7 @@ def plot_cosines(
         slots: Slots by trainId, (K, D); a row of zeros is a class that was never seen.
         title: Title of the plot.
         space: Label space of the slots.
+        theme: Colours of the plot; those of the cells stay.
     """
     from matplotlib import colormaps
 
@@ -85,16 +89,16 @@ def plot_cosines(
     cosines = np.where(np.outer(seen, seen), unit @ unit.T, np.nan)
     count = len(slots)
     side = max(2.0, min(0.44 * count, 14.0))
-    with plot_style():
+    with plot_style(theme):
         figure = new_figure(max(7.2, side + 3.3), side + 2.3, title)
         axes = add_axes(figure, 2.0, 0.5, side, side)
-        colors = colormaps["RdBu_r"].with_extremes(bad=GRID)
+        colors = colormaps["RdBu_r"].with_extremes(bad=theme.grid)
         image = axes.imshow(cosines, colors, vmin=-1, vmax=1)
         names = space.names
         rows = [n if s else f"{n} (never seen)" for n, s in zip(names, seen, strict=True)]
         _name_cells(axes, names, rows, min(9.0, 60 * side / count))
         for label, is_seen in zip(axes.get_yticklabels(), seen, strict=True):
-            label.set_color(INK if is_seen else FAINT)
+            label.set_color(theme.ink if is_seen else theme.faint)
         if count <= _READABLE:
             texts = [[_two_digits(c) if isfinite(c) else "" for c in row] for row in cosines]
             _print_cells(axes, texts, abs(cosines) > 0.75)
@@ -112,6 +116,8 @@ def plot_projection(
     slots: NDArray[np.float32],
     title: str,
     space: LabelSpace = CITYSCAPES,
+    *,
+    theme: Theme = LIGHT,
 ) -> "Figure":
     """Plot memory slots and class features of images, projected by PCA.
 
@@ -125,6 +131,7 @@ def plot_projection(
             `written`, are classes that were not seen.
         title: Title of the plot.
         space: Label space of the slots.
+        theme: Colours of the plot; those of the classes stay.
     """
     features = np.concatenate([*written.values()])
     domains = np.repeat(np.arange(len(written)), [len(images) for images in written.values()])
@@ -136,7 +143,7 @@ def plot_projection(
     listed = sorted({*classes.tolist(), *seen.tolist()})
     width, height = 8.4, max(6.8, 0.21 * (len(written) + len(listed) + 2))
     note = f"across: {across:.0%} of the variance, up: {up:.0%}; both at the same scale"
-    with plot_style():
+    with plot_style(theme):
         figure = new_figure(width + 3, height + 1.1, title, note)
         axes = add_axes(figure, MARGIN, 0.2, width, height)
         # One unit is a point of 1/72 inch, so that the labels are placed in the same coordinates.
@@ -151,10 +158,10 @@ def plot_projection(
             x, y = points[mine].T
             marker = MARKERS[number % len(MARKERS)]
             axes.scatter(x, y, 45, colors, marker=marker, edgecolors="white", linewidths=0.7)
-        _draw_slots(axes, centers, seen, points, room, space)
-        handles = [_marker("o", "white", INK, 10)]
-        handles += [_marker(MARKERS[n % len(MARKERS)], FAINT) for n in range(len(written))]
-        handles += [_marker("s", space.color_table[train_id] / 255) for train_id in listed]
+        _draw_slots(axes, centers, seen, points, room, space, theme)
+        handles = [_marker("o", theme.paper, theme.ink, 10)]
+        handles += [_marker(MARKERS[n % len(MARKERS)], theme.faint) for n in range(len(written))]
+        handles += [_marker("s", space.color_table[k] / 255, theme.grid) for k in listed]
         names = ["slot of the memory", *(shortened(name, 28) for name in written)]
         names += [space.names[train_id] for train_id in listed]
         axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -166,7 +173,7 @@ def plot_reliability(
     accuracy: NDArray[np.float64],
     counts: NDArray[np.int64],
     *,
-    dark: bool = False,
+    theme: Theme = LIGHT,
 ) -> "Figure":
     """Plot the reliability diagram: accuracy by confidence, above the bins' pixel shares.
 
@@ -174,31 +181,30 @@ def plot_reliability(
         confidence: Mean confidence of each of B equal bins in 0..1, (B,); NaN for an empty bin.
         accuracy: Accuracy of each bin in 0..1, (B,); NaN for an empty bin.
         counts: Pixels in each bin, (B,); at least one bin has pixels.
-        dark: Whether the plot is for a dark background. The background is transparent.
+        theme: Colours of the plot. The background is transparent.
     """
-    text, bars, marks, grid = _DARK if dark else _LIGHT
     used = np.flatnonzero(counts)
     width = 1 / len(counts)
     centers = (used + 0.5) * width
-    with plot_style():
+    with plot_style(theme):
         figure = new_figure(3.2, 3.9)
         figure.patch.set_alpha(0)
         axes = add_axes(figure, 0.55, 1.1, 2.5, 2.7)
-        axes.bar(centers, accuracy[used], 0.86 * width, color=bars)
-        axes.hlines(confidence[used], centers - width / 2, centers + width / 2, color=marks)
+        axes.bar(centers, accuracy[used], 0.86 * width, color=_BARS[theme])
+        ends = centers - width / 2, centers + width / 2
+        axes.hlines(confidence[used], *ends, color=_MARKS[theme])
         below = add_axes(figure, 0.55, 0.55, 2.5, 0.45)
-        below.bar(centers, counts[used] / counts.sum(), 0.86 * width, color=text)
+        below.bar(centers, counts[used] / counts.sum(), 0.86 * width, color=theme.faint)
         axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[0, 0.5, 1])
         axes.set_yticks([0, 0.5, 1], ["0", "50", "100"])
-        axes.set_ylabel("accuracy %", color=text)
-        axes.grid(color=grid)
+        axes.set_ylabel("accuracy %")
+        axes.grid()
         below.set(xlim=(0, 1), yticks=[])
         below.set_xticks([0, 0.5, 1], ["0", "50", "100"])
-        below.set_xlabel("confidence %", color=text)
+        below.set_xlabel("confidence %")
         for part in (axes, below):
             part.patch.set_alpha(0)
-            part.tick_params(length=0, labelcolor=text)
-            part.spines[:].set_color(grid)
+            part.tick_params(length=0)
     return figure
 
 
@@ -222,7 +228,11 @@ class DifferencePoint:
 
 
 def plot_differences(
-    panels: Mapping[str, Sequence[DifferencePoint]], title: str, note: str = ""
+    panels: Mapping[str, Sequence[DifferencePoint]],
+    title: str,
+    note: str = "",
+    *,
+    theme: Theme = LIGHT,
 ) -> "Figure":
     """Plot differences as points with intervals, in points of mIoU.
 
@@ -232,30 +242,33 @@ def plot_differences(
         panels: At least one point for each panel, by its title.
         title: Title of the plot.
         note: Up to two lines below the title.
+        theme: Colours of the plot.
     """
     heights = [0.28 * len(points) + 0.15 for points in panels.values()]
     width, height = 9.6, sum(heights) + 0.75 * len(panels) + 1.05
-    left, across = 3.4, 5.9
+    longest = max(len(point.name) for of_panel in panels.values() for point in of_panel)
+    left = min(3.4, 0.5 + 0.08 * longest)
+    across = 9.3 - left
     points = [point for of_panel in panels.values() for point in of_panel]
     limit = 100 * max(abs(end) for point in points for end in (*point.interval, point.value))
     thin = 100 * max(abs(end) for point in points for end in point.wider or (0.0,))
     limit = 1.05 * max(min(thin, 3 * limit), limit, 0.1)
-    with plot_style():
+    with plot_style(theme):
         figure = new_figure(width, height, title, note)
         bottom = height - 1.05
         for (name, of_panel), tall in zip(panels.items(), heights, strict=True):
             bottom -= tall + 0.3
             axes = add_axes(figure, left, bottom, across, tall)
-            axes.axvline(0, color=FAINT, linewidth=0.8)
+            axes.axvline(0, color=theme.faint, linewidth=0.8)
             for y, point in enumerate(of_panel):
                 low, high = point.interval
-                color = COLORS[0] if point.separated else FAINT
+                color = theme.accent if point.separated else theme.faint
                 if point.wider:
                     axes.plot(
                         [100 * end for end in point.wider], [y, y], color=color, linewidth=0.9
                     )
                 axes.plot([100 * low, 100 * high], [y, y], color=color, linewidth=3)
-                fill = color if point.separated else "white"
+                fill = color if point.separated else theme.paper
                 axes.plot(100 * point.value, y, "o", mfc=fill, mec=color, markersize=6)
             axes.set(xlim=(-limit, limit), ylim=(len(of_panel) - 0.4, -0.6))
             axes.set_yticks(range(len(of_panel)), [shortened(p.name, 44) for p in of_panel])
@@ -372,16 +385,17 @@ def _draw_slots(
     points: NDArray[np.float64],
     room: NDArray[np.float64],
     space: LabelSpace,
+    theme: Theme,
 ) -> None:
     names = [space.names[train_id] for train_id in train_ids.tolist()]
     sizes = np.array([(5.6 * len(name) + 8, 13) for name in names])  # in points
     labels = place_labels(centers, 8, sizes, points, room)
     for (x, y), (across, up) in zip(centers, labels, strict=True):
-        axes.plot((x, across), (y, up), color=INK, linewidth=0.6, zorder=2)
+        axes.plot((x, across), (y, up), color=theme.ink, linewidth=0.6, zorder=2)
     colors = space.color_table[train_ids] / 255
     x, y = centers.T
-    axes.scatter(x, y, 150, colors, edgecolors=INK, linewidths=1.6, zorder=3)
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+    axes.scatter(x, y, 150, colors, edgecolors=theme.ink, linewidths=1.6, zorder=3)
+    box = {"boxstyle": "round,pad=0.15", "facecolor": theme.paper, "edgecolor": "none"}
     for name, (x, y) in zip(names, labels, strict=True):
         axes.text(x, y, name, ha="center", va="center", size=9, bbox=box, zorder=4)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +22,12 @@ from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
 from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_domain, load_target
-from pinmem_core.evaluation.memory_analysis import SAMPLES_PER_DOMAIN, memory_pictures
+from pinmem_core.evaluation.memory_analysis import (
+    SAMPLES_PER_DOMAIN,
+    Draw,
+    Picture,
+    memory_pictures,
+)
 from pinmem_core.evaluation.memory_use import memory_of, memory_use
 from pinmem_core.evaluation.metrics import OCCURRING, Calibration, ConfusionMatrix
 from pinmem_core.evaluation.plots import plot_reliability
@@ -32,7 +38,7 @@ from pinmem_core.inference import Predictor, get_protocol, protocol_of
 from pinmem_core.inference.predictor import Precision
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
 from pinmem_core.models import load_checkpoint
-from pinmem_core.plots import plot_bytes
+from pinmem_core.plots import DARK, LIGHT, plot_bytes
 from pinmem_core.templates import render
 
 if TYPE_CHECKING:
@@ -207,11 +213,11 @@ class Pictures:
 
     Attributes:
         examples: Example images by target.
-        memory: Pictures of the memory, RGB arrays (H, W, 3) or plots, by caption.
+        memory: Pictures of the memory by caption.
     """
 
     examples: Mapping[str, Examples] = field(default_factory=dict)
-    memory: "Mapping[str, NDArray[np.uint8] | Figure]" = field(default_factory=dict)
+    memory: Mapping[str, Picture] = field(default_factory=dict)
 
 
 class EmbeddedImage(NamedTuple):
@@ -242,6 +248,7 @@ def as_html(report: Report, pictures: Pictures | None = None) -> str:
         confusion=_confusion,
         reliability=_reliability,
         embedded=embedded,
+        themed=themed,
     )
 
 
@@ -265,13 +272,18 @@ def embedded(image: "NDArray[np.uint8] | Figure") -> EmbeddedImage:
     return EmbeddedImage(_data_uri(form, data.getvalue()), *picture.size)
 
 
+def themed(draw: Draw) -> dict[str, EmbeddedImage]:
+    """Return a plot in the colours of "light" and of "dark" pages."""
+    return {"light": embedded(draw(theme=LIGHT)), "dark": embedded(draw(theme=DARK))}
+
+
 def _data_uri(form: str, data: bytes) -> str:
     return f"data:image/{form};base64,{b64encode(data).decode()}"
 
 
-def _reliability(calibration: Calibration, *, dark: bool = False) -> EmbeddedImage:
+def _reliability(calibration: Calibration) -> dict[str, EmbeddedImage]:
     confidence, accuracy = calibration.mean_confidence, calibration.accuracy
-    return embedded(plot_reliability(confidence, accuracy, calibration.counts, dark=dark))
+    return themed(partial(plot_reliability, confidence, accuracy, calibration.counts))
 
 
 def _confusion(matrix: ConfusionMatrix, space: LabelSpace) -> dict[str, Any]:

@@ -3,6 +3,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from pinmem_core.evaluation import evaluate_run
 from pinmem_core.evaluation.compare import SavedReport, compare, find_report
 from pinmem_core.evaluation.evaluate import Example, Examples, Gallery, Labelled
 from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix
-from pinmem_core.evaluation.plots import plot_reliability
+from pinmem_core.evaluation.plots import plot_cosines, plot_reliability
 from pinmem_core.evaluation.report import Pictures, as_html, embedded
 from pinmem_core.evaluation.results import (
     DomainResult,
@@ -32,7 +33,7 @@ from pinmem_core.evaluation.results import (
 from pinmem_core.images import write_png
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.models import Segmenter, save_checkpoint
-from pinmem_core.plots import plot_bytes
+from pinmem_core.plots import DARK, plot_bytes
 
 HOSTILE = 'town:<b onload="x">&'
 """A name as no target has it: nothing in it may become markup."""
@@ -77,7 +78,8 @@ def page(report):
     example = Example("image_1", 0.5, noise, noise, noise)
     examples = {name: Examples((example,), (example,)) for name in report.domains}
     wide = np.full((20, 1500, 3), 200, np.uint8)
-    return as_html(report, Pictures(examples, {"cosines <of> slots": wide}))
+    draw = partial(plot_cosines, np.eye(19, dtype=np.float32), "slots")
+    return as_html(report, Pictures(examples, {"cosines <of> slots": draw, "a sheet": wide}))
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(page):
     checked = _Checker(page)
     assert not re.search(r"https?:|//\w|url\(|@import|<script", page)
     images = checked.of("img")
-    assert len(images) == 2 * 2 * 3 + 2 + 1
+    assert len(images) == 2 * 2 * 3 + 2 + 2 and len(checked.of("source")) == 2 + 1
     assert all(source["srcset"].startswith("data:image/svg") for source in checked.of("source"))
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in images)
     assert "default-src 'none'" in page
@@ -208,7 +210,7 @@ def test_a_reliability_diagram_is_as_high_as_the_accuracy():
     truth = np.array([[0, 0, 0, 1, 1, 1, 1, 1]], np.uint8)
     counted = Calibration.of(confidence, truth, np.zeros_like(truth))
     of = counted.mean_confidence, counted.accuracy, counted.counts
-    light, dark = plot_reliability(*of), plot_reliability(*of, dark=True)
+    light, dark = plot_reliability(*of), plot_reliability(*of, theme=DARK)
     upper, lower = light.axes
     (bar,), (share,) = upper.patches, lower.patches
     assert bar.get_height() == pytest.approx(3 / 8) and share.get_height() == 1
@@ -317,6 +319,8 @@ def test_a_comparison_is_also_a_page_like_that_of_a_report(tmp_path, report):
     assert headings == ["h1", "h2", *["h2"] * len(report.domains), "h2"]
     (image,) = checked.of("img")
     assert image["src"].startswith("data:image/svg") and image["alt"]
+    (dark,) = checked.of("source")
+    assert dark["srcset"].startswith("data:image/svg") and dark["srcset"] != image["src"]
     anchors = {attributes.get("id") for _, attributes in checked.tags}
     assert {a["href"].removeprefix("#") for a in checked.of("a")} <= anchors
     scores = compare([SavedReport.read(tmp_path / n / "report.json") for n in "abc"])
@@ -438,9 +442,11 @@ def test_compare_is_a_command_of_its_own_and_a_run_may_have_its_name(run, tmp_pa
 
 
 @pytest.mark.skipif(not chromium.FOUND, reason="there is no Chromium")
-def test_a_browser_without_network_shows_every_picture(page, tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text(page)
+@pytest.mark.parametrize(("kind", "pictures"), [("report", 16), ("comparison", 1)])
+def test_a_browser_without_network_shows_every_picture(page, report, tmp_path, kind, pictures):
+    path = tmp_path / "page.html"
+    again = _saved(tmp_path, report, "again")
+    path.write_text(page if kind == "report" else compare([again, again]).as_html())
     with chromium.Page(tmp_path / "profile") as tab:
         for width in (1280, 400):
             for scheme in ("light", "dark"):
@@ -449,7 +455,7 @@ def test_a_browser_without_network_shows_every_picture(page, tmp_path):
                     "Promise.all([...document.images].map(i => i.decode()))"
                     ".then(() => [...document.images].map(i => i.naturalWidth))"
                 )
-                assert len(shown) == 15 and min(shown) > 0
+                assert len(shown) == pictures and min(shown) > 0
                 assert tab.value("document.documentElement.scrollWidth") <= width
                 paper = tab.value("getComputedStyle(document.body).backgroundColor")
                 assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
