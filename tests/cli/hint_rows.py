@@ -272,7 +272,7 @@ DATA = {
     )
 }
 HUB, PATHS = "pinmem_core/checkpoints/hub.py", "pinmem_core/paths.py"
-TRAINER = "pinmem_core/training/trainer.py"
+RUN, TRAINER = "pinmem_core/training/run.py", "pinmem_core/training/trainer.py"
 _PREPARE = f"pinmem data prepare {HOLE}"
 _DEMO = "pinmem train --recipe demo"
 _PUSH = f"pinmem export push {HOLE} user/name --dry-run"
@@ -399,7 +399,7 @@ ROWS = [
         "train --resume first",
     ),
     Row(TRAINER, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_signal),
-    Row(TRAINER, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_failure),
+    Row(RUN, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_failure),
     Row(CLI["sweep"], f"pinmem eval compare {HOLE}", "train --sweep study.toml", study),
     Row(CLI["sweep"], f"pinmem {HOLE}", "train --sweep study.toml --dry-run", study),
     Row(PATHS, "pinmem runs", "train --resume absent"),
