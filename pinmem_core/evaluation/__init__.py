@@ -16,8 +16,9 @@ from pinmem_core.evaluation.metrics import (
     mean_over_domains,
 )
 from pinmem_core.evaluation.report import evaluate_run
-from pinmem_core.evaluation.results import DomainResult, ImageResult, Report, TrainedOn
+from pinmem_core.evaluation.results import DomainResult, ImageResult, Report
 from pinmem_core.evaluation.scored_classes import ScoredClasses
+from pinmem_core.evaluation.trained_on import TrainedOn
 
 __all__ = [
     "Calibration",

@@ -18,8 +18,9 @@ from pinmem_core.data.samples import Sample, Samples
 from pinmem_core.distributed import all_gather, rank, world_size
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix
-from pinmem_core.evaluation.results import DomainResult, ImageResult, TrainedOn
+from pinmem_core.evaluation.results import DomainResult, ImageResult
 from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses
+from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.inference import Predictor, Protocol, TiledPredictor
 from pinmem_core.label_space import CITYSCAPES, LabelSpace

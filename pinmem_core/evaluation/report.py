@@ -31,7 +31,8 @@ from pinmem_core.evaluation.memory_analysis import (
 from pinmem_core.evaluation.memory_use import memory_of, memory_use
 from pinmem_core.evaluation.metrics import OCCURRING, Calibration, ConfusionMatrix
 from pinmem_core.evaluation.plots import plot_reliability
-from pinmem_core.evaluation.results import LEVEL, DomainResult, Origin, Report, TrainedOn
+from pinmem_core.evaluation.results import LEVEL, DomainResult, Origin, Report
+from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import staged_folder, write_atomic
 from pinmem_core.inference import Predictor, get_protocol, protocol_of

@@ -23,7 +23,7 @@ from pinmem_core.documents import MAX_BYTES, json_text, read_json, read_json_lin
 from pinmem_core.errors import ConfigError, DataError, MachineError, shell_join
 from pinmem_core.evaluation import ConfusionMatrix, Scores
 from pinmem_core.evaluation.plots import plot_confusion, plot_cosines
-from pinmem_core.evaluation.results import RECORD
+from pinmem_core.evaluation.trained_on import RECORD
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import (
     append_line,
