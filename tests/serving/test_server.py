@@ -148,6 +148,7 @@ def test_a_browser_shows_the_prediction(server, tmp_path):
             tab.choose_file("#file", photo)
             tab.until(f"!{by_id}('result').hidden && {by_id}('layer').naturalWidth === 45")
             assert tab.value(f"{by_id}('classes').rows.length") > 0
+            assert tab.value(f"{by_id}('layer').clientWidth") > 300  # a small photo is enlarged
             tab.value("document.querySelector('[value=confidence]').click()")
             assert tab.value(f"{by_id}('layer').src === {by_id}('confidence').href")
             assert tab.value(f"{by_id}('mask').download") == "street-mask.png"
