@@ -133,7 +133,7 @@ def _dataset(card: DatasetCard) -> Iterator[str]:
         "layouts": ", ".join(layout.name for layout in card.layouts),
         "label maps": ", ".join(card.label_maps),
     }
-    yield from _table(("", ""), ((key, value) for key, value in facts.items() if value))
+    yield from _table(("field", "value"), ((key, value) for key, value in facts.items() if value))
     if card.archives:
         yield from ("", "## Files", "")
         rows = ((f"`{a.file}`", a.part or "", *(a.url[:1] or ("by hand",))) for a in card.archives)
