@@ -216,9 +216,10 @@ class LabelSpace(BaseModel):
                 f"{message}: '{split}' is several classes there ({parts}).",
                 f"Use '--classes {self.name}', to which both can be mapped.",
             )
-        shared = [s.name for s in label_spaces().values() if self.maps_to(s) and other.maps_to(s)]
+        shared = [s for s in label_spaces().values() if self.maps_to(s) and other.maps_to(s)]
         if shared:
-            return ConfigError(f"{message}.", f"Use '--classes {shared[0]}', which both map to.")
+            finest = max(shared, key=len).name
+            return ConfigError(f"{message}.", f"Use '--classes {finest}', which both map to.")
         return ConfigError(
             f"{message}: no class of '{self.name}' is assigned to one there.",
             f"List them in the card: 'label_space: maps: {other.name}: ...'.",

@@ -11,10 +11,9 @@ from pinmem_core.checkpoints.checkpoint import read_config
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder, starter_summary
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare, prepare_synthetic
-from pinmem_core.errors import CheckpointError
 from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
 from pinmem_core.images import read_image, write_png
-from pinmem_core.inference import PROTOCOLS, Predictor, protocol_of
+from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.synthetic import draw_scene
 
 LARGE = (1500, 2000)
@@ -95,10 +94,3 @@ def test_predict_and_eval_show_images_to_the_starter_by_one_protocol():
     assert done.json["protocol"].startswith("photo: ") and "the model's own" in done.err
     named = evaluate_run("starter", ["toy:red@val"], protocol="paper-train", device="cpu")
     assert named.origin.name == "paper-train"
-
-
-@pytest.mark.parametrize("name", ["evil", 3, None, "fast+crop=-1"])
-def test_a_checkpoint_that_asks_for_no_protocol_of_ours_is_refused(name):
-    with pytest.raises(CheckpointError, match="asks for the protocol"):
-        protocol_of({"protocol": name}, "fast")
-    assert protocol_of({}, "fast") == "fast"

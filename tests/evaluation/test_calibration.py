@@ -1,3 +1,5 @@
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,8 @@ def test_bins_and_ece_are_those_by_hand():
     np.testing.assert_allclose(calibration.confidence_sums, sums, rtol=1e-12)
     assert calibration.counts.dtype == calibration.hits.dtype == np.int64
     assert calibration.ece == pytest.approx(ece, abs=1e-12) and ece > 0.05
+    right = sum(hit for _, hit in pixels)
+    assert calibration.doubts.sum(axis=1).tolist() == [len(pixels) - right, right]
     filled = calibration.counts > 0
     np.testing.assert_array_equal(np.isnan(calibration.accuracy), ~filled)
     gap = np.abs(calibration.accuracy - calibration.mean_confidence)[filled]
@@ -98,3 +102,10 @@ def test_nothing_labelled_is_nothing_known():
     assert np.isnan([calibration.ece, calibration.auroc]).all()
     all_right = Calibration.of(confidence, prediction, prediction)
     assert np.isnan(all_right.auroc)
+
+
+def test_counts_do_not_change_and_are_compared_by_identity():
+    calibration = Calibration()
+    assert calibration == calibration and calibration != Calibration()
+    with pytest.raises(FrozenInstanceError):
+        calibration.hits = calibration.counts

@@ -1,6 +1,7 @@
 """Scores against counting by hand, and against cityscapesScripts, the authority on them."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as citys
 from cityscapesscripts.helpers.labels import name2label
 
 from pinmem_core.evaluation import ConfusionMatrix, Scores, class_sets, mean_over_domains
+from pinmem_core.evaluation.metrics import mean_iou
 from pinmem_core.images import write_png
 from pinmem_core.label_space import CITYSCAPES, label_space
 
 SETS = class_sets(CITYSCAPES)
+COUNTS = ("hits", "truth", "predicted")
 IGNORE, TERRAIN, CAR, TRUCK, TRAIN = 255, 9, 13, 14, 16
 
 
@@ -174,3 +177,19 @@ def test_fixed_sets_exist_only_where_they_mean_something():
     assert scores.iou["drivable"] == 0.5 and scores.iou["sky"] == 1
     assert list(scores.iou) == list(space.names) and scores.label_space == "idd-level1"
     assert scores.miou_by_set == {"occurring": 0.75} and matrix.missed[0] == 1
+
+
+def test_the_mean_iou_of_a_batch_is_that_of_each_of_its_counts():
+    matrices = [matrix_of(*pairs) for pairs in CASES.values()]
+    counts = [np.stack([getattr(m, name) for m in matrices]) for name in COUNTS]
+    for classes in (None, SETS["16"]):
+        expected = [matrix.miou(classes) for matrix in matrices]
+        np.testing.assert_array_equal(mean_iou(*counts, classes), expected)
+
+
+def test_scores_need_a_matrix_of_their_classes_and_do_not_change():
+    with pytest.raises(ValueError, match="shorter"):
+        Scores.of(ConfusionMatrix.empty(7), images=1)
+    scores = Scores.of(ConfusionMatrix(), images=1)
+    with pytest.raises(FrozenInstanceError):
+        scores.miou = 1.0

@@ -9,7 +9,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, DataError, MachineError
-from pinmem_core.inference import PROTOCOLS, Prediction, Predictor, Protocol, get_protocol
+from pinmem_core.inference import Prediction, Predictor, Protocol
 from pinmem_core.inference.sliding_window import windows
 from pinmem_core.models import Segmenter
 from pinmem_core.paths import find_run, newest_run, register_run
@@ -88,51 +88,6 @@ def test_the_newest_run_is_the_last_that_still_exists(tmp_path, home):
     assert find_run("named") == home / "runs" / "named"
     with pytest.raises(DataError, match="no run 'nobody'"):
         find_run("nobody")
-
-
-def test_protocols_describe_themselves():
-    assert PROTOCOLS["paper-train"].describe() == ("whole image, scale 1, no flip, mean of logits")
-    assert "sliding 768x768 (stride 512)" in PROTOCOLS["paper-eval"].describe()
-    assert PROTOCOLS["fast"].describe() == (
-        "whole image, or the largest windows that fit into memory (overlap 1/8), "
-        "scale 1, no flip, mean of logits"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "meant"),
-    [
-        ("paper-train", Protocol()),
-        ("paper-train+flip", Protocol(flip=True)),
-        ("paper-pool+scales=0.5,1,2+flip=false",
-         Protocol(scales=(0.5, 1, 2), fuse="probabilities", resample="bicubic")),
-        ("fast+crop=512+overlap=0.5", Protocol(crop=512, overlap=0.5)),
-        ("photo+longest=none+crop=none", Protocol(overlap=1 / 8)),
-        ("paper-train+scales=0.75", Protocol(scales=(0.75,))),
-    ],
-)  # fmt: skip
-def test_a_protocol_is_named_with_changes(text, meant):
-    assert get_protocol(text) == meant
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("paper-trian", "Did you mean 'paper-train'"),
-        ("fast+flop", "Did you mean 'flip'"),
-        ("fast+", "unknown field"),
-        ("fast+crop", "Write crop=VALUE"),
-        ("fast+crop=0", "crop: input should be greater than or equal to 1"),
-        ("fast+scales=", "scales: input should be a valid number"),
-        ("fast+scales=1,0", "scales: input should be greater than 0"),
-        ("fast+overlap=1", "overlap: input should be less than 1"),
-        ("fast+fuse=votes", "'logits' or 'probabilities'"),
-    ],
-)
-def test_what_is_wrong_in_a_protocol_is_told(text, said):
-    with pytest.raises(ConfigError) as caught:
-        get_protocol(text)
-    assert said in f"{caught.value.message} {caught.value.hint}"
 
 
 @pytest.mark.parametrize("fuse", ["logits", "probabilities"])

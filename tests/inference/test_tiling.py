@@ -187,25 +187,3 @@ def test_windows_are_counted_band_by_band_as_at_once(count):
     assert torch.equal(counted, times.clamp(min=1))
     band = slice(13, 29)
     assert torch.equal(window_counts(places, (19, 50, 70), count, band), counted[:, band])
-
-
-def test_the_originals_view_of_mapillary_is_a_square_padded_with_road():
-    protocol = PROTOCOLS["paper-mapillary"]
-    assert "centre 1536x1536, padding scored as road" in protocol.describe()
-    label = np.repeat(np.arange(4, dtype=np.uint8), 1000)[None].repeat(3072, axis=0)
-    image = np.stack([label * 50] * 3, axis=2)
-    seen, truth = protocol.view_of(image, label)
-    assert seen.shape == (1536, 1536, 3) and truth.shape == (1536, 1536)
-    assert np.array_equal(np.flatnonzero(np.diff(truth[0])), [267, 767, 1267])
-    assert seen[700, 500].tolist() == [50, 50, 50]
-
-    seen, truth = protocol.view_of(image[:, 1500:2268], label[:, 1500:2268])
-    assert (truth[:, :576] == 0).all() and (truth[:, 960:] == 0).all()
-    assert (truth[:, 576:960] > 0).all() and not seen[:, :570].any()
-    assert "scale 0.5" in PROTOCOLS["rein-cityscapes"].describe()
-    halved = PROTOCOLS["rein-mapillary"]
-    assert "stride 341" in halved.describe() and "half their size" in halved.describe()
-    seen, truth = halved.view_of(image, label)
-    assert seen.shape == (1536, 2000, 3) and np.array_equal(truth, label[::2, ::2])
-    native = PROTOCOLS["paper-train"].view_of(image, label)
-    assert native[0] is image and native[1] is label

@@ -82,6 +82,20 @@ def test_settings_of_a_method_are_its_own():
         resolve(small_config(method="pinmem", method_config__x=1))
 
 
+def test_a_configuration_fits_its_method():
+    assert resolve(small_config(method="pinmem")).model.memory is not None
+    assert resolve(small_config(method="mldg")).model.memory is None
+    for method, wanted in (("pinmem", False), ("mldg", True)):
+        with pytest.raises(ConfigError, match=f"contradicts the method '{method}'"):
+            resolve(small_config(method=method, use_memory=wanted))
+        with pytest.raises(ConfigError, match="at least 2 images of each domain"):
+            resolve(small_config(method=method, batch=1))
+    for method in ("pinmem", "mldg", "aggregate"):
+        assert resolve(small_config(method=method, compute__graph=True)).compute.graph
+    with pytest.raises(ConfigError, match=r"compute\.graph contradicts the method"):
+        resolve(small_config(method="consistency", compute__graph=True))
+
+
 def test_the_documentation_shows_the_whole_file_of_mixstyle():
     root = Path(__file__).parents[2]
     source = (root / "pinmem_core/methods/mixstyle.py").read_text()

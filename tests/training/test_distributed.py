@@ -188,7 +188,7 @@ def _traffic(rank: int, method: str, accumulate: int) -> tuple[int, int]:
     return counted.bytes, sum(gradients)
 
 
-@pytest.mark.parametrize(("method", "reductions"), [("aggregate", 1), ("mldg", 3)])
+@pytest.mark.parametrize(("method", "reductions"), [("aggregate", 1), ("mldg", 3), ("pinmem", 3)])
 def test_accumulated_parts_are_reduced_no_more_than_their_mathematics_needs(
     tmp_path, method, reductions
 ):
