@@ -38,6 +38,8 @@ def test_cityscapes_has_the_subsets_of_the_literature():
     left_out = np.flatnonzero(~CITYSCAPES.subsets["16"])
     assert {CITYSCAPES.names[train_id] for train_id in left_out} == {"terrain", "truck", "train"}
     assert label_space("idd-level1").subsets == {}
+    names = [*label_space("cityscapes-13").names]
+    assert LabelSpace(name="own", classes=names, maps={"cityscapes-13": names}).subsets == {}
 
 
 def test_classes_without_a_counterpart_are_ignored():
