@@ -33,6 +33,8 @@ def test_protocols_describe_themselves():
     assert PROTOCOLS["paper-pool"].resample == "bicubic"
     several = Protocol(scales=(0.75, 1), resample="bicubic").describe()
     assert several == "whole image, scale 0.75, 1 (bicubic), no flip, mean of logits"
+    rein = {PROTOCOLS[name].overlap for name in ("rein-cityscapes", "rein-mapillary", "soma")}
+    assert rein == {171 / 512}
     third = Protocol(crop="largest", overlap=0.3333).describe()
     assert "overlap 1/3)" in third
 
@@ -76,7 +78,6 @@ def test_a_protocol_is_named_with_changes(text, meant):
         ("paper-trian", "Did you mean 'paper-train'"),
         ("fast+flop", "Did you mean 'flip'"),
         ("fast+", "unknown field"),
-        ("fast+crop", "Write crop=VALUE"),
         ("fast+crop=0", "crop: input should be greater than or equal to 1"),
         ("fast+scales=", "scales: input should be a valid number"),
         ("fast+scales=1,0", "scales: input should be greater than 0"),
@@ -92,6 +93,13 @@ def test_what_is_wrong_in_a_protocol_is_told(text, said):
     assert said in f"{caught.value.message} {caught.value.hint}"
 
 
+def test_a_field_that_is_no_switch_needs_a_value():
+    with pytest.raises(ConfigError) as caught:
+        get_protocol("fast+crop")
+    assert caught.value.message == "a protocol's 'crop' needs a value."
+    assert caught.value.hint == "Write crop=VALUE."
+
+
 def test_the_originals_view_of_mapillary_is_a_square_padded_with_road():
     protocol = PROTOCOLS["paper-mapillary"]
     label = np.repeat(np.arange(4, dtype=np.uint8), 250)[None].repeat(768, axis=0)
@@ -104,6 +112,8 @@ def test_the_originals_view_of_mapillary_is_a_square_padded_with_road():
     seen, truth = protocol.view_of(image[:, 375:567], label[:, 375:567])
     assert (truth[:, :576] == 0).all() and (truth[:, 960:] == 0).all()
     assert (truth[:, 576:960] > 0).all() and not seen[:, :570].any()
+    _, truth = protocol.view_of(image[:, -1:].repeat(3, axis=0), label[:, -1:].repeat(3, axis=0))
+    assert np.flatnonzero(truth[0]).tolist() == [767]
 
 
 def test_other_views_are_half_the_image_or_the_image_itself():
