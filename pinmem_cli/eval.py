@@ -142,7 +142,8 @@ def evaluate(
         f"checkpoint: {report.checkpoint}{_progress(report.origin.unfinished)}",
         f"report: {folder / PAGE}",
     )
-    image = _an_image(next(iter(report.scores)))
+    first, scored = next(iter(data["targets"].items()))
+    image = _an_image(first, scored["split"])
     out.next_step(f"pinmem predict {shell_join(image)} -o mask.png --model {shell_join(run)}")
 
 
@@ -152,11 +153,11 @@ def _progress(unfinished: tuple[int, int] | None) -> str:
     return f" ({progress_in_words(unfinished)})" if unfinished else ""
 
 
-def _an_image(domain: str) -> Path:
-    """Return the path of an image of a domain."""
+def _an_image(domain: str, split: str) -> Path:
+    """Return the path of an image of a domain that was scored on `split`."""
     from pinmem_core.data.prepared import Selection, select
 
-    return select(Selection.parse(domain), default_split="val")[0].image
+    return select(Selection.parse(domain), default_split=split)[0].image
 
 
 def _tables(report: "Report") -> Iterator[Table | str]:

@@ -2,35 +2,21 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from documented import documented
 
 from pinmem_cli.app import app
 from pinmem_core.methods import methods
 from pinmem_core.recipe import recipe_names
 from pinmem_core.setting_list import list_settings
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    ROOT / "README.md",
-    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "benchmarks.md"),
-]
-BLOCK = re.compile(r"^```(?:bash|text|)\n(.*?)^```", re.M | re.S)
-START = re.compile(r"(?:\$ )?(?:.*-m pinmem_cli|pinmem) (.*?)(?: {2,}.*)?$")
 SETTINGS = {setting.key for setting in list_settings()} | {
     setting.key
     for method in methods.all().values()
     for setting in list_settings(method.Config, "method_config.")
 }
-
-
-def documented() -> list[str]:
-    """Return the commands of all code blocks, without a leading prompt and the program's name."""
-    blocks = (block for page in PAGES for block in BLOCK.findall(page.read_text()))
-    lines = (line for block in blocks for line in block.replace("\\\n", " ").splitlines())
-    return sorted({match[1] for line in lines if (match := START.match(line))})
 
 
 def parsed(text: str):

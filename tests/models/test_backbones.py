@@ -261,6 +261,8 @@ def test_names_are_listed_by_pattern():
     assert pm.list_backbones("mobile*") == ["mobilenet_v2"]
     assert "timm:vit_small_patch14_dinov2" in pm.list_backbones("timm:dinov2*")
     assert "timm:convnext_atto" in pm.list_backbones("timm:convnext_att*")
+    assert "timm:convnext_tiny" in pm.list_backbones("timm:convnext*dinov3*")  # weights' tag
+    assert pm.list_backbones("timm:convnext*nonsense*") == []
 
 
 @pytest.mark.slow

@@ -90,11 +90,16 @@ class Timm(Backbone):
 
     @classmethod
     def available(cls, pattern: str) -> list[str]:
-        """Return the names in timm that match a pattern with wildcards; [] without timm."""
+        """Return the names in timm that match a pattern with wildcards; [] without timm.
+
+        If no name matches, the pattern is compared with names and tags of published weights, e.g.
+        "convnext*dinov3*".
+        """
         if find_spec("timm") is None:
             return []
-        names: list[str] = _timm().list_models(pattern) or _timm().list_models(f"*{pattern}")
-        return names
+        timm = _timm()
+        names: list[str] = timm.list_models(pattern) or timm.list_models(f"*{pattern}")
+        return names or [*dict.fromkeys(n.split(".")[0] for n in timm.list_pretrained(pattern))]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features, (N, C, ·, ·)."""
