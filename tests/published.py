@@ -290,7 +290,8 @@ def idd() -> Case:
 def idd_lite() -> Case:
     files: Files = {"idd20k_lite/leftImg8bit/test/9/f1_image.jpg": picture(3, "jpeg")}
     samples = {}
-    for number, (split, drive) in enumerate((("train", "201"), ("val", "503"))):
+    drives = ("train", "201"), ("train", "202"), ("train", "203"), ("val", "503")
+    for number, (split, drive) in enumerate(drives):
         raw = raw_ids({**dict(enumerate(range(7))), 255: 255}, number)
         place = "idd20k_lite/{}/" + f"{split}/{drive}/f1_"
         files[f"{place.format('leftImg8bit')}image.jpg"] = picture(number, "jpeg")

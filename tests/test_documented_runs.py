@@ -42,8 +42,6 @@ LEFT_OUT = {
     "'export onnx RUN' does the same with a small one, and the place has a run.onnx",
     "train --sweep methods.toml -o studies/methods --jobs 2": "trains 27 runs; the line above "
     "plans them, and tests/study/test_jobs.py trains a small study",
-    "train --sweep docs/study/methods/seven.toml -o studies/methods-seven": "needs three training "
-    "images of idd-lite, of which the place has one",
 }
 """Commands that do not run here."""
 CODE_LEFT_OUT = {
@@ -99,6 +97,11 @@ def runs() -> Iterator[tuple[Block, list[Command]]]:
         commands = [command for command in commands if command.text not in LEFT_OUT]
         if commands:
             yield block, commands
+
+
+def is_long(block: Block) -> bool:
+    """Whether a block exports in 8-bit integers, which takes a minute."""
+    return any("int8" in command.text for command in block.commands)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +185,11 @@ def labels(shown: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("block", "commands"), [pytest.param(*each, id=each[0].name) for each in runs()]
+    ("block", "commands"),
+    [
+        pytest.param(*each, id=each[0].name, marks=[pytest.mark.exhaustive] * is_long(each[0]))
+        for each in runs()
+    ],
 )
 def test_the_commands_of_a_block_run_and_print_what_the_page_shows(place, block, commands):
     for command in commands:
