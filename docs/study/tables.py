@@ -20,7 +20,8 @@ _KINDS = "head", "mixed", "placebo", "linear", "memory alone"
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
 _PLACE = re.compile(
-    r"(<!-- (variants|classes|arms|mixtures|memory|use) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (variants|classes|arms|mixtures|memory|use|uses) (\S+) -->\n).*?(<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -36,6 +37,8 @@ def _table(kind: str, name: str) -> str:
         return _mixtures(_results(name))
     if kind == "use":
         return _use(_results(name))
+    if kind == "uses":
+        return _uses(_results(name))
     if kind == "memory":
         return "\n".join(_memory(*group) for group in _results(name).items())
     study = StudyTable.model_validate(
@@ -67,6 +70,38 @@ def _use(records: list[dict]) -> str:
             f"| {cost} ({low} to {high}) | {'yes' if of['used'] else 'no'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _uses(records: list[dict]) -> str:
+    """Return one row for each variant of each study: what the instrument says of its networks."""
+    lines = [
+        "| variant | networks | R² | entropy / ln K | gate | mIoU | with the mean read "
+        "| cost, Student's t | largest cost | used |",
+        f"|{' --- |' * 10}",
+    ]
+    for study, variant in dict.fromkeys((of["study"], of["variant"]) for of in records):
+        runs = [of for of in records if (of["study"], of["variant"]) == (study, variant)]
+        costs = [100 * of["cost"] for of in runs]
+        seeds = [
+            fmean(cost for cost, of in zip(costs, runs, strict=True) if of["seed"] == seed)
+            for seed in sorted({of["seed"] for of in runs})
+        ]
+        cells = [
+            f"`{study}/{variant}`",
+            str(len(runs)),
+            *(_range([of[key] for of in runs]) for key in ("r2", "entropy", "gate")),
+            *(f"{100 * fmean(of[key] for of in runs):.1f}" for key in ("miou", "miou_of_mean")),
+            f"{fmean(costs):+.2f} ({_ends(student_interval(seeds) or (0, 0))})",
+            f"{max(costs):+.2f}",
+            f"{sum(of['used'] for of in runs)} of {len(runs)}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{min(known):.3f} to {max(known):.3f}" if known else ""
 
 
 def _memory(title: str, group: dict) -> str:
