@@ -48,11 +48,15 @@ class Block:
         if self.language not in ("", "text", "bash"):
             return []
         found: list[Command] = []
+        ours = False  # whether a line was printed by the command before
         for line in re.sub(r" *\\\n *", " ", self.text).splitlines():
             if match := _COMMAND.match(line):
                 variables = dict(word.split("=", 1) for word in match[1].split())
                 found.append(Command(match[2], variables, []))
-            elif found:
+                ours = True
+            elif line.startswith("$ "):  # of another program
+                ours = False
+            elif ours:
                 found[-1].shown.append(line)
         return found
 
