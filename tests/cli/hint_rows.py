@@ -166,9 +166,17 @@ def scored(_: Stage) -> None:
     assert Result("eval", "first", "--no-pictures").code == 0
 
 
-def no_validation(_: Stage) -> None:
-    """The dataset came in a pack of its training split."""
-    assert Result("data", "pack", "toy", "--splits", "train").code == 0
+def only_training(_: Stage) -> None:
+    only("train")
+
+
+def only_validation(_: Stage) -> None:
+    only("val")
+
+
+def only(split: str) -> None:
+    """Replace the dataset by a pack of one split."""
+    assert Result("data", "pack", "toy", "--splits", split).code == 0
     shutil.rmtree("home/datasets/toy")
     assert Result("data", "prepare", "toy", "--from", "toy.tar").code == 0
 
@@ -309,7 +317,7 @@ ROWS = [
     Row(DATA["prepared"], _PREPARE, "data stats toy", fresh, repairs=True),
     Row(DATA["prepared"], _PREPARE, "data stats toy", other_version, repairs=True),
     Row(DATA["prepared"], _PREPARE, "data stats toy", damaged_summary, repairs=True),
-    Row(DATA["prepared"], "pinmem data list", "eval first", no_validation),
+    Row(DATA["prepared"], "pinmem data list", f"{TRAIN} -o a", only_validation),
     Row(
         DATA["access"],
         f"pinmem data download {HOLE} --accept-terms",
@@ -430,6 +438,12 @@ ROWS = [
         CLI["eval"],
         f"pinmem predict {HOLE} -o mask.png --model {HOLE}",
         "eval first --no-pictures",
+    ),
+    Row(
+        CLI["eval"],
+        f"pinmem predict {HOLE} -o mask.png --model {HOLE}",
+        "eval first --no-pictures",
+        only_training,
     ),
     Row(CLI["eval"], "pinmem runs", "eval compare first first", scored),
     Row(
