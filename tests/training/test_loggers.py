@@ -178,7 +178,8 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
             log(Images(after + 1, {"toy:red": np.zeros((2, 3, 3), np.uint8)}))
     identity = (tmp_path / "wandb-id").read_text().strip()
     files = list(tmp_path.rglob("run-*.wandb"))
-    assert [file.name for file in files] == [f"run-{identity}.wandb"] * 2
+    # Two runs that begin within one second share a folder, so there may be one file.
+    assert {file.name for file in files} == {f"run-{identity}.wandb"}
     assert all(b"outer/seg" in file.read_bytes() for file in files)
 
 
