@@ -19,6 +19,8 @@ _GATE = "memory.fuse.1.weight"
 """Scales of the norm through which the memory's output passes."""
 _MATRICES = ("weight", "lora_a", "lora_b")
 """Ends of the names of parameters that multiply features, with weight decay if 2-dimensional."""
+_NOT_SAVED = {"lr", "fused", "foreach", "capturable", "differentiable"}
+"""Entries of a group that the schedule sets, or that suit one device or sharding only."""
 
 
 def learning_rate(config: OptimConfig, iteration: int, iterations: int) -> float:
@@ -124,7 +126,9 @@ def optimizer_state(
             else:
                 numbers[f"{name}/{kind}"] = value
     groups = {
-        _kind(group): {k: v for k, v in group.items() if isinstance(v, int | float) and k != "lr"}
+        _kind(group): {
+            k: v for k, v in group.items() if isinstance(v, int | float) and k not in _NOT_SAVED
+        }
         for group in optimizer.param_groups
     }
     return tensors, {"state": numbers, "groups": [*groups.values()]}
@@ -158,7 +162,7 @@ def load_optimizer_state(
     kinds = [_kind(group) for group in optimizer.param_groups]
     by_kind = dict(zip(dict.fromkeys(kinds), numbers.get("groups", ()), strict=False))
     for group, kind in zip(optimizer.param_groups, kinds, strict=True):
-        group.update(by_kind.get(kind, {}))
+        group.update({k: v for k, v in by_kind.get(kind, {}).items() if k not in _NOT_SAVED})
 
 
 class WeightAverage:
