@@ -179,7 +179,9 @@ def get_card(name: str) -> DatasetCard:
     if name in damaged:
         raise damaged[name]
     if name not in own:
-        raise unknown_name("dataset", name, own | shipped)
+        error = unknown_name("dataset", name, own | shipped)
+        yours = "For images of your own: 'pinmem data new-card FOLDER'."
+        raise ConfigError(error.message, f"{error.hint} {yours}")
     return own[name]
 
 

@@ -275,7 +275,16 @@ CLI = {
 DATA = {
     name: f"pinmem_core/data/{name}.py"
     for name in (
-        *("access", "batches", "download", "locate", "prepared", "rare_classes", "samples"),
+        *(
+            "access",
+            "batches",
+            "catalog",
+            "download",
+            "locate",
+            "prepared",
+            "rare_classes",
+            "samples",
+        ),
         *("share", "statistics", "verify"),
     )
 }
@@ -318,6 +327,13 @@ ROWS = [
     Row(DATA["prepared"], _PREPARE, "data stats toy", other_version, repairs=True),
     Row(DATA["prepared"], _PREPARE, "data stats toy", damaged_summary, repairs=True),
     Row(DATA["prepared"], "pinmem data list", f"{TRAIN} -o a", only_validation),
+    Row(
+        DATA["catalog"],
+        "pinmem data new-card FOLDER",
+        "train --sources mine --dry-run",
+        own_images,
+        {"FOLDER": "mine"},
+    ),
     Row(
         DATA["access"],
         f"pinmem data download {HOLE} --accept-terms",
