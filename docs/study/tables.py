@@ -8,7 +8,6 @@ import json
 import re
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from pinmem_core.evaluation.bootstrap import student_interval
 from pinmem_core.study.table import StudyTable
@@ -17,12 +16,10 @@ from pinmem_core.study.writers import classes_as_markdown, variants_as_markdown
 _SOURCES, _UNSEEN = ("@val",), ("0001TP", "idd-lite")
 _SCORED = _SOURCES, ("0001TP",), ("idd-lite",), _UNSEEN
 _KINDS = "head", "mixed", "placebo", "linear", "memory alone"
+_DRIVES = {"dusk": "0001TP"} | {drive: drive for drive in ("0006R0", "0016E5", "Seq05VD")}
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
-_PLACE = re.compile(
-    r"(<!-- (variants|classes|arms|mixtures|memory|use|uses) (\S+) -->\n).*?(<!-- end -->)",
-    re.DOTALL,
-)
+_PLACE = re.compile(r"(<!-- ([a-z]+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str) -> str:
@@ -31,16 +28,9 @@ def filled(page: str) -> str:
 
 
 def _table(kind: str, name: str) -> str:
-    if kind == "arms":
-        return _arms(_results(name))
-    if kind == "mixtures":
-        return _mixtures(_results(name))
-    if kind == "use":
-        return _use(_results(name))
-    if kind == "uses":
-        return _uses(_results(name))
-    if kind == "memory":
-        return "\n".join(_memory(*group) for group in _results(name).items())
+    if kind in _MAKERS:
+        records = json.loads((HERE / name / "results.json").read_text(encoding="utf-8"))
+        return _MAKERS[kind](records)
     study = StudyTable.model_validate(
         json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     )
@@ -48,10 +38,6 @@ def _table(kind: str, name: str) -> str:
         return variants_as_markdown(study)
     (target,) = next(iter(study.rows.values())).targets
     return classes_as_markdown(study, target)
-
-
-def _results(name: str) -> Any:
-    return json.loads((HERE / name / "results.json").read_text(encoding="utf-8"))
 
 
 def _use(records: list[dict]) -> str:
@@ -104,6 +90,10 @@ def _range(values: list[float | None]) -> str:
     return f"{min(known):.3f} to {max(known):.3f}" if known else ""
 
 
+def _memories(groups: dict) -> str:
+    return "\n".join(_memory(*group) for group in groups.items())
+
+
 def _memory(title: str, group: dict) -> str:
     """Return one row for each arm: its scores, or its differences to the plain arm."""
     runs = group["runs"]
@@ -154,6 +144,42 @@ def _arms(records: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _drives(records: list[dict]) -> str:
+    """Return one row for each drive that was left out: two arms and their difference."""
+    first, second = dict.fromkeys(record["arm"] for record in records)
+    lines = [
+        f"| left out | target | `{first}` | `{second}` | difference |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    folds = dict.fromkeys(record["fold"] for record in records)
+    scored = [
+        (fold, target) for fold in folds for target in (_DRIVES[fold], "idd-lite", "sources, val")
+    ]
+    values = {
+        (record["arm"], record["seed"], record["fold"], target): _mean(
+            record, _SOURCES if target == "sources, val" else (target,)
+        )
+        for record in records
+        for target in (_DRIVES[record["fold"]], "idd-lite", "sources, val")
+    }
+    seeds = sorted({record["seed"] for record in records})
+    means = [
+        ("all", "unseen", [s for s in scored if s[1] != "sources, val"]),
+        ("all", "sources, val", [s for s in scored if s[1] == "sources, val"]),
+    ]
+    for fold, target, of in [*((*one, [one]) for one in scored), *means]:
+        each = {
+            arm: [fmean(values[arm, seed, *one] for one in of) for seed in seeds]
+            for arm in (first, second)
+        }
+        found = [b - a for a, b in zip(each[first], each[second], strict=True)]
+        lines.append(
+            f"| {fold} | {target} | {_seeds(each[first])} | {_seeds(each[second])} "
+            f"| {fmean(found):+.1f} ({_ends(student_interval(found))}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _mixtures(results: dict) -> str:
     """Return one row for each network and rule, with the means over seeds."""
     names = [*results["runs"][0]["miou"]][-2:]
@@ -182,6 +208,25 @@ def _mixtures(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _averages(results: dict) -> str:
+    """Return one row for each fold and target: last weights, average, and their difference."""
+    lines = [
+        "| left out | target, images | last weights | average | difference, of each seed |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for key, found in results["differences"].items():
+        fold, target = key.split(": ")
+        last, average = (
+            fmean(of[kind] for of in results["miou"][key].values()) for kind in ("last", "average")
+        )
+        lines.append(
+            f"| {fold} | {target}, {found['images']} | {last:.1f} | {average:.1f} | "
+            f"{found['mean']:+.2f} ({_ends(found['bootstrap'])}; {_ends(found['student'])}), "
+            f"{', '.join(f'{value:+.2f}' for value in found['seeds'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _ends(interval: list[float]) -> str:
     return "{:+.1f} to {:+.1f}".format(*interval)
 
@@ -205,6 +250,16 @@ def _seeds(values: list[float]) -> str:
     each = f" ({', '.join(f'{value:.1f}' for value in values)})" if len(values) > 1 else ""
     return f"{fmean(values):.1f}{each}"
 
+
+_MAKERS = {
+    "arms": _arms,
+    "averages": _averages,
+    "drives": _drives,
+    "memory": _memories,
+    "mixtures": _mixtures,
+    "use": _use,
+    "uses": _uses,
+}
 
 if __name__ == "__main__":
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,8 @@
 """Train one arm of `arms.toml` with one seed, and write its scores, time and memory as JSON.
 
-    python docs/study/backbones/run.py ARM SEED FOLDER
+    python docs/study/backbones/run.py ARM SEED FOLD FOLDER
 
+FOLD is the drive that is left out, and FOLDER gets the runs and their JSON files.
 Times are CPU seconds of the process (user and system), so other work on the machine changes them
 little. The weights and PINMEM_HOME are those of the environment.
 """
@@ -22,11 +23,10 @@ from pinmem_core.training import train
 PHASES = {"caching features": "caching", "initialising the memory": "memory"}
 
 
-def main(arm: str, seed: str, folder: str) -> None:
+def main(arm: str, seed: str, fold: str, folder: str) -> None:
     """Run one arm."""
     study = read_toml(Path(__file__).with_name("arms.toml"))
-    shared = {"sources": study["sources"], "targets": study["targets"], "seed": int(seed)}
-    settings = {**study["settings"], **shared}
+    settings = {**study["settings"], **study["folds"][fold], "seed": int(seed)}
     for name in study["arms"][arm]["groups"]:
         settings |= study["groups"][name]
     settings |= study["arms"][arm]["settings"]
@@ -40,7 +40,7 @@ def main(arm: str, seed: str, folder: str) -> None:
             marks.setdefault(task, []).append(time.process_time())
 
     began = time.monotonic()
-    run = Path(folder) / f"{arm}-{seed}"
+    run = Path(folder) / fold / f"{arm}-{seed}"
     started = time.process_time()
     result = train(config, run, on_event=listen)
     first, last = marks["training"][0], marks["training"][-1]
@@ -54,6 +54,7 @@ def main(arm: str, seed: str, folder: str) -> None:
     record = {
         "arm": arm,
         "seed": int(seed),
+        "fold": fold,
         "iterations": iterations,
         "trained_parameters": trained,
         "parameters": whole,
@@ -71,7 +72,7 @@ def main(arm: str, seed: str, folder: str) -> None:
             for name, scores in phase.items()
         },
     }
-    (Path(folder) / f"{arm}-{seed}.json").write_text(json.dumps(record, indent=1) + "\n")
+    run.with_name(f"{run.name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
