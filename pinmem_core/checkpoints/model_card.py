@@ -26,6 +26,8 @@ BASE = "base"
 """Key of the base weights that a checkpoint does not hold in its `config.json`."""
 WEIGHTS_LICENCE = "weights_licence"
 """Key of the licence of the pretrained weights in a checkpoint's `config.json`, if it is known."""
+TIME_IS_OVER = "time_is_over"
+"""Key in the `config.json` of a checkpoint whose training ended early, by its limit of time."""
 INIT_FROM = "init_from"
 """Key of the model that a run started from in a checkpoint's `config.json`."""
 MARK = "<!-- Written by pinmem, and again when it changes; without this line it is left alone. -->"
@@ -47,10 +49,11 @@ def progress_of(config: Mapping[str, Any]) -> tuple[int, int] | None:
         config: Content of the checkpoint's `config.json`.
 
     Returns:
-        Number of iterations done, and of all; None for a finished or unknown training.
+        Number of iterations done, and of all; None for an unknown training, and for one that is
+        finished or was ended by its limit of time.
     """
     done, all_ = config.get("iteration"), _training_of(config).get("iterations")
-    if type(done) is int and type(all_) is int and done < all_:
+    if type(done) is int and type(all_) is int and done < all_ and not config.get(TIME_IS_OVER):
         return done, all_
     return None
 

@@ -16,7 +16,12 @@ from pydantic import ValidationError
 from pinmem_core.checkpoints.base_weights import Base
 from pinmem_core.checkpoints.checkpoint import write_card
 from pinmem_core.checkpoints.hub import CHECKPOINT, model_name
-from pinmem_core.checkpoints.model_card import INIT_FROM, WEIGHTS_LICENCE, ModelMetrics
+from pinmem_core.checkpoints.model_card import (
+    INIT_FROM,
+    TIME_IS_OVER,
+    WEIGHTS_LICENCE,
+    ModelMetrics,
+)
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
 from pinmem_core.documents import MAX_BYTES, json_text, read_json, read_json_lines, read_json_object
@@ -201,8 +206,16 @@ class RunFolder:
         )
         snapshots.save_snapshot(self.path, meta, states, step.config.checkpoint.keep)
 
-    def save_checkpoint(self, done: int, config: TrainConfig, segmenter: Segmenter) -> None:
+    def save_checkpoint(
+        self, done: int, config: TrainConfig, segmenter: Segmenter, *, time_is_over: bool = False
+    ) -> None:
         """Save the network after `done` iterations as a checkpoint.
+
+        Args:
+            done: Number of completed iterations.
+            config: Configuration of the run.
+            segmenter: Network to save.
+            time_is_over: Whether the limit of time makes this iteration the last one.
 
         Raises:
             MachineError: The disk is full, or the folder cannot be written to.
@@ -210,6 +223,8 @@ class RunFolder:
         if self.writes:
             about = {"training": shareable(config), "iteration": done, RECORD: self.trained_on}
             about["parameters"] = self.parameters
+            if time_is_over:
+                about[TIME_IS_OVER] = True
             if self.start:
                 about[INIT_FROM] = self.start.model_dump(
                     mode="json", exclude={"trained_on", WEIGHTS_LICENCE}

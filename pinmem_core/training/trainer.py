@@ -178,7 +178,7 @@ class Trainer(ExitStack):
         self._train(range(done, self.last))
         self.trained, last = True, self.last
         network = self._network(last)
-        self.folder.save_checkpoint(last, self.config, network)
+        self._save_checkpoint(last, network)
         on_event = self._forward_unless_stopped
         validated = self._matrices(last, self.validation, on_event)
         tested = self._matrices(last, self.targets, on_event)
@@ -298,11 +298,15 @@ class Trainer(ExitStack):
             self.step.check()
             on_first_rank(self._require_same_labels)
             self.folder.save(done, self.step)
-            self.folder.save_checkpoint(done, config, self._network(done))
+            self._save_checkpoint(done, self._network(done))
             self._draw(done)
             self.saved = time.monotonic()
         if stopped and not last:
             raise self._stopped(done)
+
+    def _save_checkpoint(self, done: int, network: Segmenter) -> None:
+        over = done == self.last < self.config.iterations
+        self.folder.save_checkpoint(done, self.config, network, time_is_over=over)
 
     def _is_overdue(self) -> bool:
         """Return whether the time since the last save exceeds the limit on any process."""

@@ -7,6 +7,7 @@ import torch
 from conftest import Result, small_config
 
 from pinmem_cli.options import minutes
+from pinmem_core.checkpoints.model_card import progress_of
 from pinmem_core.config import validate
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare_synthetic
@@ -164,6 +165,8 @@ def test_a_run_whose_estimate_was_too_short_stops_saves_and_scores(monkeypatch, 
     assert warnings == [f"the time is over at iteration {run.iterations}/1000; scoring"]
     checkpoint = json.loads((run.checkpoint / "config.json").read_text())
     assert checkpoint["iteration"] == run.iterations and (run.run / "scores.json").exists()
+    assert progress_of(checkpoint) is None, "it would be called unfinished"
+    assert progress_of({**checkpoint, "time_is_over": None}) == (run.iterations, 1000)
 
 
 def test_a_duration_has_a_unit():
