@@ -78,11 +78,16 @@ def write_onnx(
 def save_onnx(model: "onnx.ModelProto", metadata: Mapping[str, str], path: Path) -> None:
     """Check an ONNX model and write it with its metadata.
 
+    What torch notes of each node is left out: the traces of its stack name paths of this machine,
+    and can be larger than the weights.
+
     Raises:
         PinMemError: The model is not valid.
     """
     import onnx
 
+    for noted in (*model.graph.node, *model.graph.value_info, model.graph):
+        noted.ClearField("metadata_props")
     onnx.helper.set_model_props(model, {f"{PREFIX}{key}": value for key, value in metadata.items()})
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from pinmem_core.export.check import Pixels, Run, Scores
 from pinmem_core.inference.onnx_runner import Signature
@@ -18,11 +19,17 @@ METADATA = "pinmem.json"
 def write_program(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
     """Write a program with its metadata as an extra file.
 
+    The traces of the stack that torch notes of each node are left out: they name paths of this
+    machine.
+
     Args:
         program: Program returned by `trace`.
         metadata: Metadata for users of the file.
         path: Path of the file.
     """
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
     data = BytesIO()  # torch's own writer aborts the process if the disk is full
     torch.export.save(program, data, extra_files={METADATA: json.dumps(dict(metadata))})
     path.write_bytes(data.getbuffer())

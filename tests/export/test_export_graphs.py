@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import onnx
@@ -83,6 +84,13 @@ def dims(value):
     return value.type.tensor_type.shape.dim
 
 
+def test_an_onnx_file_holds_the_weights_and_no_traces_of_this_machine(segmenter, exported):
+    weights = sum(value.nbytes for value in segmenter.parameters())
+    assert exported.path.stat().st_size < weights + 2_000_000
+    assert str(Path.cwd()).encode() not in exported.path.read_bytes()
+    assert b"stack_trace" not in exported.path.read_bytes()
+
+
 def test_the_comparison_stands_beside_the_file(exported):
     content = json.loads(exported.sidecar.read_text())
     assert exported.sidecar.name == "model.onnx.json"
@@ -110,6 +118,8 @@ def test_a_program_of_torch_computes_what_the_network_does(tmp_path):
     for shape in SHAPES:
         found, expected = by_torch(report.path, pictures(shape)), eager(other, pictures(shape))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    with ZipFile(report.path) as archive:
+        assert not any(b"segmenter.py" in archive.read(name) for name in archive.namelist())
     extra = {"pinmem.json": ""}
     weights = torch.export.load(report.path, extra_files=extra).state_dict
     assert "network.memory.slots" in weights
