@@ -4,9 +4,10 @@
     python docs/study/averages/run.py score FOLDER
 
 The first command trains a run in FOLDER; an average does not change the training, so the run has
-both. The second command scores both of all runs, with batch-norm statistics and images that are
-the same, and writes `results.json` beside this file. PINMEM_HOME holds copies of CamVid and
-IDD-Lite at half size (`docs/study/half.py`).
+both. The second command scores both of all runs on the same images, and writes `results.json`
+beside this file. As in `pinmem train`, the average gets batch-norm statistics of 50 batches, and
+the last weights keep those of the training. PINMEM_HOME holds copies of CamVid and IDD-Lite at half
+size (`docs/study/half.py`).
 """
 
 import json
