@@ -12,12 +12,12 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
     model_validator,
 )
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from pinmem_core.errors import ConfigError
 from pinmem_core.label_space import CITYSCAPES, LabelSpace, first_classes, label_spaces

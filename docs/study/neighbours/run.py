@@ -46,7 +46,7 @@ from pinmem_core.events import ignore
 from pinmem_core.inference import Predictor, get_protocol
 from pinmem_core.models import Segmenter, load_checkpoint
 
-ARMS, SEEDS = ("frozen-fpn", "lora-linear"), (0, 1, 2)
+ARMS, SEEDS = ("frozen-fpn", "lora-linear"), (0, 1, 2, 3, 4)
 SOURCES = ("camvid:0006R0", "camvid:0016E5", "camvid:Seq05VD")
 TARGETS = {"camvid:0001TP@all": 16, "idd-lite@val": 40}
 STORED_IMAGES, VALIDATION_IMAGES = 25, 4  # of each source
