@@ -55,15 +55,18 @@ class Timm(Backbone):
             original = timm.create_model(name)
         self.plain = len({layer["reduction"] for layer in _layers(original)}) == 1
         sizes = _vit_sizes(original) if self.plain else _sizes(original, output_stride)
+        fixed = ConfigError(
+            f"the backbone '{self.name}' has a fixed output stride.",
+            "Use '--set model.output_stride=32'.",
+        )
         try:
             self.network: Any = timm.create_model(name, num_classes=0, **(sizes | options))
         except TypeError as error:
             if "output_stride" not in str(error):
                 raise
-            raise ConfigError(
-                f"the backbone '{self.name}' has a fixed output stride.",
-                "Use '--set model.output_stride=32'.",
-            ) from error
+            raise fixed from error
+        if not self.plain and _layers(self.network)[-1]["reduction"] > output_stride:
+            raise fixed  # some networks ignore the option
         cfg = self.network.pretrained_cfg
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
         self._choose_layers(output_stride)
