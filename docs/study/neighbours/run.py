@@ -3,9 +3,9 @@
     python docs/study/neighbours/run.py RUNS OUTPUT
 
 RUNS is the folder of the runs of `docs/study/backbones/run.py` that left out dusk, and OUTPUT a new
-file. Tokens of source images,
-of the frozen backbone and with their majority class, are the memory. With s_c the mean cosine of a
-pixel's token and its k nearest ones of class c, the pixel's class maximises
+file. Tokens of source images, of the frozen backbone and with their majority class, are the memory.
+With s_c the mean cosine of a pixel's token and its k nearest ones of class c, the pixel's class
+maximises
 
     log p_head + beta · log softmax over c of s_c / 0.07.
 
