@@ -5,9 +5,9 @@
 
 The first command trains a run in FOLDER; an average does not change the training, so the run has
 both. The second command scores both of all runs on the same images, and writes `results.json`
-beside this file. As in `pinmem train`, the average gets batch-norm statistics of 50 batches, and
-the last weights keep those of the training. PINMEM_HOME holds copies of CamVid and IDD-Lite at half
-size (`docs/study/half.py`).
+to the folder of this script. As in `pinmem train`, the average gets batch-norm statistics of 50
+batches, and the last weights keep those of the training. PINMEM_HOME holds copies of CamVid and
+IDD-Lite at half size (`docs/study/half.py`).
 """
 
 import json
