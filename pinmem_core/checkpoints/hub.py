@@ -220,6 +220,18 @@ def model_name(checkpoint: Path) -> str:
     return str(HubName.of_cached(checkpoint) or run_folder(checkpoint.absolute()).name)
 
 
+def lasting_name(name: str) -> str:
+    """Return a name of a model that means the same later, from any folder.
+
+    Raises:
+        DataError: No folder, run or model has this name.
+        MachineError: As for `checkpoint_of`.
+    """
+    folder = checkpoint_of(name)
+    stays = folder == STARTER_FOLDER or HubName.of_cached(folder) is not None
+    return name if stays else str(folder.absolute())
+
+
 def is_local_path(name: str) -> bool:
     """Return whether a name is a path on this machine and not `user/name` on the Hub.
 

@@ -1,7 +1,7 @@
 """The interface of a training method. Data, schedule, optimizer and checkpoint are shared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -121,6 +121,15 @@ class Method(ABC):
             settings: Settings of the method's own, a `Config`.
         """
         return {}
+
+    @classmethod
+    def teachers(cls, settings: Any) -> Sequence[str]:
+        """Return the models that the method learns from; the network has seen their images, too.
+
+        Args:
+            settings: Settings of the method's own, a `Config`.
+        """
+        return ()
 
     def setup(self, segmenter: Segmenter) -> None:  # noqa: B027
         """Prepare the training of a network, e.g. by hooks on some stages.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from pinmem_core.checkpoints.checkpoint import WEIGHTS, read_architecture, read_config
-from pinmem_core.checkpoints.hub import STARTER_FOLDER, HubName, checkpoint_of, model_name
+from pinmem_core.checkpoints.hub import checkpoint_of, lasting_name, model_name
 from pinmem_core.checkpoints.model_card import WEIGHTS_LICENCE
 from pinmem_core.config import ModelConfig, Settings, TrainConfig
 from pinmem_core.distributed import broadcast_tensors, on_first_rank
@@ -95,8 +95,7 @@ def pinned(config: TrainConfig) -> TrainConfig:
     name = config.init_from
     if name is None:
         return config
-    folder = checkpoint_of(name)
-    theirs, model = read_architecture(folder), config.model
+    theirs, model = read_architecture(checkpoint_of(name)), config.model
     if config.init_weights:
         raise ConfigError(
             f"init_weights={config.init_weights} contradicts init_from={name}, which has weights "
@@ -116,8 +115,7 @@ def pinned(config: TrainConfig) -> TrainConfig:
             "the run.",
             "Leave 'model.adapters' and the recipe out, and use the method of that model.",
         )
-    stays = folder == STARTER_FOLDER or HubName.of_cached(folder) is not None
-    return config.model_copy(update={"init_from": name if stays else str(folder.absolute())})
+    return config.model_copy(update={"init_from": lasting_name(name)})
 
 
 def start_from(segmenter: Segmenter, config: TrainConfig, on_event: Listener = ignore) -> None:

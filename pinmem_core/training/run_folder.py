@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pinmem_core.checkpoints.base_weights import Base
 from pinmem_core.checkpoints.checkpoint import write_card
-from pinmem_core.checkpoints.hub import CHECKPOINT, model_name
+from pinmem_core.checkpoints.hub import CHECKPOINT, is_local_path, model_name
 from pinmem_core.checkpoints.model_card import (
     INIT_FROM,
     TIME_IS_OVER,
@@ -332,10 +332,14 @@ def shareable(config: TrainConfig) -> dict[str, Any]:
     if config.init_from and Path(config.init_from).is_absolute():
         settings["init_from"] = model_name(Path(config.init_from))
     settings["method_config"] = {
-        key: Path(value).name if isinstance(value, str) and "/" in value else value
+        key: model_name(Path(value)) if isinstance(value, str) and _is_path(value) else value
         for key, value in settings["method_config"].items()
     }
     return settings
+
+
+def _is_path(value: str) -> bool:
+    return "/" in value and is_local_path(value)
 
 
 def _metrics_line(line: dict[str, Any]) -> dict[str, float]:

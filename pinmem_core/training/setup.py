@@ -293,8 +293,10 @@ def load_data(
     validation = load_validation(config.sources, limit, on_event, network=space)
     trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
     own = trained_on
-    if start:
-        trained_on |= start.record()
+    method = methods.get(config.method)
+    teachers = map(InitialModel.read, method.teachers(method.read_settings(config)))
+    for model in (*teachers, *([start] if start else [])):
+        trained_on |= model.record()
     targets = [load_target(text, trained_on, limit, network=space) for text in config.targets]
     named = {text: Selection.parse(text) for text in config.targets}
     seen = [t for t, of in named.items() if own.has_seen(of.dataset, matching(of, "all"))]
