@@ -23,6 +23,7 @@ METHODS = ("pinmem", "mldg", "aggregate")
 def test_these_are_the_recipes():
     assert recipe_names() == [
         "camvid",
+        "camvid-dinov2",
         "convnext-tiny",
         "demo",
         "dinov2-frozen",
