@@ -227,6 +227,24 @@ def _averages(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _networks(records: list[dict]) -> str:
+    """Return one row for each network, of one run."""
+    lines = [
+        "| network | trained by | iterations | minutes | sources, val | dusk | IDD-Lite |",
+        f"|{' --- |' * 7}",
+    ]
+    for of in records:
+        miou, drives = of["miou"], ("0006R0", "0016E5", "Seq05VD")
+        scores = (
+            fmean(miou[f"camvid:{drive}@val"] for drive in drives),
+            miou["camvid:0001TP"],
+            miou["idd-lite@val"],
+        )
+        cells = of["network"], of["by"], f"{of['iterations']:,}", of["minutes"] or ""
+        lines.append(f"| {' | '.join([*map(str, cells), *(f'{each:.1f}' for each in scores)])} |")
+    return "\n".join(lines) + "\n"
+
+
 def _ends(interval: list[float]) -> str:
     return "{:+.1f} to {:+.1f}".format(*interval)
 
@@ -257,6 +275,7 @@ _MAKERS = {
     "drives": _drives,
     "memory": _memories,
     "mixtures": _mixtures,
+    "networks": _networks,
     "use": _use,
     "uses": _uses,
 }

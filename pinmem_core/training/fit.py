@@ -125,6 +125,7 @@ def fitted_settings(size: DataSize, device: str, memory: int | None) -> dict[str
     else:
         settings = load_recipe("starter")
         del settings["optim"]["ema"]  # short runs would average over their whole length
+        del settings["augmentation"]["strong"]  # made for a much longer run
         largest_crop, images, bytes_per_pixel = 192, 9, 2_500
     crop = min(largest_crop, max(64, size.side // 32 * 32))
     batch = max(2, images // size.domains)

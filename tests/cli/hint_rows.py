@@ -429,6 +429,7 @@ ROWS = [
     Row(PATHS, "pinmem runs", "train --resume absent"),
     Row(PATHS, "pinmem runs", "eval last", fresh),
     Row(HUB, "pinmem runs", "eval weights.bin", a_file),
+    Row("pinmem_core/methods/distillation.py", "pinmem runs", f"{TRAIN} --method distillation"),
     Row(
         HUB,
         f"pinmem predict IMAGE --model {HOLE}",

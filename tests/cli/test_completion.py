@@ -45,7 +45,7 @@ def complete(line: str) -> list[str]:
         ("pinmem tr", ["train"]),
         ("pinmem train --method ml", ["mldg"]),
         ("pinmem train --sources gtav,my", ["gtav,mycity"]),
-        ("pinmem train --recipe cam", ["camvid"]),
+        ("pinmem train --recipe cam", ["camvid", "camvid-dinov2"]),
         ("pinmem train --resume f", ["first"]),
         ("pinmem train --logger tensorboard,w", ["tensorboard,wandb"]),
         ("pinmem train --device c", ["cpu", "cuda"]),
