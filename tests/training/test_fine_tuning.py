@@ -165,6 +165,8 @@ def test_every_method_leaves_a_frozen_backbone_as_it_is(model, method, compute):
     adapters = methods.get(method).adapters(methods.get(method).Config())
     backbone = "resnet10" if adapters or "compute__recompute" in compute else "tiny"
     values = {"method": method, "model__backbone": backbone, **compute}
+    if method == "distillation":
+        values["method_config"] = {"teacher": "starter"}
     config = resolve(small_config(**values))
     folder = model(**values, model__memory=config.model.memory)
     config = resolve(small_config(init_from=str(folder), optim__freeze="backbone", **values))
