@@ -77,8 +77,10 @@ class Distillation(Aggregate):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if settings.teacher_sha256 not in (None, digest):
             raise DataError(
-                f"the model {settings.teacher} has changed since the run began to learn from it.",
-                "Start a new run.",
+                f"the model {settings.teacher} is not the one that the run began to learn from: "
+                "its weights differ.",
+                "Start a new run; to repeat the settings of this one, add "
+                "'--set method_config.teacher_sha256=none'.",
             )
         name = lasting_name(settings.teacher)
         return settings.model_copy(update={"teacher": name, "teacher_sha256": digest})

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import small_config
+from conftest import Result, small_config
 from method_tester import MethodTester
 
 from pinmem_core.config import ModelConfig
@@ -168,11 +168,15 @@ def test_a_run_resumes_with_the_teacher_that_it_began_with(tmp_path, monkeypatch
 
     with pytest.raises(StoppedRunError):
         train(config, tmp_path / "part", on_event=hear, stop=lambda: bool(began))
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     folder.rename(tmp_path / "kept")
     teacher(folder, seed=5)
-    with pytest.raises(DataError, match=r"big has changed since the run began"):
+    with pytest.raises(DataError, match=r"big is not the one that the run began to learn from"):
         resume(tmp_path / "part")
+    repeated = ["--recipe", str(tmp_path / "part"), "--dry-run"]
+    assert Result("train", *repeated).code == 3
+    assert Result("train", *repeated, "--set", "method_config.teacher_sha256=none").code == 0
     shutil.rmtree(folder)
     (tmp_path / "kept").rename(folder)
     run = resume(tmp_path / "part").run
