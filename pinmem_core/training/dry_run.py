@@ -4,7 +4,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from statistics import fmean
 
@@ -12,7 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.config import TrainConfig
@@ -104,7 +108,28 @@ def domain_splits(config: TrainConfig, batch: Batch) -> list[Batch]:
 
 
 def iteration_cost(iteration: TrainStep, batch: Batch) -> Cost:
-    """Return the cost of an iteration, counted on fake tensors."""
+    """Return the cost of an iteration, counted on fake tensors.
+
+    Fake tensors have no values. Where a step depends on values, e.g. to match masks, the cost is
+    extrapolated from two small crops.
+    """
+    try:
+        return _counted(iteration, batch)
+    except (DynamicOutputShapeException, DataDependentOutputException):
+        held = [batch.images, batch.labels, *batch.more_views, *step_tensors(iteration)]
+        few, many = (
+            cost_of(partial(iteration.step, 0, _cropped(batch, side)), held) for side in _CROPS
+        )
+    small, large, whole = (side**2 for side in (*_CROPS, batch.images.shape[-1]))
+    further = (whole - large) / (large - small)
+    flops, memory = (
+        round(more + further * (more - less))
+        for less, more in zip(astuple(few), astuple(many), strict=True)
+    )
+    return Cost(flops, memory)
+
+
+def _counted(iteration: TrainStep, batch: Batch) -> Cost:
     tensors = list(step_tensors(iteration))
     with FakeTensorMode() as fake:
         batch = batch.map(fake.from_tensor)

@@ -92,6 +92,16 @@ def test_flops_follow_the_area_of_the_crops():
 
 
 @pytest.mark.slow
+def test_a_step_that_depends_on_values_is_counted_on_small_crops():
+    pytest.importorskip("scipy")
+    values = {"model__decoder": "mask", "method": "aggregate"}
+    config, batch = small_config(**values), _batch(side=160)
+    step = TrainStep(config, Segmenter(config.model), CPU)
+    whole = cost_of(lambda: step.step(0, batch))
+    assert _cost(batch, **values).flops == pytest.approx(whole.flops, rel=0.05)
+
+
+@pytest.mark.slow
 def test_the_ways_to_split_three_domains_are_averaged():
     """One is meta-train and two are meta-test, or the other way round."""
     batch = _batch(domains=3)
