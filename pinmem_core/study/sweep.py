@@ -19,7 +19,7 @@ from pinmem_core.documents import read_toml, validation_message
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.inference import get_protocol
-from pinmem_core.recipe import load_recipe
+from pinmem_core.training.fit import recipe_settings
 
 MOST_RUNS = 10_000
 """Maximum number of runs of a study (variants times seeds times folds)."""
@@ -92,6 +92,10 @@ _WITHOUT_EFFECT = {"workers", "log_every", "logger", "checkpoint"}
 """Settings of training that no score depends on: a study may go on with others, also elsewhere."""
 
 
+_FIXED = {"seed", "sources", "targets"}
+"""Settings that the study gives each run."""
+
+
 class Sweep(Settings):
     """A study of several variants and seeds."""
 
@@ -126,6 +130,9 @@ class Sweep(Settings):
                     f"'{name}' cannot be a placebo of '{variant.placebo_of}': that is no trained "
                     "variant without 'of' and 'placebo_of'"
                 )
+        for settings in (self.settings, *(v.settings for v in self.variants.values())):
+            if fixed := sorted(_FIXED & settings.keys()):
+                raise ValueError(f"'{fixed[0]}' is the study's, and cannot be one of 'settings'")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed occurs twice")
         names = Counter(name.casefold() for name in self.variants)
@@ -189,7 +196,7 @@ class Sweep(Settings):
         chosen = self.variants[variant]
         if chosen.base:
             return nested(self._settings(chosen.base), chosen.settings)
-        return nested(nested(load_recipe(self.recipe), self.settings), chosen.settings)
+        return nested(nested(recipe_settings(self.recipe), self.settings), chosen.settings)
 
     def settings_of(self, variant: str, seed: int) -> dict[str, Any]:
         """Return all settings that a run's report depends on, by section."""
@@ -211,7 +218,8 @@ def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str
         targets: Targets that replace those of the file.
 
     Raises:
-        ConfigError: The file is missing, is not TOML, or contains a value that is not allowed.
+        ConfigError: The file is missing, is not TOML, or contains a value that is not allowed or
+            has no effect.
     """
     try:
         given = read_toml(path)
@@ -226,9 +234,22 @@ def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str
         reason = validation_message(error) if isinstance(error, ValidationError) else error
         raise ConfigError(f"the study {path}: {reason}.") from None
     get_protocol(sweep.protocol)
-    for variant in sweep.variants:
-        sweep.config(variant, sweep.seeds[0])
+    configs = {name: sweep.config(name, sweep.seeds[0]) for name in sweep.variants}
+    for name, variant in sweep.variants.items():
+        if variant.base:
+            _require_difference(name, variant, configs[name], configs[variant.base])
     return sweep
+
+
+def _require_difference(name: str, variant: Variant, own: TrainConfig, base: TrainConfig) -> None:
+    """Raise ConfigError if the settings of an ablation or a placebo have no effect."""
+    if variant.of and own.model_copy(update={"model": base.model}) != base:
+        raise ConfigError(
+            f"the settings of '{name}' can only be those of 'model': it trains nothing.",
+            f"Remove the others, or 'of = \"{variant.of}\"'.",
+        )
+    if own == base:
+        raise ConfigError(f"'{name}' has the same settings as '{variant.base}'.")
 
 
 def report_path(folder: Path, variant: str, seed: int) -> Path:

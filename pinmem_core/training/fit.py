@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pinmem_core.config import TrainConfig, nested, validate, with_overrides
+from pinmem_core.config import TrainConfig, nested, validate, validated, with_overrides
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.devices import pick_device
 from pinmem_core.distributed import local_rank
 from pinmem_core.events import Listener, Notice, ignore
+from pinmem_core.methods import methods
 from pinmem_core.recipe import load_recipe
 from pinmem_core.training.fine_tuning import with_architecture_of
 
@@ -80,7 +81,7 @@ def run_config(
     """
     explicit = with_overrides(nested({}, given), overrides)
     model = explicit.get("init_from")
-    defaults = _defaults(given, explicit, on_event) if recipe is None else load_recipe(recipe)
+    defaults = _defaults(given, explicit, on_event) if recipe is None else recipe_settings(recipe)
     if model:
         defaults = {key: value for key, value in defaults.items() if key != "init_weights"}
         if recipe is None:
@@ -88,11 +89,32 @@ def run_config(
     return validate(with_overrides(nested(defaults, given), overrides))
 
 
+def recipe_settings(name: str) -> dict[str, Any]:
+    """Return the settings of a recipe; for a run, without what its method and `tune` have added.
+
+    Otherwise a run would keep these adapters and frozen parts with another method or `tune`.
+
+    Args:
+        name: Name of a recipe, TOML file, or folder or name of a run.
+
+    Raises:
+        ConfigError: There is no such recipe, or it is damaged or holds a wrong setting.
+    """
+    settings = load_recipe(name)
+    config = validate(settings)
+    method = methods.get(config.method)
+    own = validated(method.Config, config.method_config, "method_config")
+    added = {config.tune: {}, **method.adapters(own)}
+    kept = {k: v for k, v in config.model.adapters.items() if v != added.get(k)}
+    frozen = [part for part in config.optim.freeze if (config.tune, part) != ("frozen", "backbone")]
+    return nested(settings, {"model.adapters": kept, "optim.freeze": frozen})
+
+
 def _defaults(
     given: Mapping[str, Any], explicit: Mapping[str, Any], on_event: Listener
 ) -> dict[str, Any]:
     """Return the recipe of the first source, or else settings that fit."""
-    sources = given.get("sources") or ["demo"]
+    sources = validate({"sources": explicit.get("sources", ())}).sources or ("demo",)
     first = sources[0]
     if name := get_card(Selection.parse(first).dataset).recipe:
         on_event(Notice(f"recipe: {name}"))

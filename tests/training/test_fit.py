@@ -16,6 +16,7 @@ from pinmem_core.events import Notice
 from pinmem_core.recipe import load_recipe
 from pinmem_core.training import train
 from pinmem_core.training.fit import DataSize, fitted_settings, run_config
+from pinmem_core.training.run_folder import RunFolder
 from pinmem_core.training.setup import initial_segmenter, load_data, resolve
 from pinmem_core.training.time_limit import Timing, within_time
 from pinmem_core.training.timing import is_long, measure, plan_lines
@@ -76,6 +77,16 @@ def test_the_papers_sources_keep_its_recipe(name):
     config = run_config(None, {"sources": [name]})
     assert config.iterations == 30_463 and config.minutes is None
     assert is_long(config, 2)
+
+
+def test_a_repeated_run_keeps_no_adapters_and_frozen_parts_for_another_method_or_tune(home):
+    own = {"method": "isw", "tune": "frozen", "init_weights": "default"}
+    config = resolve(validate({"sources": ["toy:red"], **own}))
+    RunFolder(home / "runs" / "first").begin(config, {})
+    assert resolve(run_config("first", {})) == config
+    other = {"method": "aggregate", "method_config": {}, "tune": "full"}
+    changed = resolve(run_config("first", other))
+    assert not changed.model.adapters and not changed.optim.freeze
 
 
 def test_without_sources_the_demo_runs_and_with_a_model_its_architecture():
