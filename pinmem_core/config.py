@@ -7,11 +7,13 @@ from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
+    PositiveFloat,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -32,6 +34,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
 """Names, also as one text with commas."""
 Parts = Annotated[tuple[Literal["backbone", "decoder"], ...], BeforeValidator(_split_at_commas)]
 """Parts of a network, also as one text with commas."""
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+"""Weight of the past in a moving average."""
 
 
 class Settings(BaseModel):
@@ -53,6 +57,8 @@ class Settings(BaseModel):
     def _value_of(cls, key: str, value: Any) -> Any:
         field = cls.model_fields.get(key)
         choices = get_args(field.annotation) if field else ()
+        if isinstance(value, bool) and field and {int, float} & {field.annotation, *choices}:
+            return str(value).lower()  # pydantic would take true for the number 1
         if value is None and "none" in choices:
             return "none"
         return None if value == "none" and NoneType in choices else value
@@ -198,9 +204,9 @@ class OptimConfig(Settings):
     """"sgd", as in the paper, "adamw", or another optimizer of `training/optimizers`."""
     lr: float = Field(0.01, gt=0)
     """Learning rate at the start of the schedule."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Momentum = 0.9
     """Momentum of SGD."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     """Decay rates of the moments of AdamW."""
     weight_decay: float = Field(5e-4, ge=0)
     """Weight decay of the optimizer."""
@@ -240,12 +246,18 @@ class OptimConfig(Settings):
     statistics stay those of `init_from` or `init_weights`."""
 
 
+def _in_order(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError("the first value should not exceed the second")
+    return values
+
+
 class AugmentationConfig(Settings):
     """Augmentation of training images (docs/method.md, section 5)."""
 
     crop: int = Field(768, ge=32)
     """Side of the square crop, in pixels."""
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_in_order)] = (0.5, 2.0)
     """Smallest and largest factor of the random scaling."""
     strong: Literal["meta-test", "first-source", "all", "none"] = "meta-test"
     """Domains of a step with strong colour jitter."""
@@ -322,12 +334,12 @@ class TrainConfig(Settings):
     """Settings of the method's own (`Method.Config`)."""
     use_memory: bool | None = None
     """Use a memory; None: as in the method's paper. It is optional for "aggregate"."""
-    sources: tuple[str, ...] = ()
+    sources: Names = ()
     """Domains to train on: `dataset` or `dataset:domain`."""
     classes: str | None = None
     """Label space of the run: the name of a known one, or of that of a source. None: the finest one
     that the labels of all sources can be mapped to."""
-    targets: tuple[str, ...] = ()
+    targets: Names = ()
     """Unseen domains to evaluate on after training."""
     allow_seen_targets: bool = False
     """Accept targets that a source holds images of; their scores are marked as seen."""

@@ -61,7 +61,7 @@ class DSU(Aggregate):
 
         p: float = Field(0.5, ge=0, le=1)
         """Probability that an iteration perturbs the styles at a place."""
-        places: tuple[int, ...] | None = None
+        places: tuple[int, ...] | None = Field(None, min_length=1)
         """Places: 0 is the stem, i the end of stage i; None: all, as in the paper."""
         placebo: bool = False
         """Perturb all channels alike, by the mean uncertainty."""

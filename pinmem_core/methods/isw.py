@@ -5,10 +5,10 @@ their covariances: of those that differ most between an image and the same image
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pinmem_core.config import Settings
@@ -45,13 +45,16 @@ def whitening_loss(maps: Tensor, mask: Tensor, margin: float = 0.0) -> Tensor:
 def above_lowest_cluster(values: Tensor, clusters: int) -> Tensor:
     """Return which values are outside the lowest cluster of k-means, (n,) bool.
 
-    Lloyd's iterations begin with evenly spaced centres, so that the result is deterministic.
+    Lloyd's iterations begin with evenly spaced centres, so that the result is deterministic. If a
+    value is not finite, all are outside; the loss of such a network stops the run.
 
     Args:
         values: Values, (n,).
         clusters: Number of clusters.
     """
     known = values.detach().cpu().double()
+    if not known.isfinite().all():
+        return torch.ones_like(values, dtype=torch.bool)
     low, high = (float(value) for value in known.aminmax())
     centres = torch.linspace(low, high, clusters, dtype=torch.float64)
     while True:
@@ -87,6 +90,12 @@ class ISW(Aggregate):
         """Number of clusters of the elements by variance; all but the lowest are sensitive."""
         placebo: bool = False
         """Use a random mask with as many elements as that of the sensitive ones."""
+
+        @model_validator(mode="after")
+        def _placebo_has_an_effect(self) -> Self:
+            if self.placebo and self.loss != "isw":
+                raise ValueError(f"'placebo' has no effect with loss={self.loss}")
+            return self
 
     maps: dict[int, Tensor]
     masks: list[Tensor]

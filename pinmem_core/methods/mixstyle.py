@@ -40,7 +40,7 @@ class MixStyle(Aggregate):
         """Probability that a forward pass mixes the styles at a place."""
         alpha: float = Field(0.1, gt=0)
         """Parameter of Beta(alpha, alpha), from which the share λ of each image is drawn."""
-        places: tuple[int, ...] = (0, 1)
+        places: tuple[int, ...] = Field((0, 1), min_length=1)
         """Places: 0 is the stem, i the end of stage i. The paper has (1, 2) or (1, 2, 3)."""
         placebo: bool = False
         """Set λ to 1, so that nothing is mixed."""

@@ -6,11 +6,11 @@ classified by the nearest basis of a class (`style_projection.py` and `class_bas
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pinmem_core.config import Settings, TrainConfig
@@ -51,6 +51,12 @@ class SPCNet(Method):
         """Divisor of the cosines in the InfoNCE loss."""
         domains: int = Field(2, ge=1)
         """Number of source domains; it follows from `sources` and `pseudo_domains`."""
+
+        @model_validator(mode="after")
+        def _placebo_has_an_effect(self) -> Self:
+            if self.placebo and self.projection != "project":
+                raise ValueError(f"'placebo' has no effect with projection={self.projection}")
+            return self
 
     @classmethod
     def read_settings(cls, config: TrainConfig) -> Settings:

@@ -55,7 +55,7 @@ class WildNet(Method):
         the paper's control without ImageNet."""
         weight: float = Field(10.0, ge=0)
         """Weight λ of the divergence."""
-        places: tuple[int, ...] = (0, 1, 2)
+        places: tuple[int, ...] = Field((0, 1, 2), min_length=1)
         """Places of the styles: 0 is the stem, i the end of stage i."""
         placebo: bool = False
         """Use the style of the image itself."""

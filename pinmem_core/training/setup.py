@@ -50,11 +50,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
             f"Its memory is {method.memory}; leave use_memory out.",
         )
     if wanted and config.model.memory is None:
-        raise ConfigError(f"the method '{config.method}' needs the section model.memory.")
-    if method.meta and config.batch < 2:
         raise ConfigError(
-            f"the method '{config.method}' needs at least 2 images of each domain, not 1.",
-            "Batch norm in the pooled branch cannot normalise a single value; use '--batch 2'.",
+            f"the method '{config.method}' needs the section model.memory.",
+            "Use the default settings of the memory: '--set model.memory={}'.",
+        )
+    parts = config.compute.accumulate
+    if method.meta and config.batch // parts < 2:
+        raise ConfigError(
+            f"a step of the method '{config.method}' needs at least 2 images of each domain, not 1.",
+            "Batch norm in the pooled branch cannot normalise a single value; use "
+            f"'--batch {2 * parts}'.",
         )
     if config.compute.compile and config.compute.recompute:
         raise ConfigError(
@@ -79,7 +84,18 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def _tuned(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the adapter, or the frozen backbone, that `tune` asks for."""
+    """Return the configuration with the adapter, or the frozen backbone, that `tune` asks for.
+
+    Raises:
+        ConfigError: There is an adapter that another `tune` stands for.
+    """
+    others = {"lora", "rein", "bias"} - {config.tune} if config.init_from is None else set()
+    for name in sorted(others & {*config.model.adapters}):
+        raise ConfigError(
+            f"tune={config.tune} contradicts model.adapters.{name}, with which the pretrained "
+            "weights are frozen.",
+            f"Use '--set tune={name}', or '--set model.adapters={{}}'.",
+        )
     if config.tune == "full":
         return config
     optim, model, name = config.optim, config.model, config.tune

@@ -88,6 +88,7 @@ def test_the_lowest_cluster_is_that_of_the_best_partition(seed):
     assert int((~chosen).sum()) == best_clusters(values, 3) == 6
     assert values[chosen].min() > values[~chosen].max()
     assert not above_lowest_cluster(torch.zeros(4), 3).any()
+    assert above_lowest_cluster(torch.tensor([0.0, torch.nan, torch.inf]), 3).all()  # ends
 
 
 def run(iterations: int, **settings):

@@ -7,13 +7,19 @@ from pinmem_core.errors import ConfigError
 def test_overrides_are_typed_and_nested():
     settings = with_overrides(
         {"optim": {"lr": 1.0, "momentum": 0.5}},
-        ["optim.lr=0.02", "model.memory.read=softmax", "init_weights=none", "sources=['a', 'b']"],
+        [
+            "optim.lr=0.02",
+            "model.memory.read=softmax",
+            "init_weights=none",
+            "sources=['a', 'b']",
+            "targets=c,d",
+        ],
     )
     config = validate(settings)
     assert (config.optim.lr, config.optim.momentum) == (0.02, 0.5)
     assert config.model.memory and config.model.memory.read == "softmax"
     assert config.init_weights is None
-    assert config.sources == ("a", "b")
+    assert config.sources == ("a", "b") and config.targets == ("c", "d")
 
 
 def test_nested_does_not_touch_what_it_is_given():
@@ -28,6 +34,11 @@ def test_nested_does_not_touch_what_it_is_given():
         ("optim.lrr=1", "unknown configuration key 'optim.lrr'"),
         ("optim.lr=fast", "'optim.lr'"),
         ("optim.lr=-1", "greater than 0"),
+        ("optim.clip=true", "'optim.clip'.*number"),
+        ("optim.warmup=true", "'optim.warmup'.*integer"),
+        ("optim.betas=[0.9, 1]", "less than 1"),
+        ("augmentation.scale=[2, 0.5]", "'augmentation.scale'.*first value"),
+        ("augmentation.scale=[0, 1]", "'augmentation.scale.0'.*greater than 0"),
         ("optim.lr=inf", "'optim.lr'.*finite"),
         ("optim.weight_decay=nan", "'optim.weight_decay'.*finite"),
         ("optim.lr.x=1", "not a section|is a value"),

@@ -126,6 +126,17 @@ def test_a_target_without_labels_is_said_and_not_scored(tmp_path):
         ({"method": "pinmem", "use_memory": False}, "contradicts"),
         ({"method": "pinmen"}, "unknown method"),
         ({"batch": 1}, "at least 2 images"),
+        ({"compute__accumulate": 2}, "at least 2 images"),
+        ({"model__adapters": {"lora": {"rank": 2}}}, "tune=full contradicts model.adapters.lora"),
+        ({"method": "mixstyle", "method_config": {"places": []}}, "method_config.places"),
+        (
+            {"method": "isw", "method_config": {"loss": "irw", "placebo": True}},
+            "no effect with loss=irw",
+        ),
+        (
+            {"method": "spc", "method_config": {"projection": "instance_norm", "placebo": True}},
+            "no effect with projection=instance_norm",
+        ),
         (
             {"model__num_classes": 11},
             "'cityscapes-19' cannot be mapped to .* 'cityscapes-first-11'",
