@@ -57,7 +57,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     parts = config.compute.accumulate
     if method.meta and config.batch // parts < 2:
         raise ConfigError(
-            f"a step of the method '{config.method}' needs at least 2 images of each domain, not 1.",
+            f"a step of '{config.method}' needs at least 2 images of each domain, not 1.",
             "Batch norm in the pooled branch cannot normalise a single value; use "
             f"'--batch {2 * parts}'.",
         )
