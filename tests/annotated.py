@@ -12,6 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pinmem_core.data.catalog import read_card
+from pinmem_core.data.locate import locate_raw_files
+from pinmem_core.data.new_card import new_card
+from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import PreparedDataset
+
 NAMES = ("lane", "meadow", "sky", "Vehicle", "person")
 COLORS = ((90, 90, 100), (60, 140, 60), (120, 170, 230), (200, 40, 40), (230, 200, 60))
 SIZE = (96, 64)
@@ -297,6 +303,19 @@ def parquet(folder: Path, *, is_struct: bool = True, in_features: bool = True) -
 def parquet_of_bytes(folder: Path) -> dict[str, Scene]:
     """Write plain bytes, and the names of the classes as models have them."""
     return parquet(folder, is_struct=False, in_features=False)
+
+
+def prepared(folder: Path, name: str = "mine") -> PreparedDataset:
+    """Draft a card for a folder, and prepare its data by that card, without any change."""
+    path = folder.parent / f"{name}.yaml"
+    path.write_text(new_card(folder, name), encoding="utf-8")
+    return prepared_by(path, folder)
+
+
+def prepared_by(path: Path, folder: Path) -> PreparedDataset:
+    """Prepare the data of a folder by the card at `path`."""
+    card = read_card(path)
+    return prepare(card, locate_raw_files(card, [folder]))
 
 
 FORMATS = {

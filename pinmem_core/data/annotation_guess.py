@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -132,6 +132,18 @@ def _coco_annotations(
                 names = {e.file for content in group.values() for e in content.entries}
                 missing = sum(file.name not in by_name for file in names)
                 yield Annotations(layout, "coco", missing=missing)
+        elif entries := [(path, e.file) for path in group for e in group[path].entries]:
+            errors.append(_no_images(jsons[entries[0][0]], entries[0][1], by_name))
+
+
+def _no_images(path: Path, image: PurePosixPath, images: Container[str]) -> DataError:
+    """Return the error for a JSON file without an annotation of any image of the folder."""
+    if image.name in images:
+        return DataError(f"{path} has no annotations of its images, such as {image}.")
+    return DataError(
+        f"{path} has labels of {image} and others, but the folder has no images of these names.",
+        "Rename the images, or correct each 'file_name' in the JSON.",
+    )
 
 
 def _coco_pairs(
@@ -141,9 +153,11 @@ def _coco_pairs(
     taken: set[PurePosixPath] = set()
     for label in sorted(group, key=lambda label: len(group[label].entries)):
         for entry in group[label].entries:
-            same = [p for p in by_name.get(entry.file.name, []) if p.parent.name != label.stem]
-            tails = [p for p in same if entry.has_name_of(p)]
-            free = [image for image in tails or same if image not in taken]
+            same = by_name.get(entry.file.name, [])
+            if group[label].is_panoptic:
+                same = [image for image in same if image.parent.name != label.stem]
+            best = max(map(entry.likeness, same), default=None)
+            free = [p for p in same if entry.likeness(p) == best and p not in taken]
             if free and entry.annotations:
                 image = max(free, key=lambda p: _likeness(p, label))
                 taken.add(image)

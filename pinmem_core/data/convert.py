@@ -267,7 +267,7 @@ class Conversion:
     def read_label(self, raw: RawSample, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return the (H, W) trainIds of a valid label; `size` is the image's (width, height)."""
         if raw.label is None:
-            raise _DefectError(raw.image, raw.label_missing, "missing partner")
+            raise _DefectError(raw.image, raw.reason, "missing partner")
         try:
             values = self._decode(raw.label, self.label_map, raw.image)
             train_ids, unknown = self.label_map.apply(values)
@@ -284,8 +284,12 @@ class Conversion:
             reason = f"holds values that the label map does not know: {few}"
             raise _DefectError(raw.label, reason, "unknown value")
         if (values == values[0, 0]).all():
-            raise _DefectError(raw.label, "is of a single value", "single value")
+            raise _DefectError(raw.label, f"is of a single value{self._of(raw)}", "single value")
         return train_ids
+
+    def _of(self, raw: RawSample) -> str:
+        """Return the name of the image, for messages, if its label file holds those of many."""
+        return f" in {raw.image.name}" if self.encoding == "coco" else ""
 
     def _reencoded(self, raw: RawSample, reencoding: Reencoding) -> bytes:
         try:
@@ -299,7 +303,7 @@ class Conversion:
         """Write the trainIds of a sample and return its record."""
         pixels = count_pixels(train_ids, len(self.label_map.space))
         if not any(pixels):
-            reason = "no pixel of it belongs to a class"
+            reason = f"no pixel of it belongs to a class{self._of(raw)}"
             raise _DefectError(raw.label or raw.image, reason, "nothing labelled")
         label = own_path("labels", f"{raw.id}.png")
         write_atomic(self.folder / label, label_png(train_ids))

@@ -11,7 +11,7 @@ from time import process_time
 import regex
 
 from pinmem_core.data.card import FIELD, DatasetCard, Layout, fields_of
-from pinmem_core.data.encodings.coco import may_hold
+from pinmem_core.data.encodings.coco import images_without_entry, likeness
 from pinmem_core.data.raw_files import (
     TRAIN_IDS,
     RawFiles,
@@ -42,7 +42,7 @@ class RawSample:
         split: Split; None if no folder gives it.
         image: Image file.
         label: Label file; None if it is missing.
-        others: Names of up to three files in place of the missing label.
+        reason: Why there is no label.
     """
 
     id: str
@@ -50,13 +50,7 @@ class RawSample:
     split: str | None
     image: Path
     label: Path | None
-    others: tuple[str, ...] = ()
-
-    @property
-    def label_missing(self) -> str:
-        """The message for a missing label."""
-        there = f", but {', '.join(self.others)} is there" if self.others else ""
-        return f"its label is missing{there}"
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,6 +187,8 @@ def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> LayoutMatch:
     every = [_sample(card, layout, fields, number, files) for number, fields in images.items()]
     used = {sample.label for sample in every}
     every = [sample for sample in every if sample.image not in used]  # the label of another
+    if layout.encoding == "coco":
+        every = _without_labels_of_others(every)
     samples: dict[str, RawSample] = {}
     for sample in sorted(every, key=lambda sample: sample.label is None):  # pairs come first
         samples.setdefault(sample.id, sample)
@@ -242,7 +238,9 @@ def _sample(
     image = files.path(number)
     tails = [as_text(tail).format(**fields) for tail in (layout.label, *layout.more_labels)]
     labels = [path for tail in tails if (path := _label(tail, image, files))]
-    label = next((path for path in labels if len(tails) == 1 or may_hold(path, image)), None)
+    if len(tails) > 1:  # of several files, the one with the likeliest entry
+        labels.sort(key=lambda path: likeness(path, image), reverse=True)
+        labels = [path for path in labels[:1] if likeness(path, image)[0]]
     split = layout.split.format(**fields) if layout.split else None
     domain = layout.domain.format(**fields) if layout.domain else card.name
     if domain not in card.domains:  # the card's spelling, if only the case differs
@@ -253,9 +251,16 @@ def _sample(
         domain=domain,
         split=split_called(split) if split else None,
         image=image,
-        label=label,
-        others=() if label else _others(layout, fields, number, files),
+        label=labels[0] if labels else None,
+        reason="" if labels else _reason(layout, fields, number, files),
     )
+
+
+def _without_labels_of_others(samples: Sequence[RawSample]) -> list[RawSample]:
+    """Return samples of COCO; one whose entry belongs to another image has no label."""
+    without = images_without_entry((s.label, s.image) for s in samples if s.label)
+    reason = "the annotations of its name may be those of another image"
+    return [replace(s, label=None, reason=reason) if s.image in without else s for s in samples]
 
 
 def _label(tail: str, image: Path, files: RawFiles) -> Path | None:
@@ -272,15 +277,14 @@ def _label(tail: str, image: Path, files: RawFiles) -> Path | None:
     return max(map(files.path, numbers), key=rank, default=None)
 
 
-def _others(
-    layout: Layout, fields: Mapping[str, str], number: int, files: RawFiles
-) -> tuple[str, ...]:
-    """Return the names of files at the place of a sample's label with a similar name."""
+def _reason(layout: Layout, fields: Mapping[str, str], number: int, files: RawFiles) -> str:
+    """Return the message for a missing label; it names files in its place with a similar name."""
     label = as_text(layout.label)
     end = max((match.end() for match in FIELD.finditer(label) if match[1]), default=len(label))
     beginning = label[:end].format(**fields)
     others = (n for n in files.beginning_with(beginning, label.count("/") + 1) if n != number)
-    return tuple(files.path(other).name for other in islice(others, _SHOWN))
+    names = ", ".join(files.path(other).name for other in islice(others, _SHOWN))
+    return "its label is missing" + (f", but {names} is there" if names else "")
 
 
 def _with_train_ids(match: LayoutMatch) -> LayoutMatch:

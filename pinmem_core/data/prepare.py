@@ -182,7 +182,7 @@ def survey(card: DatasetCard, folders: Sequence[Path], label_map: str | None = N
     refuse_disguised(card, match)
     planned, defects = _plan(card, match)
     defects += [
-        Defect(str(raw.image), raw.label_missing, "missing partner")
+        Defect(str(raw.image), raw.reason, "missing partner")
         for raw, _ in planned
         if raw.label is None
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import annotated
 import numpy as np
 import pytest
-from annotated import FORMATS, NAMES, SIZE, image_bytes, put
+from annotated import FORMATS, NAMES, SIZE, image_bytes, prepared, put
 from conftest import small_config
 from PIL import Image
 
@@ -19,14 +19,6 @@ from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Notice
 from pinmem_core.label_files import read_label
 from pinmem_core.training import train
-
-
-def prepared(folder, name="mine"):
-    """Draft a card for a folder, and prepare its data by that card, without any change."""
-    path = folder.parent / f"{name}.yaml"
-    path.write_text(new_card(folder, name), encoding="utf-8")
-    card = read_card(path)
-    return prepare(card, locate_raw_files(card, [folder]))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -330,7 +322,7 @@ def test_a_class_that_the_card_does_not_know_is_not_drawn_as_another(tmp_path):
         ("COCO", _cut("annotations/instances_default.json"), "cannot be read"),
         ("COCO", _text("annotations/instances_default.json", '{"images": []}'), "no 'categories'"),
         ("COCO", _text("annotations/instances_default.json", b'{"images": [\xff'), "not UTF-8"),
-        ("COCO", lambda folder: (folder / "images").rename(folder.parent / "x"), "has no pairs"),
+        ("COCO", lambda folder: (folder / "images").rename(folder.parent / "x"), "has no images"),
     ],
 )
 def test_a_folder_without_any_readable_label_is_one_sentence(tmp_path, form, spoil, reason):

@@ -1,6 +1,8 @@
 """Labels stored in the format of COCO: one JSON with the polygons or segments of many images."""
 
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
@@ -38,10 +40,12 @@ class Entry:
     size: tuple[int, int] | None
     annotations: list[dict[str, Any]]
 
-    def has_name_of(self, image: PurePath) -> bool:
-        """Return whether the path of an image ends with that of the entry."""
-        parts = PurePosixPath(folded(image.as_posix())).parts
-        return parts[-len(self.file.parts) :] == self.file.parts
+    def likeness(self, image: PurePath) -> tuple[int, bool]:
+        """Return how many last parts of its path an image shares, and whether these are all."""
+        own = self.file.parts
+        parts = PurePosixPath(folded(image.as_posix())).parts[-len(own) :]
+        shared = next((n for n in range(len(parts), 0, -1) if parts[-n:] == own[-n:]), 0)
+        return shared, shared == len(own)
 
 
 class CocoFile:
@@ -81,9 +85,9 @@ class CocoFile:
     def entry_of(self, image: Path) -> Entry | None:
         """Return the entry with the name of an image; among several, by the folders in the JSON."""
         entries = self._by_name.get(folded(image.name), [])
-        if len(entries) > 1:
-            entries = [entry for entry in entries if entry.has_name_of(image)]
-        return entries[0] if len(entries) == 1 else None
+        best = max((entry.likeness(image) for entry in entries), default=None)
+        alike = [entry for entry in entries if entry.likeness(image) == best]
+        return alike[0] if len(alike) == 1 else None
 
 
 _parsed: OrderedDict[tuple[Path, int, int], CocoFile | DataError] = OrderedDict()
@@ -116,12 +120,41 @@ def read_coco_file(path: Path) -> CocoFile:
     return content
 
 
-def may_hold(path: Path, image: Path) -> bool:
-    """Return whether a JSON file has an entry for an image, or cannot be read."""
+def likeness(path: Path, image: Path) -> tuple[int, bool]:
+    """Return the likeness of an image to its entry in a JSON file; (0, False) without an entry.
+
+    A file that cannot be read may have one.
+    """
     try:
-        return read_coco_file(path).entry_of(image) is not None
+        entry = read_coco_file(path).entry_of(image)
     except DataError:
-        return True
+        return 1, False
+    return entry.likeness(image) if entry else (0, False)
+
+
+def images_without_entry(pairs: Iterable[tuple[Path, Path]]) -> set[Path]:
+    """Return the images whose entry in their JSON file belongs to another image of the same name.
+
+    It belongs to the image whose path is most like the one in the JSON; to none if several are.
+
+    Args:
+        pairs: A JSON file and an image.
+    """
+    by_name: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path, image in pairs:
+        by_name[path, folded(image.name)].append(image)
+    without: set[Path] = set()
+    for (path, _), images in by_name.items():
+        by_entry: dict[PurePosixPath, list[Path]] = defaultdict(list)
+        for image in images if len(images) > 1 else ():
+            with suppress(DataError):  # decoding gives the reason
+                if entry := read_coco_file(path).entry_of(image):
+                    by_entry[entry.file].append(image)
+        for alike in by_entry.values():
+            ranks = [likeness(path, image) for image in alike]
+            owner = alike[ranks.index(max(ranks))] if ranks.count(max(ranks)) == 1 else None
+            without.update(image for image in alike if image != owner)
+    return without
 
 
 def read_coco(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
