@@ -17,6 +17,7 @@ from pinmem_core.data.label_maps import STANDARD_MAPS
 from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
+from pinmem_core.images import open_image
 from pinmem_core.label_files import read_colors, read_ids, read_rgb16
 from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX
 
@@ -130,6 +131,7 @@ def label_values(
 
 def _sampled(labels: Sequence[Path], encoding: str | None, names: Mapping[Raw, str]) -> LabelValues:
     by_encoding: dict[str, list[Counter[Raw]]] = defaultdict(list)
+    ids = []
     errors = []
     files = [*dict.fromkeys(labels)]
     most = _IMAGES_SAMPLED if encoding in (None, "colors") else _TEXTS_SAMPLED
@@ -137,10 +139,13 @@ def _sampled(labels: Sequence[Path], encoding: str | None, names: Mapping[Raw, s
         try:
             kind, counts = (encoding, _READERS[encoding](path)) if encoding else _read(path)
             by_encoding[kind].append(counts)
+            ids += [path] if kind == "ids" else []
         except DataError as error:
             errors.append(error)
     if not by_encoding:
         raise errors[0]
+    if ids and _are_colors(ids, alone="colors" not in by_encoding):
+        return _sampled(labels, "colors", names)
     kind = max(by_encoding, key=lambda name: len(by_encoding[name]))
     total = sum(by_encoding[kind], Counter[Raw]())
     fitting = {
@@ -160,6 +165,29 @@ def _sampled(labels: Sequence[Path], encoding: str | None, names: Mapping[Raw, s
     shares = {value: total[value] / max(total.total(), 1) for value in values}
     called_train_ids = "trainid" in labels[0].name.lower()
     return LabelValues(kind, shares, len(by_encoding[kind]), called_train_ids, fitting)
+
+
+def _are_colors(labels: Iterable[Path], *, alone: bool) -> bool:
+    """Return whether images that can be read as ids hold colours.
+
+    They do if an index has different colours in their palettes, as if each image was optimized by
+    itself; or if all are RGB, of grey or red by chance, next to others of other colours.
+
+    Args:
+        labels: Label images.
+        alone: Whether there are no images that can only be read as colours.
+    """
+    modes: set[str] = set()
+    colors: dict[int, list[int]] = {}
+    for path in labels:
+        with open_image(path) as image:
+            modes.add(image.mode)
+            palette = image.getpalette("RGB") or []
+            for index in np.unique(np.asarray(image)).tolist() if image.mode == "P" else ():
+                color = palette[3 * index : 3 * index + 3]
+                if colors.setdefault(index, color) != color:
+                    return True
+    return not alone and modes <= {"RGB", "RGBA"}
 
 
 def _read(path: Path) -> tuple[str, Counter[Raw]]:
