@@ -71,13 +71,14 @@ def split_of_each(
     """Return the split of each sample by id; None for a sample that no list contains.
 
     Lists take precedence over folders. Without either, the last fifth of each domain is "val":
-    contiguous, because neighbouring frames of a drive are nearly the same.
+    contiguous, because neighbouring frames of a drive are nearly the same. Numbers in ids count as
+    numbers: frame 9 is next to frame 10.
     """
     if lists:
         listed = {sample_id: split for split, ids in lists.items() for sample_id in expand(ids)}
         return {sample.id: listed.get(sample.id) for sample in samples}
     by_domain: dict[str, list[str]] = defaultdict(list)
-    for sample in samples:
+    for sample in sorted(samples, key=lambda sample: _natural(sample.id)):
         by_domain[sample.domain].append(sample.id)
     held_out = {
         sample_id
@@ -85,6 +86,11 @@ def split_of_each(
         for sample_id in ids[len(ids) - len(ids) // HELD_OUT :]
     }
     return {s.id: s.split or ("val" if s.id in held_out else "train") for s in samples}
+
+
+def _natural(text: str) -> list[str | int]:
+    """Return the words and numbers of a text, for sorting."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 Planned = tuple[RawSample, str]
