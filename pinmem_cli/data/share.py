@@ -79,8 +79,9 @@ def new_card(
     path = out or Path(f"{chosen}.yaml")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists.", "Name another file with -o, or add --force.")
-    write_atomic(path, draft(folder, chosen).encode())
     output = Output(as_json=json, quiet=quiet)
+    with output.listening() as listener:
+        write_atomic(path, draft(folder, chosen, listener).encode())
     output.result({"card": str(path), "dataset": chosen}, str(path))
     output.note(f"Check {path} and correct it.")
     output.next_step(f"pinmem data prepare {shell_join(chosen, '--card', path, '--from', folder)}")

@@ -91,7 +91,7 @@ class LayoutGuess:
         ids: Sample id of each pair.
         domains: Number of pairs of each domain; empty without domains.
         splits: Number of pairs of each split; empty without splits.
-        left_out: Number of pairs at another depth, which the patterns do not match.
+        unpaired: Other images, which have no label or lie deeper or less deep.
         more_labels: Paths of other files with labels, if no pattern describes which file holds
             those of an image.
     """
@@ -103,7 +103,7 @@ class LayoutGuess:
     ids: list[str]
     domains: dict[str, int]
     splits: dict[str, int]
-    left_out: int
+    unpaired: list[PurePosixPath]
     more_labels: tuple[str, ...] = ()
 
 
@@ -150,6 +150,8 @@ def layout_of(pairing: Pairing, files: Candidates) -> LayoutGuess | None:
     depths = Counter((len(p.image.parts), len(p.label.parts)) for p in pairing.pairs)
     usual = depths.most_common(1)[0][0]
     pairs = [p for p in pairing.pairs if (len(p.image.parts), len(p.label.parts)) == usual]
+    pool = files.images if pairs[0].image in {*files.images} else files.unnamed
+    paired = {pair.image for pair in pairs}
     everything = [path.parent for path in (*files.all_images, *files.labels)]
     outer = len(PurePosixPath(commonpath(everything)).parts)
     fields: list[_Field] = []
@@ -186,7 +188,7 @@ def layout_of(pairing: Pairing, files: Candidates) -> LayoutGuess | None:
         ids=[as_id("_".join(v)) for v in zip(*(f.values for f in id_fields), strict=True)],
         domains=_counts(fields, "domain"),
         splits=_counts(fields, "split"),
-        left_out=len(pairing.pairs) - len(pairs),
+        unpaired=[image for image in pool if image not in paired],
         more_labels=more_labels,
     )
 

@@ -17,12 +17,14 @@ from pinmem_core.data.label_values import Raw, label_values
 from pinmem_core.data.layout_guess import (
     Candidates,
     LayoutGuess,
+    best_pairing,
     candidates,
     looks_like_label,
 )
 from pinmem_core.data.parquet import guess_columns, parquet_files, unpack_parquet
 from pinmem_core.data.raw_files import SPLIT, split_called
 from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.paths import as_text, expanded, iter_files
 from pinmem_core.templates import render
 
@@ -35,12 +37,13 @@ _LIST_SUFFIXES = (".txt", ".lst", ".csv")
 _LARGEST_LIST = 64 << 20
 
 
-def new_card(folder: Path, name: str) -> str:
+def new_card(folder: Path, name: str, on_event: Listener = ignore) -> str:
     """Return the draft of a card as commented YAML.
 
     Args:
         folder: Folder with images and labels, at any depth.
         name: Name of the dataset.
+        on_event: Callback for warnings.
 
     Raises:
         ConfigError: The name is not allowed, or taken.
@@ -56,13 +59,15 @@ def new_card(folder: Path, name: str) -> str:
         raise ConfigError(f"'{name}' is a dataset that pinmem knows.", "Choose another name.")
     folder = expanded(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder.", "Name the folder that holds your data.")
+        raise DataError(
+            f"{folder} is not a folder.", "Name the folder that holds your data; unpack an archive."
+        )
     if parquet_files(folder) and guess_annotations(_paths(folder)) is None:
         columns = guess_columns(parquet_files(folder))
         with TemporaryDirectory() as parent:
             sample = unpack_parquet(folder, Path(parent), columns, rows=_ROWS_SAMPLED)
-            return _draft(sample, name, columns, image_names(_paths(folder)))
-    return _draft(folder, name)
+            return _draft(sample, name, on_event, columns, image_names(_paths(folder)))
+    return _draft(folder, name, on_event)
 
 
 def _paths(folder: Path) -> dict[str, Path]:
@@ -72,6 +77,7 @@ def _paths(folder: Path) -> dict[str, Path]:
 def _draft(
     folder: Path,
     name: str,
+    on_event: Listener,
     columns: ParquetColumns | None = None,
     names: Mapping[Raw, str] | None = None,
 ) -> str:
@@ -80,13 +86,14 @@ def _draft(
     Args:
         folder: Folder with the files.
         name: Name of the dataset.
+        on_event: Callback for warnings.
         columns: Columns of the parquet files that a sample of the files comes from.
         names: Names of the ids or colours; None for those in the folder.
     """
     paths = _paths(folder)
     annotations = guess_annotations(paths)
     if annotations is None:
-        raise _no_pairs(folder, candidates(map(PurePosixPath, paths)))
+        raise _no_layout(folder, candidates(map(PurePosixPath, paths)))
     layout = annotations.layout
     if columns:  # other rows may be images of other formats
         layout = replace(layout, image=f"{layout.image.rpartition('.')[0]}.{{suffix}}")
@@ -99,6 +106,9 @@ def _draft(
     if layout.more_labels and not lists:
         lists_folder, lists = str(layout.pairs[0].label.parent), _splits_of_labels(layout)
     classes = class_guess(labels)
+    unpaired = _unpaired(layout)
+    if unpaired:
+        on_event(Notice(unpaired.rstrip("."), warning=True))
     return render(
         _TEMPLATE,
         escape=str,
@@ -114,7 +124,17 @@ def _draft(
         ignored=", ".join(map(_quoted, classes.ignored)),
         parquet=columns,
         missing=annotations.missing,
+        unpaired=unpaired,
     )
+
+
+def _unpaired(layout: LayoutGuess) -> str:
+    """Return the sentence about images that the layout does not use; "" if there are none."""
+    if not layout.unpaired:
+        return ""
+    count, total = len(layout.unpaired), len(layout.unpaired) + len(layout.pairs)
+    example = as_text(str(layout.unpaired[0]))
+    return f"{count} of {total} images, such as {example}, have no label where the others have one."
 
 
 def split_lists(paths: Mapping[str, Path], layout: LayoutGuess) -> tuple[str, dict[str, list[str]]]:
@@ -211,7 +231,14 @@ def _quoted(text: str | int) -> str:
     return quoted.removesuffix("\n")
 
 
-def _no_pairs(folder: Path, files: Candidates) -> DataError:
+def _no_layout(folder: Path, files: Candidates) -> DataError:
+    if pairing := best_pairing(files):
+        image, label, _ = vars(pairing.pairs[0]).values()
+        return DataError(
+            f"{folder} has images and labels of the same names, but their folders differ: "
+            f"{image} and {label}.",
+            "Name the folders alike, e.g. 'train' for both, or write the card by hand.",
+        )
     lossy = [path for path in files.all_images if looks_like_label(path)]
     if not files.labels and lossy:
         return DataError(
@@ -223,7 +250,7 @@ def _no_pairs(folder: Path, files: Candidates) -> DataError:
         f"{folder} has no pairs of images and labels: {images}; {labels}.",
         "Label images are recognized by a folder or file name such as labels, masks, gt or "
         "'001_gt.png', files of labelme, COCO and YOLO by their contents; both are matched to "
-        "images by their names. Rename the files, or write the card by hand.",
+        "images by their names. Unpack archives, rename the files, or write the card by hand.",
     )
 
 

@@ -15,6 +15,7 @@ from pinmem_core.data.layouts import find_samples
 from pinmem_core.data.new_card import new_card
 from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.events import Notice
 from pinmem_core.images import write_png
 from pinmem_core.label_files import read_label
 from pinmem_core.label_space import CITYSCAPES
@@ -204,12 +205,15 @@ def test_a_split_without_labels_is_left_out(tmp_path):
     assert survey(drafted(folder), [folder]).defects == []
 
 
-def test_pairs_that_lie_deeper_than_most_do_not_count(tmp_path):
+def test_pairs_that_lie_deeper_than_most_do_not_count_and_are_reported(tmp_path):
     folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png")
     pairs(folder, "images/0/old-{n}.jpg", "labels/0/old-{n}.png")
     (folder / "images" / "0" / "old-003.jpg").unlink()
     assert find_samples(drafted(folder), [folder]).pairs == 3
-    assert "# 2 more pairs lie deeper or less deep" in new_card(folder, "mycity")
+    sent = []
+    reason = "2 of 5 images, such as images/0/old-001.jpg, have no label where the others have one"
+    assert f"# {reason}." in new_card(folder, "mycity", sent.append)
+    assert sent == [Notice(reason, warning=True)]
 
 
 def test_folders_that_vary_too_much_are_no_domains(tmp_path):
@@ -369,7 +373,7 @@ def test_labels_whose_folders_no_image_tells_do_not_pair(tmp_path):
     for number, images, labels in (("1", "a", "b"), ("2", "b", "a"), ("3", "a", "a")):
         image(tmp_path / "images" / images / f"{number}.jpg")
         label(tmp_path / "labels" / labels / f"{number}.png")
-    with pytest.raises(DataError, match="3 possible images"):
+    with pytest.raises(DataError, match=r"differ: images/a/1.jpg and labels/b/1.png"):
         new_card(tmp_path, "mycity")
 
 
