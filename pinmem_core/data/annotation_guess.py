@@ -1,6 +1,7 @@
 """Recognize the annotation files of labelling tools in a folder by their contents."""
 
 import re
+from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -186,7 +187,7 @@ def _texts_of_images(
 
 def _head(path: Path) -> bytes:
     with suppress(OSError), path.open("rb") as file:
-        return file.read(1 << 10)
+        return file.read(1 << 10).removeprefix(BOM_UTF8)
     return b""
 
 
@@ -194,12 +195,12 @@ def _yolo_names(paths: Mapping[str, Path]) -> dict[Raw, str]:
     """Return the names of the classes in the YAML of a dataset, or in a list of names."""
     for text in _by_depth(paths):
         names: object = None
-        with suppress(DataError):
-            if _has_suffix(text, ".yaml", ".yml"):
+        if _has_suffix(text, ".yaml", ".yml"):
+            with suppress(DataError):  # the settings of something else
                 content = read_yaml(paths[text])
                 names = content.get("names") if isinstance(content, dict) else None
-            elif PurePosixPath(text).name.lower() in _NAME_LISTS:
-                names = _lines(paths[text])
+        elif PurePosixPath(text).name.lower() in _NAME_LISTS:
+            names = _lines(paths[text])
         if numbered := _numbered(names):
             return numbered
     return {}
@@ -222,8 +223,8 @@ def _numbered(names: object) -> dict[Raw, str]:
         else enumerate(names if isinstance(names, list) else ())
     )
     numbered = {str(number): name for number, name in items}
-    if all(n.isdecimal() and len(n) < 6 and isinstance(v, str) for n, v in numbered.items()):
-        return {int(number): name for number, name in numbered.items()}
+    if all(n.isdecimal() and len(n) < 6 and isinstance(v, str | int) for n, v in numbered.items()):
+        return {int(number): str(name) for number, name in numbered.items()}
     return {}
 
 
@@ -234,13 +235,12 @@ def image_names(paths: Mapping[str, Path]) -> dict[Raw, str]:
     """Return the names in VOC's labelmap.txt, a model's id2label.json, or a list of names."""
     for text in _by_depth(paths):
         name = PurePosixPath(text).name.lower()
-        with suppress(DataError):
-            if name == "labelmap.txt":
-                return _labelmap(read_text(paths[text], _LARGEST_NAMES))
-            if name == "id2label.json":
-                return _numbered(read_json_object(paths[text], _LARGEST_NAMES))
-            if name in _NAME_LISTS:
-                return _numbered(_lines(paths[text]))
+        if name == "labelmap.txt":
+            return _labelmap(read_text(paths[text], _LARGEST_NAMES))
+        if name == "id2label.json":
+            return _numbered(read_json_object(paths[text], _LARGEST_NAMES))
+        if name in _NAME_LISTS:
+            return _numbered(_lines(paths[text]))
     return {}
 
 

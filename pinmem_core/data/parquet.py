@@ -133,7 +133,7 @@ def _place(path: Path, source: Path) -> Path:
     """Return the folder of a file's rows: its own folders, and the split in its name."""
     folders = path.relative_to(source).parent.parts if path != source else ()
     parts = [as_portable_name(part) for part in folders if part != "data"]
-    split = SPLIT.match(path.stem.partition("-")[0])
+    split = SPLIT.match(re.split(r"[-_. ]", path.stem)[0])
     return Path(*parts, *([split[2].lower()] if split and not split[1] and not split[3] else []))
 
 

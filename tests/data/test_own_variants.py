@@ -6,7 +6,9 @@ import annotated
 import numpy as np
 import pytest
 from annotated import NAMES, Scene, image_bytes, prepared, put, scene
+from PIL import Image
 
+from pinmem_core.data.catalog import read_card
 from pinmem_core.data.new_card import new_card
 from pinmem_core.errors import DataError
 from pinmem_core.label_files import read_label
@@ -70,3 +72,90 @@ def test_an_image_without_annotations_does_not_take_those_of_its_namesake(tmp_pa
     put(tmp_path / "mine.yaml", card)
     dataset = annotated.prepared_by(tmp_path / "mine.yaml", tmp_path / "data")
     check(dataset, {path: one for path, one in scenes.items() if path.parent.name == "train"})
+
+
+# Label images
+
+COLORS = np.array([(0, 0, 0), (255, 0, 0), (128, 128, 128), (0, 0, 255), (90, 60, 0)], np.uint8)
+
+
+def masks(folder: Path, write) -> list[np.ndarray]:
+    """Write images, and masks as `write` makes them of the number of the image and its classes."""
+    drawn = [scene(number).ids.clip(0) for number in range(5)]
+    for number, ids in enumerate(drawn):
+        put(folder / "images" / f"{number}.png", image_bytes(scene(number).image))
+        write(number, ids).save(folder / "images" / f"{number}_mask.png")
+    return drawn
+
+
+def check_colors(folder: Path, drawn: list[np.ndarray]) -> None:
+    dataset = prepared(folder)
+    palette = np.array([*dataset.label_space.classes.values()])
+    assert len(dataset.samples) == len(drawn)
+    for sample, ids in zip(dataset.samples, drawn, strict=True):
+        assert np.array_equal(palette[read_label(sample.label)], COLORS[ids])
+
+
+def test_palettes_that_differ_between_masks_are_colours(tmp_path):
+    def write(number, ids):
+        order = np.random.default_rng(number).permutation(len(COLORS))
+        mask = Image.fromarray(order.argsort()[ids].astype(np.uint8))
+        mask.putpalette(COLORS[order].ravel().tolist())
+        return mask
+
+    check_colors(tmp_path / "data", masks(tmp_path / "data", write))
+
+
+def test_masks_of_grey_and_red_next_to_others_are_colours(tmp_path):
+    drawn = []
+
+    def write(number, ids):
+        drawn.append(ids if number == 3 else np.minimum(ids, 1 + number % 2))
+        return Image.fromarray(COLORS[drawn[-1]])
+
+    masks(tmp_path / "data", write)
+    check_colors(tmp_path / "data", drawn)
+
+
+def test_unpadded_numbers_are_held_out_in_their_order(tmp_path):
+    for number in range(15):
+        put(tmp_path / "data" / "images" / f"{number}.png", image_bytes(scene(number).image))
+        mask = image_bytes((scene(number).ids + 1).astype(np.uint8))
+        put(tmp_path / "data" / "masks" / f"{number}.png", mask)
+    held_out = {
+        sample.id for sample in prepared(tmp_path / "data").samples if sample.split == "val"
+    }
+    assert held_out == {"12", "13", "14"}
+
+
+# Texts and tables
+
+
+def test_texts_of_windows_are_read(tmp_path):
+    annotated.yolo(tmp_path / "data")
+    for text in [*(tmp_path / "data").rglob("*.txt"), tmp_path / "data" / "data.yaml"]:
+        text.write_bytes(b"\xef\xbb\xbf" + text.read_bytes().replace(b"\n", b"\r\n"))
+    dataset = prepared(tmp_path / "data")
+    assert len(dataset.samples) == 10 and dataset.label_space.names == NAMES
+
+
+def test_names_of_classes_that_cannot_be_read_are_not_left_away(tmp_path):
+    annotated.yolo(tmp_path / "data")
+    (tmp_path / "data" / "data.yaml").unlink()
+    put(tmp_path / "data" / "classes.txt", "Straße\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes.txt cannot be read: it is not UTF-8"):
+        new_card(tmp_path / "data", "mine")
+
+
+def test_names_may_be_numbers(tmp_path):
+    annotated.yolo(tmp_path / "data")
+    put(tmp_path / "data" / "data.yaml", "names: [7, 8, 9, 10, 11]")
+    assert prepared(tmp_path / "data").label_space.names == ("7", "8", "9", "10", "11")
+
+
+def test_the_split_of_a_parquet_file_may_end_with_any_separator(tmp_path):
+    annotated.parquet(tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.parquet"):
+        path.rename(path.with_name(path.name.replace("-0", "_0", 1)))
+    assert prepared(tmp_path / "data").counts == {"train": 8, "val": 2}
+    assert read_card(tmp_path / "mine.yaml").layouts[0].split == "{split}"
