@@ -1,19 +1,19 @@
 """Run ONNX files that `pinmem export onnx` has written."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, Json, ValidationError
 from torch import Tensor
 
 from pinmem_core.data.transforms import IMAGENET, Normalization, normalize
+from pinmem_core.documents import validation_message
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.events import Listener, ignore
 from pinmem_core.inference.predictor import Prediction, TiledPredictor
@@ -22,8 +22,6 @@ from pinmem_core.label_space import LabelSpace, first_classes
 
 PREFIX = "pinmem."
 """Prefix of pinmem's keys in a file's `metadata_props`."""
-_BYTES_PER_PIXEL = 4096
-"""Assumed memory of a file that does not state its own."""
 INPUT = "images"
 
 
@@ -74,6 +72,24 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Preprocessing(BaseModel):
+    mean: tuple[_Number, _Number, _Number] = IMAGENET.mean
+    std: tuple[_Positive, _Positive, _Positive] = IMAGENET.std
+
+
+class _Metadata(BaseModel):
+    """What is read back of the metadata; files of earlier versions state the classes only."""
+
+    classes: Json[list[str]]
+    label_space: Json[LabelSpace] | None = None
+    preprocessing: Json[_Preprocessing] = _Preprocessing()
+    bytes_per_pixel: _Positive = 4096
+
+
 class OnnxRunner:
     """Run an ONNX file of pinmem with onnxruntime on the CPU.
 
@@ -83,9 +99,11 @@ class OnnxRunner:
     Attributes:
         signature: Signature of the file.
         metadata: Metadata of the file.
+        label_space: Classes of the network.
+        bytes_per_pixel: Peak memory of a forward pass in torch, in bytes per pixel.
 
     Raises:
-        DataError: The file was not written by pinmem.
+        DataError: The file was not written by pinmem, or its metadata are damaged.
         PinMemError: The installed onnxruntime cannot run the file.
     """
 
@@ -116,18 +134,33 @@ class OnnxRunner:
                 f"{_named(model)} was not written by pinmem: it does not name its classes.",
                 "Write one: 'pinmem export onnx RUN'.",
             )
-        self.signature = self._read_signature()
+        try:
+            about = _Metadata.model_validate(self.metadata)
+            self.label_space = about.label_space or first_classes(len(about.classes))
+            self.bytes_per_pixel = about.bytes_per_pixel
+            how = about.preprocessing
+            self.signature = self._read_signature(Normalization(how.mean, how.std))
+        except ValueError as error:
+            reason = validation_message(error) if isinstance(error, ValidationError) else error
+            raise DataError(
+                f"the metadata of {_named(model)} are damaged: {reason}.", "Export it again."
+            ) from None
 
-    def _read_signature(self) -> Signature:
+    def _read_signature(self, normalization: Normalization) -> Signature:
+        """Return the signature of the file.
+
+        Raises:
+            ValueError: It does not take images, or gives logits of other classes.
+        """
         taken, given = self._session.get_inputs()[0], self._session.get_outputs()[0]
-        preprocess = taken.type == "tensor(uint8)"
+        preprocess, argmax = ("uint8" in value.type for value in (taken, given))
+        if taken.name != INPUT or len(taken.shape) != 4:
+            raise ValueError(f"its input '{taken.name}' takes no images")
+        logits, classes = given.shape[1:2], len(self.label_space)
+        if not argmax and logits not in ([], [classes]):  # empty if the shape is not stated
+            raise ValueError(f"it names {classes} classes, but gives {logits[0]} logits")
         height, width = taken.shape[1:3] if preprocess else taken.shape[2:]
         size = (height, width) if isinstance(height, int) else None
-        argmax = given.type == "tensor(uint8)"
-        if "preprocessing" not in self.metadata:
-            return Signature(size, preprocess, argmax)
-        how = json.loads(self.metadata["preprocessing"])
-        normalization = Normalization(tuple(how["mean"]), tuple(how["std"]))
         return Signature(size, preprocess, argmax, normalization)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
@@ -139,13 +172,6 @@ class OnnxRunner:
 
 def _named(model: Path | bytes) -> str:
     return str(model) if isinstance(model, Path) else "the ONNX file"
-
-
-def _label_space(metadata: Mapping[str, str]) -> LabelSpace:
-    """Return the classes of a file; those of earlier versions have the classes of Cityscapes."""
-    if "label_space" in metadata:
-        return LabelSpace.model_validate_json(metadata["label_space"])
-    return first_classes(len(json.loads(metadata["classes"])))
 
 
 class OnnxPredictor(TiledPredictor):
@@ -180,21 +206,13 @@ class OnnxPredictor(TiledPredictor):
             )
         self.path = path
         self.runner = OnnxRunner(path)
-        try:
-            label_space = _label_space(self.runner.metadata)
-            self._bytes = float(self.runner.metadata.get("bytes_per_pixel", _BYTES_PER_PIXEL))
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"the metadata of {path} are damaged: {first_line(error)}", "Export it again."
-            ) from None
-        own = get_protocol(protocol_of(self.runner.metadata, "fast"))
-        device = torch.device("cpu")
-        super().__init__(label_space, device, protocol or own, memory, on_event)
+        own = protocol or get_protocol(protocol_of(self.runner.metadata, "fast"))
+        super().__init__(self.runner.label_space, torch.device("cpu"), own, memory, on_event)
 
     @property
     def bytes_per_pixel(self) -> float:
         """Peak memory of a forward pass in torch, in bytes per pixel, as the file states it."""
-        return self._bytes
+        return self.runner.bytes_per_pixel
 
     @property
     def window(self) -> tuple[int, int] | None:

@@ -150,11 +150,27 @@ def test_a_file_predicts_in_its_own_classes(tmp_path):
         load(str(tmp_path / "odd.onnx"))
 
 
-def test_damaged_metadata_are_named(files, tmp_path):
-    model = onnx.load(files / "free.onnx")
-    for entry in model.metadata_props:
-        if entry.key == "pinmem.classes":
-            entry.value = "{"
-    onnx.save(model, tmp_path / "odd.onnx")
-    with pytest.raises(DataError, match="metadata"):
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"classes": "{"}, "classes: Invalid JSON"),
+        ({"classes": '["road", "sky"]'}, "2 classes, but gives 19 logits"),
+        ({"preprocessing": "{"}, "preprocessing: Invalid JSON"),
+        ({"preprocessing": '{"mean": [0, 0], "std": [1, 1, 1]}'}, "preprocessing.mean.2"),
+        ({"preprocessing": '{"mean": [0, 0, 0], "std": [1, 0, 1]}'}, "preprocessing.std.1"),
+        ({"bytes_per_pixel": "0"}, "bytes_per_pixel"),
+        ({"bytes_per_pixel": "nan"}, "bytes_per_pixel"),
+    ],
+)
+def test_damaged_metadata_are_named(tmp_path, damage, words):
+    write_onnx(tmp_path / "odd.onnx", **damage)
+    with pytest.raises(DataError, match="metadata") as refused:
         load(str(tmp_path / "odd.onnx"))
+    assert words in refused.value.message
+
+
+def test_an_unknown_protocol_of_a_file_can_be_replaced(tmp_path):
+    write_onnx(tmp_path / "odd.onnx", protocol="of-tomorrow")
+    with pytest.raises(DataError, match="of-tomorrow"):
+        load(str(tmp_path / "odd.onnx"))
+    assert load(str(tmp_path / "odd.onnx"), protocol=PROTOCOLS["fast"]).predict(noise(9, 9)).any()
