@@ -42,6 +42,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Check that no file is in the place of a folder, or of one above it.
+
+    Raises:
+        ConfigError: There is such a file.
+    """
+    there = next(path for path in (folder, *folder.parents, Path("/")) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file, not a folder.", "Name another -o.")
+
+
 def is_partial(path: Path) -> bool:
     """Return whether `path` has a temporary name of `atomic_file`."""
     return _PARTIAL.fullmatch(path.name) is not None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pinmem_core.errors import ConfigError, unknown_name
+from pinmem_core.files import check_folder
 from pinmem_core.inference.sources import (
     IMAGE_SUFFIXES,
     STANDARD,
@@ -354,9 +355,8 @@ def plan_stream(
         ConfigError: There are several sources or formats, or the source is a video.
     """
     if len(sources) != 1 or len(formats) != 1 or sources[0].is_video:
-        raise ConfigError(
-            "standard output takes one image in one format.", "Name a folder with -o."
-        )
+        message = "standard output takes one image in one format."
+        raise ConfigError(message, "Name a folder with -o.")
     return sources[0], Output(STANDARD, formats[0], legend=legend)
 
 
@@ -409,21 +409,21 @@ def _check_suffix(out: Path, job: Job) -> None:
 
 
 def _check_distinct(jobs: Sequence[Job]) -> None:
-    """Raise ConfigError if an output equals an input or another output, or lies inside of one."""
+    """Raise ConfigError if an output equals an input, or equals or lies in an output or a file."""
     inputs = {job.source.path.resolve() for job in jobs if job.source.is_file}
-    taken: dict[Path, Path] = {}
-    for source, output in ((job.source.path, output) for job in jobs for output in job.outputs):
+    taken: dict[Path, Path | str] = {}
+    for source, output in ((job.source.label, output) for job in jobs for output in job.outputs):
         place = output.path.resolve()
         if place in inputs:
-            raise ConfigError(
-                f"the mask {output.path} would replace an input image.", "Name another -o."
-            )
+            message = f"the mask {output.path} would replace an input image."
+            raise ConfigError(message, "Name another -o.")
         if place in taken:
             raise ConfigError(
                 f"{taken[place]} and {source} would both be written to {output.path}.",
                 "Predict them in two calls, into two folders, or name the folder that both lie in.",
             )
         taken[place] = source
+        check_folder(output.path.parent)
     for place, source in taken.items():
         if inside := next((parent for parent in place.parents if parent in taken), None):
             raise ConfigError(

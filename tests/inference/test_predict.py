@@ -254,6 +254,10 @@ def test_masks_never_replace_an_input_or_each_other(tmp_path):
         plan(sources(a), a, forms, force=True)
     with pytest.raises(ConfigError, match="both be written"):
         plan(sources(a, b), tmp_path / "out", forms)
+    name = PurePath("a.png")
+    web = [Source(Path(name), name, b"", f"http://site/{number}/a.png") for number in (1, 2)]
+    with pytest.raises(ConfigError, match=r"site/1/a\.png and http://site/2/a\.png would both"):
+        plan(web, tmp_path / "out", forms)
     clip, inside = tmp_path / "in" / "a.mp4", tmp_path / "in" / "a" / "b.png"
     images(tmp_path / "in", "a/b.png")
     clip.write_bytes(b"")
@@ -276,6 +280,13 @@ def test_an_output_of_another_kind_is_refused(tmp_path, formats, out, hint):
     with pytest.raises(ConfigError, match="cannot be written to") as error:
         plan(sources(a), tmp_path / out, check_formats(formats))
     assert hint in error.value.hint
+
+
+def test_an_output_that_lies_in_a_file_is_refused(tmp_path):
+    (a, taken) = images(tmp_path, "a.png", "taken")
+    for out in (taken, taken / "m.png", taken / "below"):
+        with pytest.raises(ConfigError, match="taken is a file, not a folder"):
+            plan(sources(a), out, FORMATS, skip_existing=True)
 
 
 def test_one_file_cannot_take_two_images(tmp_path):
