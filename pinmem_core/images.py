@@ -77,17 +77,21 @@ def _may_be_short(image: Image.Image) -> bool:
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise DataError(
-            f"{path} cannot be read: it holds 32-bit values of unknown range.",
-            "Convert it to 8 or 16 bits.",
-        )
+    _refuse_32_bits(image, path)
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         black = Image.new("RGB", seen.size)
         black.paste(seen, mask=seen.getchannel("A"))
         return black
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _refuse_32_bits(image: Image.Image, path: Path) -> None:
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise DataError(
+            f"{path} cannot be read: it holds 32-bit values of unknown range.",
+            "Convert it to 8 or 16 bits.",
+        )
 
 
 def _frames(image: Image.Image) -> int:
@@ -201,6 +205,7 @@ def check_image(path: Path, *, pixels: bool = True) -> None:
         DataError: The file is missing, damaged, or not an image.
     """
     with open_image(path) as image:
+        _refuse_32_bits(image, path)
         try:
             if image.format == "PNG":
                 check_png_file(path, pixels=pixels)

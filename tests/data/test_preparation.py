@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import camvid_folder
+from PIL import Image
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.locate import locate_raw_files
@@ -65,6 +66,10 @@ def _break_image(source: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def _store_32_bits(source: Path) -> None:
+    Image.new("F", (40, 30)).save(source / "images" / "0001TP_00001.png", "tiff")
+
+
 def _shrink_label(source: Path) -> None:
     write_png(source / "labels" / "0001TP_00001.png", np.zeros((15, 20), np.uint8))
 
@@ -94,6 +99,7 @@ def _drop_label(source: Path) -> None:
 
 DEFECTS = [
     (_break_image, "cannot be read"),
+    (_store_32_bits, "32-bit values"),
     (_flip_a_bit, "cannot be read"),
     (_shrink_label, "is 20x15, but its image is 40x30"),
     (_unknown_id, "does not know: 77"),
