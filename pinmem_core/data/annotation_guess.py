@@ -73,8 +73,11 @@ def guess_annotations(paths: Mapping[str, Path]) -> Annotations | None:
     jsons = {path: paths[str(path)] for path in files if path.suffix.lower() == ".json"}
     coco = {path: jsons[path] for path in jsons if _sniff(jsons[path], _COCO)}
     labelme = [path for path in jsons if path not in coco and _sniff(jsons[path], _LABELME)]
-    rest = candidates({*files}.difference(coco, labelme))
-    guesses = [Annotations(layout, names=image_names(paths)) for layout in _guessed(rest)]
+    rest = {*files}.difference(coco, labelme)
+    by_folder, by_name = (candidates(rest, by_folder=first) for first in (True, False))
+    readings = [by_folder, by_name] if by_folder != by_name else [by_folder]
+    layouts = (layout for reading in readings for layout in _guessed(reading))
+    guesses = [Annotations(layout, names=image_names(paths)) for layout in layouts]
     guesses += (Annotations(lay, "labelme") for lay in _guessed(candidates(files, labelme)))
     yolo = candidates(files, _texts_of_images(images, paths))
     guesses += (Annotations(layout, "yolo", _yolo_names(paths)) for layout in _guessed(yolo))

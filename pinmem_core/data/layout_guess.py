@@ -108,18 +108,23 @@ class LayoutGuess:
 
 
 def candidates(
-    paths: Iterable[PurePosixPath], labels: Iterable[PurePosixPath] | None = None
+    paths: Iterable[PurePosixPath],
+    labels: Iterable[PurePosixPath] | None = None,
+    *,
+    by_folder: bool = False,
 ) -> Candidates:
     """Return the files that may be images or labels.
 
     Args:
         paths: The files.
-        labels: Files that are labels by their contents; None to go by the names of files.
+        labels: Files that are labels by their contents; None to go by names.
+        by_folder: Whether the names of folders count more than those of files, such as "001_L.png".
     """
     known = None if labels is None else {*labels}
     roles = defaultdict(list)
     for path in sorted(paths):
-        roles[_role(path) if known is None else _role_among(path, known)].append(path)
+        role = _role(path, by_folder=by_folder) if known is None else _role_among(path, known)
+        roles[role].append(path)
     return Candidates(roles["image"], roles["either"], roles["label"])
 
 
@@ -198,20 +203,26 @@ def looks_like_label(path: PurePosixPath) -> bool:
     return bool(_LABEL_STEM.match(path.stem) or _LABEL_FOLDER.search(path.parent.name))
 
 
-def _role(path: PurePosixPath) -> str | None:
-    """Return the role of a file by its own name, else by its innermost folder with a role."""
+def _role(path: PurePosixPath, *, by_folder: bool) -> str | None:
+    """Return the role of a file by its own name and by its innermost folder with a role."""
     may_be_image = is_image(path)
     may_be_label = path.suffix.lower() in _LABEL_SUFFIXES
     if _NEITHER.search(str(path)) or not (may_be_image or may_be_label):
         return None
-    if may_be_label and _LABEL_STEM.match(path.stem):
+    of_file = "label" if may_be_label and _LABEL_STEM.match(path.stem) else None
+    of_folder = next(
+        filter(None, (_folder_role(f, may_be_label) for f in path.parent.parts[::-1])), None
+    )
+    role = (of_folder or of_file) if by_folder else (of_file or of_folder)
+    if may_be_image or role == "label":
+        return role or "either"
+    return None
+
+
+def _folder_role(folder: str, may_be_label: bool) -> str | None:
+    if may_be_label and _LABEL_FOLDER.search(folder):
         return "label"
-    for folder in reversed(path.parent.parts):
-        if _LABEL_FOLDER.search(folder) and may_be_label:
-            return "label"
-        if _IMAGE_FOLDER.search(folder):
-            return "image" if may_be_image else None
-    return "either" if may_be_image else None
+    return "image" if _IMAGE_FOLDER.search(folder) else None
 
 
 def _role_among(path: PurePosixPath, labels: set[PurePosixPath]) -> str | None:

@@ -85,6 +85,8 @@ SHAPES = {
         "bdd/labels/sem_seg/masks/{s}/{n}.png",
         {"s": ["train", "val"]},
     ),
+    "left camera": ("images/{n}_L.png", "labels/{n}_L.png", {}),
+    "names of labels": ("imgs/mask_{n}.png", "masks/mask_{n}.png", {}),
     "labels below images": ("{d}/{n}.png", "{d}/annotations/{n}_L.png", {"d": ["x", "y"]}),
 }
 

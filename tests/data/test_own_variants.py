@@ -117,6 +117,18 @@ def test_masks_of_grey_and_red_next_to_others_are_colours(tmp_path):
     check_colors(tmp_path / "data", drawn)
 
 
+def test_the_other_image_of_a_stereo_camera_is_no_image_of_a_label(tmp_path):
+    folder = tmp_path / "data" / "images"
+    masks(tmp_path / "data", lambda _, ids: Image.fromarray(ids.astype(np.uint8)))
+    (tmp_path / "data" / "labels").mkdir()
+    for number in range(5):
+        put(folder / f"{number}_R.png", image_bytes(scene(9 + number).image))
+        (folder / f"{number}.png").rename(folder / f"{number}_L.png")
+        labels = tmp_path / "data" / "labels"
+        (folder / f"{number}_mask.png").rename(labels / f"{number}_L.png")
+    assert {s.image.name[1:] for s in prepared(tmp_path / "data").samples} == {"_L.png"}
+
+
 def test_unpadded_numbers_are_held_out_in_their_order(tmp_path):
     for number in range(15):
         put(tmp_path / "data" / "images" / f"{number}.png", image_bytes(scene(number).image))
