@@ -225,6 +225,10 @@ class OptimConfig(Settings):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, e.g. 0.999, which validation and
     checkpoints then use; the memory keeps its slots. None: no average."""
+    initial_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the initial weights, those of `init_from`, in the network that validation and
+    checkpoints use (WiSE-FT); the rest are the trained ones. It keeps what the model knows of
+    domains that the sources lack."""
     ema_batches: int = Field(50, ge=1)
     """Batches of the sources that re-estimate the batch-norm statistics of the average."""
     warmup: int = Field(0, ge=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -71,10 +72,13 @@ class Segmenter(CheckpointModule):
             weights. The memory, its scores and the logits are never in half precision.
         frozen: Parts that `freeze` froze.
         packed: Shapes (C, h, w) of the maps that `pack` flattened.
+        new_rows: Rows of the classes that the model lacks which the network starts from, by the
+            name of the weights; empty otherwise.
     """
 
     frozen: tuple[str, ...] = ()
     packed: tuple[torch.Size, ...] = ()
+    new_rows: Mapping[str, Sequence[int]] = MappingProxyType({})
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

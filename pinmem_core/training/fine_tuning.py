@@ -1,7 +1,7 @@
 """Fine-tuning: a run that starts from the weights of another model.
 
 Tensors are matched by name and shape, and the rows of classifiers and memory by the names of the
-classes. What the model lacks is initialised as in any run.
+classes. What the model lacks is initialised as in any run; `linear_probe` then fits new rows.
 """
 
 import hashlib
@@ -139,6 +139,8 @@ def start_from(segmenter: Segmenter, config: TrainConfig, on_event: Listener = i
         segmenter.adapt(config.model)
     taken = on_first_rank(lambda: _take_weights(segmenter, folder))
     broadcast_tensors([*segmenter.state_dict().values()])
+    new = [segmenter.config.class_names.index(name) for name in taken.classes]
+    segmenter.new_rows = {name: new for name in taken.rows if new and name.endswith(".weight")}
     if segmenter.memory is not None:
         segmenter.memory.taken = taken.slots
     if not adapted:

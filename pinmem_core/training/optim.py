@@ -182,6 +182,12 @@ class WeightAverage:
         self.average = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Set the averages to the parameters."""
+        for name, parameter in self._parameters.items():
+            self.average[name].copy_(parameter)
+
+    @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the parameters."""
         averages = [local_part(average) for average in self.average.values()]

@@ -73,6 +73,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     _require_shardable(config.compute)
     _require_trainable(config, wanted)
     _require_base(config)
+    _require_initial_weights(config)
     for name in config.logger:
         loggers.get(name)
     settings = method.read_settings(config)
@@ -226,6 +227,15 @@ def _require_trainable(config: TrainConfig, memory: bool) -> None:
         raise ConfigError(
             f"optim.freeze leaves nothing to train: the method '{config.method}' has no memory.",
             "Freeze one of the parts.",
+        )
+
+
+def _require_initial_weights(config: TrainConfig) -> None:
+    """Raise ConfigError if the network would be averaged with random weights."""
+    if config.optim.initial_share and not config.init_from:
+        raise ConfigError(
+            f"optim.initial_share={config.optim.initial_share} needs the weights of a model.",
+            "Start from one: '--from starter'.",
         )
 
 

@@ -2,9 +2,9 @@
 
 Batches, augmentation and the random numbers of a step are functions of (seed, iteration). So a
 snapshot holds only tensors: the network, the state of the optimizer, and where they exist the state
-of the method and the average of the weights. A snapshot is a folder that is written under a
-temporary name and renamed. Its `manifest.json` holds the size and SHA-256 of each file, so a
-damaged snapshot is detected, reported and skipped.
+of the method, the average of the weights and the initial weights. A snapshot is a folder that is
+written under a temporary name and renamed. Its `manifest.json` holds the size and SHA-256 of each
+file, so a damaged snapshot is detected, reported and skipped.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ FOLDER = "snapshots"
 State = Mapping[str, Tensor]
 _NAME = re.compile(r"[0-9]{8,}", re.ASCII)
 _MANIFEST = "manifest.json"
-_REQUIRED, _OPTIONAL = {"model", "optimizer"}, {"method", "ema"}
+_REQUIRED, _OPTIONAL = {"model", "optimizer"}, {"method", "ema", "initial"}
 
 
 class SnapshotMeta(BaseModel):
@@ -78,7 +78,7 @@ def save_snapshot(run: Path, meta: SnapshotMeta, states: Mapping[str, State], ke
     Args:
         run: Folder of the run.
         meta: Metadata of the snapshot.
-        states: Tensors by name, of "model", "optimizer", "method" and "ema".
+        states: Tensors by name, of "model", "optimizer", "method", "ema" and "initial".
         keep: Number of snapshots to keep.
 
     Raises:

@@ -50,6 +50,8 @@ class TrainStep:
         method: Training method.
         optimizer: Optimizer of `config.optim`.
         average: Moving average of the weights; None without `optim.ema`.
+        initial: Weights and batch-norm statistics before the first iteration; empty without
+            `optim.initial_share`.
         scaler: Loss scaler of an fp16 run; disabled otherwise.
         loss_check: Check of all losses.
         sources: Further batches of the sources, for the method; None until a run sets it.
@@ -68,6 +70,7 @@ class TrainStep:
         self.optimizer = build_optimizer(config.optim, self.segmenter)
         ema = config.optim.ema
         self.average = None if ema is None else WeightAverage(self.segmenter, ema)
+        self.initial = self._weights() if config.optim.initial_share else {}
         self.sources: Sources | None = None
         self.loss_check = FiniteLossCheck(device, deferred=device.type != "cpu")
         self._inner_lr: float | Tensor = config.optim.inner_lr
@@ -84,6 +87,22 @@ class TrainStep:
                     "Set 'compute.graph' to false.",
                 )
             self._run = StepGraphs(self._learn)
+
+    def begin(self) -> None:
+        """Take the present weights as those that all averages of weights start from."""
+        if self.average:
+            self.average.restart()
+        if self.initial:
+            self.initial = self._weights()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return copies of the trained parameters and of the batch-norm statistics."""
+        trained = {n for n, p in self.segmenter.named_parameters() if p.requires_grad}
+        return {
+            name: value.detach().clone()
+            for name, value in self.segmenter.state_dict().items()
+            if name in trained or name.endswith(("running_mean", "running_var"))
+        }
 
     def step(self, iteration: int, batch: Batch) -> StepResult:
         """Train on a batch in `iteration`, counted from 0.
@@ -105,6 +124,7 @@ class TrainStep:
             "optimizer": optimizer_state(self.optimizer, self.segmenter)[0],
             "method": self.method.state_dict(),
             "ema": self.average.average if self.average else {},
+            "initial": self.initial,
         }
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -136,8 +156,9 @@ class TrainStep:
             self.optimizer, self.segmenter, states["optimizer"], snapshot.meta.optimizer
         )
         self.method.load_state_dict(states.get("method", {}))
-        for name, value in states.get("ema", {}).items():
-            own["ema"][name].copy_(sharded_like(value, own["ema"][name]))
+        for kind in ("ema", "initial"):
+            for name, value in states.get(kind, {}).items():
+                own[kind][name].copy_(sharded_like(value, own[kind][name]))
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(snapshot.meta.scaler)
 
@@ -145,22 +166,29 @@ class TrainStep:
         """Return a plain copy of the network for prediction; every process must call this.
 
         With `optim.ema`, its weights are the averages, and its batch-norm statistics are those of
-        `batches` under these weights.
+        `batches` under these weights. With `optim.initial_share`, weights and statistics are the
+        weighted means of the initial ones and these.
+
+        Source: WiSE-FT, Wortsman et al., CVPR 2022.
 
         Args:
             batches: Batches of the sources; not read without `optim.ema`.
         """
-        plain = Segmenter(self.config.model)
         if self.average is None:
-            plain.load_state_dict(gathered(self.segmenter.state_dict()))
-            return plain
-        kept = [(buffer, buffer.clone()) for buffer in self.segmenter.buffers()]
-        torch.manual_seed(self.config.seed)
-        with self.average.applied():
-            estimate_statistics(self.segmenter, (batch.all()[0] for batch in batches))
-            plain.load_state_dict(gathered(self.segmenter.state_dict()))
-        for buffer, value in kept:
-            buffer.copy_(value)
+            state = gathered(self.segmenter.state_dict())
+        else:
+            kept = [(buffer, buffer.clone()) for buffer in self.segmenter.buffers()]
+            torch.manual_seed(self.config.seed)
+            with self.average.applied():
+                estimate_statistics(self.segmenter, (batch.all()[0] for batch in batches))
+                state = {n: v.clone() for n, v in gathered(self.segmenter.state_dict()).items()}
+            for buffer, value in kept:
+                buffer.copy_(value)
+        share = self.config.optim.initial_share
+        for name, value in gathered(self.initial).items():
+            state[name] = torch.lerp(state[name], value, share)
+        plain = Segmenter(self.config.model)
+        plain.load_state_dict(state)
         return plain
 
     def check(self) -> None:

@@ -41,6 +41,7 @@ from pinmem_core.methods.base import Sources, StepResult
 from pinmem_core.models import Segmenter
 from pinmem_core.training.feature_cache import CachedCrops, cache_line, cached_crops
 from pinmem_core.training.fine_tuning import InitialModel
+from pinmem_core.training.linear_probe import fit_new_rows
 from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
@@ -196,9 +197,11 @@ class Trainer(ExitStack):
         if self.snapshot is None:
             on_first_rank(lambda: self.folder.begin(self.config, self._samples()))
             self._cache_features()
-            initialize_memory(
-                self.step.segmenter, self._loader, self.config, self._forward_unless_stopped
-            )
+            for initialize in (initialize_memory, fit_new_rows):
+                initialize(
+                    self.step.segmenter, self._loader, self.config, self._forward_unless_stopped
+                )
+            self.step.begin()
             return 0
         on_first_rank(lambda: self.folder.require_same(self._samples(), self.on_event))
         self.step.restore(self.snapshot)

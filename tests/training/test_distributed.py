@@ -31,6 +31,7 @@ from pinmem_core.models import Segmenter
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.norm import PortableSyncBatchNorm
 from pinmem_core.training import train, trainer
+from pinmem_core.training.linear_probe import fit_new_rows
 from pinmem_core.training.setup import initial_segmenter, resolve
 from pinmem_core.training.step import TrainStep
 
@@ -338,6 +339,26 @@ def test_the_first_rank_alone_reads_the_weights(tmp_path):
 def test_all_ranks_hear_of_weights_that_do_not_exist(tmp_path):
     first, second = in_ranks(_begun, "absent.pth", "absent.pth", folder=tmp_path)
     assert first == second == "ConfigError: the weights file 'absent.pth' does not exist."
+
+
+def _rows(rank: int, halves: bool) -> torch.Tensor:
+    torch.manual_seed(0)
+    config = small_config()
+    segmenter = Segmenter(config.model).double()
+    segmenter.new_rows = {"decoder.classifier.weight": [5, ONLY_ON_THE_SECOND_RANK]}
+    half = slice(2 * rank, 2 * rank + 2) if halves else slice(None)
+    parts = [Batch(b.images[:, half], b.labels[:, half], (0,), (1,)) for b in batches()]
+    fit_new_rows(segmenter, lambda iterations: parts, config, lambda event: None)
+    return segmenter.decoder.classifier.weight.detach()
+
+
+def test_all_ranks_fit_the_same_new_rows(tmp_path):
+    first, second = in_ranks(_rows, True, folder=tmp_path)
+    assert torch.equal(first, second)
+    alone = _rows(0, False)
+    for row in (5, ONLY_ON_THE_SECOND_RANK):
+        assert torch.cosine_similarity(first[row], alone[row], dim=0) > 0.8
+        assert first[row].any()
 
 
 def _opened(rank: int, run: Path) -> list[str]:
