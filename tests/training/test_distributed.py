@@ -181,7 +181,7 @@ def test_accumulated_parts_are_averaged_over_the_ranks(tmp_path, method):
 
 def _traffic(rank: int, method: str, accumulate: int) -> tuple[int, int]:
     """Return the bytes that an iteration reduces, and those of all gradients."""
-    config = resolve(small_config(method=method, compute__accumulate=accumulate))
+    config = resolve(small_config(method=method, batch=4, compute__accumulate=accumulate))
     iteration = TrainStep(config, Segmenter(config.model).double(), torch.device("cpu"))
     with Collectives() as counted:
         iteration.step(0, batches()[0])
