@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from pinmem_core.data.encodings.shapes import UNLABELED
 from pinmem_core.data.label_maps import STANDARD_MAPS
@@ -20,6 +21,7 @@ from pinmem_core.paths import as_text
 _VOID = re.compile(r"un ?label?led|void|ignored?|ignore regions?|unknown|out of roi")
 _BACKGROUND = "background"
 _MOST_COLORS = 64
+_ROUNDED = 2
 _LONGEST_NAME = 100
 _CITYSCAPES_NAMES = STANDARD_MAPS["cityscapes-ids"].values
 _TRAIN_ID_NAMES: dict[Raw, str] = {**dict(enumerate(CITYSCAPES.names)), IGNORE_INDEX: "ignored"}
@@ -132,7 +134,11 @@ def _is_void(raw: Raw, name: str, labels: LabelValues, shares: Mapping[Raw, floa
     if labels.encoding == "coco":
         return not shares[raw]  # a category for others, as Roboflow writes it
     is_unnamed = raw == IGNORE_INDEX and raw not in labels.names
-    return is_unnamed and labels.encoding.startswith("ids") and len(labels.shares) > 2
+    if not is_unnamed or not labels.encoding.startswith("ids") or len(labels.shares) < 3:
+        return False
+    steps = [b - a for a, b in pairwise(value for value in labels.shares if isinstance(value, int))]
+    is_level = max(steps) - min(steps) <= _ROUNDED and max(steps) > 1  # of grey, as the others
+    return not is_level
 
 
 def _plain(name: str) -> str:

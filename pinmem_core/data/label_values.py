@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ class LabelValues:
     def standard_map(self) -> str | None:
         """The standard label map that the values match.
 
-        Consecutive ids from 0 may belong to any dataset, unless they reach the last trainId, 255
-        is among them, or the file names say what they are.
+        Consecutive ids from 0 may belong to any dataset, unless they reach the last trainId or the
+        last id of Cityscapes, 255 is among them, or the file names say what they are.
         """
         values = set(self.shares)
         if self.has_names:
@@ -89,7 +90,8 @@ class LabelValues:
         if values <= _TRAIN_IDS and (self.called_train_ids or typical):
             return "trainids"
         ids = {CITYSCAPES.label_ids[train_id] for train_id in _TYPICAL}
-        return "cityscapes-ids" if ids <= values <= set(_CITYSCAPES) else None
+        has_gap |= max(CITYSCAPES.label_ids) in values
+        return "cityscapes-ids" if has_gap and ids <= values <= set(_CITYSCAPES) else None
 
     @property
     def may_be_train_ids(self) -> bool:
@@ -171,7 +173,7 @@ def _are_colors(labels: Iterable[Path], *, alone: bool) -> bool:
     """Return whether images that can be read as ids hold colours.
 
     They do if an index has different colours in their palettes, as if each image was optimized by
-    itself; or if all are RGB, of grey or red by chance, next to others of other colours.
+    itself; or if all have palettes or are RGB, of grey or red by chance, next to other colours.
 
     Args:
         labels: Label images.
@@ -187,17 +189,17 @@ def _are_colors(labels: Iterable[Path], *, alone: bool) -> bool:
                 color = palette[3 * index : 3 * index + 3]
                 if colors.setdefault(index, color) != color:
                     return True
-    return not alone and modes <= {"RGB", "RGBA"}
+    return not alone and modes <= {"P", "RGB", "RGBA"}
 
 
 def _read(path: Path) -> tuple[str, Counter[Raw]]:
     """Return the encoding of a label file, and how often each value occurs."""
     if path.suffix.lower() == ".json":
         return "polygons", _polygons(path)
-    try:
-        return "ids16", _ids(read_rgb16(path)[..., 0])
-    except DataError:
-        pass
+    with suppress(DataError):
+        pixels = read_rgb16(path)
+        if not pixels[..., 2].any():  # otherwise they are colours
+            return "ids16", _ids(pixels[..., 0])
     try:
         return "ids", _ids(read_ids(path))
     except DataError:

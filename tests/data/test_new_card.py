@@ -234,7 +234,8 @@ def test_ids_of_cityscapes_are_recognized(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ids", "label_map"), [(range(12), "own"), (range(18), "own"), (range(34), "cityscapes-ids")]
+    ("ids", "label_map"),
+    [(range(12), "own"), (range(18), "own"), (range(30), "own"), (range(34), "cityscapes-ids")],
 )
 def test_small_ids_alone_prove_nothing(tmp_path, ids, label_map):
     """CamVid's ids are 0 to 11, too, and mean something else."""
@@ -252,11 +253,11 @@ def test_other_ids_are_listed_with_their_shares_and_are_classes_of_the_card(tmp_
 
 
 @pytest.mark.parametrize(
-    ("ids", "names"), [((0, 255), ("class 0", "class 255")), ((0, 1, 255), ("class 0", "class 1"))]
+    ("ids", "classes"), [((0, 255), 2), ((0, 1, 255), 2), ((0, 128, 255), 3), ((253, 254, 255), 2)]
 )
-def test_255_is_ignored_unless_it_is_one_of_two_values(tmp_path, ids, names):
-    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", ids)
-    assert drafted(folder).space.names == names
+def test_255_is_ignored_unless_the_values_are_levels_of_grey(tmp_path, ids, classes):
+    folder = pairs(tmp_path / "data", "images/{n}.jpg", "labels/{n}.png", tuple(ids))
+    assert drafted(folder).space.names == tuple(f"class {value}" for value in ids[:classes])
 
 
 def test_classes_may_be_renamed_and_joined_in_the_draft(tmp_path):
@@ -304,10 +305,10 @@ def test_of_too_many_colours_the_rarest_are_left_out(tmp_path):
     assert "37 rarer" in text
 
 
-def _rgb16(ids: list[list[int]]) -> bytes:
+def _rgb16(ids: list[list[int]], blue: int = 0) -> bytes:
     """Return a 16-bit RGB PNG with ids in its first channel."""
     pixels = np.zeros((len(ids), len(ids[0]), 3), ">u2")
-    pixels[..., 0] = ids
+    pixels[..., 0], pixels[..., 2] = ids, blue
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", len(ids[0]), len(ids), 16, 2, 0, 0, 0)
     chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
@@ -324,6 +325,14 @@ def test_ids_in_16_bits(tmp_path):
     card = drafted(folder)
     assert card.layouts[0].encoding == "ids16"
     assert card.label_map("own").entries == {0: 0, 7: 1, 300: 2}
+
+
+def test_colours_in_16_bits_are_no_ids(tmp_path):
+    folder = pairs(tmp_path / "data", "RGB/{n}.png", "GT/LABELS/{n}.png")
+    for path in (folder / "GT" / "LABELS").iterdir():
+        path.write_bytes(_rgb16([[0, 65535], [0, 65535]], blue=65535))
+    with pytest.raises(DataError, match="cannot read exactly"):
+        new_card(folder, "mycity")
 
 
 def polygons(path: Path, *names: str) -> None:
