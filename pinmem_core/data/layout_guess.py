@@ -296,17 +296,21 @@ def _pairs(
     image_affixes: Affixes,
     label_affixes: Affixes,
 ) -> list[Pair]:
-    """Pair each image with the closest of its labels, and each label with a single image."""
+    """Pair each image with the closest of its labels, and each label with a single image.
+
+    Of images that are as close, the one that lies less deep is taken.
+    """
     by_name = defaultdict(list)
     for label in labels:
         by_name[_between(label.stem, label_affixes)].append(label)
-    closest: dict[PurePosixPath, tuple[tuple[int, int], Pair]] = {}
+    closest: dict[PurePosixPath, tuple[tuple[int, int, int], Pair]] = {}
     for image in images:
         name = _between(image.stem, image_affixes)
         if name and name in by_name:
             folder = str(image.parent)
             scored = [(closeness(folder, str(lb.parent)), lb) for lb in by_name[name]]
-            rank, label = max(scored, key=lambda item: item[0])
+            likeness, label = max(scored, key=lambda item: item[0])
+            rank = *likeness, -len(image.parts)
             if label not in closest or rank > closest[label][0]:
                 closest[label] = rank, Pair(image, label, name)
     return [pair for _, pair in closest.values()]

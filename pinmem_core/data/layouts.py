@@ -190,7 +190,8 @@ def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> LayoutMatch:
     if layout.encoding == "coco":
         every = _without_labels_of_others(every)
     samples: dict[str, RawSample] = {}
-    for sample in sorted(every, key=lambda sample: sample.label is None):  # pairs come first
+    # Pairs come first, and images that lie less deep: others may be copies or changed.
+    for sample in sorted(every, key=lambda s: (s.label is None, len(s.image.parts))):
         samples.setdefault(sample.id, sample)
     labels = _matching_paths(layout, layout.label, files, inner=fields_of(layout.image))
     return LayoutMatch(

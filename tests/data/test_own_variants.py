@@ -129,6 +129,16 @@ def test_the_other_image_of_a_stereo_camera_is_no_image_of_a_label(tmp_path):
     assert {s.image.name[1:] for s in prepared(tmp_path / "data").samples} == {"_L.png"}
 
 
+def test_changed_copies_that_lie_deeper_are_not_taken_for_the_images(tmp_path):
+    masks(tmp_path / "data", lambda _, ids: Image.fromarray(ids.astype(np.uint8)))
+    for number in range(5):
+        copy = tmp_path / "data" / "blurred" / "images" / f"{number}.png"
+        put(copy, image_bytes(scene(number).image // 2))
+    dataset = prepared(tmp_path / "data")
+    assert {s.image.parent for s in dataset.samples} == {tmp_path / "data" / "images"}
+    assert [d["rule"] for d in dataset.summary["excluded"]] == ["double"] * 5
+
+
 def test_unpadded_numbers_are_held_out_in_their_order(tmp_path):
     for number in range(15):
         put(tmp_path / "data" / "images" / f"{number}.png", image_bytes(scene(number).image))
