@@ -13,7 +13,7 @@ from pinmem_core.evaluation.bootstrap import average_paired_interval, student_in
 from pinmem_core.evaluation.compare import SavedReport, SavedTarget
 from pinmem_core.evaluation.results import LEVEL
 from pinmem_core.study.run import Cost, read_cost
-from pinmem_core.study.sweep import Sweep, report_path
+from pinmem_core.study.sweep import Run, Sweep, report_path
 
 AVERAGE = "average"
 """Key of the average over unseen targets, or over folds."""
@@ -123,6 +123,8 @@ class StudyTable(_Part):
     best: dict[str, str | None] = {}
     """By target, or "average", the variant of the highest mean if it is separated from each other
     variant."""
+    missing: tuple[str, ...] = ()
+    """Names of the runs without a report."""
     folds: "dict[str, StudyTable]" = {}
     """Table of each fold; the table that holds them has no targets of its own."""
 
@@ -164,7 +166,7 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
 
     Raises:
         DataError: A report is damaged, no report exists, or variants are scored in different
-            classes.
+            classes or on different data.
     """
     parts = sweep.parts()
     reports = {fold: _read(part, folder / fold) for fold, part in parts.items()}
@@ -175,7 +177,14 @@ def make_table(sweep: Sweep, folder: Path) -> StudyTable:
     }
     if not tables:
         raise DataError(f"{folder} holds no report of this study yet.")
-    return tables[""] if "" in tables else _over_folds(sweep, tables, reports)
+    missing = (
+        str(Run(fold, name, seed))
+        for fold, part in parts.items()
+        for name, seed in part.runs()
+        if seed not in reports[fold][name]
+    )
+    table = tables[""] if "" in tables else _over_folds(sweep, tables, reports)
+    return table.model_copy(update={"missing": tuple(missing)})
 
 
 def _read(sweep: Sweep, folder: Path) -> dict[str, dict[int, SavedReport]]:
@@ -187,24 +196,30 @@ def _read(sweep: Sweep, folder: Path) -> dict[str, dict[int, SavedReport]]:
         }
         for name in sweep.variants
     }
-    _require_same_classes(reports)
+    _require_same_data(reports)
     return reports
 
 
-def _require_same_classes(reports: Mapping[str, Mapping[int, SavedReport]]) -> None:
-    """Raise DataError if a target is scored in several sets of classes."""
-    scored: dict[str, tuple[str, str, list[str]]] = {}
+def _require_same_data(reports: Mapping[str, Mapping[int, SavedReport]]) -> None:
+    """Raise DataError if a target is scored in several sets of classes, or its dataset changed."""
+    scored: dict[str, tuple[str, SavedTarget]] = {}
     for variant, by_seed in reports.items():
-        for target, scores in ((t, s) for r in by_seed.values() for t, s in r.targets.items()):
-            other, space, classes = scored.setdefault(
-                target, (variant, scores.label_space, scores.classes)
-            )
-            if scores.classes != classes:
-                raise DataError(
-                    f"{target} is scored by the classes of {space} for {other}, and by those of "
-                    f"{scores.label_space} for {variant}.",
-                    "Give all variants the same 'classes'.",
-                )
+        for seed, report in by_seed.items():
+            for target, scores in report.targets.items():
+                other, first = scored.setdefault(target, (f"{variant}-{seed}", scores))
+                if scores.classes != first.classes:
+                    raise DataError(
+                        f"{target} is scored by the classes of {first.label_space} for {other}, "
+                        f"and by those of {scores.label_space} for {variant}-{seed}.",
+                        "Give all variants the same 'classes'.",
+                    )
+                if scores.dataset_digest != first.dataset_digest:
+                    raise DataError(
+                        f"{target} was prepared with other data for {variant}-{seed} than for "
+                        f"{other}.",
+                        "Prepare it as before, and remove one of these runs; the same command "
+                        "trains it again.",
+                    )
 
 
 def _table(

@@ -20,6 +20,8 @@ _LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"±": r"$\pm$", '"': r"\textquotedbl{}"}
 )
+_NAMED = 5
+"""Maximum number of missing runs that are named."""
 _MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 _CSV = (
     "fold", "variant", "kind", "base", "seed", "target", "seen", "miou", "source_miou",
@@ -116,6 +118,10 @@ def notes(table: StudyTable) -> Iterator[str]:
         f"A difference is separated if its {LEVEL:.0%} intervals exclude 0: the bootstrap over "
         "seeds and images, and Student's t over seeds. With one seed, none is."
     )
+    if table.missing:
+        others = f", and {len(table.missing) - _NAMED} others" * (len(table.missing) > _NAMED)
+        named = ", ".join(map(code, table.missing[:_NAMED]))
+        yield f"Runs without a report, so that means are over fewer seeds: {named}{others}."
     if table.averaged:
         yield f"The mean is over {', '.join(table.averaged)}."
     unclear = {

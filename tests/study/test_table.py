@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from pinmem_core.errors import ConfigError
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.bootstrap import (
     average_paired_interval,
     mean_paired_interval,
@@ -183,6 +183,19 @@ def test_placebos_stand_after_their_variant_and_share_its_settings(study):
     said = " ".join(notes(table))
     assert "dusk: `good` minus its placebo `idle` is +" in said
     assert "dusk: `good` minus the same networks as `softer` is " in said
+
+
+def test_a_table_names_missing_runs_and_never_mixes_data(tmp_path):
+    sweep, whole = fabricated(tmp_path / "study")
+    last = report_path(tmp_path / "study", "good", sweep.seeds[-1])
+    text = last.read_text()
+    last.unlink()
+    missing = f"`good-{sweep.seeds[-1]}`"
+    assert missing in " ".join(notes(make_table(sweep, tmp_path / "study")))
+    assert missing not in " ".join(notes(whole))
+    last.write_text(text.replace('"dataset_digest": "dusk"', '"dataset_digest": "night"'))
+    with pytest.raises(DataError, match=f"dusk was prepared with other data for {missing[1:-1]}"):
+        make_table(sweep, tmp_path / "study")
 
 
 @pytest.mark.parametrize(
