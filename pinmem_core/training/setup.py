@@ -1,7 +1,7 @@
 """Cross-field checks of a configuration, and the initial network and memory of a run."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -305,17 +305,19 @@ def load_data(
         config: Configuration of the run.
         on_event: Callback for warnings.
         start: Model that the run starts from; the network has also seen its training images.
-        resumed: Whether the run has begun already; then its targets are not questioned again.
+        resumed: Whether the run has begun already; then its domains are not questioned again.
 
     Raises:
-        ConfigError: A target cannot be scored with the classes of the run, or is one of the
-            sources and `allow_seen_targets` is not set.
+        ConfigError: Sources share images, or a target cannot be scored with the classes of the run,
+            or is one of the sources and `allow_seen_targets` is not set.
         DataError: A source or a target is missing or empty.
     """
     limit, space = config.evaluation.max_images, config.model.label_space
     domains = load_domains(
         config.sources, pseudo_domains=config.pseudo_domains, seed=config.seed, space=space
     )
+    if not resumed:
+        _require_disjoint(config.sources, domains)
     validation = load_validation(config.sources, limit, on_event, network=space)
     trained_on = TrainedOn.of_samples(config.sources, (ids_of(d.samples) for d in domains))
     own = trained_on
@@ -334,6 +336,20 @@ def load_data(
             "sweep: allow_seen_targets = true).",
         )
     return RunData(domains, validation, targets, trained_on)
+
+
+def _require_disjoint(sources: Sequence[str], domains: Sequence[Domain]) -> None:
+    """Raise ConfigError if two sources share images; the parts of a single source never do."""
+    known: dict[str, set[str]] = {}
+    for source, domain in zip(sources, domains, strict=False):
+        ids, of_dataset = ids_of(domain.samples), Selection.parse(source).dataset
+        if not known.setdefault(of_dataset, set()).isdisjoint(ids):
+            raise ConfigError(
+                f"the source {source} has images of another source: a meta step would hold them "
+                "out and train on them at once.",
+                "Name sources without common images.",
+            )
+        known[of_dataset].update(ids)
 
 
 def initial_segmenter(

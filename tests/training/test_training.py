@@ -148,6 +148,8 @@ def test_a_target_without_labels_is_said_and_not_scored(tmp_path):
         ({"model__decoder": "deeplab"}, "unknown decoder"),
         ({"device": "gpu"}, "unknown device"),
         ({"sources": ["toy:green"]}, "unknown domain"),
+        ({"sources": ["toy:red", "toy"]}, "the source toy has images of another source"),
+        ({"sources": ["toy:red@train", "toy:red"]}, "toy:red has images of another source"),
         ({"targets": ["toys"]}, "unknown dataset"),
     ],
 )
