@@ -164,6 +164,7 @@ def write_checkpoint(
     half: bool = False,
     metrics: ModelMetrics | None = None,
     base: Base | None = None,
+    card: bytes | None = None,
 ) -> None:
     """Write the files of a checkpoint into an existing folder.
 
@@ -177,6 +178,7 @@ def write_checkpoint(
             Loading converts them to float32. The memory, biases and statistics stay in float32.
         metrics: Metrics of the checkpoint for its card; None where they are not known.
         base: Base weights, whose tensors are named instead of written; None writes all.
+        card: Content of the card; None for a new one.
 
     Raises:
         ConfigError: Some weights are too large for half precision.
@@ -203,22 +205,26 @@ def write_checkpoint(
     partial.replace(folder / WEIGHTS)
     write_atomic(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
-    write_card(folder, metrics)
+    write_card(folder, metrics, card)
 
 
-def write_card(folder: Path, metrics: ModelMetrics | None = None) -> None:
+def write_card(
+    folder: Path, metrics: ModelMetrics | None = None, content: bytes | None = None
+) -> None:
     """Write the card of a checkpoint, unless the user wrote one.
 
     Args:
         folder: Folder of the checkpoint.
         metrics: Metrics of the checkpoint; None where they are not known.
+        content: Content of the card; None for a new one.
 
     Raises:
         CheckpointError: `config.json` is missing or damaged.
         MachineError: The folder cannot be written to.
     """
     if is_ours(folder / CARD):
-        write_atomic(folder / CARD, model_card(read_config(folder), metrics).encode())
+        written = content or model_card(read_config(folder), metrics).encode()
+        write_atomic(folder / CARD, written)
 
 
 def load_checkpoint(folder: Path, network: type[N]) -> tuple[N, dict[str, Any]]:

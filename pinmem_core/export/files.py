@@ -11,7 +11,7 @@ import torch
 
 from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS, write_checkpoint
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
-from pinmem_core.checkpoints.model_card import CARD, ModelMetrics
+from pinmem_core.checkpoints.model_card import CARD, ModelMetrics, has_scores, is_ours
 from pinmem_core.data.transforms import normalize
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError
@@ -192,7 +192,10 @@ def export_weights(
     stored = {"stored": "float16; loaded and scored in float32"} if half else {}
     evidence = evidence_of(checkpoint)
     metrics = evidence.metrics if evidence else None
-    write_checkpoint(segmenter, folder, segmenter.about | stored, half=half, metrics=metrics)
+    old = checkpoint / CARD
+    card = old.read_bytes() if keeps_card(old, evidence) else None
+    about = segmenter.about | stored
+    write_checkpoint(segmenter, folder, about, half=half, metrics=metrics, card=card)
     return [
         ExportedFile(path, path.stat().st_size) for path in map(folder.joinpath, CHECKPOINT_FILES)
     ]
@@ -243,6 +246,11 @@ def evidence_of(checkpoint: Path) -> Evidence | None:
             return Evidence(metrics, path)
     metrics = _metrics(run / "scores.json", _of_run)
     return Evidence(metrics) if metrics else None
+
+
+def keeps_card(card: Path, evidence: Evidence | None) -> bool:
+    """Return whether a copy keeps a card: it is written by hand, or has the only scores."""
+    return not is_ours(card) or (evidence is None and has_scores(card))
 
 
 def _metrics(path: Path, build: Callable[[Any], ModelMetrics | None]) -> ModelMetrics | None:

@@ -12,14 +12,14 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from pinmem_core.checkpoints.base_weights import BaseRecord
 from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS
 from pinmem_core.checkpoints.hub import HubName, asking_hub, checkpoint_of
-from pinmem_core.checkpoints.model_card import CARD, has_scores, is_ours, model_card
+from pinmem_core.checkpoints.model_card import CARD, model_card
 from pinmem_core.data.catalog import shipped_cards
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA, PAGE
 from pinmem_core.events import Listener, Notice, ignore
-from pinmem_core.export.files import Evidence, evidence_of
+from pinmem_core.export.files import Evidence, evidence_of, keeps_card
 from pinmem_core.models import load_checkpoint
 from pinmem_core.version import __version__
 
@@ -155,8 +155,8 @@ def _named(repo: str, revision: str | None) -> HubName:
 def _card(
     old: Path, config: Mapping[str, Any], evidence: Evidence | None, name: HubName
 ) -> Path | bytes:
-    """Return a new model card, or the old one if it is written by hand or has the only scores."""
-    if not is_ours(old) or (evidence is None and has_scores(old)):
+    """Return a new model card, or the old one if `keeps_card` says so."""
+    if keeps_card(old, evidence):
         return old
     return model_card(config, evidence.metrics if evidence else None, name.repo).encode()
 

@@ -138,6 +138,15 @@ def test_a_checkpoint_is_copied_with_its_card(run, tmp_path):
     assert torch.equal(ours.memory.slots, theirs.memory.slots)
 
 
+@pytest.mark.parametrize("text", ["A card by hand.", "## Scores\n\n51.4\n"])
+def test_a_copy_keeps_a_card_by_hand_or_with_the_only_scores(run, tmp_path, text):
+    card = run / "checkpoint" / "README.md"
+    by_pinmem = card.read_text()
+    card.write_text(f"{text}{by_pinmem if 'Scores' in text else ''}")
+    assert Result("export", "weights", str(run), "-o", str(tmp_path / "copy")).code == 0
+    assert (tmp_path / "copy" / "README.md").read_text() == card.read_text() != by_pinmem
+
+
 def test_a_copy_that_is_replaced_has_no_card_of_a_third_kind_in_between(run, tmp_path, monkeypatch):
     """A death between two writes of the card would leave one without the scores."""
     command = ("export", "weights", str(run), "-o", str(tmp_path / "copy"))
