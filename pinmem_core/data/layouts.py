@@ -187,16 +187,15 @@ def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> LayoutMatch:
     every = [_sample(card, layout, fields, number, files) for number, fields in images.items()]
     used = {sample.label for sample in every}
     every = [sample for sample in every if sample.image not in used]  # the label of another
-    if layout.encoding == "coco":
-        every = _without_labels_of_others(every)
     samples: dict[str, RawSample] = {}
     # Pairs come first, and images that lie less deep: others may be copies or changed.
     for sample in sorted(every, key=lambda s: (s.label is None, len(s.image.parts))):
         samples.setdefault(sample.id, sample)
     labels = _matching_paths(layout, layout.label, files, inner=fields_of(layout.image))
+    chosen = [samples[key] for key in sorted(samples)]
     return LayoutMatch(
         layout,
-        samples=[samples[key] for key in sorted(samples)],
+        samples=_without_labels_of_others(chosen) if layout.encoding == "coco" else chosen,
         orphans=[path for path in map(files.path, labels) if path not in used],
         duplicates=[sample.image for sample in every if samples[sample.id] is not sample],
     )

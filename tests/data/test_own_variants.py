@@ -74,6 +74,14 @@ def test_an_image_without_annotations_does_not_take_those_of_its_namesake(tmp_pa
     check(dataset, {path: one for path, one in scenes.items() if path.parent.name == "train"})
 
 
+def test_copies_of_the_images_do_not_make_the_annotations_unclear(tmp_path):
+    scenes = batches(tmp_path / "data", "{place}/{n}.png", "{place}.json", "{n}.png")
+    for path in scenes:
+        copy = tmp_path / "data" / "old" / path.relative_to(tmp_path / "data")
+        put(copy, path.read_bytes())
+    check(prepared(tmp_path / "data"), scenes)
+
+
 # Label images
 
 COLORS = np.array([(0, 0, 0), (255, 0, 0), (128, 128, 128), (0, 0, 255), (90, 60, 0)], np.uint8)
