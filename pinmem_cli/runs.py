@@ -37,7 +37,7 @@ def _next(listed: list["RunInfo"]) -> str:
     if run.state == "unfinished":
         return f"pinmem train --resume {shell_join(run.name)}"
     unscored = not any(score.seen is False for score in run.scores)
-    targets = f" --targets {shell_join(run.sources[0])}" if unscored else ""
+    targets = f" --targets {shell_join(run.domain)}" if unscored else ""
     return f"pinmem eval {shell_join(run.name)}{targets}"
 
 

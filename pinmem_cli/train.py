@@ -331,6 +331,7 @@ def _resolve(
 
 def _show_result(out: Output, result: "RunResult") -> None:
     from pinmem_core.checkpoints.model_card import seen_in_words
+    from pinmem_core.checkpoints.runs import read_run
 
     columns = {
         f"{name}\n({phase}, {seen_in_words(result.seen[name])})": score
@@ -370,10 +371,9 @@ def _show_result(out: Output, result: "RunResult") -> None:
         rows,
         f"run: {result.run}",
     )
-    scored = (
-        "" if result.scores.get("target") else f" --targets {shell_join(*list(result.seen)[:1])}"
-    )
-    out.next_step(f"pinmem eval {shell_join(result.run)}{scored}")
+    unscored = not result.scores.get("target")
+    targets = f" --targets {shell_join(read_run(result.run).domain)}" if unscored else ""
+    out.next_step(f"pinmem eval {shell_join(result.run)}{targets}")
 
 
 def _show_plan(out: Output, config: "TrainConfig", picture: Path) -> None:

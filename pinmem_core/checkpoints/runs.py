@@ -52,6 +52,12 @@ class RunInfo:
         """Name by which commands find the run: that of its folder, or its path."""
         return self.folder.name if self.folder.parent == runs_root() else str(self.folder)
 
+    @property
+    def domain(self) -> str:
+        """A domain with samples to score: the first that was scored, else a source as a whole."""
+        source = self.sources[0].partition("@")[0]
+        return self.scores[0].name if self.scores else f"{source}@all"
+
     def as_json(self) -> dict[str, Any]:
         """Return the run as a JSON object; the mIoU is in 0..1."""
         scores = [

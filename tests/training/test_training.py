@@ -7,6 +7,7 @@ import torch
 from conftest import camvid_folder, small_config
 from safetensors.torch import load_file
 
+from pinmem_core.checkpoints.runs import read_run
 from pinmem_core.config import OptimConfig
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare, prepare_synthetic
@@ -173,6 +174,9 @@ def test_a_source_without_validation_split_is_trained_on_and_told(tmp_path):
     result = train(config, tmp_path / "run", on_event=events.append)
     assert set(result.scores["source"]) == {"camvid:0016E5@val"}
     assert any(isinstance(e, Notice) and "0001TP has no validation" in e.message for e in events)
+    assert read_run(result.run).domain == "camvid:0016E5@val"
+    config = small_config(sources=["camvid:0001TP"], augmentation__crop=32)
+    assert read_run(train(config, tmp_path / "other").run).domain == "camvid:0001TP@all"
 
 
 def test_an_interrupted_run_keeps_its_last_checkpoint(tmp_path):
