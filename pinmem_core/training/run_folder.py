@@ -203,6 +203,7 @@ class RunFolder:
             scaler=step.scaler.state_dict(),
             processes=world_size(),
             optimizer=optimizer_state(step.optimizer, step.segmenter)[1],
+            settings=snapshots.training_settings(step.config),
         )
         snapshots.save_snapshot(self.path, meta, states, step.config.checkpoint.keep)
 

@@ -19,6 +19,7 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
+from pinmem_core.config import TrainConfig
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
@@ -29,6 +30,10 @@ FOLDER = "snapshots"
 State = Mapping[str, Tensor]
 _NAME = re.compile(r"[0-9]{8,}", re.ASCII)
 _MANIFEST = "manifest.json"
+_DECISIVE = {
+    *("method", "method_config", "use_memory", "sources", "classes", "iterations", "batch"),
+    *("pseudo_domains", "seed", "tune", "model", "loss", "meta", "optim", "augmentation"),
+}
 _REQUIRED, _OPTIONAL = {"model", "optimizer"}, {"method", "ema", "initial"}
 
 
@@ -47,6 +52,13 @@ class SnapshotMeta(BaseModel):
     """Number of training processes."""
     optimizer: dict[str, Any] = {}
     """State of the optimizer that is not tensors."""
+    settings: dict[str, Any] = {}
+    """Result of `training_settings`; snapshots of older versions lack it."""
+
+
+def training_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that decide what is trained, apart from paths and the way to compute."""
+    return config.model_dump(mode="json", include=_DECISIVE)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from pinmem_core.training.optim import (
     optimizer_state,
     set_learning_rate,
 )
-from pinmem_core.training.snapshots import Snapshot
+from pinmem_core.training.snapshots import Snapshot, training_settings
 
 
 class TrainStep:
@@ -131,7 +131,7 @@ class TrainStep:
         """Restore the state of a snapshot.
 
         Raises:
-            DataError: The tensors do not fit this network and its optimizer.
+            DataError: The tensors or the settings are not those of this network and its optimizer.
         """
         states, own = snapshot.states(), self.states()
         if not own["optimizer"]:  # the state is created in the first step
@@ -141,13 +141,17 @@ class TrainStep:
                 for key, value in states["optimizer"].items()
                 if key.rpartition("/")[0] in parameters
             }
-        for name, expected in own.items():
-            if problem := state_dict_mismatch(states.get(name, {}), expected):
-                raise DataError(
-                    f"the snapshot {snapshot.folder} does not fit the run's configuration: "
-                    f"{problem}.",
-                    "If you edited the run's config.json, undo this, or start a new run.",
-                )
+        now = training_settings(self.config)
+        others = [key for key, value in snapshot.meta.settings.items() if now[key] != value]
+        problems = [f"it was trained with another '{key}'" for key in others]
+        problems += [
+            state_dict_mismatch(states.get(k, {}), expected) for k, expected in own.items()
+        ]
+        if problem := next(filter(None, problems), None):
+            raise DataError(
+                f"the snapshot {snapshot.folder} does not fit the run's configuration: {problem}.",
+                "If you edited the run's config.json, undo this, or start a new run.",
+            )
         model = own["model"]
         self.segmenter.load_state_dict(
             {name: sharded_like(value, model[name]) for name, value in states["model"].items()}

@@ -300,6 +300,19 @@ def test_other_samples_than_it_began_with_are_refused(tmp_path):
     assert (run / "checkpoint").exists()
 
 
+def test_other_settings_than_it_began_with_are_refused(tmp_path):
+    """Fewer iterations than are done would end a run at once, and score weights of a later one."""
+    run = stopped_run(tmp_path / "run")
+    text = (run / "config.json").read_text()
+    for old, new in ((f'"iterations": {ITERATIONS}', '"iterations": 1'), ('"lr": ', '"lr": 1')):
+        assert old in text
+        (run / "config.json").write_text(text.replace(old, new))
+        with pytest.raises(DataError, match="trained with another '(iterations|optim)'"):
+            resume(run)
+    (run / "config.json").write_text(text.replace('"log_every": 1', '"log_every": 2'))
+    assert resume(run).iterations == ITERATIONS
+
+
 @pytest.mark.slow
 def test_what_cannot_be_resumed_is_told(tmp_path):
     run = train(small_config(iterations=1), tmp_path / "run").run
