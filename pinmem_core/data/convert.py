@@ -25,7 +25,7 @@ from pinmem_core.documents import read_json_lines
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.events import ignore
 from pinmem_core.files import write_atomic
-from pinmem_core.images import check_image, image_size, read_image
+from pinmem_core.images import check_image, image_size, open_image, read_image
 from pinmem_core.label_files import read_train_ids
 from pinmem_core.label_space import MOST_CLASSES, LabelSpace
 from pinmem_core.paths import home
@@ -275,7 +275,9 @@ class Conversion:
             raise _unreadable(raw.label, error) from None
         height, width = train_ids.shape
         if (width, height) != size:
-            reason = f"is {width}x{height}, but its image is {size[0]}x{size[1]}"
+            with open_image(raw.image) as image:
+                upright = "" if image.size == size else ", turned upright by its EXIF orientation,"
+            reason = f"is {width}x{height}, but its image{upright} is {size[0]}x{size[1]}"
             raise _DefectError(raw.label, reason, "other size")
         if unknown:
             separator = "; " if self.label_map.of_colors else ", "

@@ -18,7 +18,7 @@ _IMAGE_SUFFIXES = {*_LABEL_IMAGES, ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".a
 _NEITHER = re.compile(r"instance|panoptic|depth|disparity|confidence|uncertainty", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(
     r"label|mask|annot|ground.?truth|gt(fine|coarse)|semantic|segment|polygon"
-    r"|(?<![a-z])(gt|anno?|seg|sem|targets?)(?![a-z])",
+    r"|stuffthing|(?<![a-z])(gt|anno?|seg|sem|targets?)(?![a-z])",
     re.IGNORECASE,
 )
 _LABEL_STEM = re.compile(

@@ -87,6 +87,11 @@ SHAPES = {
     ),
     "left camera": ("images/{n}_L.png", "labels/{n}_L.png", {}),
     "names of labels": ("imgs/mask_{n}.png", "masks/mask_{n}.png", {}),
+    "COCO-Stuff": (
+        "images/{s}2017/{n}.jpg",
+        "stuffthingmaps/{s}2017/{n}.png",
+        {"s": ["train", "val"]},
+    ),
     "labels below images": ("{d}/{n}.png", "{d}/annotations/{n}_L.png", {"d": ["x", "y"]}),
 }
 

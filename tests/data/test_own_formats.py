@@ -277,7 +277,7 @@ def _text(path: str, text: object):
 @pytest.mark.parametrize(
     ("form", "spoil", "rule", "reason"),
     [
-        ("COCO", _of_another_size, "unreadable", "of an image of another size"),
+        ("COCO", _of_another_size, "unreadable", "it is of an image of"),
         ("labelme", _without_image, "missing partner", "its image is missing"),
         ("labelme", _cut("campus/c_000.json"), "unreadable", "cannot be read"),
         ("labelme", _text("campus/c_000.json", b"\xff\xfe"), "unreadable", "not UTF-8"),

@@ -74,6 +74,13 @@ def _shrink_label(source: Path) -> None:
     write_png(source / "labels" / "0001TP_00001.png", np.zeros((15, 20), np.uint8))
 
 
+def _lay_on_its_side(source: Path) -> None:
+    path = source / "images" / "0001TP_00001.png"
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (40, 30)).save(path, exif=exif)
+
+
 def _unknown_id(source: Path) -> None:
     write_png(source / "labels" / "0001TP_00001.png", np.full((30, 40), 77, np.uint8))
 
@@ -102,6 +109,7 @@ DEFECTS = [
     (_store_32_bits, "32-bit values"),
     (_flip_a_bit, "cannot be read"),
     (_shrink_label, "is 20x15, but its image is 40x30"),
+    (_lay_on_its_side, "is 40x30, but its image, turned upright by its EXIF orientation, is 30x40"),
     (_unknown_id, "does not know: 77"),
     (_single_value, "single value"),
     (_drop_label, "its label is missing"),

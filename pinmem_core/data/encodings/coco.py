@@ -172,8 +172,9 @@ def read_coco(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
         raise DataError(f"{path} has no single entry for {image.name}.")
     try:
         size = image_size(image)
-        if entry.size not in (None, size):
-            raise ValueError("it is of an image of another size")
+        if entry.size and entry.size != size:
+            named = "x".join(f"{side!s:.9}" for side in entry.size)
+            raise ValueError(f"it is of an image of {named}, not {size[0]}x{size[1]}")
         canvas = Canvas(size, label_map)
         for annotation in entry.annotations:
             if content.is_panoptic:
