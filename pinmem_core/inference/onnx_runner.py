@@ -156,9 +156,10 @@ class OnnxRunner:
         preprocess, argmax = ("uint8" in value.type for value in (taken, given))
         if taken.name != INPUT or len(taken.shape) != 4:
             raise ValueError(f"its input '{taken.name}' takes no images")
-        logits, classes = given.shape[1:2], len(self.label_space)
-        if not argmax and logits not in ([], [classes]):  # empty if the shape is not stated
-            raise ValueError(f"it names {classes} classes, but gives {logits[0]} logits")
+        classes = len(self.label_space)
+        known = [axis for axis in given.shape[1:2] if isinstance(axis, int)]
+        if not argmax and known not in ([], [classes]):
+            raise ValueError(f"it names {classes} classes, but gives {known[0]} logits")
         height, width = taken.shape[1:3] if preprocess else taken.shape[2:]
         size = (height, width) if isinstance(height, int) else None
         return Signature(size, preprocess, argmax, normalization)

@@ -169,6 +169,19 @@ def test_damaged_metadata_are_named(tmp_path, damage, words):
     assert words in refused.value.message
 
 
+def test_a_file_need_not_state_the_shape_of_its_logits(files, tmp_path):
+    """As for int8 files of any size with argmax: they are compared by their logits."""
+    model, node = onnx.load(files / "free.onnx"), onnx.helper.make_node
+    model.graph.node[-1].output[0] = "found"
+    model.graph.node.append(node("Shape", ["found"], ["shape"]))
+    model.graph.node.append(node("Reshape", ["found", "shape"], ["logits"]))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "odd.onnx")
+    image = noise(20, 30)
+    found = load(str(tmp_path / "odd.onnx")).predict(image)
+    assert (found == load(str(files / "free.onnx")).predict(image)).all()
+
+
 def test_an_unknown_protocol_of_a_file_can_be_replaced(tmp_path):
     write_onnx(tmp_path / "odd.onnx", protocol="of-tomorrow")
     with pytest.raises(DataError, match="of-tomorrow"):
