@@ -196,7 +196,7 @@ def _match(card: DatasetCard, layout: Layout, files: RawFiles) -> LayoutMatch:
     return LayoutMatch(
         layout,
         samples=_without_labels_of_others(chosen) if layout.encoding == "coco" else chosen,
-        orphans=[path for path in map(files.path, labels) if path not in used],
+        orphans=[p for p in map(files.path, labels) if p not in used and not _is_list(p)],
         duplicates=[sample.image for sample in every if samples[sample.id] is not sample],
     )
 
@@ -261,6 +261,12 @@ def _without_labels_of_others(samples: Sequence[RawSample]) -> list[RawSample]:
     without = images_without_entry((s.label, s.image) for s in samples if s.label)
     reason = "the annotations of its name may be those of another image"
     return [replace(s, label=None, reason=reason) if s.image in without else s for s in samples]
+
+
+def _is_list(path: Path) -> bool:
+    """Return whether a text next to labels is a list of classes or of the samples of a split."""
+    names = "classes", "train", "val", "test"
+    return path.suffix.lower() == ".txt" and split_called(path.stem.lower()) in names
 
 
 def _label(tail: str, image: Path, files: RawFiles) -> Path | None:

@@ -169,6 +169,14 @@ def test_texts_of_windows_are_read(tmp_path):
     assert len(dataset.samples) == 10 and dataset.label_space.names == NAMES
 
 
+def test_lists_next_to_texts_of_yolo_are_no_lonely_labels(tmp_path):
+    annotated.yolo(tmp_path / "data")
+    for name in ("classes", "train", "Val", "c_999"):
+        put(tmp_path / "data" / "labels" / "campus" / f"{name}.txt", "\n".join(NAMES))
+    (excluded,) = prepared(tmp_path / "data").summary["excluded"]
+    assert excluded["file"].endswith("c_999.txt")
+
+
 def test_names_of_classes_that_cannot_be_read_are_not_left_away(tmp_path):
     annotated.yolo(tmp_path / "data")
     (tmp_path / "data" / "data.yaml").unlink()
