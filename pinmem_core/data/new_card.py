@@ -106,6 +106,12 @@ def _draft(
     if layout.more_labels and not lists:
         lists_folder, lists = str(layout.pairs[0].label.parent), _splits_of_labels(layout)
     classes = class_guess(labels)
+    if labels.standard_map and not labels.has_names and "ids" not in layout.label.lower():
+        message = (
+            f"the labels are taken for '{labels.standard_map}' of Cityscapes by their values; "
+            "correct the card if they have other classes"
+        )
+        on_event(Notice(message, warning=True))
     unpaired = _unpaired(layout)
     if unpaired:
         on_event(Notice(unpaired.rstrip("."), warning=True))
