@@ -10,7 +10,7 @@ file, so a damaged snapshot is detected, reported and skipped.
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,16 @@ class SnapshotMeta(BaseModel):
 def training_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide what is trained, apart from paths and the way to compute."""
     return config.model_dump(mode="json", include=_DECISIVE)
+
+
+def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dotted keys of other values; keys that `then` lacks belong to a later version."""
+    for key, value in then.items():
+        other = now.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from (f"{key}.{inner}" for inner in changed_settings(value, other))
+        elif value != other:
+            yield key
 
 
 @dataclass(frozen=True)

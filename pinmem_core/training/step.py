@@ -34,7 +34,7 @@ from pinmem_core.training.optim import (
     optimizer_state,
     set_learning_rate,
 )
-from pinmem_core.training.snapshots import Snapshot, training_settings
+from pinmem_core.training.snapshots import Snapshot, changed_settings, training_settings
 
 
 class TrainStep:
@@ -141,13 +141,11 @@ class TrainStep:
                 for key, value in states["optimizer"].items()
                 if key.rpartition("/")[0] in parameters
             }
-        now = training_settings(self.config)
-        others = [key for key, value in snapshot.meta.settings.items() if now[key] != value]
-        problems = [f"it was trained with another '{key}'" for key in others]
-        problems += [
-            state_dict_mismatch(states.get(k, {}), expected) for k, expected in own.items()
-        ]
-        if problem := next(filter(None, problems), None):
+        others = changed_settings(snapshot.meta.settings, training_settings(self.config))
+        problem = next((f"it was trained with another '{key}'" for key in others), None)
+        for kind, expected in own.items():
+            problem = problem or state_dict_mismatch(states.get(kind, {}), expected)
+        if problem:
             raise DataError(
                 f"the snapshot {snapshot.folder} does not fit the run's configuration: {problem}.",
                 "If you edited the run's config.json, undo this, or start a new run.",
