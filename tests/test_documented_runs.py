@@ -34,12 +34,16 @@ from pinmem_core.training import dry_run
 from pinmem_core.training.step import TrainStep
 from pinmem_core.training.time_limit import Timing
 
+_SLOW = (
+    "torch traces the starter's network for a minute; 'export onnx RUN' does the same with a small "
+    "one"
+)
 LEFT_OUT = {
     "predict --watch inbox/ -o masks/": "ends at Ctrl-C; tests/inference/test_predict_inputs.py",
     "serve": "ends at Ctrl-C; tests/serving",
     "serve --model RUN --model starter": "ends at Ctrl-C; tests/serving",
-    "export onnx run -o run.onnx": "torch traces the starter's network for a minute; "
-    "'export onnx RUN' does the same with a small one, and the place has a run.onnx",
+    "export onnx run -o run.onnx": f"{_SLOW}, and the place has a run.onnx",
+    "export onnx starter -o onnx": _SLOW,
     "train --sweep methods.toml -o studies/methods --jobs 2": "trains 27 runs; the line above "
     "plans them, and tests/study/test_jobs.py trains a small study",
 }

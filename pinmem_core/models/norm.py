@@ -36,11 +36,11 @@ class AlphaBatchNorm(nn.BatchNorm2d):
         one_position = input.shape[2] == 1 and input.shape[3] == 1  # has no variance
         if self.training or not self.alpha or one_position:
             return super().forward(input)
+        if torch.compiler.is_exporting():
+            return self._forward_exported(input)
         assert self.running_mean is not None and self.running_var is not None
         variance, mean = _moments(input)
-        alpha: float | Tensor = self.alpha
-        if torch.compiler.is_exporting() and type(input.shape[2]) is not int:  # a dynamic size
-            alpha = self.alpha * _several_positions(input).to(self.running_var)
+        alpha = self.alpha
         variance = torch.lerp(self.running_var, variance.to(self.running_var), alpha)
         mean = torch.lerp(self.running_mean, mean.to(self.running_mean), alpha)
         scale = self.weight * (variance + self.eps).rsqrt()
@@ -48,35 +48,36 @@ class AlphaBatchNorm(nn.BatchNorm2d):
         scale, shift = (values[..., None, None].to(input) for values in (scale, shift))
         return torch.addcmul(shift, input, scale, out=input if self.inplace else None)
 
+    def _forward_exported(self, input: Tensor) -> Tensor:
+        """Normalise each image by its statistics, in few operators.
+
+        Runtimes other than torch sum all values of a mean one by one in float32, which loses
+        precision on large maps: a mean is computed over rows first and columns second.
+        """
+        assert self.running_mean is not None and self.running_var is not None
+        values, sides = input.float(), input.shape[2:]
+        mean = values.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+        variance = (values - mean).square().mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+        alpha: float | Tensor = self.alpha
+        if type(sides[0]) is not int:  # a dynamic size; one position has no variance
+            alpha = self.alpha * (torch.scalar_tensor(sides[0] * sides[1]) > 1).to(mean)
+        own = (self.running_var, self.running_mean, self.weight, self.bias)
+        running_var, running_mean, weight, bias = (each[:, None, None].float() for each in own)
+        variance = running_var + alpha * (variance - running_var)
+        mean = running_mean + alpha * (mean - running_mean)
+        scale = weight * (variance + self.eps).rsqrt()
+        shift = bias - mean * scale
+        return torch.addcmul(shift.to(input), input, scale.to(input))
+
 
 def _moments(input: Tensor) -> tuple[Tensor, Tensor]:
     """Return variance and mean (N, C) over the pixels of each image."""
-    if torch.compiler.is_exporting():
-        return _moments_in_two_stages(input)
     channels_last = input.is_contiguous(memory_format=torch.channels_last)
     if input.device.type != "cpu" or not channels_last or torch.compiler.is_compiling():
         return torch.var_mean(input, dim=(2, 3), correction=0)
     each = [_moments_by_parts(image) for image in input.split(1)]
     variance, mean = (torch.stack(values) for values in zip(*each, strict=True))
     return variance, mean
-
-
-def _moments_in_two_stages(input: Tensor) -> tuple[Tensor, Tensor]:
-    """Return variance and mean (N, C), computed over rows first and columns second.
-
-    Runtimes other than torch sum all values of a mean one by one in float32, which loses precision
-    on large maps.
-    """
-    input = input.float()
-    mean = input.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
-    variance = (input - mean).square().mean(dim=3).mean(dim=2)
-    return variance, mean[:, :, 0, 0]
-
-
-def _several_positions(input: Tensor) -> Tensor:
-    """Return a (1, 1) tensor that is true for several positions; the exported graph computes it."""
-    one = torch.ones_like(input[:1, :1])
-    return one[:, :, :, 0].sum(dim=2) * one[:, :, 0].sum(dim=2) > 1
 
 
 def _moments_by_parts(image: Tensor) -> tuple[Tensor, Tensor]:

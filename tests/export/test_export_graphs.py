@@ -224,8 +224,9 @@ def test_a_norm_of_one_position_has_no_statistics_of_its_own(test_time_bn, shape
 @pytest.mark.slow
 def test_a_file_holds_products_and_means_that_all_runtimes_compute_alike(test_time_bn):
     nodes = onnx.load(test_time_bn[1]).graph.node
-    assert "MatMul" in {node.op_type for node in nodes}
-    assert "Einsum" not in {node.op_type for node in nodes}
+    kinds = {node.op_type for node in nodes}
+    assert "MatMul" in kinds and "Einsum" not in kinds
+    assert "Slice" not in kinds  # onnxscript compares each with all nodes, in most of an export
     weights = {t.name: t for t in onnx.load(test_time_bn[1]).graph.initializer}
     axes = [
         onnx.numpy_helper.to_array(weights[node.input[1]]).size
