@@ -51,7 +51,8 @@ def plan_study(
         configs = {
             name: with_classes(resolve(part.config(name, part.seeds[0]))) for name in part.variants
         }
-        scored = [load_target(text) for text in part.scored()]
+        space = configs[part.baseline].model.label_space
+        scored = [load_target(text, network=space) for text in part.scored()]
         domains = load_data(configs[part.baseline], ignore).domains
         seconds = {}
         if not only_long or any(is_long(config, len(domains)) for config in configs.values()):

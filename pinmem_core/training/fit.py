@@ -22,8 +22,6 @@ _PASSES = 40
 _ITERATIONS = (800, 20_000)
 _MOST_ITERATIONS = 100_000
 """Iterations before a given time reduces them."""
-_INITIAL_SHARE = 0.5
-"""Share of the weights of `init_from` in the result (docs/start.md has the gain)."""
 _MEMORY_SHARE = 0.7
 """Share of the device's memory that an iteration may take."""
 
@@ -88,7 +86,6 @@ def run_config(
         defaults = {key: value for key, value in defaults.items() if key != "init_weights"}
         if recipe is None:
             defaults = with_architecture_of(model, defaults)
-            defaults = nested(defaults, {"optim.initial_share": _INITIAL_SHARE})
     return validate(with_overrides(nested(defaults, given), overrides))
 
 

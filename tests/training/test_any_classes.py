@@ -17,6 +17,8 @@ from pinmem_core.images import write_png
 from pinmem_core.inference import load
 from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_space
 from pinmem_core.models import load_checkpoint
+from pinmem_core.study.plan import plan_study
+from pinmem_core.study.sweep import read_sweep
 from pinmem_core.training import resume, train
 from pinmem_core.training.dry_run import plan
 
@@ -128,3 +130,14 @@ def test_the_command_takes_classes(tmp_path):
     assert shown.code == 0 and shown.json["config"]["model"]["num_classes"] == 7
     refused = Result("train", *options, *tiny, "--classes", "camvid-11", "--dry-run")
     assert refused.code == 2 and "cannot be mapped to the classes 'camvid-11'" in refused.err
+
+
+def test_a_study_in_classes_that_no_other_dataset_has_is_planned(tmp_path):
+    prepare_own(tmp_path / "raw", 7)
+    (tmp_path / "study.toml").write_text(
+        'title = "own"\nrecipe = "demo"\nseeds = [0]\nsources = ["own"]\ntargets = ["own@all"]\n'
+        'baseline = "plain"\n[settings]\nallow_seen_targets = true\n"augmentation.crop" = 64\n'
+        '[variants.plain]\nabout = "plain"\nsettings = { method = "aggregate" }\n'
+    )
+    (plan,) = plan_study(read_sweep(tmp_path / "study.toml"), only_long=True).values()
+    assert plan.images == 8 and plan.scored == 12

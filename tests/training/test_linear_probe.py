@@ -19,7 +19,6 @@ from pinmem_core.events import Progress, ignore
 from pinmem_core.methods.losses import balanced_cross_entropy
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.training import resume, train
-from pinmem_core.training.fit import run_config
 from pinmem_core.training.linear_probe import fit_new_rows, fit_rows
 from pinmem_core.training.setup import initial_segmenter, resolve
 from pinmem_core.training.step import TrainStep
@@ -146,11 +145,6 @@ def test_averages_start_from_the_fitted_rows(model):
         assert (step.states()[state]["decoder.classifier.weight"][5] == 7).all()
 
 
-def test_the_share_needs_a_model_and_is_a_half_where_settings_are_chosen():
+def test_the_share_needs_a_model():
     with pytest.raises(ConfigError, match=r"initial_share=0.5 needs the weights of a model"):
         resolve(small_config(optim__initial_share=0.5))
-    assert run_config(None, {"init_from": "starter"}).optim.initial_share == 0.5
-    chosen = run_config(None, {"init_from": "starter"}, ["optim.initial_share=0"])
-    assert chosen.optim.initial_share == 0
-    assert run_config("camvid", {"init_from": "starter"}).optim.initial_share == 0
-    assert run_config(None, {}).optim.initial_share == 0
