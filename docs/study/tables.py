@@ -245,6 +245,29 @@ def _networks(records: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _own(records: list[dict]) -> str:
+    """Return one row for each pair of folders: three arms, and the differences to the first."""
+    lines = [
+        "| trained on, scored on | ImageNet weights | `--from starter` | difference "
+        "| and `optim.initial_share=0.5` | difference |",
+        f"|{' --- |' * 6}",
+    ]
+    pairs = [*dict.fromkeys((of["north"], of["south"]) for of in records)]
+    seeds = sorted({of["seed"] for of in records})
+    for name, wanted in [*((", ".join(pair), [pair]) for pair in pairs), ("all", pairs)]:
+        of = [record for record in records if (record["north"], record["south"]) in wanted]
+        means = {
+            arm: [fmean(record[arm] for record in of if record["seed"] == seed) for seed in seeds]
+            for arm in ("imagenet", "starter", "mean")
+        }
+        cells = [name, _seeds(means["imagenet"])]
+        for arm in ("starter", "mean"):
+            found = [a - b for a, b in zip(means[arm], means["imagenet"], strict=True)]
+            cells += [_seeds(means[arm]), f"{fmean(found):+.1f} ({_ends(student_interval(found))})"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _ends(interval: list[float]) -> str:
     return "{:+.1f} to {:+.1f}".format(*interval)
 
@@ -276,6 +299,7 @@ _MAKERS = {
     "memory": _memories,
     "mixtures": _mixtures,
     "networks": _networks,
+    "own": _own,
     "use": _use,
     "uses": _uses,
 }
