@@ -82,6 +82,9 @@ def run_config(
     explicit = with_overrides(nested({}, given), overrides)
     model = explicit.get("init_from")
     defaults = _defaults(given, explicit, on_event) if recipe is None else recipe_settings(recipe)
+    method = defaults.get("method", TrainConfig.model_fields["method"].default)
+    if explicit.get("method", method) != method:  # the settings are those of the other method
+        defaults = {key: value for key, value in defaults.items() if key != "method_config"}
     if model:
         defaults = {key: value for key, value in defaults.items() if key != "init_weights"}
         if recipe is None:

@@ -84,7 +84,7 @@ def test_a_repeated_run_keeps_no_adapters_and_frozen_parts_for_another_method_or
     config = resolve(validate({"sources": ["toy:red"], **own}))
     RunFolder(home / "runs" / "first").begin(config, {})
     assert resolve(run_config("first", {})) == config
-    other = {"method": "aggregate", "method_config": {}, "tune": "full"}
+    other = {"method": "aggregate", "tune": "full"}
     changed = resolve(run_config("first", other))
     assert not changed.model.adapters and not changed.optim.freeze
 
