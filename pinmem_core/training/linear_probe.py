@@ -1,8 +1,9 @@
 """Linear probing before fine-tuning: classifier rows for the classes that a model lacks.
 
-Random rows send random gradients into pretrained layers and distort them; fitted rows do not, and
-the network is then better on unseen domains (LP-FT, Kumar et al., ICLR 2022). So a run that starts
-from another model first fits the rows of the new classes by logistic regression on its features.
+A run that starts from another model first fits the rows of the new classes by logistic regression
+on its features. So the initial network knows the classes, which its mean with the trained one needs
+(`optim.initial_share`), and no random rows send random gradients into pretrained layers (LP-FT,
+Kumar et al., ICLR 2022).
 """
 
 from collections.abc import Callable, Iterable, Sequence
