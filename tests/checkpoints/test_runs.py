@@ -105,7 +105,7 @@ def test_a_run_that_a_process_trains_is_running():
 def test_the_next_command_after_the_list_names_the_newest_run(tmp_path):
     make_run(runs_root() / "my run", scores={"mine:a@val": ("source", True, 0.5)}, age=10)
     command = Result("runs").err.removeprefix("next: ")
-    assert shlex.split(command) == ["pinmem", "eval", "my run", "--targets", "mine:a"]
+    assert shlex.split(command) == ["pinmem", "eval", "my run", "--targets", "mine:a@val"]
 
 
 def test_the_last_run_is_neither_of_the_demo_nor_of_a_sweep(tmp_path):
