@@ -75,7 +75,7 @@ class MethodTester:
         """Only similar: with accumulation, batch norm sees parts of the batch."""
         losses = []
         for settings in ({}, {f"compute__{name}": value for name, value in compute.items()}):
-            step = self.train_step(**settings)
+            step = self.train_step(batch=4, **settings)
             result = step.step(0, self.batch(step, images=4))
             losses.append(torch.stack([phase.total for phase in result.losses.values()]))
         torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0)

@@ -42,7 +42,8 @@ class ModelTester:
 
     def run_config(self, **values: object):
         model = {f"model__{name}": value for name, value in self.model.items()}
-        return small_config(augmentation__crop=32, **model, **values)
+        tune = next(iter(self.model.get("adapters", ["full"])))
+        return small_config(augmentation__crop=32, tune=tune, **model, **values)
 
     @torch.no_grad()
     @pytest.mark.parametrize("size", [(33, 47), (64, 64), (1, 40), (100, 7)])

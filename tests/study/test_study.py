@@ -249,7 +249,7 @@ def test_variants_in_different_classes_have_no_common_table(tmp_path):
     other = '[variants.seven]\nabout = "seven"\nsettings = { classes = "idd-level1" }\n'
     sweep = _own_classes_study(tmp_path / "mixed.toml", classes="", of_variant=other)
     assert run_study(sweep, tmp_path / "study") == DONE
-    with pytest.raises(DataError, match="of cityscapes-19 for plain, and by those of idd-level1"):
+    with pytest.raises(DataError, match="of cityscapes-19 for plain-0, and by those of idd-level1"):
         make_table(sweep, tmp_path / "study")
 
 

@@ -157,7 +157,7 @@ def _two_steps(config):
     "compute",
     [
         {},
-        pytest.param({"compute__accumulate": 2}, marks=pytest.mark.slow),
+        pytest.param({"batch": 4, "compute__accumulate": 2}, marks=pytest.mark.slow),
         pytest.param({"compute__recompute": True}, marks=pytest.mark.slow),
     ],
 )

@@ -67,7 +67,10 @@ def _half(rank: int, config: TrainConfig) -> dict:
     [
         {"method": "aggregate", "model__backbone": "resnet10", "compute__recompute": "finest"},
         {"method": "mldg", **VIT, **ADAMW, **GROUPS},
-        {"method": "pinmem", **VIT, "compute__recompute": True, "compute__accumulate": 2},
+        {
+            **{"method": "pinmem", **VIT, "batch": 4},
+            **{"compute__recompute": True, "compute__accumulate": 2},
+        },
         {"method": "pinmem", "tune": "rein", **VIT, **ADAMW},
         {"method": "pinmem", "tune": "lora", "model__adapters": {"lora": {"rank": 2}}, **VIT},
     ],
