@@ -581,8 +581,8 @@ def test_train_ids_are_recognized_without_255(tmp_path, ids, label_map):
     assert drafted(folder).layouts[0].label_maps == (label_map,)
     sent = []
     new_card(folder, "mycity", sent.append)
-    told = ["the labels are taken for 'trainids'"] if label_map == "trainids" else []
-    assert [event.message.partition(" of Cityscapes")[0] for event in sent] == told
+    warned = ["the labels are taken for 'trainids'"] if label_map == "trainids" else []
+    assert [event.message.partition(" of Cityscapes")[0] for event in sent] == warned
 
 
 def test_files_that_are_called_train_ids_are_and_others_may_be(tmp_path):

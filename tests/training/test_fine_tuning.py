@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import Result, small_config
 from safetensors.torch import load_file
+from test_run_resuming import StopAfter
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.batches import Batch, load_domains
@@ -15,7 +16,7 @@ from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
 from pinmem_core.evaluation import TrainedOn
-from pinmem_core.events import Notice, Progress, ignore
+from pinmem_core.events import Notice, ignore
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
 from pinmem_core.training import resume, train
@@ -196,14 +197,9 @@ def test_a_frozen_run_that_is_stopped_resumes_bit_equal_and_without_its_model(mo
     values = {"init_from": str(folder), "optim__freeze": "backbone", "iterations": 4}
     config = small_config(**values, checkpoint__every=2)
     straight = train(config, tmp_path / "straight").run
-    done = []
-
-    def hear(event):
-        if isinstance(event, Progress) and event.task == "training":
-            done.append(event.done)
-
+    stop = StopAfter(3)
     with pytest.raises(StoppedRunError):
-        train(config, tmp_path / "stopped", on_event=hear, stop=lambda: done[-1:] == [3])
+        train(config, tmp_path / "stopped", on_event=stop.hear, stop=stop)
     shutil.rmtree(folder)
     again = resume(tmp_path / "stopped").run
     for file in ("checkpoint/model.safetensors", "checkpoint/config.json", "scores.json"):

@@ -9,6 +9,7 @@ from conftest import small_config
 from safetensors.torch import load_file
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from test_run_resuming import StopAfter
 
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.batches import load_domains
@@ -122,14 +123,9 @@ def test_a_run_with_a_share_of_the_initial_weights_resumes_exactly(model, tmp_pa
     values = {"init_from": str(model), "iterations": 4, "optim__initial_share": 0.5}
     config = small_config(method="aggregate", checkpoint__every=2, **values)
     straight = train(config, tmp_path / "straight").run
-    done = []
-
-    def hear(event):
-        if isinstance(event, Progress) and event.task == "training":
-            done.append(event.done)
-
+    stop = StopAfter(3)
     with pytest.raises(StoppedRunError):
-        train(config, tmp_path / "run", on_event=hear, stop=lambda: done[-1:] == [3])
+        train(config, tmp_path / "run", on_event=stop.hear, stop=stop)
     run = resume(tmp_path / "run").run
     for file in ("checkpoint/model.safetensors", "snapshots/00000004/initial.safetensors"):
         assert (run / file).read_bytes() == (straight / file).read_bytes()
