@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pinmem_core.errors import DataError
@@ -52,14 +52,18 @@ def decode_image(
         checked: Whether `check_image` accepted the file.
 
     Raises:
-        DataError: The file is missing, damaged, not an image, larger than `MAX_MEGAPIXELS`, or has
-            32-bit values.
+        DataError: The file is missing, damaged, not an image, larger than `MAX_MEGAPIXELS`, has
+            32-bit values, or has 12 bits or fewer in 16-bit values.
     """
     with open_image(path, content) as image:
+        deep = _has_16_bits(image)
         try:
-            pixels = np.asarray(_rgb(exif_transpose(image), path))
+            turned = exif_transpose(image)
+            pixels = np.asarray(_rgb(turned, path))
             if image.format == "PNG" and not checked and _may_be_short(image):
                 check_png_file(path, content)
+            if deep and not checked:
+                _refuse_low_bits(turned, pixels, path)
         except DataError:
             raise
         except Exception as error:  # Pillow raises many types for damaged files
@@ -91,6 +95,23 @@ def _refuse_32_bits(image: Image.Image, path: Path) -> None:
         raise DataError(
             f"{path} cannot be read: it holds 32-bit values of unknown range.",
             "Convert it to 8 or 16 bits.",
+        )
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Return whether a file, whose pixels are not read yet, holds 16-bit values."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return image.mode.startswith("I") or any("16" in str(tile.args) for tile in tiles)
+
+
+def _refuse_low_bits(image: Image.Image, pixels: NDArray[np.uint8], path: Path) -> None:
+    """Refuse 16-bit values that use the lower 12 bits only: `pixels` of them are nearly black."""
+    values = np.asarray(image) if image.mode.startswith("I") else pixels
+    if 0 < values.max(initial=0) < (16 if values is pixels else 4096):
+        raise DataError(
+            f"{path} cannot be read: its values use 12 bits or fewer of 16, so it would be nearly "
+            "black.",
+            "Convert it to 8 bits, or scale its values to 0..65535.",
         )
 
 
@@ -191,20 +212,23 @@ def exif_transpose(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def check_image(path: Path, *, pixels: bool = True) -> None:
+def check_image(path: Path, *, pixels: bool = True, label: bool = False) -> None:
     """Check that the image at `path` is intact, without decoding it fully where possible.
 
     For a PNG, the checksums and the length of the pixel stream are checked. A JPEG is decoded at an
-    eighth of its size.
+    eighth of its size, and a file with 16-bit values fully.
 
     Args:
         path: The file.
         pixels: Whether to check the pixels; False if the file will be decoded anyway.
+        label: Whether its values are class ids, which may all be small.
 
     Raises:
-        DataError: The file is missing, damaged, or not an image.
+        DataError: The file is missing, damaged, or not an image; or not a `label` and `read_image`
+            would refuse its values.
     """
     with open_image(path) as image:
+        deep = _has_16_bits(image)
         _refuse_32_bits(image, path)
         try:
             if image.format == "PNG":
@@ -214,6 +238,8 @@ def check_image(path: Path, *, pixels: bool = True) -> None:
                 image.load()
         except Exception as error:
             raise unreadable(path, error) from error
+        if pixels and not label and deep:
+            read_image(path)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -116,7 +116,7 @@ def read_rgb16(path: Path) -> NDArray[np.uint16]:
                 f"{path} is not a 16-bit RGB PNG.",
                 "Another program may have converted it to 8 bits. Restore it from the archive.",
             )
-        check_image(path)
+        check_image(path, label=True)
         low.tile = [tile._replace(args="RGB;16L") for tile in tiles]  # type: ignore[attr-defined]
         try:
             high, low = exif_transpose(high), exif_transpose(low)
@@ -155,7 +155,7 @@ def _read(path: Path, *, checked: bool) -> tuple[Image.Image, int, bool]:
     with open_image(path) as image:
         largest, inverted = _storage(path, image)
         if image.format == "PNG" and not checked:
-            check_image(path)
+            check_image(path, label=True)
         try:
             return exif_transpose(image), largest, inverted
         except Exception as error:

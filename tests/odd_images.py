@@ -285,5 +285,13 @@ def _refused() -> Iterator[tuple[str, Odd]]:
     yield "bomb.png", Odd(bomb, None, reason="more than 178 megapixels")
     floats = Image.fromarray(_grey() / np.float32(255))
     yield "floats.tif", Odd(_saved(floats, "TIFF"), None, reason="32-bit values")
+    faint = np.random.default_rng(2).integers(0, 2**12, (HEIGHT, WIDTH), dtype=np.uint16)
+    yield "12 of 16 bits.png", Odd(png(faint, 16), None, reason="nearly black")
+    content = png(np.dstack([faint] * 3), 16)
+    yield "12 of 16 bits in colour.png", Odd(content, None, reason="nearly black")
+    content = _saved(Image.fromarray(faint >> 4), "TIFF")
+    yield "8 of 16 bits.tif", Odd(content, None, reason="nearly black")
+    content = b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + faint.astype(">u2").tobytes()
+    yield "12 of 16 bits.pgm", Odd(content, None, reason="nearly black")
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     yield "script.jpg", Odd(script, None, reason="a supported image")

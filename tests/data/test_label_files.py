@@ -254,7 +254,7 @@ def test_an_interlaced_png_that_lacks_its_last_pass_is_found(tmp_path, depth):
     for read in (check_image, read_image, read_label):
         with pytest.raises(DataError, match="ends early"):
             read(path)
-    check_image(_put(tmp_path, whole))
+    check_image(_put(tmp_path, whole), label=True)
 
 
 def test_black_rows_and_bytes_behind_the_pixels_are_no_damage(tmp_path):
