@@ -143,6 +143,11 @@ def as_id(text: str) -> str:
     return _bounded(as_text(text).replace("\\", "%5C").replace("/", "%2F"))
 
 
+def as_domain(text: str) -> str:
+    """Return `text` as a domain; "@" would begin a split and "," another selection."""
+    return as_text(text).strip().replace("@", "-").replace(",", "-")
+
+
 def as_portable_name(name: str) -> str:
     """Return a file name that is valid on every operating system, as a function of `name`."""
     name = _NOT_PORTABLE.sub(_in_percent, as_text(name))

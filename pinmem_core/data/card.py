@@ -27,6 +27,7 @@ from pinmem_core.data.label_maps import (
     standard_maps,
 )
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
+from pinmem_core.paths import as_domain
 
 Generator = Callable[[Path, Callable[[int, int], None]], None]
 """Writes a synthetic dataset into a folder and reports (done, total) to a callback."""
@@ -240,7 +241,7 @@ class DatasetCard(_Strict):
     """Label maps of this dataset, in addition to the standard ones."""
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=64)
     """Known layouts; the one with the most pairs is taken, the first of equals."""
-    domains: dict[str, str] = {}
+    domains: dict[Annotated[str, AfterValidator(as_domain)], str] = {}
     """Domains by name, with a short description; empty for a single domain."""
     counts: dict[str, Annotated[int, Field(ge=0, le=1_000_000_000)]] = {}
     """Published number of labelled samples by split, if a split is published."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -10,7 +10,7 @@ from posixpath import commonpath
 from random import Random
 
 from pinmem_core.data.raw_files import NUMBER, SPLIT
-from pinmem_core.paths import as_id
+from pinmem_core.paths import as_domain, as_id
 
 _LABEL_IMAGES = {".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".gif"}
 _LABEL_SUFFIXES = {*_LABEL_IMAGES, ".json"}
@@ -191,8 +191,8 @@ def layout_of(pairing: Pairing, files: Candidates) -> LayoutGuess | None:
         id="_".join(f"{{{field.name}}}" for field in id_fields),
         pairs=pairs,
         ids=[as_id("_".join(v)) for v in zip(*(f.values for f in id_fields), strict=True)],
-        domains=_counts(fields, "domain"),
-        splits=_counts(fields, "split"),
+        domains=_counts(fields, "domain", as_domain),
+        splits=_counts(fields, "split", str),
         unpaired=[image for image in pool if image not in paired],
         more_labels=more_labels,
     )
@@ -417,5 +417,6 @@ def _doubled(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _counts(fields: Iterable[_Field], name: str) -> dict[str, int]:
-    return dict(sorted(Counter(v for f in fields if f.name == name for v in f.values).items()))
+def _counts(fields: Iterable[_Field], name: str, shown: Callable[[str], str]) -> dict[str, int]:
+    values = (shown(value) for field in fields if field.name == name for value in field.values)
+    return dict(sorted(Counter(values).items()))

@@ -23,7 +23,7 @@ from pinmem_core.data.raw_files import (
     split_called,
 )
 from pinmem_core.errors import DataError, unknown_name
-from pinmem_core.paths import as_id, as_text
+from pinmem_core.paths import as_domain, as_id, as_text
 
 _SHOWN = 3
 LONGEST_MATCH = 3.0
@@ -242,7 +242,7 @@ def _sample(
         labels.sort(key=lambda path: likeness(path, image), reverse=True)
         labels = [path for path in labels[:1] if likeness(path, image)[0]]
     split = layout.split.format(**fields) if layout.split else None
-    domain = layout.domain.format(**fields) if layout.domain else card.name
+    domain = as_domain(layout.domain.format(**fields)) if layout.domain else card.name
     if domain not in card.domains:  # the card's spelling, if only the case differs
         same = (known for known in card.domains if known.casefold() == domain.casefold())
         domain = next(same, domain)

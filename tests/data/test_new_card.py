@@ -504,6 +504,13 @@ def test_folders_that_vary_are_the_domains_rather_than_a_lone_one(tmp_path):
     assert prepare(drafted(folder), [folder], strict=True).domains == {"a": 3, "b": 3}
 
 
+def test_domains_can_be_selected_whatever_their_folders_are_called(tmp_path):
+    folder = pairs(tmp_path, "{d}/images/{n}.jpg", "{d}/labels/{n}.png", d=["rain, day", "cam@2"])
+    card = drafted(folder)
+    assert set(card.domains) == {"rain- day", "cam-2"}
+    assert prepare(card, [folder], strict=True).domains == {"rain- day": 3, "cam-2": 3}
+
+
 def test_a_lone_folder_next_to_images_without_labels_stays_as_it_is(tmp_path):
     pairs(tmp_path, "images/left/{n}.jpg", "labels/left/{n}.png")
     image(tmp_path / "images" / "right" / "001.jpg")
