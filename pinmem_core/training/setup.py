@@ -389,6 +389,12 @@ def initial_segmenter(
         start_from(segmenter, config, on_event)
     else:
         segmenter.adapt(config.model, initialize=True)  # adapters rename weights
+        if config.model.adapters and not source:
+            message = (
+                f"tune={config.tune} leaves the backbone's random weights as they are; start from "
+                "pretrained ones: '--init-weights default'"
+            )
+            on_event(Notice(message, warning=True))
     return segmenter
 
 

@@ -154,7 +154,7 @@ def _scoring_seconds(step: TrainStep, scored: Sequence[Target], device: torch.de
 def plan_lines(
     config: TrainConfig, domains: Sequence[Domain], device: torch.device, timing: Timing | None
 ) -> list[str]:
-    """Return the plan of a run in one to three lines.
+    """Return the plan of a run in one to four lines.
 
     Args:
         config: Configuration of the run.
@@ -168,6 +168,11 @@ def plan_lines(
         f"{config.iterations:,} iterations of {len(domains)} x {config.batch} crops of "
         f"{config.augmentation.crop} px from {images:,} images"
     ]
+    if config.optim.warmup >= config.iterations:
+        lines.append(
+            f"the warm-up, optim.warmup={config.optim.warmup}, is as long as the run: the learning "
+            f"rate never reaches optim.lr={config.optim.lr:g}"
+        )
     if timing is None:
         return lines
     total = timing.total(config)

@@ -272,6 +272,15 @@ def test_a_tuning_mode_says_what_is_trained(tmp_path, tune, trained):
         assert backbone.blocks()[0].attn.qkv.lora_a.shape[0] == 3
 
 
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_adapters_of_random_weights_are_warned_of(tune):
+    config = resolve(small_config(tune=tune, model__backbone=DINO, model__backbone_options=VIT))
+    heard = []
+    initial_segmenter(config, on_event=heard.append)
+    warnings = [event.message for event in heard if event.warning]
+    assert [("random weights" in text) for text in warnings] == [True] * (tune == "lora")
+
+
 @pytest.mark.parametrize(
     ("tune", "trained"),
     [

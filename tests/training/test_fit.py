@@ -119,6 +119,9 @@ def test_a_plan_names_all_that_a_run_takes_and_how_to_shorten_it():
         "plan: pinmem with tiny and deeplabv3plus on cpu; 2,000,000 iterations of 2 x 2 crops of "
         "64 px from 16 images"
     ]
+    warm = small_config(iterations=40, optim__warmup=40)
+    assert "never reaches optim.lr" in plan_lines(warm, domains, CPU, None)[1]
+    assert len(plan_lines(small_config(iterations=41, optim__warmup=40), domains, CPU, None)) == 1
     lines = plan_lines(config, domains, CPU, Timing(2.0, ((3.0, 20),), 10**9))
     assert lines[1].startswith("estimate: about 46 days (training 46 days, ")
     assert "scoring 1 min 0 s), 1.0 GB of memory" in lines[1] and "'--time 30m'" in lines[2]
