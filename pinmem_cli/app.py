@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ from pinmem_cli import (
 from pinmem_cli.options import Group, add
 from pinmem_cli.output import exit_code, show_error, unforeseen
 from pinmem_cli.streams import printable, repair_streams
-from pinmem_core.errors import PinMemError
+from pinmem_core.errors import ConfigError, PinMemError
 from pinmem_core.version import __version__
 
 _INTERRUPTED = 130
@@ -45,6 +46,7 @@ class _ErrorBoundary(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find commands of two words, such as `eval compare`, where `eval` takes arguments."""
+        _require_values(args)
         words = " ".join(args[:2])
         return super().resolve_command(ctx, [words, *args[2:]] if words in self.commands else args)
 
@@ -66,6 +68,15 @@ class _ErrorBoundary(Group):
         except KeyboardInterrupt:
             show_error(PinMemError("interrupted."))
             raise typer.Exit(_INTERRUPTED) from None
+
+
+def _require_values(args: list[str]) -> None:
+    """Raise ConfigError for an empty argument: as a path, it would name the current folder."""
+    for before, word in pairwise(args):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            option = word.removesuffix("=") or before
+            what = f"the value of {option}" if option.startswith("-") else "an argument"
+            raise ConfigError(f"{what} is empty.", "Is the variable that you gave set?")
 
 
 app = typer.Typer(

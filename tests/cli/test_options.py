@@ -93,6 +93,21 @@ def test_an_option_that_would_do_nothing_is_refused(command, option):
     assert done.code == 2 and option in done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["predict", "a.png", "-o", ""], "the value of -o"),
+        (["predict", "a.png", "--output="], "the value of --output"),
+        (["predict", ""], "an argument"),
+        (["data", "prepare", "toy", "--from", ""], "the value of --from"),
+        (["eval", "compare", "a", ""], "an argument"),
+    ],
+)
+def test_an_empty_value_is_refused_instead_of_naming_the_current_folder(words, what):
+    result = Result(*words)
+    assert result.code == 2 and f"{what} is empty" in result.err
+
+
 def test_a_path_of_an_unknown_user_is_a_folder_that_is_not_there():
     done = Result("data", "prepare", "camvid", "--from", "~nouser/data")
     assert done.code == 3 and "~nouser/data does not exist" in done.err
