@@ -25,8 +25,8 @@ IMAGES_PER_TARGET = 2
 
 def run_demo(output: Output) -> None:
     """Train both methods, print their scores, and draw their predictions."""
-    from pinmem_core.config import validate
     from pinmem_core.data.prepare import prepare_synthetic
+    from pinmem_core.overrides import validate
     from pinmem_core.paths import register_run, runs_root
     from pinmem_core.recipe import load_recipe
 

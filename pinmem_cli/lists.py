@@ -9,7 +9,7 @@ from pinmem_cli.output import Output, table
 
 def show_recipes(out: Output) -> None:
     """List the recipes."""
-    from pinmem_core.config import validate
+    from pinmem_core.overrides import validate
     from pinmem_core.recipe import load_recipe, recipe_names, recipe_title
 
     text = "what it is", "network"
@@ -28,7 +28,7 @@ def show_recipes(out: Output) -> None:
 
 def show_recipe(out: Output, name: str) -> None:
     """Show a recipe's file, or every setting as JSON."""
-    from pinmem_core.config import validate
+    from pinmem_core.overrides import validate
     from pinmem_core.recipe import load_recipe, recipe_text, recipe_title
 
     config = validate(load_recipe(name)).model_dump(mode="json")

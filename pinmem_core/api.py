@@ -8,7 +8,7 @@ from typing import Any
 
 from pinmem_core import evaluation, training
 from pinmem_core.checkpoints.hub import STARTER
-from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.config import TrainConfig
 from pinmem_core.data.catalog import cards, get_card, read_card
 from pinmem_core.data.convert import Reencoding
 from pinmem_core.data.locate import locate_raw_files
@@ -20,6 +20,7 @@ from pinmem_core.methods import methods
 from pinmem_core.models.backbones import backbones
 from pinmem_core.models.backbones.timm import Timm
 from pinmem_core.models.decoders import decoders
+from pinmem_core.overrides import nested, validate
 from pinmem_core.paths import runs_root
 from pinmem_core.recipe import recipe_names
 from pinmem_core.training import RunResult

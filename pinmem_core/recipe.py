@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pinmem_core.config import TrainConfig, validate
+from pinmem_core.config import TrainConfig
 from pinmem_core.documents import read_json_object, read_text, read_toml
 from pinmem_core.errors import ConfigError, DataError, unknown_name
+from pinmem_core.overrides import validate
 from pinmem_core.paths import expanded, find_run
 from pinmem_core.renamed import current_settings
 

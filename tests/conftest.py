@@ -15,8 +15,9 @@ import pinmem_core.models.decoders
 import pinmem_core.training.loggers
 import pinmem_core.training.optimizers
 from pinmem_cli.app import app
-from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.config import TrainConfig
 from pinmem_core.images import write_png
+from pinmem_core.overrides import nested, validate
 from pinmem_core.training.run_folder import RunFolder
 
 PLUGINS = Path(__file__).parent / "plugins"

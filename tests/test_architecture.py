@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BASE = """
     addresses config devices registry distributed documents errors events files
-    images label_files label_space locks parallel paths plots png
+    images label_files label_space locks overrides parallel paths plots png
     recipe renamed setting_list sharding templates version visualize yaml_text
 """
 LAYERS = [

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from pinmem_core.config import Settings, TrainConfig, validated
+from pinmem_core.config import Settings, TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.distributed import averaged_gradients
 from pinmem_core.methods.losses import Losses
 from pinmem_core.methods.meta import fast_weights
 from pinmem_core.models import Segmenter
+from pinmem_core.overrides import validated
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from pydantic import (
     model_validator,
 )
 
-from pinmem_core.config import Settings, TrainConfig, nested, validate
+from pinmem_core.config import Settings, TrainConfig
 from pinmem_core.documents import read_toml, validation_message
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.report import DATA
 from pinmem_core.inference import get_protocol
+from pinmem_core.overrides import nested, validate
 from pinmem_core.training.fit import recipe_settings
 
 MOST_RUNS = 10_000

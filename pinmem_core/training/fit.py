@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pinmem_core.config import TrainConfig, nested, validate, validated, with_overrides
+from pinmem_core.config import TrainConfig
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.devices import pick_device
 from pinmem_core.distributed import local_rank
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.methods import methods
+from pinmem_core.overrides import nested, validate, validated, with_overrides
 from pinmem_core.recipe import load_recipe
 from pinmem_core.training.fine_tuning import with_architecture_of
 

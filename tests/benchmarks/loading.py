@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pinmem_core.config import TrainConfig, validate
+from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import CropDataset, Domain
 from pinmem_core.data.loader import prefetch_crops
 from pinmem_core.data.samples import Sample
 from pinmem_core.data.transforms import Appearance, augment_photometric, draw_geometry
 from pinmem_core.images import write_png
+from pinmem_core.overrides import validate
 from pinmem_core.synthetic import draw_scene
 
 SIZE = (1914, 1052)

@@ -16,9 +16,10 @@ from statistics import median
 import torch
 from step import held_memory, process, random_batch
 
-from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
+from pinmem_core.overrides import nested, validate
 from pinmem_core.training.setup import initial_segmenter, resolve
 from pinmem_core.training.step import TrainStep
 

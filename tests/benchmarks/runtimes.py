@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pinmem_core.config import ModelConfig, with_overrides
+from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
 from pinmem_core.export.check import pictures
 from pinmem_core.export.files import export_model
@@ -25,6 +25,7 @@ from pinmem_core.inference.onnx_runner import OnnxRunner
 from pinmem_core.inference.optimize import optimize_for_inference
 from pinmem_core.models import Segmenter
 from pinmem_core.models.flop_counter import cost_of
+from pinmem_core.overrides import with_overrides
 
 Way = Callable[[], object]
 

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from pinmem_core.config import ModelConfig, validate
+from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError
 from pinmem_core.export.files import export_weights
 from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_space
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.overrides import validate
 
 
 def space_of(count):

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_run_resuming import state, stopped_run
 
-from pinmem_core.config import ModelConfig, validate, with_overrides
+from pinmem_core.config import ModelConfig
 from pinmem_core.errors import CheckpointError, ConfigError
 from pinmem_core.models import Segmenter, load_checkpoint, save_checkpoint
+from pinmem_core.overrides import validate, with_overrides
 from pinmem_core.training import resume
 
 KEYS = {"backbone": "trunk", "decoder": "head", "test_time_bn": "own_statistics"}

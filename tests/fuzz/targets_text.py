@@ -10,10 +10,11 @@ import yaml
 
 from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import mutated_lines, mutated_text
-from pinmem_core.config import TrainConfig, validate, with_overrides
+from pinmem_core.config import TrainConfig
 from pinmem_core.data.catalog import get_card, read_card, write_card
 from pinmem_core.data.prepared import Selection
 from pinmem_core.inference.protocols import PROTOCOLS, get_protocol
+from pinmem_core.overrides import validate, with_overrides
 from pinmem_core.recipe import load_recipe, recipe_names
 from pinmem_core.study.sweep import read_sweep
 

@@ -12,12 +12,13 @@ from loading import JPEG
 from PIL import Image
 from rows import Row
 
-from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Domain
 from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.samples import Sample
 from pinmem_core.data.transforms import Appearance, augment_photometric
 from pinmem_core.images import write_png
+from pinmem_core.overrides import nested, validate
 from pinmem_core.synthetic import draw_scene
 
 SIZE = (2048, 1024)

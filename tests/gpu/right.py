@@ -19,7 +19,7 @@ from rows import Row
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from pinmem_core.config import ModelConfig, TrainConfig, nested, validate
+from pinmem_core.config import ModelConfig, TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.distributed import all_reduce_sum
 from pinmem_core.errors import PinMemError
@@ -28,6 +28,7 @@ from pinmem_core.methods.losses import training_losses
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import CategoricalMemory
 from pinmem_core.models.norm import PortableSyncBatchNorm
+from pinmem_core.overrides import nested, validate
 from pinmem_core.synthetic import draw_scene
 from pinmem_core.training.step import TrainStep
 

@@ -15,9 +15,10 @@ from rows import Row
 from step import held_memory, pinmem_step, process, random_batch, untrained_segmenter
 from torch import Tensor
 
-from pinmem_core.config import TrainConfig, nested, validate
+from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.models import Segmenter
+from pinmem_core.overrides import nested, validate
 from pinmem_core.recipe import load_recipe
 from pinmem_core.sharding import gathered
 from pinmem_core.training.setup import resolve

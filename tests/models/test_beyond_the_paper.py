@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pinmem_core.config import ModelConfig, validate
+from pinmem_core.config import ModelConfig
 from pinmem_core.data.batches import Batch
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import StepContext
@@ -18,6 +18,7 @@ from pinmem_core.models.norm import (
     set_alpha,
     synchronize_batch_norm,
 )
+from pinmem_core.overrides import validate
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 

@@ -1,7 +1,7 @@
 import pytest
 
-from pinmem_core.config import nested, validate, with_overrides
 from pinmem_core.errors import ConfigError
+from pinmem_core.overrides import nested, validate, with_overrides
 
 
 def test_overrides_are_typed_and_nested():

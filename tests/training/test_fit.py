@@ -8,11 +8,11 @@ from conftest import Result, small_config
 
 from pinmem_cli.options import minutes
 from pinmem_core.checkpoints.model_card import progress_of
-from pinmem_core.config import validate
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError
 from pinmem_core.events import Notice
+from pinmem_core.overrides import validate
 from pinmem_core.recipe import load_recipe
 from pinmem_core.training import train
 from pinmem_core.training.fit import DataSize, fitted_settings, run_config

@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
-from pinmem_core.config import validate, with_overrides
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Images, Metrics, Notice, Progress, RunStarted
+from pinmem_core.overrides import validate, with_overrides
 from pinmem_core.training import train
 from pinmem_core.training.loggers import loggers
 from pinmem_core.training.loggers.mlflow import MLflow

@@ -4,13 +4,13 @@ import pytest
 import torch
 from conftest import Result, small_config
 
-from pinmem_core.config import nested, validate
 from pinmem_core.data.catalog import cards
 from pinmem_core.data.prepared import Selection
 from pinmem_core.errors import ConfigError
 from pinmem_core.methods import methods
 from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import soft_masks
+from pinmem_core.overrides import nested, validate
 from pinmem_core.recipe import load_recipe, recipe_names, recipe_text, recipe_title
 from pinmem_core.training import train
 from pinmem_core.training.optim import learning_rate

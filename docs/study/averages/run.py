@@ -21,7 +21,6 @@ from statistics import fmean
 
 import torch
 
-from pinmem_core.config import nested, validate
 from pinmem_core.documents import read_toml
 from pinmem_core.evaluation.bootstrap import mean_paired_interval, student_interval
 from pinmem_core.evaluation.evaluate import Target, evaluate_domain, load_target
@@ -29,6 +28,7 @@ from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.events import ignore
 from pinmem_core.inference import Predictor, get_protocol
 from pinmem_core.models import Segmenter, load_checkpoint
+from pinmem_core.overrides import nested, validate
 from pinmem_core.recipe import load_recipe
 from pinmem_core.training import train
 from pinmem_core.training.snapshots import newest_snapshot

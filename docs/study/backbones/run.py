@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from pinmem_core.config import nested, validate
 from pinmem_core.documents import read_toml
 from pinmem_core.events import Event, Progress
 from pinmem_core.models import load_checkpoint
+from pinmem_core.overrides import nested, validate
 from pinmem_core.recipe import load_recipe
 from pinmem_core.training import train
 

@@ -6,8 +6,8 @@ To add one, add a module here with a dict `ADAPTERS` from names to subclasses of
 from collections.abc import Mapping
 from typing import Any
 
-from pinmem_core.config import validated
 from pinmem_core.models.adapters.base import Adapter
+from pinmem_core.overrides import validated
 from pinmem_core.registry import Registry
 
 adapters: Registry[type[Adapter]] = Registry("adapter", __name__, "ADAPTERS")
