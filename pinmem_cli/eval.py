@@ -100,7 +100,7 @@ def evaluate(
 
     'pinmem eval compare' compares reports.
     """
-    from pinmem_core.checkpoints.checkpoint import read_config
+    from pinmem_core.checkpoints.config_file import read_config
     from pinmem_core.checkpoints.hub import checkpoint_of
     from pinmem_core.evaluation.report import PAGE, PROTOCOL, evaluate_run, report_folder
     from pinmem_core.inference import get_protocol, protocol_of

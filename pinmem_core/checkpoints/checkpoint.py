@@ -6,18 +6,14 @@ This includes the slots of the memory. `config.json` holds the SHA-256 of the we
 its own section `model`, so a flipped bit or an edited setting is also an error. Older checkpoints
 have no `sha256` and skip this check. With `checkpoint.adapter_only`, the tensors that equal those
 of the base weights are not in the file: the section `base` names them (`base_weights`).
-
-Format version 2 renamed the backbone, the decoder and test-time batch norm. Version 1 is read
-through the mapping in `renamed`.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import stat
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -25,50 +21,34 @@ from typing import Any, Self, TypeVar
 import safetensors.torch
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pinmem_core.checkpoints.base_weights import Base, BaseRecord, Kind
-from pinmem_core.checkpoints.hub import checkpoint_of
-from pinmem_core.checkpoints.model_card import (
-    BASE,
-    CARD,
-    INIT_FROM,
-    ModelMetrics,
-    is_ours,
-    model_card,
+from pinmem_core.checkpoints.config_file import (
+    CONFIG,
+    DIGESTS,
+    FETCH_AGAIN,
+    absent,
+    architecture_of,
+    current_config,
+    described_fields,
+    read_config,
+    read_written_config,
+    require_described,
+    unfit,
 )
+from pinmem_core.checkpoints.hub import checkpoint_of
+from pinmem_core.checkpoints.model_card import BASE, CARD, ModelMetrics, is_ours, model_card
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
-from pinmem_core.documents import json_text, read_json_object
-from pinmem_core.errors import CheckpointError, ConfigError, DataError
+from pinmem_core.documents import json_text
+from pinmem_core.errors import CheckpointError, ConfigError
 from pinmem_core.files import staged_folder, write_atomic
-from pinmem_core.renamed import current_settings, current_tensors
-from pinmem_core.version import __version__
+from pinmem_core.renamed import current_tensors
 
-FORMAT_VERSION = 2
-_READABLE = (1, FORMAT_VERSION)
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-_LARGEST_CONFIG = 1 << 28
-"""Bytes of `config.json`, which records eight for each image that was trained on."""
-_SECTIONS = {
-    "training": ("sources", "targets"),
-    "converted": ("assumed",),
-    INIT_FROM: ("sources",),
-    BASE: ("tensors",),
-    "parameters": (),
-}
-"""Optional sections of `config.json` that other code reads, and their list fields."""
-_AGAIN = "Fetch or copy it again."
-_NEW = frozenset({"backbone_options", "label_space", "gate", "mask_empty"})
-"""Settings of the network that older checkpoints may lack."""
-_LATER = _NEW | {"test_time_bn", "attention_temperature", "residual"}
-"""Settings of the network that the first checkpoints, which hold no digests, may lack."""
-_DIGESTS = "sha256"
-"""Section of `config.json` with the digests of the weights file and of the section `model`."""
 
 
 class CheckpointModule(nn.Module, PyTorchModelHubMixin, library_name="pinmem"):
@@ -184,8 +164,8 @@ def write_checkpoint(
         ConfigError: Some weights are too large for half precision.
         MachineError: The folder cannot be written to.
     """
-    ours = _described(segmenter.config, segmenter.normalization)
-    config = ours | {key: value for key, value in about.items() if key != _DIGESTS} | ours
+    ours = described_fields(segmenter.config, segmenter.normalization)
+    config = ours | {key: value for key, value in about.items() if key != DIGESTS} | ours
     state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
     if base:
         state, record = base.split(state)
@@ -201,7 +181,7 @@ def write_checkpoint(
             )
     partial = folder / f".{WEIGHTS}.part"
     safetensors.torch.save_file(state, partial, {"format": "pt"})
-    config[_DIGESTS] = _digests(partial, config)
+    config[DIGESTS] = _digests(partial, config)
     partial.replace(folder / WEIGHTS)
     write_atomic(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
@@ -240,136 +220,28 @@ def load_checkpoint(folder: Path, network: type[N]) -> tuple[N, dict[str, Any]]:
             was written; or its base weights are missing or others.
         MachineError: Memory ran out, or the base weights cannot be downloaded.
     """
-    written = _read_config(folder)
-    config = _current(written)
-    model = _architecture(config, folder)
+    written = read_written_config(folder)
+    config = current_config(written)
+    model = architecture_of(config, folder)
     with memory_for(f"loading the checkpoint {folder}"):
         with torch.device("meta"):  # shapes only: a config may ask for any size
             empty = _build(network, model, folder)
-        described = _described(model, empty.normalization)
-        _require_described(config, described, folder)
+        described = described_fields(model, empty.normalization)
+        require_described(config, described, folder)
         expected = empty.state_dict()
         state, base = current_tensors(_read_weights(folder)), BaseRecord.of(config, folder)
         in_base = {*base.tensors} if base else set()
         problem = state_dict_mismatch(state, {k: expected[k] for k in expected.keys() - in_base})
         if problem:
-            raise _unfit(folder, problem)
+            raise unfit(folder, problem)
         _require_unchanged(folder, written)
         if base:
             state |= base.read(folder, partial(network.base_tensors, model))
         segmenter = _build(network, model, folder)
         segmenter.load_state_dict(state)
-    ours = {*described, _DIGESTS, BASE}
+    ours = {*described, DIGESTS, BASE}
     segmenter.about = {k: v for k, v in config.items() if k not in ours}
     return segmenter.eval(), config
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the `config.json` of a checkpoint, with the names of the current format version.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or of another format version.
-    """
-    return _current(_read_config(folder))
-
-
-def read_architecture(folder: Path) -> ModelConfig:
-    """Return the architecture of the network in a checkpoint, without its weights.
-
-    Raises:
-        CheckpointError: `config.json` is missing, damaged or of another format version.
-    """
-    return _architecture(read_config(folder), folder)
-
-
-def _current(config: dict[str, Any]) -> dict[str, Any]:
-    if config["format_version"] == FORMAT_VERSION:
-        return config
-    config = current_settings(config) | {"format_version": FORMAT_VERSION}
-    if "training" in config:
-        config["training"] = current_settings(config["training"])
-    return config
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Return the `config.json` of a checkpoint, with the names that the file uses."""
-    path = folder / CONFIG
-    if not os.path.lexists(path):
-        raise _absent(folder, CONFIG)
-    try:
-        config = read_json_object(path, _LARGEST_CONFIG)
-    except DataError as error:
-        raise CheckpointError(error.message, _AGAIN) from None
-    if "format_version" not in config:
-        raise CheckpointError(
-            f"{folder} is not a checkpoint of pinmem: its {CONFIG} has no format version."
-        )
-    version = config["format_version"]
-    if type(version) is not int or version not in _READABLE:  # True and 1.0 equal 1
-        raise CheckpointError(
-            f"the checkpoint {folder} has format version {version!r}; this pinmem ({__version__}) "
-            f"reads versions {' and '.join(map(str, _READABLE))}.",
-            "Use the version of pinmem that wrote it, or a newer one.",
-        )
-    for section, lists in _SECTIONS.items():
-        content = config.get(section, {})
-        if not isinstance(content, dict):
-            raise _unfit(folder, f"in it, '{section}' is not an object")
-        for key in lists:
-            if not isinstance(content.get(key, []), list):
-                raise _unfit(folder, f"in it, '{section}.{key}' is not a list")
-    return config
-
-
-def _described(model: ModelConfig, normalization: Normalization) -> dict[str, Any]:
-    """Return the fields that every checkpoint has in `config.json`."""
-    classes = model.label_space.classes
-    return {
-        "format_version": FORMAT_VERSION,
-        "pinmem_version": __version__,
-        "model": model.model_dump(mode="json"),
-        "classes": {"names": list(classes), "colors": list(map(list, classes.values()))},
-        "preprocessing": {
-            "channels": "RGB",
-            "range": [0, 1],
-            "mean": list(normalization.mean),
-            "std": list(normalization.std),
-        },
-    }
-
-
-def _architecture(config: dict[str, Any], folder: Path) -> ModelConfig:
-    """Return the architecture, after checking that it is complete."""
-    try:
-        model = ModelConfig.model_validate(config.get("model"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["model", *map(str, first["loc"])])
-        raise _unfit(folder, f"in it, '{key}' is wrong ({first['msg']})") from None
-    optional = _LATER if _DIGESTS not in config else _NEW
-    if missing := _missing_key(config["model"], model.model_dump(mode="json"), optional):
-        raise _unfit(folder, f"in it, 'model.{missing}' is missing")
-    return model
-
-
-def _require_described(config: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    for key in ("classes", "preprocessing"):
-        if config.get(key, None if _DIGESTS in config else ours[key]) != ours[key]:
-            raise _unfit(folder, f"its '{key}' are not those of this pinmem")
-
-
-def _missing_key(
-    given: Mapping[str, Any], full: Mapping[str, Any], but: Collection[str]
-) -> str | None:
-    """Return the first dotted key that is missing in `given` and not in `but`, or None."""
-    for key, value in full.items():
-        if key not in given:
-            if key in but:
-                continue
-            return key
-        if isinstance(value, Mapping) and (inner := _missing_key(given[key], value, but)):
-            return f"{key}.{inner}"
-    return None
 
 
 def _digests(weights: Path, config: Mapping[str, Any]) -> dict[str, str]:
@@ -381,22 +253,22 @@ def _digests(weights: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
-    if _DIGESTS not in config:
+    if DIGESTS not in config:
         return
     try:
         actual = _digests(folder / WEIGHTS, config)
     except OSError as error:
         raise _unreadable(folder / WEIGHTS, error) from None
-    stored = config[_DIGESTS]
+    stored = config[DIGESTS]
     if not isinstance(stored, dict) or stored.keys() != actual.keys():
-        raise _unfit(folder, f"in it, '{_DIGESTS}' does not hold the digests of a checkpoint")
+        raise unfit(folder, f"in it, '{DIGESTS}' does not hold the digests of a checkpoint")
     parts = {"weights": WEIGHTS, "model": f"the section 'model' of its {CONFIG}"}
     for key, part in parts.items():
         if stored[key] != actual[key]:
             raise CheckpointError(
                 f"the checkpoint {folder} was changed after it was written: {part} does not have "
                 f"the SHA-256 that {CONFIG} holds.",
-                f"{_AGAIN} If you changed it on purpose, remove '{_DIGESTS}' from {CONFIG}.",
+                f"{FETCH_AGAIN} If you changed it on purpose, remove '{DIGESTS}' from {CONFIG}.",
             )
 
 
@@ -411,7 +283,7 @@ def _build(network: type[N], model: ModelConfig, folder: Path) -> N:
     except RuntimeError as error:  # tensors too large for any machine
         if ran_out_of_memory(error):
             raise
-        raise _unfit(folder, f"its network is too large ({error})") from None
+        raise unfit(folder, f"its network is too large ({error})") from None
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -421,27 +293,19 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             raise OSError("it is not a regular file")
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
-        raise _absent(folder, WEIGHTS) from None
+        raise absent(folder, WEIGHTS) from None
     except (OSError, ValueError, SafetensorError) as error:
         if ran_out_of_memory(error):
             raise
         raise _unreadable(path, error) from error
 
 
-def _absent(folder: Path, file: str) -> CheckpointError:
-    return CheckpointError(f"{folder} is not a checkpoint: {file} is missing.")
-
-
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return CheckpointError(
         f"the checkpoint {path.parent} cannot be read: {path.name}: {' '.join(reason.split())}.",
-        _AGAIN,
+        FETCH_AGAIN,
     )
-
-
-def _unfit(folder: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"the checkpoint {folder} does not fit its {CONFIG}: {what}.")
 
 
 def state_dict_mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:

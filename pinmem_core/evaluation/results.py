@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pinmem_core.checkpoints.checkpoint import WEIGHTS, read_config
+from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.config_file import read_config
 from pinmem_core.checkpoints.hub import run_folder
 from pinmem_core.checkpoints.model_card import progress_of, seen_in_words
 from pinmem_core.documents import json_text

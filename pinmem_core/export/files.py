@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS, write_checkpoint
+from pinmem_core.checkpoints.checkpoint import WEIGHTS, write_checkpoint
+from pinmem_core.checkpoints.config_file import CONFIG
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
 from pinmem_core.checkpoints.model_card import CARD, ModelMetrics, has_scores, is_ours
 from pinmem_core.data.transforms import normalize

@@ -10,7 +10,8 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from pinmem_core.checkpoints.base_weights import BaseRecord
-from pinmem_core.checkpoints.checkpoint import CONFIG, WEIGHTS
+from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.config_file import CONFIG
 from pinmem_core.checkpoints.hub import HubName, asking_hub, checkpoint_of
 from pinmem_core.checkpoints.model_card import CARD, model_card
 from pinmem_core.data.catalog import shipped_cards

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from pinmem_core.checkpoints.checkpoint import WEIGHTS, read_architecture, read_config
+from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.config_file import read_architecture, read_config
 from pinmem_core.checkpoints.hub import checkpoint_of, lasting_name, model_name
 from pinmem_core.checkpoints.model_card import WEIGHTS_LICENCE
 from pinmem_core.config import ModelConfig, Settings, TrainConfig

@@ -7,7 +7,7 @@ import pytest
 from conftest import Result, camvid_folder
 
 import pinmem_core
-from pinmem_core.checkpoints.checkpoint import read_config
+from pinmem_core.checkpoints.config_file import read_config
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder, starter_summary
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare, prepare_synthetic
