@@ -264,7 +264,7 @@ def prepare(
     """
     from pinmem_core.data.locate import locate_raw_files, sources_of_last_time
     from pinmem_core.data.prepare import prepare as prepare_dataset
-    from pinmem_core.data.share import is_pack
+    from pinmem_core.data.unpack import is_pack
 
     output = Output(as_json=json, quiet=quiet)
     sources = paths(sources)
@@ -330,7 +330,7 @@ def _take_pack(
     context: typer.Context, sources: Sequence[Path], name: str, output: Output, *, dry_run: bool
 ) -> None:
     """Unpack a pack, which holds a whole dataset."""
-    from pinmem_core.data.share import packed_card, unpack
+    from pinmem_core.data.unpack import packed_card, unpack
 
     refuse_others(context, "a pack", "is taken as it is", ("--from", "--dry-run"))
     if len(sources) > 1:

@@ -32,7 +32,7 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Write a prepared dataset with its images into one archive for another machine."""
-    from pinmem_core.data.share import pack as write_pack
+    from pinmem_core.data.pack import pack as write_pack
 
     path = out or Path(f"{name}.tar")
     output = Output(as_json=json, quiet=quiet)

@@ -12,9 +12,10 @@ from conftest import Result
 from pinmem_core.data.card import DatasetCard, Layout
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.layouts import find_samples
+from pinmem_core.data.pack import pack
 from pinmem_core.data.prepare import prepare, survey
 from pinmem_core.data.prepared import PreparedDataset
-from pinmem_core.data.share import pack, unpack
+from pinmem_core.data.unpack import unpack
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png

@@ -18,10 +18,11 @@ from pinmem_core.data.archives import extract
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card, read_card, write_card
 from pinmem_core.data.convert import Reencoding
+from pinmem_core.data.pack import pack
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDataset, state_of
 from pinmem_core.data.samples import own_path
-from pinmem_core.data.share import pack, unpack
+from pinmem_core.data.unpack import unpack
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import DataError
 from pinmem_core.paths import dataset_root, raw_root
@@ -205,7 +206,7 @@ def test_a_card_that_lists_many_samples_is_read_back(many_listed):
 def test_what_could_not_be_unpacked_is_not_packed(tmp_path, many_listed, monkeypatch):
     with pytest.raises(DataError, match=r"lists 200,004 samples.* may list 100,000"):
         pack("big", tmp_path / "big.tar")
-    monkeypatch.setattr("pinmem_core.data.share.MOST_MEMBERS", 20)
+    monkeypatch.setattr("pinmem_core.data.pack.MOST_MEMBERS", 20)
     with pytest.raises(DataError, match="at most 2 samples, and this one would hold 4"):
         pack("big", tmp_path / "big.tar")
     assert not (tmp_path / "big.tar").exists()

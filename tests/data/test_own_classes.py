@@ -14,11 +14,12 @@ from matplotlib.text import Text
 from pinmem_core.data.batches import load_domains
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card, parse_card
+from pinmem_core.data.pack import pack
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset
 from pinmem_core.data.preview import contact_sheet, plot_statistics
-from pinmem_core.data.share import pack, unpack
 from pinmem_core.data.statistics import statistics
+from pinmem_core.data.unpack import unpack
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
 from pinmem_core.images import write_png

@@ -17,9 +17,10 @@ from conftest import camvid_folder
 from pinmem_core.data.card import Archive, DatasetCard, Layout
 from pinmem_core.data.catalog import card_of_user, get_card, write_card
 from pinmem_core.data.convert import Reencoding, label_digest
+from pinmem_core.data.pack import pack
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset
-from pinmem_core.data.share import is_pack, pack, packed_card, unpack
+from pinmem_core.data.unpack import is_pack, packed_card, unpack
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.events import Event, Notice
@@ -274,7 +275,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, dataset):
 KILLED = """
 import os, signal
 from pathlib import Path
-from pinmem_core.data.share import {function}
+from pinmem_core.data.{function} import {function}
 def listen(event):
     if event.task == "{task}" and event.done == 5:
         os.kill(os.getpid(), signal.SIGKILL)

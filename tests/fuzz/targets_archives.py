@@ -14,8 +14,9 @@ from fuzz.cases import ACCEPTED, INTACT_SHARE, RIGHT, Case, Target, require
 from fuzz.mutators import mutated_bytes
 from fuzz.targets_data import home_in, prepare_in, prepared_files
 from pinmem_core.data.archives import extract
+from pinmem_core.data.pack import pack
 from pinmem_core.data.rar import libarchive
-from pinmem_core.data.share import pack, packed_card, unpack
+from pinmem_core.data.unpack import packed_card, unpack
 from pinmem_core.label_files import read_train_ids
 
 _CHECKED = ("zip", "tar.gz", "tgz", "tar.bz2", "tar.xz", "txz", "rar")
