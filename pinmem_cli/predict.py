@@ -31,8 +31,8 @@ from pinmem_core.events import Listener
 if TYPE_CHECKING:
     from pinmem_core.inference import TiledPredictor
     from pinmem_core.inference.jobs import PredictionSummary
+    from pinmem_core.inference.outputs import Job, Predicted
     from pinmem_core.inference.sources import Source
-    from pinmem_core.inference.writers import Job, Predicted
 
 EXAMPLES = (
     "pinmem predict street.jpg",
@@ -129,9 +129,10 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment images and videos with a trained model."""
+    from pinmem_core.inference.outputs import default_output, plan
     from pinmem_core.inference.protocols import get_protocol
     from pinmem_core.inference.sources import IMAGE_SUFFIXES, STANDARD, find_sources
-    from pinmem_core.inference.writers import FORMATS, check_formats, default_output, plan
+    from pinmem_core.inference.writers import FORMATS, check_formats
 
     output = Output(as_json=json, quiet=quiet)
     streams = out == STANDARD
@@ -262,7 +263,7 @@ def _stream(
 ) -> None:
     """Write one mask to standard output."""
     from pinmem_core.inference.jobs import predict_bytes
-    from pinmem_core.inference.writers import plan_stream
+    from pinmem_core.inference.outputs import plan_stream
 
     source, output = plan_stream(sources, formats, legend=legend)
     mask = predict_bytes(network.load(listener), source, output, on_event=listener)
@@ -278,8 +279,8 @@ def _watch(
 ) -> None:
     """Predict the images that appear in a folder until Ctrl-C."""
     from pinmem_core.inference.jobs import Failed, PredictionSummary, predict_each
+    from pinmem_core.inference.outputs import plan
     from pinmem_core.inference.watch import watch_folder
-    from pinmem_core.inference.writers import plan
 
     if len(inputs) != 1 or not Path(inputs[0]).expanduser().is_dir():
         raise ConfigError("--watch needs one folder that exists.", "Name it, without a pattern.")

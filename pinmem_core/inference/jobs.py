@@ -16,12 +16,10 @@ from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import atomic_file
 from pinmem_core.images import DecodedImage, decode_image
+from pinmem_core.inference.outputs import Job, Output, Predicted
 from pinmem_core.inference.sources import Source
 from pinmem_core.inference.video import predict_video, require_pyav
 from pinmem_core.inference.writers import (
-    Job,
-    Output,
-    Predicted,
     analyze_options,
     class_counts,
     class_shares,
@@ -130,7 +128,7 @@ def predict_bytes(
     picture = decode_image(source.path, source.content)
     prediction = _analyze(predictor, source, picture, [output.format], on_event)
     file = BytesIO()
-    write_prediction(output, picture.pixels, prediction, file)
+    write_prediction(output.format, picture.pixels, prediction, file, legend=output.legend)
     return file.getvalue()
 
 
@@ -200,7 +198,7 @@ def _write(item: _Analyzed | Failed) -> tuple[Predicted, ...] | Failed:
     job, pixels, prediction = item
     for output in job.outputs:
         with atomic_file(output.path) as partial, partial.open("wb") as file:
-            write_prediction(output, pixels, prediction, file)
+            write_prediction(output.format, pixels, prediction, file, legend=output.legend)
     height, width = pixels.shape[:2]
     shares = class_shares(class_counts(prediction.train_ids), prediction.space)
     return job.predicted(width, height, shares)

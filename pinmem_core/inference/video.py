@@ -16,11 +16,9 @@ from PIL import Image
 from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, Progress
 from pinmem_core.files import atomic_file, staged_folder
+from pinmem_core.inference.outputs import Job, Output, Predicted
 from pinmem_core.inference.writers import (
     FORMATS,
-    Job,
-    Output,
-    Predicted,
     analyze_options,
     class_counts,
     class_shares,
@@ -321,8 +319,9 @@ def _sink(output: Output, video: Video) -> Iterator[Callable[[_Analyzed], None]]
         with staged_folder(output.path) as folder:
 
             def save(item: _Analyzed) -> None:
+                pixels, prediction = item.frame.pixels, item.prediction
                 with (folder / f"{item.number:06}{suffix}").open("wb") as file:
-                    write_prediction(output, item.frame.pixels, item.prediction, file)
+                    write_prediction(output.format, pixels, prediction, file, legend=output.legend)
 
             yield save
         return

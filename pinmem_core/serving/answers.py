@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pinmem_core.errors import DataError
 from pinmem_core.images import decode_image, open_image
 from pinmem_core.inference.predictor import Prediction, TiledPredictor
-from pinmem_core.inference.writers import Output, class_counts, write_prediction
+from pinmem_core.inference.writers import class_counts, write_prediction
 from pinmem_core.png import label_png
 from pinmem_core.serving.limits import refusal
 
@@ -123,7 +123,7 @@ def _classes(prediction: Prediction) -> list[ClassShare]:
 
 def _png(format: str, pixels: NDArray[np.uint8], prediction: Prediction) -> bytes:
     file = BytesIO()
-    write_prediction(Output(_UPLOAD, format), pixels, prediction, file)
+    write_prediction(format, pixels, prediction, file)
     return file.getvalue()
 
 

@@ -28,8 +28,9 @@ from pinmem_core.files import atomic_file
 from pinmem_core.images import decode_image, image_size, read_image, write_png
 from pinmem_core.inference import load, video, writers
 from pinmem_core.inference.jobs import predict_files
+from pinmem_core.inference.outputs import plan
 from pinmem_core.inference.sources import Source, find_sources
-from pinmem_core.inference.writers import FORMATS, check_formats, plan
+from pinmem_core.inference.writers import FORMATS, check_formats
 from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_space
 from pinmem_core.models import Segmenter
 from pinmem_core.parallel import parallel_map, prefetch
