@@ -81,6 +81,11 @@ def json_text(content: Any, indent: int | None = None) -> str:
     return json.dumps(_finite_only(content), indent=indent, allow_nan=False)
 
 
+def json_bytes(content: Any) -> bytes:
+    """Return the content of a JSON file that holds `content`, as in `json_text`."""
+    return f"{json_text(content, indent=2)}\n".encode()
+
+
 def _finite_only(content: Any) -> Any:
     if isinstance(content, float):
         return content if math.isfinite(content) else None

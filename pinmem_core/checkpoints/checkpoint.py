@@ -43,7 +43,7 @@ from pinmem_core.checkpoints.model_card import BASE, CARD, ModelMetrics, is_ours
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
-from pinmem_core.documents import json_text
+from pinmem_core.documents import json_bytes
 from pinmem_core.errors import CheckpointError, ConfigError
 from pinmem_core.files import staged_folder, write_atomic
 from pinmem_core.renamed import current_tensors
@@ -183,7 +183,7 @@ def write_checkpoint(
     safetensors.torch.save_file(state, partial, {"format": "pt"})
     config[DIGESTS] = _digests(partial, config)
     partial.replace(folder / WEIGHTS)
-    write_atomic(folder / CONFIG, (json_text(config, indent=2) + "\n").encode())
+    write_atomic(folder / CONFIG, json_bytes(config))
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read
     write_card(folder, metrics, card)
 

@@ -25,7 +25,7 @@ from pinmem_core.data.convert import (
 )
 from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDataset
 from pinmem_core.data.samples import Sample, own_path
-from pinmem_core.documents import json_text
+from pinmem_core.documents import json_bytes
 from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import check_image, image_size, read_image
@@ -121,9 +121,9 @@ def pack(
             digest=summary["digest"],
         )
         with _tar(out) as tar:
-            _add(tar, HEADER, _json(header.model_dump()))
+            _add(tar, HEADER, json_bytes(header.model_dump()))
             _add(tar, CARD, card_text(card).encode())
-            _add(tar, SUMMARY, _json(summary))
+            _add(tar, SUMMARY, json_bytes(summary))
             _add(tar, MANIFEST, "".join(f"{r.sample.to_json()}\n" for r in records).encode())
             _add(tar, RECORDS, "".join(f"{r.to_json()}\n" for r in records).encode())
             images = _add_files(tar, samples, records, reencoding, jobs, on_event)
@@ -233,10 +233,6 @@ def _digest_of(content: Content) -> str:
 
 def _changed(path: Path) -> DataError:
     return DataError(f"{path} has changed since the dataset was prepared.")
-
-
-def _json(values: Mapping[str, Any]) -> bytes:
-    return (json_text(values, indent=2) + "\n").encode()
 
 
 def _refuse_too_many(card: DatasetCard, samples: int) -> None:

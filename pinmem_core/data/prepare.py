@@ -36,7 +36,7 @@ from pinmem_core.data.prepared import (
     PreparedDataset,
     Selection,
 )
-from pinmem_core.documents import json_text
+from pinmem_core.documents import json_bytes
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
@@ -406,4 +406,4 @@ def _write(
     write_lines(work / MANIFEST, (r.sample.to_json() for r in records))
     if card.name not in shipped_cards():
         write_card(card, work / card_of_user(card.name).name)
-    write_atomic(work / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
+    write_atomic(work / SUMMARY, json_bytes(summary))

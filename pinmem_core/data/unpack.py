@@ -30,7 +30,7 @@ from pinmem_core.data.prepared import (
 )
 from pinmem_core.data.samples import LabelReading
 from pinmem_core.data.verify import check_files
-from pinmem_core.documents import json_text, parse_json, read_json_object, read_text
+from pinmem_core.documents import json_bytes, parse_json, read_json_object, read_text
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import staged_folder, write_atomic, write_lines
@@ -184,7 +184,7 @@ def _check(path: Path, folder: Path, header: Header, on_event: Listener) -> None
             on_event(Progress("checking", done, len(records)))
     write_lines(folder / RECORDS, (record.to_json() for record in records))
     summary["bytes"] = sum(folder_size(folder / kind) for kind in ("labels", "images"))
-    write_atomic(folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
+    write_atomic(folder / SUMMARY, json_bytes(summary))
 
 
 def _problem(folder: Path, record: Record, reading: LabelReading) -> str | None:

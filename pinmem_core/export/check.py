@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pinmem_core.documents import json_text
+from pinmem_core.documents import json_bytes
 from pinmem_core.errors import PinMemError
 from pinmem_core.events import Listener, Progress
 from pinmem_core.files import write_atomic
@@ -183,5 +183,5 @@ def verify(
         "metadata": dict(metadata),
         "compared": [asdict(comparison) for comparison in compared],
     }
-    write_atomic(exported.sidecar, (json_text(content, indent=2) + "\n").encode())
+    write_atomic(exported.sidecar, json_bytes(content))
     return exported

@@ -24,7 +24,14 @@ from pinmem_core.checkpoints.model_card import (
 )
 from pinmem_core.config import TrainConfig
 from pinmem_core.distributed import rank, world_size
-from pinmem_core.documents import MAX_BYTES, json_text, read_json, read_json_lines, read_json_object
+from pinmem_core.documents import (
+    MAX_BYTES,
+    json_bytes,
+    json_text,
+    read_json,
+    read_json_lines,
+    read_json_object,
+)
 from pinmem_core.errors import ConfigError, DataError, MachineError, shell_join
 from pinmem_core.evaluation import ConfusionMatrix, Scores
 from pinmem_core.evaluation.plots import plot_confusion, plot_cosines
@@ -322,7 +329,7 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         if self.writes:
-            write_atomic(self.path / name, (json_text(content, indent=2) + "\n").encode())
+            write_atomic(self.path / name, json_bytes(content))
 
 
 def shareable(config: TrainConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from pinmem_core.config import TrainConfig
-from pinmem_core.documents import json_text, read_json_object
+from pinmem_core.documents import json_bytes, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
 from pinmem_core.files import remove_leftovers, staged_folder
@@ -113,7 +113,7 @@ def save_snapshot(run: Path, meta: SnapshotMeta, states: Mapping[str, State], ke
             safetensors.torch.save_file(tensors, folder / f"{name}.safetensors")
         files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
         manifest = meta.model_dump() | {"files": files}
-        (folder / _MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
+        (folder / _MANIFEST).write_bytes(json_bytes(manifest))
     for old in [f for f in _folders(run) if int(f.name) <= meta.iteration][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
