@@ -40,6 +40,7 @@ SMALL = 64 * 2**20
 """Unpacked size in bytes that is allowed for any archive."""
 
 _SIZE = "unpacked_bytes"  # key in `MARKER`: size of all files but `MARKER` itself
+_GIVEN = "given"  # key in `MARKER`: whether the archive is the user's
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_PATH, _LONGEST_NAME = 2048, 255
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -224,6 +225,7 @@ def extract(
     *,
     name: str | None = None,
     limit: int | None = None,
+    given: bool = False,
     on_event: Listener = ignore,
 ) -> Path:
     """Unpack an archive into a folder of its name, unless that has been done before.
@@ -233,6 +235,7 @@ def extract(
         parent: Parent of the folder.
         name: Name of the archive, if the file has another one.
         limit: Maximum unpacked size in bytes, if it is below `allowed_growth`.
+        given: Whether the archive is the user's, for `was_given`.
         on_event: Callback for progress events.
 
     Returns:
@@ -256,7 +259,7 @@ def extract(
     def unpack(reader: Reader) -> None:
         with staged_folder(folder) as staging:
             size = _write_all(reader, staging, limit, on_event)
-            _write_mark(staging, {**mark, _SIZE: size})
+            _write_mark(staging, {**mark, _SIZE: size, _GIVEN: given})
 
     with hold_lock(lock_file(folder), str(folder), on_event):
         remove_leftovers(folder)
@@ -356,6 +359,11 @@ def unpacked_bytes(folder: Path) -> int | None:
         return size + (folder / MARKER).stat().st_size
     except OSError:  # another process is replacing the folder
         return None
+
+
+def was_given(folder: Path) -> bool:
+    """Return whether a folder was unpacked from an archive of the user, not from a download."""
+    return (_mark_in(folder) or {}).get(_GIVEN) is True
 
 
 @contextmanager

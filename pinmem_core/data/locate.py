@@ -13,6 +13,7 @@ from pinmem_core.data.archives import (
     original_name,
     resembles_archive,
     stem,
+    was_given,
 )
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import name_to_type
@@ -24,7 +25,7 @@ from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.locks import hold_lock, lock_file
-from pinmem_core.paths import dataset_root, expanded, folder_size, raw_root
+from pinmem_core.paths import archives_root, dataset_root, expanded, folder_size, raw_root
 
 _SHOWN = 5
 """Number of archives that a message names."""
@@ -68,25 +69,37 @@ def locate_raw_files(
             return _from_sources(card, sources, on_event)
         if card.generate:
             return [_generated(card, on_event)]
-        own = _last_sources(card)
-        missing = [folder for folder in own if not folder.is_dir()]
-        if own and not missing:
+        if own := sources_of_last_time(card):
             on_event(Notice(f"taken from {', '.join(map(str, own))}, as the last time"))
             return own
-        for folder in missing:
-            message = f"{folder}, from which {card.name} was prepared the last time, is not there"
-            on_event(Notice(message, warning=True))
         return _downloaded(card, parts, credentials, keep_archives, on_event)
 
 
 def sources_of_last_time(card: DatasetCard) -> list[Path]:
-    """Return the user's folders of the last preparation, if all of them still exist."""
+    """Return the user's folders of the last preparation, those of unpacked archives included.
+
+    Returns:
+        The folders; none for a dataset that was downloaded, generated, or not prepared before, and
+        where they are gone, but a download is here.
+
+    Raises:
+        DataError: They are gone, and nothing is downloaded.
+    """
     own = _last_sources(card)
-    return own if all(folder.is_dir() for folder in own) else []
+    missing = [folder for folder in own if not folder.is_dir()]
+    if not missing:
+        return own
+    if _is_downloaded(card):
+        return []
+    other = any(archive.url for archive in card.archives)
+    raise DataError(
+        f"{missing[0]}, from which {card.name} was prepared the last time, is not there.",
+        f"Name its new place: pinmem data prepare {name_to_type(card)} --from FOLDER"
+        + f"\nOr download it: pinmem data download {name_to_type(card)}" * other,
+    )
 
 
 def _last_sources(card: DatasetCard) -> list[Path]:
-    """Return the user's folders of the last preparation."""
     try:
         summary = read_summary(card.name)
     except (ConfigError, DataError):
@@ -94,7 +107,19 @@ def _last_sources(card: DatasetCard) -> list[Path]:
     named = [Path(os.path.normpath(dataset_root(card.name) / text)) for text in summary["sources"]]
     if card.parquet:
         return named
-    return [folder for folder in named if not folder.is_relative_to(raw_root(card.name))]
+    raw = raw_root(card.name)
+    return [folder for folder in named if not folder.is_relative_to(raw) or was_given(folder)]
+
+
+def _is_downloaded(card: DatasetCard) -> bool:
+    """Return whether pinmem has downloaded an archive of the card, which may be unpacked."""
+    for archive in card.archives:
+        folder = raw_root(card.name) / stem(archive.file)
+        if (archives_root(card.name) / archive.file).exists():
+            return True
+        if folder.exists() and not was_given(folder):
+            return True
+    return False
 
 
 def _from_sources(card: DatasetCard, sources: Sequence[Path], on_event: Listener) -> list[Path]:
@@ -164,7 +189,8 @@ def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
                 f"{archive} is an archive of a kind that pinmem does not unpack.", _UNKNOWN_KIND
             )
         raise DataError(f"{archive} is neither a folder nor an archive.", "Name one of them.")
-    folder = extract(archive, raw_root(card.name), name=name, on_event=on_event)
+    given = not archive.is_relative_to(archives_root(card.name))
+    folder = extract(archive, raw_root(card.name), name=name, given=given, on_event=on_event)
     limit = allowed_growth(archive)
     for _ in range(_MAX_NESTING):
         inner = [path for path in sorted(folder.rglob("*")) if is_archive(path) and path.is_file()]

@@ -147,8 +147,10 @@ class Sample:
         except DataError as error:
             raise DataError(
                 error.message,
-                f"'pinmem data verify {self.dataset}' lists all damaged files. Restore them, or "
-                f"leave them out with 'pinmem data prepare {self.dataset}'.",
+                f"'pinmem data verify {self.dataset}' lists all damaged files. Restore them, name "
+                "the folder to which they have moved with 'pinmem data prepare "
+                f"{self.dataset} --from FOLDER', or leave them out with 'pinmem data prepare "
+                f"{self.dataset}'.",
             ) from error
 
     def below(self, root: Path) -> "Sample":

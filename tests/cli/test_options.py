@@ -135,7 +135,8 @@ layouts: [{name: f, image: "images/{n}.png", label: "labels/{n}.png",
     assert Result("data", "prepare", "mine", *given).code == 0
     folder.rename(tmp_path / "elsewhere")
     done = Result("data", "prepare", "mine")
-    assert done.code == 2 and f"{folder}, from which mine was prepared the last time" in done.err
+    assert done.code == 3 and f"{folder}, from which mine was prepared the last time" in done.err
+    assert "--from FOLDER" in done.err and "download" not in done.err
 
 
 def test_a_dataset_that_came_in_a_pack_is_mended_from_it(tmp_path, monkeypatch):

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from published import grey, picture
+from conftest import Result
+from published import CASES, Case, bdd100k, bdd100k_old, grey, idd, picture
 
 from pinmem_core.data.catalog import get_card
+from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
 from pinmem_core.errors import DataError
 from pinmem_core.label_files import read_train_ids
@@ -41,3 +43,44 @@ def test_labels_that_someone_turned_into_train_ids_are_not_read_as_ids(
     assert "--label-map trainids" in error.value.hint
     sample = prepare(card, [folder], label_map="trainids", strict=True).samples[0]
     assert read_train_ids(sample.label).tolist() == TRAIN_IDS.tolist()
+
+
+def renamed(case: Case, **names: str) -> Case:
+    """Return a case with archives of other names, by the stems of the old ones."""
+    archives = {names.get(name.split(".")[0], name): f for name, f in case.archives.items()}
+    return Case(case.dataset, case.label_map, archives, case.samples)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        CASES["mapillary 1.2"](),  # either archive will do
+        renamed(bdd100k_old(), **{"10k_images_train": "bdd100k_seg.zip"}),
+        renamed(idd(), **{"idd-segmentation": "idd-20k-I.tar.gz"}),
+    ],
+    ids=lambda case: case.dataset,
+)
+def test_a_dataset_from_archives_of_ones_own_is_prepared_again_without_naming_them(tmp_path, case):
+    card, folder = get_card(case.dataset), case.write(tmp_path / "in")
+    first = prepare(card, locate_raw_files(card, [folder]))
+    for path in folder.iterdir():
+        path.unlink()  # they are unpacked
+    again = prepare(card, locate_raw_files(card))
+    assert again.summary["digest"] == first.summary["digest"]
+    assert Result("data", "prepare", case.dataset).code == 0
+
+
+def test_a_folder_that_has_moved_is_asked_for_instead_of_terms_or_a_download(tmp_path):
+    folder = tmp_path / "in"
+    for files in bdd100k().archives.values():
+        written(folder, files)
+    prepare(get_card("bdd100k"), [folder])
+    folder.rename(tmp_path / "moved")
+    for more in ([], ["--accept-terms"], ["--dry-run"]):
+        done = Result("data", "prepare", "bdd100k", *more)
+        assert done.code == 3 and f"{folder}, from which bdd100k was prepared" in done.err
+        assert "pinmem data prepare bdd100k --from FOLDER" in done.err
+        assert "pinmem data download bdd100k" in done.err
+    for command in ("stats", "preview"):
+        assert "pinmem data prepare bdd100k --from FOLDER" in Result("data", command, "bdd100k").err
+    assert Result("data", "prepare", "bdd100k", "--from", str(tmp_path / "moved")).code == 0
