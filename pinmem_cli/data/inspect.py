@@ -67,7 +67,15 @@ def info(
     output = Output(as_json=json, quiet=quiet)
     rows = fields(_rows(card, state, space, known))
     output.result({**_entry(card, state), **classes}, card.title, rows)
-    output.next_step(f"pinmem data prepare {name}")
+    output.next_step(_command_of(card, state))
+
+
+def _command_of(card: "DatasetCard", state: "State") -> str:
+    """Return the command that prepares a dataset, or prepares it again in the same way."""
+    from pinmem_core.data.prepared import options_of, read_summary
+
+    options = options_of(read_summary(card.name), card) if state.digest else []
+    return f"pinmem data prepare {shell_join(card.name, *options)}"
 
 
 def _space_of(card: "DatasetCard", state: "State") -> "LabelSpace":
@@ -163,7 +171,8 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every file of a prepared dataset; exit with code 4 if one is wrong."""
-    from pinmem_core.data.prepared import PreparedDataset
+    from pinmem_core.data.catalog import get_card
+    from pinmem_core.data.prepared import PreparedDataset, options_of
     from pinmem_core.data.verify import verify as check
 
     output = Output(as_json=json, quiet=quiet)
@@ -177,8 +186,10 @@ def verify(
         f"{name}: {result.checked} samples checked ({counted(result.counts)}): {verdict}",
     )
     if findings:
-        pack = " --from PACK" if PreparedDataset.open(name).came_in_pack else ""
-        output.next_step(f"pinmem data prepare {name}{pack}")
+        dataset = PreparedDataset.open(name)
+        options = options_of(dataset.summary, get_card(name))
+        words = ["--from", "PACK"] if dataset.came_in_pack else options
+        output.next_step(f"pinmem data prepare {shell_join(name, *words)}")
         raise typer.Exit(VERIFICATION_FAILED)
     output.next_step(f"pinmem data stats {name}")
 

@@ -35,9 +35,13 @@ from pinmem_core.data.prepared import (
     SUMMARY,
     PreparedDataset,
     Selection,
+    differences,
+    is_complete,
+    options_of,
+    read_summary,
 )
 from pinmem_core.documents import json_bytes
-from pinmem_core.errors import DataError
+from pinmem_core.errors import DataError, PinMemError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
 from pinmem_core.locks import hold_lock, lock_file
@@ -136,6 +140,7 @@ def prepare(
         refuse_disguised(card, match)
         _announce_layouts(match, on_event)
         _announce_missing_images(match, on_event)
+        _announce_other_options(card, match, reencoding, on_event)
         with resumable_folder(root) as work:
 
             def conversion_of(layout: Layout) -> Conversion:
@@ -150,6 +155,7 @@ def prepare(
             defects += more
             _refuse_unusable(card, records, defects, strict=strict)
             summary = _summary(card, match, conversion, others, records, defects)
+            _announce_missing_samples(card, summary, on_event)
             summary["sources"] = [portable(folder, root) for folder in folders]
             summary["bytes"] = _remove_unused_files(work, records)
             _write(card, work, records, summary)
@@ -242,6 +248,41 @@ def _announce_missing_images(match: LayoutMatch, on_event: Listener) -> None:
             f"images that the annotations list and the folder lacks: {len(missing):,} ({names})"
         )
         on_event(Notice(message, warning=True))
+
+
+def _announce_other_options(
+    card: DatasetCard, match: LayoutMatch, reencoding: Reencoding | None, on_event: Listener
+) -> None:
+    """Name the options of the last preparation that are neither repeated nor given anew."""
+    try:
+        before = read_summary(card.name)
+    except PinMemError:
+        return
+    is_same_map = before.get("label_map", {}).get("name") == match.label_map_of(match.layout)
+    if match.label_map or is_same_map:
+        before["label_map"] = {}
+    if reencoding:
+        before["reencoding"] = None
+    if options := options_of(before, card):
+        message = (
+            f"the last preparation had {shell_join(*options)}, this one has not: other labels or "
+            "images take the place of the earlier ones"
+        )
+        on_event(Notice(message, warning=True))
+
+
+def _announce_missing_samples(
+    card: DatasetCard, summary: Mapping[str, Any], on_event: Listener
+) -> None:
+    """Name the splits with published samples that the folders lack."""
+    if is_complete(summary["counts"], summary, card):
+        return
+    few = ", ".join(
+        f"{split.split} {split.here:,} of {split.published:,}"
+        for split in differences(summary["counts"], summary, card)
+        if split.here < split.published
+    )
+    on_event(Notice(f"published samples are missing: {few}", warning=True))
 
 
 def _plan(card: DatasetCard, match: LayoutMatch) -> tuple[list[Planned], list[Defect]]:

@@ -32,6 +32,12 @@ class _OtherLayout(BaseModel):
     label_map: dict[str, str]
 
 
+class _Reencoding(BaseModel):
+    format: str
+    quality: int
+    height: int | None
+
+
 class _Excluded(BaseModel):
     file: str
     reason: str
@@ -50,6 +56,7 @@ class _Summary(BaseModel):
     label_map: dict[str, str] = {}
     label_space: LabelSpace | None = None
     other_layouts: dict[str, _OtherLayout] = {}
+    reencoding: _Reencoding | None = None
     counts: dict[str, int] = {}
     splits: list[str] = []
     sources: list[str] = []
@@ -167,6 +174,27 @@ def read_summary(name: str) -> dict[str, Any]:
             f"Prepare it again: 'pinmem data prepare {name}'.",
         )
     return summary
+
+
+def options_of(summary: Mapping[str, Any], card: DatasetCard) -> list[str]:
+    """Return the options of `pinmem data prepare` that a dataset was prepared with.
+
+    Args:
+        summary: Content of `dataset.json`.
+        card: Card of the dataset.
+    """
+    options: list[str] = []
+    name = summary.get("label_map", {}).get("name")
+    by_default = [lay.label_maps[0] for lay in card.layouts if lay.name == summary.get("layout")]
+    if name and name not in by_default:
+        options += ["--label-map", name]
+    if reencoding := summary.get("reencoding"):
+        options += ["--reencode", reencoding["format"]]
+        if reencoding["format"] != "png":
+            options += ["--quality", str(reencoding["quality"])]
+        if reencoding["height"]:
+            options += ["--height", str(reencoding["height"])]
+    return options
 
 
 def label_space_of(name: str, summary: Mapping[str, Any]) -> LabelSpace:
@@ -311,8 +339,11 @@ def differences(
 
 
 def left_out(summary: Mapping[str, Any]) -> int:
-    """Return the number of published samples that were left out as defective."""
-    not_published = ("double", "known defect", "not listed")
+    """Return the number of published samples that were left out as defective.
+
+    One without its image or its label is missing: an archive may be unpacked in part.
+    """
+    not_published = ("double", "known defect", "missing partner", "not listed")
     return sum(defect["rule"] not in not_published for defect in summary.get("excluded", []))
 
 

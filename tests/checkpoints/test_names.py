@@ -228,7 +228,7 @@ def test_train_ids_in_files_named_as_ids_are_refused_and_read_on_request(tmp_pat
     dataset = prepare(CITYSCAPES, [tmp_path], label_map="trainids", on_event=events.append)
     assert dataset.counts == {"train": 3}
     said = [event.message for event in events if isinstance(event, Notice)]
-    assert said == ["left out, as their labels hold no trainIds: val"]
+    assert "left out, as their labels hold no trainIds: val" in said
     assert read_label(dataset.samples[0].label)[0, :7].tolist() == TRAIN_IDS
     for path in (tmp_path / "gtFine" / "train").rglob("*.png"):
         path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))

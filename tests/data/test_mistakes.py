@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Result
-from published import CASES, Case, bdd100k, bdd100k_old, grey, idd, picture
+from published import CASES, Case, bdd100k, bdd100k_old, cityscapes, grey, idd, mapillary, picture
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
+from pinmem_core.data.prepared import state_of
 from pinmem_core.errors import DataError
 from pinmem_core.label_files import read_train_ids
 
@@ -84,3 +85,53 @@ def test_a_folder_that_has_moved_is_asked_for_instead_of_terms_or_a_download(tmp
     for command in ("stats", "preview"):
         assert "pinmem data prepare bdd100k --from FOLDER" in Result("data", command, "bdd100k").err
     assert Result("data", "prepare", "bdd100k", "--from", str(tmp_path / "moved")).code == 0
+
+
+def unpacked(case: Case, folder: Path) -> Path:
+    for files in case.archives.values():
+        written(folder, files)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["leftImg8bit", "gtFine", None])
+def test_a_folder_that_is_unpacked_in_part_is_not_taken_for_the_whole(tmp_path, kind):
+    folder = unpacked(cityscapes(), tmp_path / "in")
+    for path in folder.glob(f"{kind or '*'}/val/*/*"):
+        path.unlink()
+    done = Result("data", "prepare", "cityscapes", "--from", str(folder))
+    assert done.code == 0
+    assert "published samples are missing: train 1 of 2,975, val 0 of 500" in done.err
+
+
+@pytest.mark.parametrize("kind", ["leftImg8bit", "gtFine"])
+def test_samples_without_a_partner_do_not_make_a_dataset_complete(tmp_path, kind):
+    folder = unpacked(cityscapes(), tmp_path / "in")
+    next(folder.glob(f"{kind}/val/*/*_{'labelIds' if kind == 'gtFine' else kind}.png")).unlink()
+    card = get_card("cityscapes").model_copy(update={"counts": {"train": 1, "val": 1}})
+    events: list = []
+    prepare(card, [folder], on_event=events.append)
+    said = [getattr(event, "message", "") for event in events]
+    assert "published samples are missing: val 0 of 1" in said
+    assert state_of(card).state == "partial"
+
+
+def test_the_options_of_the_last_preparation_are_not_dropped_without_a_word(tmp_path):
+    folder = unpacked(mapillary("rein", ("v1.2",)), tmp_path / "in")
+    options = ["--label-map", "rein", "--reencode", "jpeg", "--quality", "90", "--height", "20"]
+    source = ["--from", str(folder)]
+    assert "the last" not in Result("data", "prepare", "mapillary", *source, *options).err
+    again = f"pinmem data prepare mapillary {' '.join(options)}"
+    assert again in Result("data", "verify", "mapillary").err
+    assert again in Result("data", "info", "mapillary").err
+    for given, dropped in (
+        (options, None),
+        (["--label-map", "pinmem", "--reencode", "png"], None),
+        (options, None),
+        (["--label-map", "rein"], "--reencode jpeg --quality 90 --height 20"),
+        ([], "--label-map rein"),
+        ([], None),
+    ):
+        done = Result("data", "prepare", "mapillary", *source, *given)
+        assert done.code == 0
+        said = f"the last preparation had {dropped}, this one" if dropped else "the last"
+        assert (said in done.err) == bool(dropped)

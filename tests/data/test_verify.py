@@ -283,7 +283,7 @@ def test_a_card_that_has_changed_is_found(dataset, card_today):
 
 def test_splits_of_another_size_than_published_are_found(tmp_path, card_today):
     source = camvid_folder(tmp_path / "source", {"0001TP": 5})
-    (source / "labels" / "0001TP_00000.png").unlink()
+    (source / "labels" / "0001TP_00000.png").write_bytes(b"")
     prepare(CAMVID, [source])
     card_today(counts={"train": 4, "val": 1, "test": 2})
     assert [finding.reason for finding in verify("camvid").findings] == [
@@ -393,7 +393,7 @@ def test_published_samples_that_are_not_there_make_a_dataset_partial(dataset, pu
 
 def test_samples_left_out_are_not_missed_but_doubles_fill_no_gap(tmp_path):
     source = camvid_folder(tmp_path / "source", {"0001TP": 5})
-    (source / "labels" / "0001TP_00000.png").unlink()
+    (source / "labels" / "0001TP_00000.png").write_bytes(b"")
     shutil.copytree(source / "images", tmp_path / "again" / "images")
     prepare(CAMVID, [source, tmp_path / "again"])
     whole, more = ({"train": n, "val": 1} for n in (4, 5))
