@@ -1,6 +1,7 @@
 """Intervals of the mIoU: the bootstrap over images and seeds, and Student's t over seeds."""
 
 from collections.abc import Sequence
+from itertools import islice
 from math import cos, pi, sin, sqrt, tan
 from statistics import mean, stdev
 
@@ -22,6 +23,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the interval (low, high) of a mIoU, in 0..1.
 
+    One labelled image does not show how much images differ: its interval is the widest, (0, 1).
+
     Args:
         results: Results of at least one image; at least one pixel must be labelled.
         level: Fraction of the draws inside the interval, in 0..1.
@@ -29,6 +32,8 @@ def bootstrap_interval(
         seed: Random seed; equal seeds give equal draws.
         classes: Classes to average, (K,), as for `mean_iou`; None for those that occur.
     """
+    if not _vary(results):
+        return 0.0, 1.0
     weights = _weights(len(results), draws, seed)
     return _middle(_mious(_counts(results), weights, classes), level)
 
@@ -45,7 +50,8 @@ def paired_interval(
     """Return the interval of mIoU(second) - mIoU(first) of two models on the same images.
 
     Each draw uses the same images for both models, so that the difficulty of images cancels out. If
-    0 lies outside of the interval, the choice of images does not explain the difference.
+    0 lies outside of the interval, the choice of images does not explain the difference. The
+    interval of a single labelled image is the widest, (-1, 1).
 
     Args:
         first: Results of at least one image.
@@ -101,7 +107,8 @@ def average_paired_interval(
 ) -> tuple[float, float]:
     """Return the interval of `mean_paired_interval`, averaged over several targets.
 
-    Each draw resamples the images of each target, and the pairs for all targets together.
+    Each draw resamples the images of each target, and the pairs for all targets together. If a
+    target has a single labelled image, the interval is the widest, (-1, 1).
 
     Args:
         targets: Pairs of results of at least one target, as for `mean_paired_interval`; pairs with
@@ -120,6 +127,8 @@ def average_paired_interval(
         _differences(pairs, _weights(len(pairs[0][0]), draws, of_target), classes)
         for pairs, of_target in zip(targets, seeds, strict=True)
     ]
+    if not all(_vary(pairs[0][0]) for pairs in targets):
+        return -1.0, 1.0
     chosen = _weights(len(targets[0]), draws, seed + 1) / len(targets[0])
     return _middle((chosen.T * np.mean(each, axis=0)).sum(axis=0), level)
 
@@ -193,6 +202,12 @@ def _counts(results: Sequence[ImageResult]) -> NDArray[np.float64]:
     matrices = [result.matrix for result in results]
     parts = [(matrix.hits, matrix.truth, matrix.predicted) for matrix in matrices]
     return np.array(parts, np.float64).swapaxes(0, 1)
+
+
+def _vary(results: Sequence[ImageResult]) -> bool:
+    """Return whether draws of images differ: at least two have labelled pixels."""
+    labelled = (result for result in results if result.counts.any() or result.missed.any())
+    return len([*islice(labelled, 2)]) == 2
 
 
 def _mious(

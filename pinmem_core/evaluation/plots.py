@@ -236,7 +236,8 @@ def plot_differences(
 ) -> "Figure":
     """Plot differences as points with intervals, in points of mIoU.
 
-    A thin interval is cut off where it is more than three times as wide as all others.
+    A thin interval is cut off where it is more than three times as wide as all others, and one that
+    spans -1..1, of a single image, always.
 
     Args:
         panels: At least one point for each panel, by its title.
@@ -250,7 +251,8 @@ def plot_differences(
     left = min(3.4, 0.5 + 0.08 * longest)
     across = 9.3 - left
     points = [point for of_panel in panels.values() for point in of_panel]
-    limit = 100 * max(abs(end) for point in points for end in (*point.interval, point.value))
+    ends = (end for point in points for end in (*point.interval, point.value))
+    limit = 100 * max((abs(end) for end in ends if abs(end) < 1), default=0.0)
     thin = 100 * max(abs(end) for point in points for end in point.wider or (0.0,))
     limit = 1.05 * max(min(thin, 3 * limit), limit, 0.1)
     with plot_style(theme):

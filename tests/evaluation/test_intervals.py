@@ -9,6 +9,8 @@ from pinmem_core.evaluation import (
     class_sets,
     paired_interval,
 )
+from pinmem_core.evaluation.bootstrap import average_paired_interval
+from pinmem_core.evaluation.plots import DifferencePoint, plot_differences
 from pinmem_core.label_space import CITYSCAPES
 
 
@@ -99,6 +101,20 @@ def test_models_that_were_scored_on_other_images_are_not_compared():
         paired_interval(results, other)
 
 
-def test_one_image_tells_nothing_of_others():
-    (only,) = scored(1)
-    assert bootstrap_interval([only]) == pytest.approx((only.matrix.miou(),) * 2)
+def test_one_labelled_image_tells_nothing_of_others():
+    (only,), (better,) = scored(1), scored(1, skill=0.9, seed=1)
+    bare = ImageResult("bare", np.zeros_like(only.counts))
+    assert bootstrap_interval([only]) == bootstrap_interval([bare, only]) == (0, 1)
+    assert paired_interval([only], [better]) == (-1, 1)
+    assert paired_interval([bare, only], [bare, better]) == (-1, 1)
+    several = scored(3), scored(3, skill=0.9, seed=1)
+    assert average_paired_interval([[several], [([only], [better])]]) == (-1, 1)
+    assert average_paired_interval([[several], [several]])[0] > 0
+
+
+def test_the_interval_of_one_image_does_not_flatten_the_others_in_a_plot():
+    close = DifferencePoint("close", 0.02, (0.01, 0.03), None, True)
+    single = DifferencePoint("single", 0.01, (-1.0, 1.0), None, False)
+    figure = plot_differences({"many": [close], "one": [single]}, "title")
+    for axes in figure.axes:
+        assert axes.get_xlim() == pytest.approx((-3.15, 3.15))
