@@ -48,8 +48,15 @@ def _state(run: "RunInfo") -> str:
 
 
 def _mean(run: "RunInfo", *, seen: bool) -> str:
-    mious = [of.miou for of in run.scores if of.seen is seen and of.miou is not None]
-    return percent(sum(mious) / len(mious)) if mious else "-"
+    """Return the mean mIoU of the unseen or the seen domains; one for each label space."""
+    mious: dict[str, list[float]] = {}
+    for of in run.scores:
+        if of.seen is seen and of.miou is not None:
+            mious.setdefault(of.label_space, []).append(of.miou)
+    means = {space: percent(sum(of) / len(of)) for space, of in mious.items()}
+    if len(means) > 1:
+        return ", ".join(f"{mean} ({space})" for space, mean in means.items())
+    return next(iter(means.values()), "-")
 
 
 def _age(changed: float) -> str:

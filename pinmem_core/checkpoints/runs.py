@@ -61,7 +61,13 @@ class RunInfo:
     def as_json(self) -> dict[str, Any]:
         """Return the run as a JSON object; the mIoU is in 0..1."""
         scores = [
-            {"domain": of.name, "seen": of.seen, "miou": of.miou, "images": of.images}
+            {
+                "domain": of.name,
+                "seen": of.seen,
+                "miou": of.miou,
+                "images": of.images,
+                "label_space": of.label_space,
+            }
             for of in self.scores
         ]
         return {**vars(self), "name": self.name, "folder": str(self.folder), "scores": scores}

@@ -184,3 +184,18 @@ def test_a_file_is_no_model_except_an_onnx_file(tmp_path, monkeypatch):
     scored = Result("eval", "model.onnx")
     assert scored.code == 3 and "predict IMAGE --model model.onnx" in scored.err
     assert "pinmem runs" in Result("eval", "model.safetensors").err
+
+
+def test_a_mean_of_runs_never_mixes_domains_of_different_classes():
+    run = make_run(runs_root() / "done", scores=SCORES)
+    scores = json.loads((run / "scores.json").read_text())
+    scores["target"]["mine:d"]["label_space"] = "idd-level1"
+    (run / "scores.json").write_text(json.dumps(scores))
+    row = Result("runs").out.splitlines()[1]
+    assert "40.0 (cityscapes-19), 20.0 (idd-level1)" in row and "60.0" in row and "30.0" not in row
+    (listed,) = Result("runs", "--json").json["runs"]
+    spaces = {score["domain"]: score["label_space"] for score in listed["scores"]}
+    assert spaces["mine:d"] == "idd-level1" and {*spaces.values()} == {
+        "idd-level1",
+        "cityscapes-19",
+    }
