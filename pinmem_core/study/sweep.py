@@ -207,7 +207,11 @@ class Sweep(Settings):
 
     def scored(self) -> tuple[str, ...]:
         """Return the domains that a run is scored on: the validation splits and the targets."""
-        return (*(f"{source}@val" for source in self.sources), *self.targets)
+        return (*self.scored_sources(), *self.targets)
+
+    def scored_sources(self) -> tuple[str, ...]:
+        """Return the validation splits of the sources."""
+        return tuple(f"{source.partition('@')[0]}@val" for source in self.sources)
 
 
 def read_sweep(path: Path, *, sources: Sequence[str] = (), targets: Sequence[str] = ()) -> Sweep:

@@ -119,7 +119,7 @@ class StudyTable(_Part):
     """Results by variant, without variants that have no report."""
     averaged: tuple[str, ...] = ()
     """Targets of the average, each "FOLD: TARGET" in a study of folds; all are unseen, or all are
-    seen."""
+    seen, and all are scored in the same classes: those of the most targets."""
     best: dict[str, str | None] = {}
     """By target, or "average", the variant of the highest mean if it is separated from each other
     variant."""
@@ -230,11 +230,12 @@ def _table(
     marks = {target: {of.targets[target].seen for of in every} for target in sweep.targets}
     seen = {target: mark.pop() if len(mark) == 1 else None for target, mark in marks.items()}
     unseen = [_Cell("", target) for target in sweep.targets if seen[target] is False]
+    averaged = _of_same_classes(unseen, {"": reports})
     columns = {target: [_Cell("", target)] for target in sweep.targets}
-    if len(unseen) > 1:
-        columns[AVERAGE] = unseen
+    if len(averaged) > 1:
+        columns[AVERAGE] = averaged
     comparison = _Comparison(sweep, columns, {"": reports})
-    sources = [target for target in sweep.scored() if target not in sweep.targets]
+    sources = sweep.scored_sources()
     rows = {
         name: comparison.row(
             name,
@@ -261,7 +262,7 @@ def _over_folds(sweep: Sweep, tables: Mapping[str, StudyTable], reports: _Report
     """Return the table of the averages over the folds, of the seeds that all folds have."""
     marks = {_Cell(f, t): seen for f, table in tables.items() for t, seen in table.seen.items()}
     unseen = [cell for cell, seen in marks.items() if seen is False]
-    alike = unseen or [cell for cell, seen in marks.items() if seen]
+    alike = _of_same_classes(unseen or [cell for cell, seen in marks.items() if seen], reports)
     comparison = _Comparison(sweep, {AVERAGE: alike}, reports)
     rows = {}
     for name in _order(sweep):
@@ -281,6 +282,15 @@ def _over_folds(sweep: Sweep, tables: Mapping[str, StudyTable], reports: _Report
         best=comparison.best(),
         folds=dict(tables),
     )
+
+
+def _of_same_classes(cells: Sequence[_Cell], reports: _Reports) -> list[_Cell]:
+    """Return those of the cells that are scored in the same classes, the most if these differ."""
+    groups: dict[tuple[str, ...], list[_Cell]] = {}
+    for cell in cells:
+        report = next(r for by_seed in reports[cell.fold].values() for r in by_seed.values())
+        groups.setdefault(tuple(report.targets[cell.target].classes), []).append(cell)
+    return max(groups.values(), key=len, default=[])
 
 
 def _order(sweep: Sweep) -> Iterator[str]:

@@ -65,26 +65,28 @@ def saved_image(result):
     return {"id": result.id, "cells": cells.tolist(), "pixels": counts[cells].tolist()}
 
 
-def write_report(path, targets, skill, seed, seen):
-    """Write a report as a run of a study has it."""
+def write_report(path, targets, skill, seed, seen, own_classes=()):
+    """Write a report as a run of a study has it; some targets have classes of their own."""
     rng = np.random.default_rng([seed, round(1000 * skill)])
     scored = {}
     for target in targets:
         images = [image(str(number), skill, rng) for number in range(8)]
         whole = sum((one.matrix for one in images), ConfusionMatrix())
+        classes = [f"class {k}" for k in range(19)] if target in own_classes else CITYSCAPES.names
         scored[target] = {
             "split": "val",
             "dataset_digest": target,
             "miou": whole.miou(),
             "iou": dict(
                 zip(
-                    CITYSCAPES.names,
+                    classes,
                     [None if np.isnan(iou) else iou for iou in whole.iou.tolist()],
                     strict=True,
                 )
             ),
             "per_image": [saved_image(one) for one in images],
             "seen": target in seen,
+            "classes": [*classes],
         }
     report = {
         "schema_version": 2,
@@ -98,7 +100,7 @@ def write_report(path, targets, skill, seed, seen):
     path.write_text(json.dumps(report))
 
 
-def fabricated(folder, text=STUDY, seen=()):
+def fabricated(folder, text=STUDY, seen=(), own_classes=()):
     """Write all reports of a study, and return the study and its table."""
     path = folder / "study.toml"
     folder.mkdir(exist_ok=True)
@@ -108,9 +110,8 @@ def fabricated(folder, text=STUDY, seen=()):
         for name, seed in part.runs():
             targets = part.scored()
             report = report_path(folder / fold, name, seed)
-            write_report(
-                report, targets, SKILL[name], seed, (*targets[: -len(part.targets)], *seen)
-            )
+            known = *targets[: -len(part.targets)], *seen
+            write_report(report, targets, SKILL[name], seed, known, own_classes)
     return sweep, make_table(sweep, folder)
 
 
@@ -298,3 +299,29 @@ def test_folds_are_named_in_the_file(tmp_path):
     assert (parts["night"].sources, parts["night"].targets) == (("demo:arcade",), ("dusk", "rain"))
     with pytest.raises(ConfigError, match="'folds', which name their own sources"):
         read_sweep(tmp_path / "study.toml", sources=["demo:arcade"])
+
+
+def test_an_average_never_mixes_targets_of_different_classes(tmp_path):
+    text = STUDY.replace('["dusk", "rain"]', '["lite", "dusk", "rain"]')
+    _, plain = fabricated(tmp_path / "plain", text, own_classes=["lite"])
+    assert plain.averaged == ("dusk", "rain") and {*plain.columns} == {
+        *("lite", "dusk", "rain", "average")
+    }
+    for row in plain.rows.values():
+        expected = np.mean([row.targets[name].values for name in ("dusk", "rain")], axis=0)
+        assert row.average.values == pytest.approx(tuple(expected))
+    _, two = fabricated(tmp_path / "two", own_classes=["dusk"])
+    assert two.averaged == () and {*two.columns} == {"dusk", "rain"}
+    folds = text.replace("seeds", "leave_one_out = true\nseeds", 1)
+    _, over = fabricated(tmp_path / "folds", folds, own_classes=["lite"])
+    assert not any("lite" in name for name in over.averaged) and len(over.averaged) == 6
+
+
+def test_sources_may_name_a_split_and_be_targets(tmp_path):
+    text = STUDY.replace('"demo:arcade"', '"demo:arcade@train"')
+    text = text.replace('["dusk", "rain"]', '["demo:arcade@val", "demo:toytown@val"]')
+    sweep, table = fabricated(tmp_path, text)
+    assert sweep.scored()[:2] == ("demo:arcade@val", "demo:toytown@val")
+    row = table.rows["good"]
+    expected = np.mean([of.values for of in row.targets.values()], axis=0)
+    assert row.source.values == pytest.approx(tuple(expected))
