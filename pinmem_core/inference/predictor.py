@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import compiling_explained, full_float32, memory_for, pick_device
-from pinmem_core.errors import MachineError
+from pinmem_core.errors import DataError, MachineError
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
 from pinmem_core.inference.optimize import bytes_per_pixel, optimize_for_inference
@@ -84,8 +84,17 @@ class Prediction:
         )
 
     def fill(self, rows: slice, scores: Tensor, *, are_probabilities: bool) -> None:
-        """Fill in the rows `rows` from their scores (K, h, W)."""
-        best = scores.max(dim=0).indices  # breaks ties as argmax does, and is seven times as fast
+        """Fill in the rows `rows` from their scores (K, h, W).
+
+        Raises:
+            DataError: A score is infinite or not a number.
+        """
+        largest, best = scores.max(dim=0)  # breaks ties as argmax does, and is seven times as fast
+        if not largest.isfinite().all():  # the argmax would be the first class
+            raise DataError(
+                "the network gives scores that are not finite, of which no class is the best.",
+                "Predict with '--precision float32'; if it does, too, the training diverged.",
+            )
         self.train_ids[rows] = _array(best.to(torch.uint8))
         if self.confidence is None and self.entropy is None and self.probabilities is None:
             return
