@@ -292,15 +292,17 @@ def select(selection: Selection, default_split: str) -> Samples:
     """Return the samples of a selection in its split, or in the default one.
 
     Raises:
-        ConfigError: The split does not exist.
+        ConfigError: The domain or the split does not exist.
         DataError: The dataset is not prepared, or the selection is empty.
     """
     split = selection.split or default_split
     chosen = matching(selection, split)
     if chosen:
         return chosen
-    groups = get_card(selection.dataset).split_groups
-    splits = ["all", *groups, *PreparedDataset.open(selection.dataset).counts]
+    card, prepared = get_card(selection.dataset), PreparedDataset.open(selection.dataset)
+    if selection.domain and not card.domains and selection.domain not in prepared.domains:
+        raise unknown_name(f"domain of {selection.dataset}", selection.domain, prepared.domains)
+    splits = ["all", *card.split_groups, *prepared.counts]
     if selection.split and split not in splits:
         raise unknown_name(f"split of {selection.dataset}", split, splits)
     raise DataError(
