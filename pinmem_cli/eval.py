@@ -1,6 +1,7 @@
 """`pinmem eval` and `pinmem eval compare`: score a model on domains, and compare reports."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,7 +103,7 @@ def evaluate(
     """
     from pinmem_core.checkpoints.config_file import read_config
     from pinmem_core.checkpoints.hub import checkpoint_of
-    from pinmem_core.evaluation.report import PAGE, PROTOCOL, evaluate_run, report_folder
+    from pinmem_core.evaluation.report import PAGE, PROTOCOL, evaluate_run, new_report_folder
     from pinmem_core.inference import get_protocol, protocol_of
 
     if protocol:
@@ -115,20 +116,25 @@ def evaluate(
             protocol = protocol_of(config, PROTOCOL)
             if "protocol" in config:
                 out.note(f"protocol: {protocol}, the model's own; --protocol names another")
-        folder = output or report_folder(checkpoint, protocol)
-        report = evaluate_run(
-            str(checkpoint),
-            names(targets),
-            protocol=protocol,
-            classes=classes,
-            precision=precision,
-            compile=compile,
-            device=device,
-            output=folder,
-            pictures=not no_pictures,
-            memory=memory,
-            on_event=listener,
-        )
+        folder = output or new_report_folder(checkpoint, protocol)
+        try:
+            report = evaluate_run(
+                str(checkpoint),
+                names(targets),
+                protocol=protocol,
+                classes=classes,
+                precision=precision,
+                compile=compile,
+                device=device,
+                output=folder,
+                pictures=not no_pictures,
+                memory=memory,
+                on_event=listener,
+            )
+        finally:
+            if output is None:
+                with suppress(OSError):  # it holds a report
+                    folder.rmdir()
     data = report.as_json()
     for target in data["targets"].values():
         for key in ("counts", "missed", "per_image"):  # thousands of lines

@@ -143,7 +143,8 @@ def evaluate(
 
     Args:
         model: A run, a checkpoint folder, "starter", or `user/name[@revision]` on the Hub.
-        targets: `dataset[:domain][@split]`; none for the targets of the run.
+        targets: `dataset[:domain][@split]`, or a text of several with commas between them; none
+            for the targets of the run.
         protocol: Name of a protocol; None for the model's own, or else "paper-train".
         classes: Label space to score in; None for the model's, or a coarser one where the labels
             need it.
@@ -153,7 +154,8 @@ def evaluate(
 
     Raises:
         ConfigError: A target or the protocol does not exist, or `output` is in use.
-        DataError: The model or a target's data is missing or damaged.
+        DataError: The model or a target's data is missing or damaged; `output` then holds the
+            scores of the targets without errors, if there are any.
         MachineError: The device is missing.
     """
     return evaluation.evaluate_run(

@@ -198,6 +198,7 @@ class Target:
             unknown.
         trained_images: Number of images that the network was trained on; None if unknown.
         classes: Classes of the scores.
+        labels: Label space of the label files; None for that of `classes`.
     """
 
     name: str
@@ -206,6 +207,7 @@ class Target:
     seen: bool | None = None
     trained_images: int | None = None
     classes: ScoredClasses = SAME_CLASSES
+    labels: LabelSpace | None = None
 
     def warning(self) -> str | None:
         """Return a warning if the target is not known to be unseen, else None."""
@@ -255,10 +257,12 @@ def load_target(
         seen = trained_on.has_seen(dataset, matching(selection, "all"))
         split = "val" if seen else _split_of_unseen(selection)
     samples = _evenly(select(selection, split), max_images)
-    scored = ScoredClasses.of(network, samples.label_space, classes)
+    labels = samples.label_space
+    scored = ScoredClasses.of(network, labels, classes)
     samples = samples.in_space(scored.space)
     seen = trained_on.has_seen(dataset, samples)
-    return Target(text, split, samples, seen, trained_on.count(dataset, samples), scored)
+    trained_images = trained_on.count(dataset, samples)
+    return Target(text, split, samples, seen, trained_images, scored, labels)
 
 
 def _split_of_unseen(selection: Selection) -> str:
@@ -385,12 +389,21 @@ def evaluate_domain(
         space=classes.space,
     )
     if not result.matrix.pixels:
-        raise DataError(
-            f"no pixel is labelled in the {len(target.samples)} images of {target.name} (split "
-            f"'{target.split}').",
-            "Labels of test sets are often not published; evaluate another split, such as '@val'.",
-        )
+        raise _unlabelled(target)
     return result
+
+
+def _unlabelled(target: Target) -> DataError:
+    of = f"in the {len(target.samples)} images of {target.name} (split '{target.split}')"
+    hint = "Labels of test sets are often not published; evaluate another split."
+    own, scored = target.labels, target.classes.space
+    if own is None or own.same_as(scored):
+        return DataError(f"no pixel is labelled {of}.", hint)
+    return DataError(
+        f"no pixel is labelled with one of the classes '{scored.name}' {of}.",
+        f"{hint} The card assigns the classes '{own.name}' to them: "
+        f"'label_space: maps: {scored.name}: ...'.",
+    )
 
 
 def comparison_sheet(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,8 @@ from pinmem_core.checkpoints.model_card import seen_in_words
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import PreparedDataset, Selection
 from pinmem_core.data.samples import evenly_spaced
-from pinmem_core.errors import ConfigError
+from pinmem_core.distributed import world_size
+from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
 from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_domain, load_target
 from pinmem_core.evaluation.memory_analysis import (
@@ -55,6 +57,8 @@ _EXAMPLES = 3
 _ALL_EXAMPLES = 10
 """Maximum number of worst, and of best, examples of all targets; it keeps a page below 5 MB."""
 _JPEG_QUALITY = 82
+_NAMED = 5
+"""Maximum number of classes that a warning names."""
 
 
 def evaluate_run(
@@ -75,7 +79,8 @@ def evaluate_run(
 
     Args:
         run: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
-        targets: Targets as `dataset[:domain][@split]`; empty for the targets of the run.
+        targets: Targets as `dataset[:domain][@split]`, or a text of several with commas between
+            them; empty for the targets of the run.
         protocol: Protocol as for `get_protocol`; None for the checkpoint's own, or else
             "paper-train".
         classes: Name of the label space of the scores, as for `ScoredClasses.of`.
@@ -92,7 +97,8 @@ def evaluate_run(
         ConfigError: A target, the protocol or the label space does not exist, there are no targets,
             a target cannot be scored in these classes, `memory` is set for a network without one,
             or `output` exists and is not empty.
-        DataError: The run or the data of a target are missing or damaged.
+        DataError: The run or the data of a target are missing or damaged. If this is found while
+            a target is scored, the others are scored first, and `output` is written for them.
         MachineError: The device is missing, `output` is not writable, or compilation fails.
     """
     if output and output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -119,13 +125,27 @@ def evaluate_run(
     # Create the folder first, so that an unwritable folder fails before the evaluation.
     with staged_folder(output) if output else nullcontext() as folder:
         galleries = _galleries(predictor, chosen) if folder and pictures else {}
-        report = Report(origin, _score(predictor, chosen, galleries, on_event, memory=memory))
-        if folder:
+        domains, failed = _score(predictor, chosen, galleries, on_event, memory=memory)
+        report = Report(origin, domains)
+        chosen = [target for target in chosen if target.name in domains]
+        if folder and chosen:
             shown = _pictures(predictor, chosen, galleries, on_event) if galleries else None
             page = as_html(report, shown)
             write_atomic(folder / DATA, report.as_text().encode())
             write_atomic(folder / PAGE, page.encode())
+        elif failed:
+            raise _failure(failed)
+    if failed:
+        raise _failure(failed, output)
     return report
+
+
+def _failure(failed: Mapping[str, DataError], output: Path | None = None) -> DataError:
+    """Return the error for targets that cannot be scored; the others are in `output`."""
+    hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)
+    kept = [f"The scores of the other targets are in {output / PAGE}."] if output else []
+    message = " ".join(dict.fromkeys(error.message for error in failed.values()))
+    return DataError(message, "\n".join([*hints, *kept]) or None)
 
 
 def _targets(
@@ -135,7 +155,8 @@ def _targets(
     trained_on: TrainedOn,
     on_event: Listener,
 ) -> list[Target]:
-    names = tuple(dict.fromkeys(targets))
+    texts = targets.split(",") if isinstance(targets, str) else targets
+    names = tuple(dict.fromkeys(text.strip() for text in texts))
     if not names:
         raise ConfigError(
             "no target is given, and the run has none.", "Name targets with --targets."
@@ -169,26 +190,46 @@ def _score(
     on_event: Listener,
     *,
     memory: bool,
-) -> dict[str, DomainResult]:
-    domains = {}
+) -> tuple[dict[str, DomainResult], dict[str, DataError]]:
+    """Return the result of each target, and the errors of those that cannot be scored.
+
+    Processes that share the work stop at the first error, which the others may not have.
+    """
+    domains, failed = {}, {}
     for target in targets:
-        result = evaluate_domain(
-            predictor,
-            target,
-            gallery=galleries.get(target.name),
-            on_event=on_event,
-            task=f"scoring {target.name}",
-        )
+        try:
+            result = evaluate_domain(
+                predictor,
+                target,
+                gallery=galleries.get(target.name),
+                on_event=on_event,
+                task=f"scoring {target.name}",
+            )
+            use = memory_use(predictor, target, result, on_event=on_event) if memory else None
+        except DataError as error:
+            if world_size() > 1:
+                raise
+            failed[target.name] = error
+            continue
+        if missing := [n for n in target.classes.missing if result.scores.iou[n] is not None]:
+            on_event(Notice(_lacks(target, missing), warning=True))
         digest = PreparedDataset.open(Selection.parse(target.name).dataset).summary["digest"]
-        interval = bootstrap_interval(result.images, level=LEVEL)
-        use = memory_use(predictor, target, result, on_event=on_event) if memory else None
         domains[target.name] = replace(
             result,
-            interval=interval,
+            interval=bootstrap_interval(result.images, level=LEVEL),
             dataset_digest=digest,
             memory=use.as_json() if use else None,
         )
-    return domains
+    return domains, failed
+
+
+def _lacks(target: Target, classes: Sequence[str]) -> str:
+    """Return a warning that a network does not have some classes of a target."""
+    others = f" and {len(classes) - _NAMED} others" * (len(classes) > _NAMED)
+    return (
+        f"the network has no class for {', '.join(classes[:_NAMED])}{others} of {target.name}, so "
+        "that their IoU is 0 in its mIoU"
+    )
 
 
 def _pictures(
@@ -202,10 +243,21 @@ def _pictures(
     return Pictures({name: gallery.examples() for name, gallery in galleries.items()}, memory)
 
 
-def report_folder(checkpoint: Path, protocol: str) -> Path:
-    """Return the default folder of a report created now."""
+def new_report_folder(checkpoint: Path, protocol: str) -> Path:
+    """Create and return an empty folder for a report, which no other evaluation has.
+
+    Raises:
+        OSError: The folder of the run is not writable.
+    """
     name = f"{protocol}-{datetime.now():%Y%m%d-%H%M%S}"
-    return run_folder(checkpoint) / "eval" / name
+    folder = run_folder(checkpoint) / "eval" / name
+    for number in count(2):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            folder = folder.with_name(f"{name}-{number}")
+    return folder
 
 
 @dataclass(frozen=True)

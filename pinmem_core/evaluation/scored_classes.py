@@ -62,6 +62,11 @@ class ScoredClasses:
         """Return the trainIds of the network that are the class `train_id` of `space`."""
         return np.flatnonzero(self.predicted(np.arange(256, dtype=np.uint8)) == train_id)
 
+    @property
+    def missing(self) -> list[str]:
+        """Names of the classes of `space` that no class of the network is."""
+        return [name for k, name in enumerate(self.space.names) if not len(self.members(k))]
+
     def confidence(self, prediction: Prediction) -> NDArray[np.float32]:
         """Return the probability of each pixel's predicted class in `space`, (H, W) in 0..1.
 

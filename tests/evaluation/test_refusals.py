@@ -1,0 +1,124 @@
+"""What cannot be scored is refused or named, and takes no scores of others with it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import Result
+
+import pinmem_core as pm
+from pinmem_core.config import ModelConfig
+from pinmem_core.data.prepare import prepare_synthetic
+from pinmem_core.data.prepared import Selection, select
+from pinmem_core.errors import ConfigError, DataError
+from pinmem_core.evaluation import evaluate_run
+from pinmem_core.evaluation.report import new_report_folder
+from pinmem_core.events import Notice
+from pinmem_core.images import write_png
+from pinmem_core.inference import Predictor
+from pinmem_core.label_space import CITYSCAPES, LabelSpace
+from pinmem_core.models import Segmenter, save_checkpoint
+
+CARD = """
+name: land
+title: land
+homepage: ""
+citation: ""
+terms: ""
+layouts:
+  - {name: all, image: "{domain}/{n}.jpg", label: "{domain}/{n}.png", id: "{domain}-{n}",
+     domain: "{domain}", encoding: ids, label_maps: [own]}
+evaluate: all
+label_space: {classes: [sand, rock, sky], maps: {cityscapes-19: [sky]}}
+label_maps:
+  own: {values: {0: sand, 1: rock, 2: sky}, classes: {sand: 0, rock: 1, sky: 2}}
+"""
+
+
+def land(folder):
+    """Prepare a domain with a class of Cityscapes and one without."""
+    rng = np.random.default_rng(0)
+    for domain, classes in (("coast", [0, 2]), ("desert", [0, 1])):
+        write_png(folder / domain / "a.png", rng.choice(classes, (64, 96)).astype(np.uint8))
+        write_png(folder / domain / "a.jpg", rng.integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    (folder / "card.yaml").write_text(CARD)
+    pm.prepare("land", folder, card=folder / "card.yaml")
+
+
+def model(folder, space=CITYSCAPES):
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="tiny", feature_dim=16, label_space=space)
+    save_checkpoint(Segmenter(config), folder, {"training": {"sources": ["toy:red"]}})
+    return folder
+
+
+def test_a_target_that_fails_leaves_the_scores_of_the_others(tmp_path):
+    prepare_synthetic(["toy"])
+    torn = select(Selection.parse("toy:blue"), "val")[0]
+    write_png(torn.label, np.zeros((3, 5), np.uint8))
+    out = tmp_path / "report"
+    options = "--targets", "toy:blue,toy:red", "--device", "cpu", "-o", str(out)
+    failed = Result("eval", str(model(tmp_path / "model")), *options)
+    assert failed.code == 3 and f"{torn.label} is 5x3" in failed.err
+    assert f"The scores of the other targets are in {out / 'report.html'}" in failed.err
+    assert [*json.loads((out / "report.json").read_text())["targets"]] == ["toy:red"]
+    alone = tmp_path / "alone"
+    with pytest.raises(DataError) as error:
+        evaluate_run(str(tmp_path / "model"), ["toy:blue"], device="cpu", output=alone)
+    assert "other targets" not in error.value.hint and not alone.exists()
+
+
+def test_labels_without_a_scored_class_are_called_so(tmp_path):
+    land(tmp_path / "land")
+    network = str(model(tmp_path / "model"))
+    assert evaluate_run(network, ["land:coast"], device="cpu").scores["land:coast"].pixels > 0
+    with pytest.raises(DataError, match="with one of the classes 'cityscapes-19'") as error:
+        evaluate_run(network, ["land:desert"], device="cpu")
+    assert "maps: cityscapes-19" in error.value.hint and "'@val'" not in error.value.hint
+
+
+def test_classes_that_the_network_lacks_are_named(tmp_path):
+    prepare_synthetic(["toy"])
+    said = []
+    network = model(tmp_path / "two", LabelSpace(name="two", classes=["road", "sky"]))
+    report = evaluate_run(str(network), ["toy:red"], device="cpu", on_event=said.append)
+    occurring = [k for k, iou in report.scores["toy:red"].iou.items() if iou is not None]
+    missing = [name for name in occurring if name not in ("road", "sky")]
+    (warning,) = (
+        e.message
+        for e in said
+        if isinstance(e, Notice) and e.warning and "has no class" in e.message
+    )
+    assert f"for {', '.join(missing[:5])} and {len(missing) - 5} others of toy:red" in warning
+
+
+def test_an_unknown_domain_of_own_data_is_called_so(tmp_path):
+    land(tmp_path / "land")
+    with pytest.raises(ConfigError, match="unknown domain of land 'dessert'") as error:
+        evaluate_run(str(model(tmp_path / "model")), ["land:dessert"], device="cpu")
+    assert "Did you mean 'desert'? Known: coast, desert." in error.value.hint
+
+
+def test_targets_may_be_one_text(tmp_path):
+    prepare_synthetic(["toy"])
+    report = pm.evaluate(model(tmp_path / "model"), "toy:red, toy:blue", device="cpu")
+    assert [*report.domains] == ["toy:red", "toy:blue"]
+
+
+def test_scores_that_are_not_finite_are_no_prediction():
+    network = Segmenter(ModelConfig(backbone="tiny", feature_dim=16))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1e20 if weight.ndim > 1 else 1)
+    predictor = Predictor(network, device="cpu")
+    with pytest.raises(DataError, match="not finite"):
+        predictor.predict(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_reports_of_the_same_second_have_folders_of_their_own(tmp_path):
+    folders = [new_report_folder(tmp_path, "fast") for _ in range(4)]
+    assert len({*folders}) == 4 and all(not any(folder.iterdir()) for folder in folders)
+    network = model(tmp_path / "model")
+    assert Result("eval", str(network), "--targets", "nowhere").code == 2
+    assert not [*(network / "eval").iterdir()]
