@@ -13,7 +13,7 @@ def load(
     name: str,
     *,
     device: str = "auto",
-    protocol: Protocol | None = None,
+    protocol: Protocol | str | None = None,
     precision: Precision = "float32",
     compile: bool = False,
     memory: int | None = None,
@@ -25,17 +25,20 @@ def load(
         name: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`; or path of an
             ONNX file, which onnxruntime runs on the CPU as it was exported.
         device: Device name, as for `Predictor`.
-        protocol: Inference protocol; None for the checkpoint's own, or else "fast".
+        protocol: Inference protocol, or its name as for `get_protocol`; None for the checkpoint's
+            own, or else "fast".
         precision: Floating-point type of the network's convolutions.
         compile: Whether torch compiles the network.
         memory: Memory budget of one prediction in bytes, as for `Predictor`.
         on_event: Callback for notices.
 
     Raises:
-        ConfigError: An option does not apply to ONNX files.
+        ConfigError: The protocol does not exist, or an option does not apply to ONNX files.
         DataError: The run or model does not exist, or its checkpoint is damaged.
         MachineError: The Hub cannot be reached.
     """
+    if isinstance(protocol, str):
+        protocol = get_protocol(protocol)
     if file := onnx_file(name):
         odd = {"compile": compile, "precision": precision != "float32"}
         odd["device"] = device not in ("auto", "cpu")

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -179,7 +180,7 @@ class TiledPredictor(ABC):
         """Return the trainIds (H, W) of an image file or of RGB pixels (H, W, 3).
 
         Raises:
-            DataError: The file cannot be read.
+            DataError: The file cannot be read, or the pixels have another shape or type.
             MachineError: The GPU's memory does not suffice, or compiling fails.
         """
         return self.analyze(image).train_ids
@@ -201,7 +202,7 @@ class TiledPredictor(ABC):
             probabilities: Whether to return all class probabilities; they take 2 K bytes per pixel.
 
         Raises:
-            DataError: The file cannot be read.
+            DataError: The file cannot be read, or the pixels have another shape or type.
             MachineError: The GPU's memory does not suffice, or compiling fails.
         """
         pixels = _pixels(image)
@@ -224,7 +225,7 @@ class TiledPredictor(ABC):
         """Yield the fused scores of an image file or of RGB pixels, from top to bottom.
 
         Raises:
-            DataError: The file cannot be read.
+            DataError: The file cannot be read, or the pixels have another shape or type.
             MachineError: The GPU's memory does not suffice, or compiling fails.
         """
         pixels = _pixels(image)
@@ -388,7 +389,22 @@ class Predictor(TiledPredictor):
 
 
 def _pixels(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return image if isinstance(image, np.ndarray) else read_image(Path(image))
+    """Return RGB pixels (H, W, 3) of uint8; other values would be normalized in another way.
+
+    Raises:
+        DataError: The file cannot be read, or an array has another shape or type.
+    """
+    if isinstance(image, str | PathLike):
+        return read_image(Path(image))
+    given = f"a {type(image).__name__}"
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+            return image
+        given = f"an array {image.shape} of {image.dtype}"
+    raise DataError(
+        f"an image is a path, or an array (H, W, 3) of uint8 with RGB in 0..255; this is {given}.",
+        "Convert it, e.g. an image of Pillow by 'np.asarray(image.convert(\"RGB\"))'.",
+    )
 
 
 def _resized(pixels: NDArray[np.uint8], scale: float, resample: str) -> NDArray[np.uint8]:

@@ -1,8 +1,10 @@
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch._dynamo.exc import TorchDynamoException
 
 from pinmem_core.config import ModelConfig
@@ -10,8 +12,9 @@ from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, DataError, MachineError
 from pinmem_core.inference import Prediction, Predictor, Protocol
+from pinmem_core.inference.loading import load
 from pinmem_core.inference.sliding_window import windows
-from pinmem_core.models import Segmenter
+from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.paths import find_run, newest_run, register_run
 
 
@@ -33,6 +36,28 @@ def test_the_mask_has_the_size_of_the_image_and_is_the_same_every_time(segmenter
     mask = predictor.predict(pixels)
     assert mask.shape == size and mask.dtype == np.uint8 and mask.max() < 19
     assert np.array_equal(mask, predictor.predict(pixels))
+
+
+def test_pixels_that_would_be_normalized_in_another_way_are_refused(segmenter, image):
+    predictor = Predictor(segmenter, device="cpu")
+    scaled = (image / 255).astype(np.float32)
+    for odd in (image.astype(np.float32), scaled, image.astype(int), image > 9, image[..., 0]):
+        with pytest.raises(DataError, match=re.escape(f"{odd.shape} of {odd.dtype}")):
+            predictor.predict(odd)
+    for odd in (np.dstack([image, image[..., 0]]), image.transpose(2, 0, 1), image[:0]):
+        with pytest.raises(DataError, match=re.escape(str(odd.shape))):
+            predictor.predict(odd)
+    for odd in (Image.fromarray(image), torch.from_numpy(image), image.tolist()):
+        with pytest.raises(DataError, match=f"this is a {type(odd).__name__}"):
+            predictor.analyze(odd, confidence=True)
+
+
+def test_a_model_is_loaded_with_a_protocol_by_its_name(segmenter, tmp_path):
+    save_checkpoint(segmenter, tmp_path / "model", {})
+    predictor = load(str(tmp_path / "model"), device="cpu", protocol="paper-train+flip")
+    assert predictor.protocol == Protocol(flip=True)
+    with pytest.raises(ConfigError, match="unknown protocol 'paper'"):
+        load(str(tmp_path / "model"), device="cpu", protocol="paper")
 
 
 def test_windows_cover_everything_and_stay_inside():
