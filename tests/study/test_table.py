@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -325,3 +326,11 @@ def test_sources_may_name_a_split_and_be_targets(tmp_path):
     row = table.rows["good"]
     expected = np.mean([of.values for of in row.targets.values()], axis=0)
     assert row.source.values == pytest.approx(tuple(expected))
+
+
+def test_a_bar_in_a_name_is_no_column_of_markdown(tmp_path):
+    _, table = fabricated(tmp_path, STUDY.replace("all domains", "road | sky"))
+    lines = [line for line in as_markdown(table).splitlines() if line.startswith("|")]
+    assert any(r"road \| sky" in line for line in lines)
+    counts = {len(re.findall(r"(?<!\\)\|", line)) for line in lines[:4]}
+    assert len(counts) == 1
