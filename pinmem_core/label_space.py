@@ -208,6 +208,8 @@ class LabelSpace(BaseModel):
 
     def _no_map(self, other: "LabelSpace") -> ConfigError:
         message = f"the classes '{self.name}' cannot be mapped to the classes '{other.name}'"
+        if self.name == other.name:
+            message = f"two sets of different classes have the name '{self.name}'"
         groups = other._groups_of(self) or {}
         split = next((name for name, members in groups.items() if len(members) > 1), None)
         if split:

@@ -240,12 +240,16 @@ class Report:
 
     @property
     def parts(self) -> "dict[LabelSpace, Report]":
-        """The report of the targets that are scored in the same classes, by label space."""
-        spaces = dict.fromkeys(domain.space for domain in self.domains.values())
-        return {
-            space: Report(self.origin, {n: d for n, d in self.domains.items() if d.space == space})
-            for space in spaces
-        }
+        """The report of the targets that are scored in the same classes, by label space.
+
+        Spaces of the same name and classes are one, whatever their colours and maps are.
+        """
+        spaces: dict[tuple[str, ...], LabelSpace] = {}
+        parts: dict[LabelSpace, dict[str, DomainResult]] = {}
+        for name, domain in self.domains.items():
+            space = spaces.setdefault((domain.space.name, *domain.space.names), domain.space)
+            parts.setdefault(space, {})[name] = domain
+        return {space: Report(self.origin, domains) for space, domains in parts.items()}
 
     @property
     def averages(self) -> dict[str, dict[str, float | None]]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import Result
 
 import pinmem_core as pm
@@ -12,7 +13,7 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.errors import ConfigError, DataError
-from pinmem_core.evaluation import evaluate_run
+from pinmem_core.evaluation import TrainedOn, evaluate_run
 from pinmem_core.evaluation.report import new_report_folder
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png
@@ -36,20 +37,22 @@ label_maps:
 """
 
 
-def land(folder):
+def land(folder, card=CARD):
     """Prepare a domain with a class of Cityscapes and one without."""
     rng = np.random.default_rng(0)
     for domain, classes in (("coast", [0, 2]), ("desert", [0, 1])):
         write_png(folder / domain / "a.png", rng.choice(classes, (64, 96)).astype(np.uint8))
         write_png(folder / domain / "a.jpg", rng.integers(0, 256, (64, 96, 3), dtype=np.uint8))
-    (folder / "card.yaml").write_text(CARD)
-    pm.prepare("land", folder, card=folder / "card.yaml")
+    (folder / "card.yaml").write_text(card)
+    pm.prepare(yaml.safe_load(card)["name"], folder, card=folder / "card.yaml")
 
 
 def model(folder, space=CITYSCAPES):
     torch.manual_seed(0)
     config = ModelConfig(backbone="tiny", feature_dim=16, label_space=space)
-    save_checkpoint(Segmenter(config), folder, {"training": {"sources": ["toy:red"]}})
+    seen = TrainedOn.of_samples(["toy:red"], [["red_00"]])
+    about = {"training": {"sources": ["toy:red"]}, "trained_on": seen.as_json()}
+    save_checkpoint(Segmenter(config), folder, about)
     return folder
 
 
@@ -122,3 +125,19 @@ def test_reports_of_the_same_second_have_folders_of_their_own(tmp_path):
     network = model(tmp_path / "model")
     assert Result("eval", str(network), "--targets", "nowhere").code == 2
     assert not [*(network / "eval").iterdir()]
+
+
+def test_one_set_of_classes_in_other_colours_has_one_mean(tmp_path):
+    card = CARD.replace("name: all", "name: a").replace(
+        "classes: [sand", "name: soil, classes: [sand"
+    )
+    other = card.replace("[sand, rock, sky]", "{sand: , rock: , sky: [1, 2, 3]}")
+    for name, text in (("first", card), ("second", other)):
+        land(tmp_path / name, text.replace("land", name))
+    space = LabelSpace(name="less", classes=["sand", "rock"])
+    network = str(model(tmp_path / "model", space))
+    report = evaluate_run(network, ["first", "second"], device="cpu", classes="soil")
+    assert [len(part.domains) for part in report.parts.values()] == [2]
+    ((group, means),) = report.averages.items()
+    mious = [of.miou for of in report.scores.values()]
+    assert group == "unseen" and means["occurring"] == pytest.approx(sum(mious) / 2)

@@ -24,6 +24,7 @@ from pinmem_core.training import train
 
 LEVEL1, CAMVID = label_space("idd-level1"), label_space("camvid-11")
 OWN = LabelSpace(name="own", classes=["mud", "grass"])
+OTHER = LabelSpace(name="own", classes=["mud", "water"])
 
 
 def idd_lite(folder):
@@ -75,6 +76,7 @@ def test_a_known_space_is_found_for_two_that_do_not_map_to_each_other():
         (LEVEL1, CITYSCAPES, "cityscapes-19", "'non-drivable' is several", "--classes idd-level1"),
         (CITYSCAPES, LEVEL1, "cityscapes-19", "'non-drivable' is several", "--classes idd-level1"),
         (CITYSCAPES, CITYSCAPES, "idd", "unknown label space 'idd'", "idd-level1"),
+        (OWN, OTHER, None, "two sets of different classes have the name 'own'", "card"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_sentence(network, labels, name, said, hint):
