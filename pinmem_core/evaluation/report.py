@@ -79,8 +79,7 @@ def evaluate_run(
 
     Args:
         run: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`.
-        targets: Targets as `dataset[:domain][@split]`, or a text of several with commas between
-            them; empty for the targets of the run.
+        targets: Targets as `dataset[:domain][@split]`, or a text with commas; empty for the run's.
         protocol: Protocol as for `get_protocol`; None for the checkpoint's own, or else
             "paper-train".
         classes: Name of the label space of the scores, as for `ScoredClasses.of`.
@@ -94,11 +93,9 @@ def evaluate_run(
         on_event: Callback for progress events and warnings.
 
     Raises:
-        ConfigError: A target, the protocol or the label space does not exist, there are no targets,
-            a target cannot be scored in these classes, `memory` is set for a network without one,
-            or `output` exists and is not empty.
-        DataError: The run or the data of a target are missing or damaged. If this is found while
-            a target is scored, the others are scored first, and `output` is written for them.
+        ConfigError: A name does not exist, there are no targets, a target cannot be scored in these
+            classes, `memory` is set for a network without one, or `output` is not empty.
+        DataError: Data of the run or of a target are missing or damaged; `output` has the others.
         MachineError: The device is missing, `output` is not writable, or compilation fails.
     """
     if output and output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -126,18 +123,30 @@ def evaluate_run(
     with staged_folder(output) if output else nullcontext() as folder:
         galleries = _galleries(predictor, chosen) if folder and pictures else {}
         domains, failed = _score(predictor, chosen, galleries, on_event, memory=memory)
-        report = Report(origin, domains)
-        chosen = [target for target in chosen if target.name in domains]
-        if folder and chosen:
-            shown = _pictures(predictor, chosen, galleries, on_event) if galleries else None
-            page = as_html(report, shown)
-            write_atomic(folder / DATA, report.as_text().encode())
-            write_atomic(folder / PAGE, page.encode())
-        elif failed:
+        if failed and not (folder and domains):
             raise _failure(failed)
+        report = Report(origin, domains)
+        if folder:
+            _write(report, folder, predictor, chosen, galleries, on_event)
     if failed:
         raise _failure(failed, output)
     return report
+
+
+def _write(
+    report: Report,
+    folder: Path,
+    predictor: Predictor,
+    targets: Sequence[Target],
+    galleries: Mapping[str, Gallery],
+    on_event: Listener,
+) -> None:
+    """Write the files of a report; they show pictures if there are galleries."""
+    scored = [target for target in targets if target.name in report.domains]
+    shown = _pictures(predictor, scored, galleries, on_event) if galleries else None
+    page = as_html(report, shown)
+    write_atomic(folder / DATA, report.as_text().encode())
+    write_atomic(folder / PAGE, page.encode())
 
 
 def _failure(failed: Mapping[str, DataError], output: Path | None = None) -> DataError:
