@@ -222,9 +222,11 @@ class LabelSpace(BaseModel):
         if shared:
             finest = max(shared, key=len).name
             return ConfigError(f"{message}.", f"Use '--classes {finest}', which both map to.")
+        own, known = (other, self) if self.name in label_spaces() else (self, other)
         return ConfigError(
             f"{message}: no class of '{self.name}' is assigned to one there.",
-            f"List them in the card: 'label_space: maps: {other.name}: ...'.",
+            f"Assign those of '{own.name}' in its card, 'label_space: maps: {known.name}: ...', "
+            "and prepare it again with this card.",
         )
 
 

@@ -19,7 +19,7 @@ from pinmem_core.distributed import all_gather, rank, world_size
 from pinmem_core.errors import DataError
 from pinmem_core.evaluation.metrics import Calibration, ConfusionMatrix
 from pinmem_core.evaluation.results import DomainResult, ImageResult
-from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses
+from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses, with_maps_of_cards
 from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.inference import Predictor, Protocol, TiledPredictor
@@ -242,7 +242,7 @@ def load_target(
         text: Target as `dataset[:domain][@split]`.
         trained_on: Images that the network was trained on; None if unknown.
         max_images: Maximum number of images, evenly spaced; None for all.
-        network: Label space of the network.
+        network: Label space of the network; cards of its classes may add maps.
         classes: Name of the label space of the scores, as for `ScoredClasses.of`.
 
     Raises:
@@ -258,7 +258,7 @@ def load_target(
         split = "val" if seen else _split_of_unseen(selection)
     samples = _evenly(select(selection, split), max_images)
     labels = samples.label_space
-    scored = ScoredClasses.of(network, labels, classes)
+    scored = ScoredClasses.of(with_maps_of_cards(network), labels, classes)
     samples = samples.in_space(scored.space)
     seen = trained_on.has_seen(dataset, samples)
     trained_images = trained_on.count(dataset, samples)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pinmem_core.data.catalog import cards
 from pinmem_core.inference.predictor import Prediction
 from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_space, label_spaces
 
@@ -88,6 +89,19 @@ class ScoredClasses:
                 here = classes == train_id
                 sums[here] = shares[members][:, here].sum(axis=0, dtype=np.float32)
         return sums.clip(0, 1)
+
+
+def with_maps_of_cards(network: LabelSpace) -> LabelSpace:
+    """Return the label space of a network with the maps that cards of its classes have today.
+
+    A checkpoint has the maps of its training; a card may assign its classes to others since.
+    """
+    spaces = (card.space for card in cards().values())
+    alike = [s for s in spaces if s.name == network.name and s.same_as(network)]
+    maps = {name: groups for space in alike for name, groups in space.maps.items()}
+    if not maps.keys() - network.maps.keys():
+        return network
+    return network.model_copy(update={"maps": {**maps, **network.maps}})
 
 
 SAME_CLASSES = ScoredClasses()

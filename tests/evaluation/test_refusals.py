@@ -10,6 +10,7 @@ from conftest import Result
 
 import pinmem_core as pm
 from pinmem_core.config import ModelConfig
+from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.errors import ConfigError, DataError
@@ -141,3 +142,16 @@ def test_one_set_of_classes_in_other_colours_has_one_mean(tmp_path):
     ((group, means),) = report.averages.items()
     mious = [of.miou for of in report.scores.values()]
     assert group == "unseen" and means["occurring"] == pytest.approx(sum(mious) / 2)
+
+
+def test_a_network_is_scored_by_maps_that_its_card_got_after_the_training(tmp_path):
+    prepare_synthetic(["toy"])
+    land(tmp_path / "land", CARD.replace(", maps: {cityscapes-19: [sky]}", ""))
+    network = str(model(tmp_path / "model", get_card("land").space))
+    with pytest.raises(ConfigError, match="cannot be mapped to the classes 'land'") as error:
+        evaluate_run(network, ["toy:red"], device="cpu")
+    assert "'land' in its card, 'label_space: maps: cityscapes-19: ...'" in error.value.hint
+    land(tmp_path / "land")
+    report = evaluate_run(network, ["toy:red", "land:coast"], device="cpu")
+    spaces = [domain.space.name for domain in report.domains.values()]
+    assert spaces == ["cityscapes-19", "land"]
