@@ -176,7 +176,10 @@ def _images(predictor: "TiledPredictor", jobs: Iterable[Job], on_event: Listener
             return item
         job, picture = item
         formats = [output.format for output in job.outputs]
-        prediction = _analyze(predictor, job.source, picture, formats, on_event)
+        try:
+            prediction = _analyze(predictor, job.source, picture, formats, on_event)
+        except DataError as error:
+            return Failed(job.source.label, error.message)
         return _Analyzed(job, picture.pixels, prediction)
 
     with closing(prefetch(map(_read, jobs))) as read:

@@ -110,14 +110,21 @@ def test_targets_may_be_one_text(tmp_path):
     assert [*report.domains] == ["toy:red", "toy:blue"]
 
 
-def test_scores_that_are_not_finite_are_no_prediction():
+def test_scores_that_are_not_finite_are_no_prediction(tmp_path):
     network = Segmenter(ModelConfig(backbone="tiny", feature_dim=16))
     with torch.no_grad():
         for weight in network.parameters():
             weight.mul_(1e20 if weight.ndim > 1 else 1)
-    predictor = Predictor(network, device="cpu")
+    black = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(DataError, match="not finite"):
-        predictor.predict(np.zeros((64, 64, 3), np.uint8))
+        Predictor(network, device="cpu").predict(black)
+    save_checkpoint(network, tmp_path / "model", {})
+    for name in "ab":
+        write_png(tmp_path / "in" / f"{name}.png", black)
+    options = "-o", str(tmp_path / "out"), "--model", str(tmp_path / "model"), "--device", "cpu"
+    failed = Result("predict", str(tmp_path / "in"), *options)
+    assert failed.code == 3 and failed.err.count("not finite") == 2
+    assert not [*(tmp_path / "out").glob("*.png")]
 
 
 def test_reports_of_the_same_second_have_folders_of_their_own(tmp_path):
