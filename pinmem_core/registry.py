@@ -5,21 +5,56 @@ to the package's `__path__`.
 """
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
+from inspect import isabstract
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
-from pinmem_core.errors import unknown_name
+from pinmem_core.errors import ConfigError, PinMemError, unknown_name
 
 T = TypeVar("T")
 
 
-def discover(package: str, attribute: str) -> list[Any]:
-    """Return `attribute` of every module in `package` that defines it, ordered by module name."""
-    modules = sorted(info.name for info in iter_modules(sys.modules[package].__path__))
-    loaded = (import_module(f"{package}.{name}") for name in modules)
-    return [getattr(module, attribute) for module in loaded if hasattr(module, attribute)]
+def discover(package: str, attribute: str) -> dict[str, Any]:
+    """Return `attribute` of every module in `package` that defines it, by file, sorted by module.
+
+    Raises:
+        ConfigError: A module cannot be imported, or two have one name.
+    """
+    folders: dict[str, str] = {}
+    for folder in dict.fromkeys(sys.modules[package].__path__):
+        for info in iter_modules([folder]):
+            if info.name in folders:
+                raise ConfigError(
+                    f"{folder} and {folders[info.name]} both have a module '{info.name}', and only "
+                    "one of them can be imported.",
+                    "Rename one of the files.",
+                )
+            folders[info.name] = folder
+    loaded = [_imported(f"{package}.{name}") for name in sorted(folders)]
+    return {
+        str(module.__file__): getattr(module, attribute)
+        for module in loaded
+        if hasattr(module, attribute)
+    }
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except PinMemError:
+        raise
+    except Exception as error:
+        spec = find_spec(name)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"the module {spec.origin if spec else name} cannot be imported: {reason}.",
+            "Mend it, or move it out of the folder; 'pinmem --debug' shows the line.",
+        ) from error
 
 
 class Registry(Generic[T]):
@@ -29,17 +64,55 @@ class Registry(Generic[T]):
         kind: Kind of plug-in in error messages, e.g. "method".
         package: Name of the package.
         attribute: Name of the dictionary from names to plug-ins in its modules.
+        base: Class that the plug-ins derive from; None for functions.
     """
 
-    def __init__(self, kind: str, package: str, attribute: str) -> None:
+    def __init__(
+        self, kind: str, package: str, attribute: str, base: type[Any] | None = None
+    ) -> None:
         self.kind = kind
         self.package = package
         self.attribute = attribute
+        self.base = base
 
     def all(self) -> dict[str, T]:
-        """Return all plug-ins by name, sorted."""
-        tables: list[dict[str, T]] = discover(self.package, self.attribute)
-        return dict(sorted((name, value) for table in tables for name, value in table.items()))
+        """Return all plug-ins by name, sorted.
+
+        Raises:
+            ConfigError: A module cannot be imported, its dictionary holds something else, or a name
+                is taken already.
+        """
+        known: dict[str, T] = {}
+        files: dict[str, str] = {}
+        for file, table in discover(self.package, self.attribute).items():
+            if not (isinstance(table, Mapping) and all(isinstance(name, str) for name in table)):
+                raise ConfigError(
+                    f"{self.attribute} in {file} is no dictionary with names as keys."
+                )
+            for name, value in table.items():
+                if problem := self._problem(value):
+                    raise ConfigError(f"the {self.kind} '{name}' in {file} {problem}.")
+                if name in known:
+                    raise ConfigError(
+                        f"{file} and {files[name]} both define the {self.kind} '{name}'.",
+                        "Rename one of them.",
+                    )
+                known[name], files[name] = value, file
+        return dict(sorted(known.items()))
+
+    def _problem(self, value: object) -> str | None:
+        """Return what a plug-in lacks, after its name; None if it is complete."""
+        if self.base is None:
+            return None if callable(value) else "cannot be called"
+        if not (isinstance(value, type) and issubclass(value, self.base)):
+            return f"is no subclass of {self.base.__name__}"
+        lacking = [*getattr(value, "__abstractmethods__", ())] if isabstract(value) else []
+        lacking += [
+            name
+            for name, kind in self.base.__annotations__.items()
+            if "ClassVar" in str(kind) and not hasattr(value, name)
+        ]
+        return f"lacks {', '.join(sorted(lacking))}" if lacking else None
 
     def get(self, name: str) -> T:
         """Return the plug-in `name`.

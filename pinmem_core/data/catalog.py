@@ -134,11 +134,26 @@ def _line(node: yaml.Node | None, keys: Sequence[int | str]) -> int:
 
 
 def shipped_cards() -> dict[str, DatasetCard]:
-    """Return the cards that come with pinmem by name."""
-    modules: list[DatasetCard] = discover(cards_package.__name__, "CARD")
+    """Return the cards that come with pinmem by name.
+
+    Raises:
+        ConfigError: A card cannot be read, or two have one name.
+    """
+    found: dict[str, DatasetCard] = discover(cards_package.__name__, "CARD")
     folders = map(Path, cards_package.__path__)
     files = (path for folder in folders for path in sorted(folder.glob("*.yaml")))
-    return {card.name: card for card in [*modules, *map(_read_once, files)]}
+    found |= {str(path): _read_once(path) for path in files}
+    known: dict[str, DatasetCard] = {}
+    for file, card in found.items():
+        if not isinstance(card, DatasetCard):
+            raise ConfigError(f"CARD in {file} is no DatasetCard.")
+        if card.name in known:
+            raise ConfigError(
+                f"the card {file} has the name of another one, '{card.name}'.",
+                "Rename one of them.",
+            )
+        known[card.name] = card
+    return known
 
 
 def cards() -> dict[str, DatasetCard]:

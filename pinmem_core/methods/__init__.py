@@ -3,4 +3,4 @@
 from pinmem_core.methods.base import Method
 from pinmem_core.registry import Registry
 
-methods: Registry[type[Method]] = Registry("method", __name__, "METHODS")
+methods: Registry[type[Method]] = Registry("method", __name__, "METHODS", Method)

@@ -10,7 +10,7 @@ from pinmem_core.models.adapters.base import Adapter
 from pinmem_core.overrides import validated
 from pinmem_core.registry import Registry
 
-adapters: Registry[type[Adapter]] = Registry("adapter", __name__, "ADAPTERS")
+adapters: Registry[type[Adapter]] = Registry("adapter", __name__, "ADAPTERS", Adapter)
 
 
 def build_adapters(settings: Mapping[str, Mapping[str, Any]]) -> list[Adapter]:

@@ -3,4 +3,4 @@
 from pinmem_core.models.decoders.base import Decoder
 from pinmem_core.registry import Registry
 
-decoders: Registry[type[Decoder]] = Registry("decoder", __name__, "DECODERS")
+decoders: Registry[type[Decoder]] = Registry("decoder", __name__, "DECODERS", Decoder)

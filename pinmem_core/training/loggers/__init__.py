@@ -5,4 +5,4 @@ from pinmem_core.training.loggers.base import Logger
 
 __all__ = ["Logger", "loggers"]
 
-loggers: Registry[type[Logger]] = Registry("logger", __name__, "LOGGERS")
+loggers: Registry[type[Logger]] = Registry("logger", __name__, "LOGGERS", Logger)
