@@ -20,7 +20,6 @@ from pinmem_cli.options import (
     shell_join,
 )
 from pinmem_cli.output import Output, percent, table
-from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pinmem_core.evaluation import Report
@@ -261,8 +260,6 @@ def compare(
     from pinmem_core.evaluation.compare import compare as compare_reports
     from pinmem_core.files import write_atomic
 
-    if len(reports) < 2:
-        raise ConfigError("comparing needs two reports.", "Name two or more.")
     comparison = compare_reports([SavedReport.read(find_report(name)) for name in reports])
     output = Output(as_json=json)
     data, shown = comparison.as_json(), [*_shown(comparison)]

@@ -55,7 +55,7 @@ class SavedTarget(_Strict):
     """Mean IoU over the classes that occur."""
     iou: dict[str, _Share | None]
     """IoU by class name; None for a class that does not occur."""
-    per_image: list[_SavedImage]
+    per_image: list[_SavedImage] = Field(min_length=1)
     seen: bool | None = None
     """Whether the network was trained on the domain; None if unknown (reports of version 1)."""
     label_space: str = CITYSCAPES.name
@@ -70,6 +70,8 @@ class SavedTarget(_Strict):
         cells = len(self.classes) * (len(self.classes) + 1)
         if any(cell >= cells for image in self.per_image for cell in image.cells):
             raise ValueError("a cell belongs to no class")
+        if len({image.id for image in self.per_image}) < len(self.per_image):
+            raise ValueError("an image occurs twice")
         return self
 
     @cached_property
@@ -91,7 +93,7 @@ class SavedReport(_Strict):
     classes: list[str]
     unfinished: dict[str, int] | None = None
     """Iterations done ("iteration") and of all ("iterations"), if the training is unfinished."""
-    targets: dict[str, SavedTarget]
+    targets: dict[str, SavedTarget] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _has_what_tables_show(self) -> Self:
@@ -246,9 +248,12 @@ def compare(reports: Sequence[SavedReport]) -> Comparison:
         reports: At least two reports.
 
     Raises:
-        ConfigError: The reports differ in protocol, classes, targets, or the targets' data.
+        ConfigError: There are fewer than two reports, or they differ in protocol, classes, targets,
+            or the targets' data.
         DataError: The reports hold different images despite equal digests.
     """
+    if len(reports) < 2:
+        raise ConfigError("comparing needs two reports.", "Name two or more.")
     first = reports[0]
     for other in reports[1:]:
         _require_comparable(first, other)
@@ -286,6 +291,8 @@ def _require_comparable(first: SavedReport, other: SavedReport) -> None:
         fields += [(f"data of {name}", ours.dataset_digest, theirs.dataset_digest)]
     for what, one, another in fields:
         if one != another:
+            if isinstance(one, set) and isinstance(another, set):
+                what = f"{what}, by {', '.join(sorted(one ^ another))},"
             raise ConfigError(
                 f"{first.path} and {other.path} cannot be compared: the {what} differs.",
                 "Evaluate both runs with the same --protocol, --targets and --classes, on the same "

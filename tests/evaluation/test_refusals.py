@@ -15,6 +15,7 @@ from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import TrainedOn, evaluate_run
+from pinmem_core.evaluation.compare import SavedReport, compare
 from pinmem_core.evaluation.report import new_report_folder
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png
@@ -162,3 +163,27 @@ def test_a_network_is_scored_by_maps_that_its_card_got_after_the_training(tmp_pa
     report = evaluate_run(network, ["toy:red", "land:coast"], device="cpu")
     spaces = [domain.space.name for domain in report.domains.values()]
     assert spaces == ["cityscapes-19", "land"]
+
+
+def test_a_report_needs_images_each_of_them_once_and_a_comparison_two_reports(tmp_path):
+    prepare_synthetic(["toy"])
+    evaluate_run(
+        str(model(tmp_path / "model")), ["toy:red"], device="cpu", output=tmp_path / "whole"
+    )
+    whole = tmp_path / "whole" / "report.json"
+    with pytest.raises(ConfigError, match="needs two reports"):
+        compare([SavedReport.read(whole)])
+    for said, change in {
+        "targets: Dictionary should have at least 1": lambda d: d["targets"].clear(),
+        "per_image: List should have at least 1": lambda d: _images(d).clear(),
+        "an image occurs twice": lambda d: _images(d).append(_images(d)[0]),
+    }.items():
+        data = json.loads(whole.read_text())
+        change(data)
+        (tmp_path / "report.json").write_text(json.dumps(data))
+        with pytest.raises(DataError, match=said):
+            SavedReport.read(tmp_path / "report.json")
+
+
+def _images(data):
+    return data["targets"]["toy:red"]["per_image"]

@@ -334,7 +334,7 @@ def test_a_comparison_is_also_a_page_like_that_of_a_report(tmp_path, report):
     [
         ("the protocol differs", lambda d: d["protocol"].update(name="fast")),
         ("the set of classes differs", lambda d: d["classes"].pop()),
-        ("the set of targets differs", lambda d: d["targets"].pop("town:night")),
+        ("the set of targets, by town:night, differs", lambda d: d["targets"].pop("town:night")),
         ("split of town:night", lambda d: d["targets"]["town:night"].update(split="all")),
         ("data of town:night", lambda d: d["targets"]["town:night"].update(dataset_digest="x")),
     ],
