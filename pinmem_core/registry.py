@@ -106,13 +106,13 @@ class Registry(Generic[T]):
             return None if callable(value) else "cannot be called"
         if not (isinstance(value, type) and issubclass(value, self.base)):
             return f"is no subclass of {self.base.__name__}"
-        lacking = [*getattr(value, "__abstractmethods__", ())] if isabstract(value) else []
-        lacking += [
+        missing = [*getattr(value, "__abstractmethods__", ())] if isabstract(value) else []
+        missing += [
             name
             for name, kind in self.base.__annotations__.items()
             if "ClassVar" in str(kind) and not hasattr(value, name)
         ]
-        return f"lacks {', '.join(sorted(lacking))}" if lacking else None
+        return f"lacks {', '.join(sorted(missing))}" if missing else None
 
     def get(self, name: str) -> T:
         """Return the plug-in `name`.

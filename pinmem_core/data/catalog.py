@@ -139,12 +139,12 @@ def shipped_cards() -> dict[str, DatasetCard]:
     Raises:
         ConfigError: A card cannot be read, or two have one name.
     """
-    found: dict[str, DatasetCard] = discover(cards_package.__name__, "CARD")
+    by_file: dict[str, DatasetCard] = discover(cards_package.__name__, "CARD")
     folders = map(Path, cards_package.__path__)
     files = (path for folder in folders for path in sorted(folder.glob("*.yaml")))
-    found |= {str(path): _read_once(path) for path in files}
+    by_file |= {str(path): _read_once(path) for path in files}
     known: dict[str, DatasetCard] = {}
-    for file, card in found.items():
+    for file, card in by_file.items():
         if not isinstance(card, DatasetCard):
             raise ConfigError(f"CARD in {file} is no DatasetCard.")
         if card.name in known:
