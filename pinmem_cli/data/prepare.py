@@ -350,13 +350,18 @@ def _show_plan(
     parts: list[str],
     output: Output,
 ) -> None:
+    from pinmem_core.data.locate import plan_raw_files
     from pinmem_core.data.prepare import survey
     from pinmem_core.paths import raw_root
 
     if not sources and not raw_root(card.name).exists():
         list_wanted(card, parts, None, output)
         return
-    result = survey(card, sources or [raw_root(card.name)], label_map)
+    folders, packed = plan_raw_files(card, sources or [raw_root(card.name)])
+    if packed:
+        _list_packed(card, packed, output)
+        return
+    result = survey(card, folders, label_map)
     rules = Counter(defect.rule for defect in result.defects)
     output.result(
         {
@@ -375,6 +380,17 @@ def _show_plan(
             ]
         ),
     )
+    output.next_step(without("--dry-run"))
+
+
+def _list_packed(card: "DatasetCard", packed: Sequence[Path], output: Output) -> None:
+    """List the archives that would be unpacked; what they hold is unknown before."""
+    sizes = {str(path): path.stat().st_size for path in packed}
+    rows = table("to unpack", "size")
+    for path, length in sizes.items():
+        rows.add_row(path, size(length))
+    entries = [{"file": path, "bytes": length} for path, length in sizes.items()]
+    output.result({"dataset": card.name, "unpack": entries}, rows)
     output.next_step(without("--dry-run"))
 
 

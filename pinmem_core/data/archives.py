@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ _KINDS = {
     "txz": "an xz archive",
     "rar": "a RAR archive",
 }
+_SUFFIXES = {kind: suffix for suffix, kind in reversed(_KINDS.items())}
+"""The usual suffix of each kind."""
 _SIGNATURES = {
     "a tar archive": rb".{257}ustar",
     "a zip archive": rb"PK(\x03\x04|\x05\x06|\x07\x08)",
@@ -219,6 +221,12 @@ def check_archive(path: Path, name: str | None = None) -> None:
     _read(path, name or path.name, read_all)
 
 
+def is_unpacked(archive: Path, parent: Path, name: str) -> bool:
+    """Return whether `extract` would find its folder of an archive of this name, as it is now."""
+    existing = _mark_in(restore_folder(parent / stem(name)))
+    return existing is not None and _mark(archive).items() <= existing.items()
+
+
 def extract(
     archive: Path,
     parent: Path,
@@ -246,11 +254,10 @@ def extract(
         MachineError: No reader on this machine supports it, or the disk is too small.
     """
     name = name or archive.name
-    folder = restore_folder(parent / stem(name))
-    mark, existing = _mark(archive), _mark_in(folder)
-    if existing is not None and mark.items() <= existing.items():
-        return folder
-    if folder.exists() and existing is None:
+    if is_unpacked(archive, parent, name):
+        return parent / stem(name)
+    folder, mark = parent / stem(name), _mark(archive)
+    if folder.exists() and _mark_in(folder) is None:
         raise DataError(
             f"{archive} is not unpacked: {folder} is in the way, and pinmem did not make it.",
             "Move it elsewhere.",
@@ -293,16 +300,43 @@ def _require_signature(path: Path, suffix: str) -> None:
         raise DataError(f"cannot read {path}: {error.strerror}.") from error
     if not head:
         raise DataError(f"{path} is empty.", "Fetch it again.")
-    kinds = (kind for kind, pattern in _SIGNATURES.items() if re.match(pattern, head, re.DOTALL))
-    actual = next(kinds, None)
+    actual = _kind_of(head)
     if actual == _KINDS[suffix] or (actual is None and suffix in ("zip", "tar")):
         return  # a self-extracting zip, and a tar from before "ustar", begin with anything
+    if actual in _SUFFIXES:
+        raise DataError(
+            f"{path} is not {_KINDS[suffix]}, but {actual}.", _rename_hint(path, actual)
+        )
     beginning = head.lstrip().split(b"\n")[0][:40].decode("ascii", "replace")
     raise DataError(
         f"{path} is not {_KINDS[suffix]}: it looks like {actual or 'something else'} "
         f"(it starts with {beginning!r}).",
         "Fetch it again; where the site gave a page instead, log in or accept its terms first.",
     )
+
+
+def _kind_of(head: bytes) -> str | None:
+    """Return the kind of a file by its first bytes, or None."""
+    kinds = (kind for kind, pattern in _SIGNATURES.items() if re.match(pattern, head, re.DOTALL))
+    return next(kinds, None)
+
+
+def _rename_hint(path: Path, kind: str) -> str:
+    match = _NAME.fullmatch(path.name)
+    named = path.with_name(f"{match['stem'] if match else path.name}.{_SUFFIXES[kind]}")
+    return f"Rename it to {named}, and name it itself with --from."
+
+
+def refuse_misnamed(path: Path) -> None:
+    """Refuse a file that is an archive by its content, but not by its name.
+
+    Raises:
+        DataError: It is one.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        kind = _kind_of(file.read(512))
+        if kind in _SUFFIXES:
+            raise DataError(f"{path} is {kind}, but not by its name.", _rename_hint(path, kind))
 
 
 def _write_all(reader: Reader, folder: Path, limit: int | None, on_event: Listener) -> int:

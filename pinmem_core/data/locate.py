@@ -10,7 +10,9 @@ from pinmem_core.data.archives import (
     changing,
     extract,
     is_archive,
+    is_unpacked,
     original_name,
+    refuse_misnamed,
     resembles_archive,
     stem,
     was_given,
@@ -156,21 +158,58 @@ def _unpacked(card: DatasetCard, path: Path, on_event: Listener) -> tuple[list[P
 
     The folders are `path` itself, or those of its unpacked archives.
     """
+    path = _existing(path)
+    if card.parquet and parquet_files(path):
+        return [unpack_parquet(path, raw_root(card.name), card.parquet, on_event=on_event)], []
+    archives, skipped = _archives_of(card, path)
+    folders = [_extracted(card, archive, on_event) for archive in archives]
+    if path.is_dir() and not (folders and _holds(card, folders)):
+        folders.insert(0, path)
+    return folders, skipped
+
+
+def plan_raw_files(card: DatasetCard, sources: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the folders of the user's sources, and the archives that are to be unpacked first.
+
+    Raises:
+        DataError: A source does not exist, or is neither a folder nor an archive.
+    """
+    raw = raw_root(card.name)
+    folders: list[Path] = []
+    packed: list[Path] = []
+    for path in map(_existing, sources):
+        is_parquet = bool(card.parquet and parquet_files(path))
+        for archive in [] if is_parquet else _archives_of(card, path)[0]:
+            name = _name_of(card, archive)
+            if is_unpacked(archive, raw, name):
+                folders.append(raw / stem(name))
+            else:
+                packed.append(archive)
+        if is_parquet or path.is_dir():
+            folders.append(path)
+    return folders, packed
+
+
+def _existing(path: Path) -> Path:
     path = expanded(path).absolute()
     if not path.exists():
         raise DataError(f"{path} does not exist.", "Name the folder or archive that you have.")
-    if card.parquet and parquet_files(path):
-        return [unpack_parquet(path, raw_root(card.name), card.parquet, on_event=on_event)], []
+    return path
+
+
+def _archives_of(card: DatasetCard, path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the archives of a source that are to be unpacked, and the others in its folder."""
     if path.is_file():
-        return [_extracted(card, path, on_event)], []
-    there = sorted(file for file in path.glob("*") if resembles_archive(file.name))
+        _name_of(card, path)
+        return [path], []
+    there = [file for file in sorted(path.glob("*")) if resembles_archive(file.name)]
+    there = [file for file in there if file.is_file()]
     archives = {name: file for file in reversed(there) if (name := _known_name(card, file.name))}
     archives |= {file.name: file for file in there if file.name in archives}  # rather than a copy
     if not archives or _holds(card, [path]):
-        return [path], there
+        return [], there
     skipped = [file for file in there if file not in archives.values()]
-    folders = [_extracted(card, archives[name], on_event) for name in sorted(archives)]
-    return folders if _holds(card, folders) else [path, *folders], skipped
+    return [archives[name] for name in sorted(archives)], skipped
 
 
 def _known_name(card: DatasetCard, name: str) -> str | None:
@@ -180,15 +219,22 @@ def _known_name(card: DatasetCard, name: str) -> str | None:
     return known.get(name.casefold()) or known.get(original_name(name).casefold())
 
 
+def _name_of(card: DatasetCard, archive: Path) -> str:
+    """Return the name by which an archive is unpacked."""
+    name = _known_name(card, archive.name) or original_name(archive.name)
+    if is_archive(Path(name)):
+        return name
+    if resembles_archive(archive.name):
+        raise DataError(
+            f"{archive} is an archive of a kind that pinmem does not unpack.", _UNKNOWN_KIND
+        )
+    refuse_misnamed(archive)
+    raise DataError(f"{archive} is neither a folder nor an archive.", "Name one of them.")
+
+
 def _extracted(card: DatasetCard, archive: Path, on_event: Listener) -> Path:
     """Unpack an archive, and the archives in it, into the dataset's raw folder."""
-    name = _known_name(card, archive.name) or original_name(archive.name)
-    if not is_archive(Path(name)):
-        if resembles_archive(archive.name):
-            raise DataError(
-                f"{archive} is an archive of a kind that pinmem does not unpack.", _UNKNOWN_KIND
-            )
-        raise DataError(f"{archive} is neither a folder nor an archive.", "Name one of them.")
+    name = _name_of(card, archive)
     given = not archive.is_relative_to(archives_root(card.name))
     folder = extract(archive, raw_root(card.name), name=name, given=given, on_event=on_event)
     limit = allowed_growth(archive)

@@ -5,7 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Result
-from published import CASES, Case, bdd100k, bdd100k_old, cityscapes, grey, idd, mapillary, picture
+from published import (
+    CASES,
+    Case,
+    bdd100k,
+    bdd100k_old,
+    cityscapes,
+    grey,
+    idd,
+    mapillary,
+    picture,
+    synthia,
+)
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.locate import locate_raw_files
@@ -135,3 +146,39 @@ def test_the_options_of_the_last_preparation_are_not_dropped_without_a_word(tmp_
         assert done.code == 0
         said = f"the last preparation had {dropped}, this one" if dropped else "the last"
         assert (said in done.err) == bool(dropped)
+
+
+def test_a_dry_run_lists_the_archives_that_it_would_unpack(tmp_path, home):
+    folder = cityscapes().write(tmp_path / "in")
+    archives = sorted(map(str, folder.iterdir()))
+    for sources in ([str(folder)], archives):
+        words = [word for source in sources for word in ("--from", source)]
+        plan = Result("data", "prepare", "cityscapes", *words, "--dry-run", "--json").json
+        assert [entry["file"] for entry in plan["unpack"]] == archives
+        shown = Result("data", "prepare", "cityscapes", *words, "--dry-run")
+        assert shown.code == 0 and "gtFine_trainvaltest.zip" in shown.out
+        assert not home.exists()
+    assert Result("data", "prepare", "cityscapes", "--from", str(folder)).code == 0
+    for words in (["--from", str(folder)], ["--from", ",".join(archives)], []):
+        plan = Result("data", "prepare", "cityscapes", *words, "--dry-run", "--json").json
+        assert plan["counts"] == {"train": 1, "val": 1}
+    missing = Result("data", "prepare", "cityscapes", "--from", "none.zip", "--dry-run")
+    assert missing.code == 3 and "none.zip does not exist" in missing.err
+
+
+@pytest.mark.parametrize("name", ["synthia.zip", "synthia.tar.gz", "synthia", "index.html?id=3"])
+def test_an_archive_of_another_kind_than_its_name_says_is_to_be_renamed(tmp_path, name):
+    folder = synthia().write(tmp_path / "in")
+    archive = next(folder.iterdir()).rename(folder / name)
+    done = Result("data", "prepare", "synthia", "--from", str(archive))
+    new = folder / f"{name.removesuffix('.zip').removesuffix('.tar.gz')}.rar"
+    assert done.code == 3 and "a RAR archive" in done.err and f"Rename it to {new}" in done.err
+    archive.rename(new)
+    assert Result("data", "prepare", "synthia", "--from", str(new)).code == 0
+
+
+def test_a_folder_that_is_called_as_its_archive_is_a_folder(tmp_path):
+    folder = cityscapes().write(tmp_path / "in")
+    (folder / "gtFine_trainvaltest.zip").unlink()
+    written(folder / "gtFine_trainvaltest.zip", cityscapes().archives["gtFine_trainvaltest.zip"])
+    assert Result("data", "prepare", "cityscapes", "--from", str(folder)).code == 0
