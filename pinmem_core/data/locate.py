@@ -27,7 +27,14 @@ from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.locks import hold_lock, lock_file
-from pinmem_core.paths import archives_root, dataset_root, expanded, folder_size, raw_root
+from pinmem_core.paths import (
+    archives_root,
+    dataset_root,
+    expanded,
+    folder_size,
+    iter_files,
+    raw_root,
+)
 
 _SHOWN = 5
 """Number of archives that a message names."""
@@ -85,14 +92,20 @@ def sources_of_last_time(card: DatasetCard) -> list[Path]:
         where they are gone, but a download is here.
 
     Raises:
-        DataError: They are gone, and nothing is downloaded.
+        DataError: They are gone, or the dataset came in a pack, and nothing is downloaded.
     """
-    own = _last_sources(card)
+    named = _sources_named(card)
+    own = _without_downloads(card, named or [])
     missing = [folder for folder in own if not folder.is_dir()]
-    if not missing:
+    if not missing and named != []:
         return own
-    if _is_downloaded(card):
+    if card.generate or _is_downloaded(card):
         return []
+    if not missing:
+        raise DataError(
+            f"{card.name} came in a pack the last time, which holds its images.",
+            f"Name the pack: pinmem data prepare {card.name} --from PACK",
+        )
     other = any(archive.url for archive in card.archives)
     raise DataError(
         f"{missing[0]}, from which {card.name} was prepared the last time, is not there.",
@@ -101,16 +114,24 @@ def sources_of_last_time(card: DatasetCard) -> list[Path]:
     )
 
 
-def _last_sources(card: DatasetCard) -> list[Path]:
+def _sources_named(card: DatasetCard) -> list[Path] | None:
+    """Return the folders of the last preparation; none for a pack, None without a preparation."""
     try:
         summary = read_summary(card.name)
     except (ConfigError, DataError):
-        return []
-    named = [Path(os.path.normpath(dataset_root(card.name) / text)) for text in summary["sources"]]
-    if card.parquet:
-        return named
+        return None
+    root = dataset_root(card.name)
+    return [Path(os.path.normpath(root / text)) for text in summary.get("sources", [])]
+
+
+def _without_downloads(card: DatasetCard, folders: Sequence[Path]) -> list[Path]:
+    """Return the folders that were not unpacked from downloads."""
     raw = raw_root(card.name)
-    return [folder for folder in named if not folder.is_relative_to(raw) or was_given(folder)]
+    return [
+        folder
+        for folder in folders
+        if card.parquet or not folder.is_relative_to(raw) or was_given(folder)
+    ]
 
 
 def _is_downloaded(card: DatasetCard) -> bool:
@@ -198,14 +219,20 @@ def _existing(path: Path) -> Path:
 
 
 def _archives_of(card: DatasetCard, path: Path) -> tuple[list[Path], list[Path]]:
-    """Return the archives of a source that are to be unpacked, and the others in its folder."""
+    """Return the archives of a source that are to be unpacked, and the others in its folder.
+
+    Those that the card names are found at any depth, as the files of the dataset are.
+    """
     if path.is_file():
         _name_of(card, path)
         return [path], []
-    there = [file for file in sorted(path.glob("*")) if resembles_archive(file.name)]
-    there = [file for file in there if file.is_file()]
-    archives = {name: file for file in reversed(there) if (name := _known_name(card, file.name))}
-    archives |= {file.name: file for file in there if file.name in archives}  # rather than a copy
+    found = [path / name for name in iter_files(path) if resembles_archive(name.rpartition("/")[2])]
+    found.sort(key=lambda file: (len(file.parts), file))
+    archives = {name: file for file in reversed(found) if (name := _known_name(card, file.name))}
+    for file in reversed(found):
+        if file.name in archives:
+            archives[file.name] = file  # rather than a copy
+    there = [file for file in found if file.parent == path]
     if not archives or _holds(card, [path]):
         return [], there
     skipped = [file for file in there if file not in archives.values()]

@@ -3,9 +3,11 @@
 import os
 import shutil
 import tarfile
+import zlib
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pinmem_core.data.archives import extract
 from pinmem_core.data.card import DatasetCard
@@ -44,11 +46,18 @@ _SHOWN = 3
 
 
 def is_pack(path: Path) -> bool:
-    """Return whether `path` is a pack, by its first member."""
+    """Return whether `path` is a pack, by its first member; `unpack` names one that is compressed.
+
+    An xz file is not looked into: it may claim gigabytes of memory.
+    """
+    return any(_is_pack(path, mode) for mode in ("r:", "r:gz", "r:bz2"))
+
+
+def _is_pack(path: Path, mode: Literal["r:", "r:gz", "r:bz2"]) -> bool:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, mode) as tar:
             first = tar.next()
-    except (OSError, tarfile.TarError):
+    except (OSError, EOFError, zlib.error, tarfile.TarError):
         return False
     return first is not None and first.name == HEADER
 
@@ -111,6 +120,9 @@ def _read_head(path: Path) -> tuple[Header, DatasetCard]:
             text = _next_text(tar, CARD)
         header = Header.model_validate(fields)
     except (OSError, tarfile.TarError, ValueError) as error:
+        if not _is_pack(path, "r:") and is_pack(path):
+            hint = "Decompress it first: 'gunzip' or 'bunzip2'."
+            raise DataError(f"{path} is a pack that was compressed.", hint) from error
         hint = "Write it on the machine that has the dataset: 'pinmem data pack DATASET'."
         raise DataError(f"{path} is no pack, or a damaged one.", hint) from error
     if header.format_version != FORMAT_VERSION:

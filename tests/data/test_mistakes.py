@@ -1,5 +1,7 @@
 """Mistakes that people make with the files of published datasets."""
 
+import bz2
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +184,39 @@ def test_a_folder_that_is_called_as_its_archive_is_a_folder(tmp_path):
     (folder / "gtFine_trainvaltest.zip").unlink()
     written(folder / "gtFine_trainvaltest.zip", cityscapes().archives["gtFine_trainvaltest.zip"])
     assert Result("data", "prepare", "cityscapes", "--from", str(folder)).code == 0
+
+
+def test_archives_are_found_in_folders_of_the_folder(tmp_path):
+    case = cityscapes()
+    case.write(tmp_path / "in")
+    (tmp_path / "in" / "leftImg8bit").mkdir()
+    for path in (tmp_path / "in").glob("left*.zip"):
+        path.rename(tmp_path / "in" / "leftImg8bit" / path.name)
+    done = Result("data", "prepare", "cityscapes", "--from", str(tmp_path), "--json")
+    assert done.json["counts"] == {"train": 1, "val": 1}
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch) -> Path:
+    """A pack of Cityscapes, on a machine that does not have the dataset."""
+    folder, file = cityscapes().write(tmp_path / "in"), tmp_path / "cityscapes.tar"
+    assert Result("data", "prepare", "cityscapes", "--from", str(folder)).code == 0
+    assert Result("data", "pack", "cityscapes", "-o", str(file)).code == 0
+    monkeypatch.setenv("PINMEM_HOME", str(tmp_path / "other"))
+    return file
+
+
+def test_a_dataset_that_came_in_a_pack_is_not_downloaded_again(pack):
+    assert Result("data", "prepare", "cityscapes", "--from", str(pack)).code == 0
+    for more in ([], ["--accept-terms"], ["--dry-run"]):
+        done = Result("data", "prepare", "cityscapes", *more)
+        assert done.code == 3 and "came in a pack" in done.err and "--from PACK" in done.err
+    assert Result("data", "stats", "cityscapes").code == 0
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".bz2", bz2)])
+def test_a_pack_that_was_compressed_is_named_as_one(pack, suffix, module):
+    packed = pack.with_name(pack.name + suffix)
+    packed.write_bytes(module.compress(pack.read_bytes()))
+    done = Result("data", "prepare", "cityscapes", "--from", str(packed))
+    assert done.code == 3 and "is a pack that was compressed" in done.err
