@@ -22,8 +22,8 @@ from pinmem_core.data.catalog import name_to_type
 from pinmem_core.data.download import download
 from pinmem_core.data.layouts import find_samples
 from pinmem_core.data.parquet import parquet_files, unpack_parquet
-from pinmem_core.data.prepared import read_summary
-from pinmem_core.errors import ConfigError, DataError, shell_join
+from pinmem_core.data.prepared import SUMMARY, last_summary
+from pinmem_core.errors import DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import restore_folder, staged_folder
 from pinmem_core.locks import hold_lock, lock_file
@@ -92,36 +92,35 @@ def sources_of_last_time(card: DatasetCard) -> list[Path]:
         where they are gone, but a download is here.
 
     Raises:
-        DataError: They are gone, or the dataset came in a pack, and nothing is downloaded.
+        DataError: They are gone or unknown, or the dataset came in a pack, and nothing is
+            downloaded.
     """
-    named = _sources_named(card)
-    own = _without_downloads(card, named or [])
-    missing = [folder for folder in own if not folder.is_dir()]
-    if not missing and named != []:
-        return own
-    if card.generate or _is_downloaded(card):
+    summary = last_summary(card.name)
+    if summary is None or card.generate:
         return []
-    if not missing:
+    named = summary.get("sources")
+    root = dataset_root(card.name)
+    folders = [Path(os.path.normpath(root / text)) for text in named or ()]
+    own = _without_downloads(card, folders)
+    missing = [folder for folder in own if not folder.is_dir()]
+    if named and not missing:
+        return own
+    if _is_downloaded(card):
+        return []
+    name = name_to_type(card)
+    if named == []:
         raise DataError(
             f"{card.name} came in a pack the last time, which holds its images.",
-            f"Name the pack: pinmem data prepare {card.name} --from PACK",
+            f"Name the pack: pinmem data prepare {name} --from PACK",
         )
     other = any(archive.url for archive in card.archives)
     raise DataError(
-        f"{missing[0]}, from which {card.name} was prepared the last time, is not there.",
-        f"Name its new place: pinmem data prepare {name_to_type(card)} --from FOLDER"
-        + f"\nOr download it: pinmem data download {name_to_type(card)}" * other,
+        f"{missing[0]}, from which {card.name} was prepared the last time, is not there."
+        if missing
+        else f"{root / SUMMARY} is damaged: it does not say from which folders it was prepared.",
+        f"Name the folder that holds it: pinmem data prepare {name} --from FOLDER"
+        + (f"\nOr download it: pinmem data download {name}" if other else ""),
     )
-
-
-def _sources_named(card: DatasetCard) -> list[Path] | None:
-    """Return the folders of the last preparation; none for a pack, None without a preparation."""
-    try:
-        summary = read_summary(card.name)
-    except (ConfigError, DataError):
-        return None
-    root = dataset_root(card.name)
-    return [Path(os.path.normpath(root / text)) for text in summary.get("sources", [])]
 
 
 def _without_downloads(card: DatasetCard, folders: Sequence[Path]) -> list[Path]:
@@ -226,13 +225,13 @@ def _archives_of(card: DatasetCard, path: Path) -> tuple[list[Path], list[Path]]
     if path.is_file():
         _name_of(card, path)
         return [path], []
-    found = [path / name for name in iter_files(path) if resembles_archive(name.rpartition("/")[2])]
-    found.sort(key=lambda file: (len(file.parts), file))
-    archives = {name: file for file in reversed(found) if (name := _known_name(card, file.name))}
-    for file in reversed(found):
+    files = [path / name for name in iter_files(path) if resembles_archive(name.rpartition("/")[2])]
+    files.sort(key=lambda file: (len(file.parts), file))
+    archives = {name: file for file in reversed(files) if (name := _known_name(card, file.name))}
+    for file in reversed(files):
         if file.name in archives:
             archives[file.name] = file  # rather than a copy
-    there = [file for file in found if file.parent == path]
+    there = [file for file in files if file.parent == path]
     if not archives or _holds(card, [path]):
         return [], there
     skipped = [file for file in there if file not in archives.values()]

@@ -37,11 +37,11 @@ from pinmem_core.data.prepared import (
     Selection,
     differences,
     is_complete,
+    last_summary,
     options_of,
-    read_summary,
 )
 from pinmem_core.documents import json_bytes
-from pinmem_core.errors import DataError, PinMemError, shell_join
+from pinmem_core.errors import DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.files import link_or_copy, resumable_folder, write_atomic, write_lines
 from pinmem_core.locks import hold_lock, lock_file
@@ -254,10 +254,7 @@ def _announce_other_options(
     card: DatasetCard, match: LayoutMatch, reencoding: Reencoding | None, on_event: Listener
 ) -> None:
     """Name the options of the last preparation that are neither repeated nor given anew."""
-    try:
-        before = read_summary(card.name)
-    except PinMemError:
-        return
+    before = last_summary(card.name) or {}
     is_same_map = before.get("label_map", {}).get("name") == match.label_map_of(match.layout)
     if match.label_map or is_same_map:
         before["label_map"] = {}

@@ -176,6 +176,23 @@ def read_summary(name: str) -> dict[str, Any]:
     return summary
 
 
+def last_summary(name: str) -> dict[str, Any] | None:
+    """Return `dataset.json`, even of a damaged dataset or of another version of pinmem.
+
+    Returns:
+        The content, which is empty if it cannot be read; None if the dataset is not prepared.
+    """
+    path = dataset_root(name) / SUMMARY
+    if not path.exists():
+        return None
+    try:
+        summary = read_json_object(path, LARGEST_SUMMARY)
+        _Summary.model_validate(summary)
+    except (DataError, ValidationError):
+        return {}
+    return summary
+
+
 def options_of(summary: Mapping[str, Any], card: DatasetCard) -> list[str]:
     """Return the options of `pinmem data prepare` that a dataset was prepared with.
 
@@ -226,7 +243,7 @@ def _damaged(name: str, root: Path, error: Exception) -> DataError:
         reason = f"{SUMMARY}: {validation_message(error)}"
     return DataError(
         f"the prepared dataset in {root} is damaged: {reason.rstrip('.')}.",
-        f"Prepare it again: 'pinmem data prepare {name}'.",
+        f"Prepare it again: 'pinmem data prepare {name}' (with '--from FOLDER' where you have it).",
     )
 
 

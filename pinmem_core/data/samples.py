@@ -147,10 +147,9 @@ class Sample:
         except DataError as error:
             raise DataError(
                 error.message,
-                f"'pinmem data verify {self.dataset}' lists all damaged files. Restore them, name "
-                "the folder to which they have moved with 'pinmem data prepare "
-                f"{self.dataset} --from FOLDER', or leave them out with 'pinmem data prepare "
-                f"{self.dataset}'.",
+                f"'pinmem data verify {self.dataset}' lists all damaged files. Restore them, leave "
+                f"them out with 'pinmem data prepare {self.dataset}', or name the folder to which "
+                f"they have moved with 'pinmem data prepare {self.dataset} --from FOLDER'.",
             ) from error
 
     def below(self, root: Path) -> "Sample":

@@ -127,6 +127,28 @@ def web(stage: Stage) -> Site:
     return site
 
 
+def own_pack(stage: Stage) -> None:
+    own_card(stage)
+    for words in ("--card mine.yaml --from mine", "--from mine.tar"):
+        assert Result("data", "prepare", "mine", *words.split()).code == 0
+        assert Result("data", "pack", "mine", "--force").code == 0
+
+
+def moved(stage: Stage) -> None:
+    """The own data were prepared, and their folder has moved since."""
+    own_card(stage)
+    assert Result("data", "prepare", "mine", "--card", "mine.yaml", "--from", "mine").code == 0
+    Path("mine").rename("elsewhere")
+
+
+def moved_but_on_the_web(stage: Stage) -> None:
+    web(stage)
+    card = yaml.safe_load(Path("mine.yaml").read_text()) | {"must_accept": False}
+    Path("mine.yaml").write_text(yaml.safe_dump(card))
+    assert Result("data", "prepare", "mine", "--card", "mine.yaml", "--from", "mine").code == 0
+    Path("mine").rename("elsewhere")
+
+
 def pack_without_end(_: Stage) -> None:
     assert Result("data", "pack", "toy", "-o", "whole.tar").code == 0
     with tarfile.open("whole.tar") as whole, tarfile.open("toy.tar", "w") as tar:
@@ -285,7 +307,7 @@ DATA = {
             "rare_classes",
             "samples",
         ),
-        *("share", "statistics", "verify"),
+        *("statistics", "unpack", "verify"),
     )
 }
 HUB, PATHS = "pinmem_core/checkpoints/hub.py", "pinmem_core/paths.py"
@@ -301,9 +323,7 @@ ROWS = [
     Row(INSPECT, f"pinmem data info {HOLE}", "data list"),
     Row(INSPECT, _PREPARE, "data info toy"),
     Row(INSPECT, f"pinmem data stats {HOLE}", "data verify toy"),
-    Row(
-        INSPECT, f"pinmem data prepare {HOLE}{HOLE}", "data verify toy", damaged_label, repairs=True
-    ),
+    Row(INSPECT, _PREPARE, "data verify toy", damaged_label, repairs=True),
     Row(INSPECT, f"pinmem data preview {HOLE}", "data stats toy"),
     Row(INSPECT, f"pinmem train --sources {HOLE} --dry-run", "data preview toy"),
     Row(PREPARE, f"pinmem data preview {HOLE}", "data prepare toy", fresh),
@@ -319,6 +339,12 @@ ROWS = [
         f"pinmem {HOLE}",
         "data prepare mine --card mine.yaml --from mine --dry-run",
         own_card,
+    ),
+    Row(
+        PREPARE,
+        f"pinmem {HOLE}",
+        "data prepare mine --card mine.yaml --from in/mine.zip --dry-run",
+        own_archive,
     ),
     Row(PREPARE, _PREPARE, "data extract mine --card mine.yaml --from in/mine.zip", own_archive),
     Row(SHARE, _PREPARE, "data pack toy -o toy.tar"),
@@ -366,7 +392,29 @@ ROWS = [
         _MY_CARD,
     ),
     Row(
-        DATA["share"],
+        DATA["locate"],
+        f"pinmem data prepare {HOLE} --from PACK",
+        "data prepare mine",
+        own_pack,
+        {"PACK": "mine.tar"},
+    ),
+    Row(
+        DATA["locate"],
+        f"pinmem data prepare {HOLE} --from FOLDER",
+        "data prepare mine",
+        moved,
+        {"FOLDER": "elsewhere"},
+        repairs=True,
+    ),
+    Row(
+        DATA["locate"],
+        f"pinmem data download {HOLE}",
+        "data prepare mine",
+        moved_but_on_the_web,
+        repairs=True,
+    ),
+    Row(
+        DATA["unpack"],
         "pinmem data pack DATASET",
         "data prepare toy --from toy.tar",
         pack_without_end,
@@ -388,6 +436,14 @@ ROWS = [
     ),
     Row(CLI["doctor"], "pinmem runs", "doctor", few_checks),
     Row(DATA["samples"], _PREPARE, TRAIN, damaged_label, repairs=True),
+    Row(
+        DATA["samples"],
+        f"pinmem data prepare {HOLE} --from FOLDER",
+        "data stats mine",
+        moved,
+        {"FOLDER": "elsewhere"},
+        repairs=True,
+    ),
     Row(DATA["batches"], f"pinmem data preview {HOLE}", TRAIN, unlabelled),
     Row(CLI["app"], _DEMO, "--help", no_runs),
     Row(CLI["runs"], _DEMO, "runs", no_runs),

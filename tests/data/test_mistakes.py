@@ -220,3 +220,35 @@ def test_a_pack_that_was_compressed_is_named_as_one(pack, suffix, module):
     packed.write_bytes(module.compress(pack.read_bytes()))
     done = Result("data", "prepare", "cityscapes", "--from", str(packed))
     assert done.code == 3 and "is a pack that was compressed" in done.err
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "forgotten"),
+    [
+        ("manifest.jsonl", lambda text: text[:-30], False),
+        (
+            "dataset.json",
+            lambda text: text.replace('"schema_version": 2', '"schema_version": 1'),
+            False,
+        ),
+        ("dataset.json", lambda text: text[:-30], True),
+        ("dataset.json", lambda text: text.replace('"sources": [', '"sources": [1, '), True),
+    ],
+)
+def test_a_damaged_dataset_is_prepared_again_from_its_folder_not_downloaded(
+    tmp_path, home, file, damage, forgotten
+):
+    folder = unpacked(cityscapes(), tmp_path / "in")
+    options = ["--reencode", "png"]
+    assert Result("data", "prepare", "cityscapes", "--from", str(folder), *options).code == 0
+    path = home / "datasets" / "cityscapes" / file
+    path.write_text(damage(path.read_text()))
+    damaged = Result("data", "verify", "cityscapes")
+    assert damaged.code == 3 and "pinmem data prepare cityscapes" in damaged.err
+    again = Result("data", "prepare", "cityscapes")
+    if forgotten:
+        assert again.code == 3 and "does not say from which folders" in again.err
+        again = Result("data", "prepare", "cityscapes", "--from", str(folder))
+    else:
+        assert "the last preparation had --reencode png" in again.err
+    assert again.code == 0 and Result("data", "preview", "cityscapes").code == 0
