@@ -34,7 +34,9 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Return `tensors` with current names."""
+    """Return `tensors` with current names; only version 1 has a "trunk"."""
+    if not any(name.startswith("trunk.") for name in tensors):
+        return dict(tensors)
     return {_current_name(name): tensor for name, tensor in tensors.items()}
 
 

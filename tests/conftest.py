@@ -1,7 +1,10 @@
 """What the tests share: a home of their own, plug-ins found by discovery, small configurations."""
 
 import json
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -53,6 +56,23 @@ def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if "plots" not in request.keywords:
         monkeypatch.setattr(RunFolder, "draw", lambda *_: None)
         monkeypatch.setattr(RunFolder, "draw_confusion", lambda *_: None)
+
+
+@pytest.fixture
+def add_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Write a plug-in file, and make it known in a test: `add_plugin(package, text)`."""
+    added: list[str] = []
+
+    def add(package: ModuleType, text: str, name: str = "added") -> None:
+        folder = tmp_path / "plugins" / package.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(text)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        added.append(f"{package.__name__}.{name}")
+
+    yield add
+    for name in added:
+        sys.modules.pop(name, None)
 
 
 def small_config(**values: object) -> TrainConfig:

@@ -308,7 +308,9 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def state_dict_mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+def state_dict_mismatch(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, finite: bool = True
+) -> str | None:
     """Return the first mismatch between `state` and `expected`, or None if they match.
 
     Floating-point dtypes may differ.
@@ -317,6 +319,7 @@ def state_dict_mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tens
         state: Tensors by name, as read from the file.
         expected: Tensors by name with the expected shapes and kinds; values and device do not
             matter.
+        finite: Whether values that are not finite are a mismatch.
 
     Returns:
         A clause such as "it lacks 'memory.slots' (and 2 more)".
@@ -333,7 +336,7 @@ def state_dict_mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tens
     kinds = [n for n in expected if _is_float(state[n]) != _is_float(expected[n])]
     if kinds:
         return f"{_named(kinds)} has the dtype {state[kinds[0]].dtype}"
-    infinite = [name for name in expected if not torch.isfinite(state[name]).all()]
+    infinite = [name for name in expected if finite and not torch.isfinite(state[name]).all()]
     return f"{_named(infinite)} holds values that are not finite" if infinite else None
 
 

@@ -136,7 +136,8 @@ class Method(ABC):
         """Prepare the training of a network, e.g. by hooks on some stages.
 
         It runs once, before the first step or before a resumed run loads its state. Changes that
-        prediction needs belong in `adapters`.
+        prediction needs belong in `adapters`. A module that becomes an attribute of `segmenter`,
+        such as a discriminator, is trained and in snapshots, but not in checkpoints.
         """
 
     @abstractmethod
@@ -155,7 +156,10 @@ class Method(ABC):
         return []
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the state that a resumed run needs; its tensors keep their names and shapes."""
+        """Return the state that a resumed run needs.
+
+        Its tensors exist after `setup`, and keep their names and shapes.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from pinmem_core.config import OptimConfig
+from pinmem_core.errors import ConfigError
 from pinmem_core.models import Segmenter
 from pinmem_core.sharding import exchanged, is_sharded, local_part, sharded_like
 from pinmem_core.training.optimizers import Groups, optimizers
@@ -59,9 +61,21 @@ def build_optimizer(config: OptimConfig, segmenter: Segmenter) -> Optimizer:
     """Return the optimizer `config.name` over the parameters of a segmenter.
 
     Raises:
-        ConfigError: The optimizer does not exist.
+        ConfigError: The optimizer does not exist, or a run cannot use it.
     """
-    return optimizers.get(config.name)(parameter_groups(config, segmenter), config)
+    optimizer: object = optimizers.get(config.name)(parameter_groups(config, segmenter), config)
+    if not isinstance(optimizer, Optimizer):
+        problem = f"is a {type(optimizer).__name__}, no torch.optim.Optimizer"
+    elif not all({"lr_scale", "weight_decay"} <= group.keys() for group in optimizer.param_groups):
+        problem = "lacks 'lr_scale' or 'weight_decay' in a parameter group: keep the given groups"
+    elif any(
+        of.default is of.empty and of.kind not in (of.VAR_POSITIONAL, of.VAR_KEYWORD)
+        for of in signature(optimizer.step).parameters.values()
+    ):
+        problem = "needs arguments in 'step', such as a closure; a run steps without any"
+    else:
+        return optimizer
+    raise ConfigError(f"the optimizer '{config.name}' {problem}.")
 
 
 def parameter_groups(config: OptimConfig, segmenter: Segmenter) -> Groups:
@@ -109,33 +123,58 @@ def _depths(segmenter: Segmenter) -> dict[nn.Parameter, int]:
 def optimizer_state(
     optimizer: Optimizer, model: nn.Module
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of an optimizer: tensors by "parameter/name", and numbers as JSON data.
-
-    Groups that differ in sharding only have equal numbers, which the result holds once.
+    """Return the state of an optimizer: tensors by "parameter/name", and the rest as JSON data.
 
     Args:
         optimizer: Optimizer of parameters of `model`.
         model: Network whose parameter names identify the state.
+
+    Raises:
+        ConfigError: The optimizer keeps something that would be lost in a resumed run.
     """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for name, parameter in model.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        if parameter not in names:
+            raise _lost(optimizer, "a state that belongs to no parameter")
+        for kind, value in state.items():
+            key = f"{names[parameter]}/{kind}"
+            if not isinstance(kind, str) or "/" in kind:
+                raise _lost(optimizer, f"a state under the name {kind!r}")
             if isinstance(value, Tensor):
-                tensors[f"{name}/{kind}"] = value
+                tensors[key] = value
+            elif _is_plain(value):
+                numbers[key] = value
             else:
-                numbers[f"{name}/{kind}"] = value
-    groups = {
-        _kind(group): {
-            k: v for k, v in group.items() if isinstance(v, int | float) and k not in _NOT_SAVED
-        }
-        for group in optimizer.param_groups
-    }
-    return tensors, {"state": numbers, "groups": [*groups.values()]}
+                raise _lost(optimizer, f"a {type(value).__name__} as the state '{kind}'")
+    groups = []
+    for group in optimizer.param_groups:
+        values = {k: v for k, v in group.items() if k not in _NOT_SAVED}
+        for kind, value in values.items():
+            if isinstance(value, Tensor):
+                raise _lost(optimizer, f"a tensor as '{kind}' of a parameter group")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise _lost(optimizer, f"the number {value} as '{kind}' of a parameter group")
+        plain = {kind: value for kind, value in values.items() if _is_plain(value)}
+        groups.append({"parameters": [names[p] for p in group["params"]], "values": plain})
+    return tensors, {"state": numbers, "groups": groups}
 
 
-def _kind(group: Mapping[str, Any]) -> tuple[float, float]:
-    return group.get("lr_scale", 1.0), group["weight_decay"]
+def _is_plain(value: object) -> bool:
+    """Return whether a JSON file keeps the value."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | str | None) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
+
+
+def _lost(optimizer: Optimizer, what: str) -> ConfigError:
+    return ConfigError(
+        f"the optimizer {type(optimizer).__name__} keeps {what}: a resumed run would lose it.",
+        "Keep tensors and finite numbers in 'state[parameter]', or numbers in 'param_groups'.",
+    )
 
 
 def load_optimizer_state(
@@ -144,7 +183,11 @@ def load_optimizer_state(
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
 ) -> None:
-    """Load the result of `optimizer_state`, in place where the state exists already."""
+    """Load the result of `optimizer_state`, in place where the state exists already.
+
+    A group takes the values of the group that its first parameter was in: a sharded run has more
+    groups than others.
+    """
     parameters = dict(model.named_parameters())
     for key, value in {**tensors, **numbers.get("state", {})}.items():
         name, _, kind = key.rpartition("/")
@@ -159,10 +202,12 @@ def load_optimizer_state(
             )
         else:
             state[kind] = value
-    kinds = [_kind(group) for group in optimizer.param_groups]
-    by_kind = dict(zip(dict.fromkeys(kinds), numbers.get("groups", ()), strict=False))
-    for group, kind in zip(optimizer.param_groups, kinds, strict=True):
-        group.update({k: v for k, v in by_kind.get(kind, {}).items() if k not in _NOT_SAVED})
+    names = {parameter: name for name, parameter in parameters.items()}
+    # Snapshots of older versions name no parameters; sgd and adamw change nothing in their groups.
+    saved = {n: g["values"] for g in numbers.get("groups", ()) for n in g.get("parameters", ())}
+    for group in optimizer.param_groups:
+        for kind, value in saved.get(names[group["params"][0]], {}).items():
+            group[kind] = tuple(value) if isinstance(group.get(kind), tuple) else value
 
 
 class WeightAverage:

@@ -1,8 +1,10 @@
 """One iteration: learning rates, gradients of the method, optimizer step, memory refresh."""
 
-from collections.abc import Callable, Iterable, Mapping
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
@@ -19,7 +21,7 @@ from pinmem_core.distributed import (
 )
 from pinmem_core.errors import ConfigError, DataError, PinMemError
 from pinmem_core.methods import methods
-from pinmem_core.methods.base import Sources, StepContext, StepResult
+from pinmem_core.methods.base import Method, Sources, StepContext, StepResult
 from pinmem_core.methods.losses import mean_losses
 from pinmem_core.models import Segmenter
 from pinmem_core.sharding import clip_gradients, gathered, is_sharded, shard, sharded_like
@@ -64,7 +66,13 @@ class TrainStep:
         self.method.averages_last = config.compute.accumulate == 1
         segmenter.freeze(config.optim.freeze)
         self.segmenter = prepare(segmenter, config.compute, device)
+        shapes = {name: value.shape for name, value in self.segmenter.state_dict().items()}
         self.method.setup(self.segmenter)
+        self._own = self._unchanged(shapes)
+        self._kept = {
+            name: torch.empty_like(value, device="meta")
+            for name, value in self._tensors_of_method().items()
+        }
         if config.compute.shard and world_size() > 1:
             shard(self.segmenter.backbone, self.segmenter.backbone.blocks(), device)
         self.optimizer = build_optimizer(config.optim, self.segmenter)
@@ -75,6 +83,7 @@ class TrainStep:
         self.loss_check = FiniteLossCheck(device, deferred=device.type != "cpu")
         self._inner_lr: float | Tensor = config.optim.inner_lr
         self._iteration = 0
+        self._stepped = False
         self._run: Callable[[Batch], StepResult] = self._learn
         if config.compute.graph and device.type == "cuda":
             self._inner_lr = torch.tensor(config.optim.inner_lr, device=device)
@@ -87,6 +96,37 @@ class TrainStep:
                     "Set 'compute.graph' to false.",
                 )
             self._run = StepGraphs(self._learn)
+
+    def _unchanged(self, shapes: Mapping[str, torch.Size]) -> Collection[str]:
+        """Return the names of `shapes`, the tensors of the network before the method's set-up.
+
+        Modules that the method adds are trained and in snapshots, but not in checkpoints.
+        """
+        now = self.segmenter.state_dict()
+        changed = [n for n, shape in shapes.items() if n not in now or now[n].shape != shape]
+        if changed:
+            raise ConfigError(
+                f"the method '{self.config.method}' changes '{changed[0]}' of the network in "
+                "'setup', so that its checkpoints could not be loaded.",
+                "Make such changes with 'Method.adapters'.",
+            )
+        return shapes.keys()
+
+    def _tensors_of_method(self) -> dict[str, Tensor]:
+        state = self.method.state_dict()
+        if state and type(self.method).load_state_dict is Method.load_state_dict:
+            raise ConfigError(
+                f"the method '{self.config.method}' has a 'state_dict' but no 'load_state_dict': a "
+                "resumed run would lose its state."
+            )
+        for name, value in state.items():
+            if not isinstance(value, Tensor):
+                raise ConfigError(
+                    f"'{name}' in the state of the method '{self.config.method}' is a "
+                    f"{type(value).__name__}, no tensor.",
+                    "Return a tensor, e.g. 'torch.tensor(3)'.",
+                )
+        return state
 
     def begin(self) -> None:
         """Take the present weights as those that all averages of weights start from."""
@@ -108,21 +148,40 @@ class TrainStep:
         """Train on a batch in `iteration`, counted from 0.
 
         Raises:
+            ConfigError: The method returned no losses or gradients, or a resumed run would lose a
+                state of the optimizer or the method.
             PinMemError: A loss is not finite (on a GPU, `check` raises this error).
         """
-        torch.manual_seed(step_seed(self.config.seed, iteration, rank()))
+        seed = step_seed(self.config.seed, iteration, rank())
+        torch.manual_seed(seed)
+        random.seed(seed)  # a method may draw with Python or numpy
+        np.random.seed(seed)
         self._iteration = iteration
         self._set_rates(iteration)
         result = self._run(batch)
+        if not self._stepped:
+            self.states()  # raises if a resumed run would lose something, before hours have passed
+            self._stepped = True
         self.loss_check.record(iteration, self._checked(result), batch)
         return result
 
     def states(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of a snapshot, of the network and what trains it; some are sharded."""
+        """Return the tensors of a snapshot, of the network and what trains it; some are sharded.
+
+        Raises:
+            ConfigError: A resumed run would lose a state of the optimizer or the method.
+        """
+        of_method = self._tensors_of_method()
+        if problem := state_dict_mismatch(of_method, self._kept, finite=False):
+            raise ConfigError(
+                f"the state of the method '{self.config.method}' is not that after 'setup', into "
+                f"which a resumed run loads it: {problem}.",
+                "Create all tensors in 'setup', and keep their names and shapes.",
+            )
         return {
             "model": self.segmenter.state_dict(),
             "optimizer": optimizer_state(self.optimizer, self.segmenter)[0],
-            "method": self.method.state_dict(),
+            "method": of_method,
             "ema": self.average.average if self.average else {},
             "initial": self.initial,
         }
@@ -144,7 +203,9 @@ class TrainStep:
         others = changed_settings(snapshot.meta.settings, training_settings(self.config))
         problem = next((f"it was trained with another '{key}'" for key in others), None)
         for kind, expected in own.items():
-            problem = problem or state_dict_mismatch(states.get(kind, {}), expected)
+            finite = kind not in ("optimizer", "method")
+            given = states.get(kind, {})
+            problem = problem or state_dict_mismatch(given, expected, finite=finite)
         if problem:
             raise DataError(
                 f"the snapshot {snapshot.folder} does not fit the run's configuration: {problem}.",
@@ -190,7 +251,7 @@ class TrainStep:
         for name, value in gathered(self.initial).items():
             state[name] = torch.lerp(state[name], value, share)
         plain = Segmenter(self.config.model)
-        plain.load_state_dict(state)
+        plain.load_state_dict({name: state[name] for name in self._own})
         return plain
 
     def check(self) -> None:
@@ -245,12 +306,12 @@ class TrainStep:
         self.optimizer.zero_grad()
         count = self.config.compute.accumulate
         if count == 1:
-            return self.method.step(self._context(batch))
+            return self._step(batch)
         sums: dict[torch.nn.Parameter, torch.Tensor] = {}
         results = []
         for part in batch.parts(count):
             self.optimizer.zero_grad()  # an inner step uses only the gradient of its part
-            results.append(self.method.step(self._context(part)))
+            results.append(self._step(part))
             for parameter in self.segmenter.parameters():
                 if parameter.grad is not None:
                     total = sums.setdefault(parameter, torch.zeros_like(parameter.grad))
@@ -261,6 +322,23 @@ class TrainStep:
         all_reduce_mean([total for p, total in sums.items() if not is_sharded(p)])
         phases = results[0].losses
         return StepResult({p: mean_losses([r.losses[p] for r in results]) for p in phases})
+
+    def _step(self, batch: Batch) -> StepResult:
+        """Run the method's step, and check that it did what the loop relies on."""
+        result = self.method.step(self._context(batch))
+        if not isinstance(result, StepResult) or not result.losses:
+            problem = "returns no StepResult with losses"
+        elif not all(
+            isinstance(value, Tensor) and value.ndim == 0
+            for losses in result.losses.values()
+            for value in (losses.total, *losses.terms.values())
+        ):
+            problem = "returns a loss that is no tensor of a single value, of 0 dimensions"
+        elif all(p.grad is None for group in self.optimizer.param_groups for p in group["params"]):
+            problem = "computes no gradients: it must call 'Method.backward'"
+        else:
+            return result
+        raise ConfigError(f"the step of the method '{self.config.method}' {problem}.")
 
     def _update(self, result: StepResult) -> None:
         """Step the optimizer and the average, unless a loss is not finite."""

@@ -1,7 +1,5 @@
 """A plug-in that cannot be used is named with its file, and none replaces another silently."""
 
-import sys
-
 import pytest
 
 import pinmem_core.data.cards
@@ -9,18 +7,6 @@ import pinmem_core.methods
 from pinmem_core import list_datasets, list_methods
 from pinmem_core.errors import ConfigError
 from pinmem_core.methods import methods
-
-
-@pytest.fixture
-def add(tmp_path, monkeypatch):
-    def write(text, name="added", package=pinmem_core.methods):
-        (tmp_path / f"{name}.py").write_text(text)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-
-    yield write
-    for package in (pinmem_core.methods, pinmem_core.data.cards):
-        sys.modules.pop(f"{package.__name__}.added", None)
-
 
 METHOD = "from pinmem_core.methods.base import Method\nclass Mine(Method):\n"
 
@@ -41,14 +27,14 @@ METHOD = "from pinmem_core.methods.base import Method\nclass Mine(Method):\n"
         ),
     ],
 )
-def test_an_unusable_method_is_named_with_its_file(add, text, message):
-    add(text)
+def test_an_unusable_method_is_named_with_its_file(add_plugin, text, message):
+    add_plugin(pinmem_core.methods, text)
     with pytest.raises(ConfigError, match=message):
         list_methods()
 
 
-def test_a_file_with_the_name_of_another_one_is_not_ignored(add):
-    add("METHODS = {}", name="mixstyle")
+def test_a_file_with_the_name_of_another_one_is_not_ignored(add_plugin):
+    add_plugin(pinmem_core.methods, "METHODS = {}", name="mixstyle")
     with pytest.raises(ConfigError, match="both have a module 'mixstyle'"):
         methods.get("mixstyle")
 
@@ -60,7 +46,7 @@ def test_a_file_with_the_name_of_another_one_is_not_ignored(add):
         ("from pinmem_core.data.cards.toy import CARD", "the name of another one, 'toy'"),
     ],
 )
-def test_an_unusable_card_is_named_with_its_file(add, text, message):
-    add(text, package=pinmem_core.data.cards)
+def test_an_unusable_card_is_named_with_its_file(add_plugin, text, message):
+    add_plugin(pinmem_core.data.cards, text)
     with pytest.raises(ConfigError, match=message):
         list_datasets()

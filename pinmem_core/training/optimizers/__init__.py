@@ -1,8 +1,10 @@
 """Optimizers. To add one, add a module here with a dict `OPTIMIZERS` from names to functions.
 
-A function takes the parameter groups and `OptimConfig`, and returns a `torch.optim.Optimizer`. Its
-state must exist from the start, because a snapshot is restored into it. Its `step` must respect
-`found_inf`, as torch's fused optimizers do, to skip a step without synchronising with the host.
+A function takes the parameter groups and `OptimConfig`, and returns a `torch.optim.Optimizer`. A
+snapshot holds the tensors and numbers in its `state[parameter]`, and the numbers in its
+`param_groups`; other attributes are lost in a resumed run. Its `step` takes no arguments. If it
+respects `found_inf`, as torch's fused optimizers do, it can skip a step without synchronising with
+the host.
 """
 
 from collections.abc import Callable
