@@ -10,6 +10,7 @@ import typer
 from pinmem_cli.names import known_datasets
 from pinmem_cli.options import Dataset, Json, Prepared, Quiet, argument, option, shell_join
 from pinmem_cli.output import VERIFICATION_FAILED, Output, counted, fields, size, table
+from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pinmem_core.data.card import DatasetCard
@@ -250,6 +251,8 @@ def preview(
     chosen = Selection.parse(selection)
     samples = select(chosen, default_split="all")
     path = out or Path(f"{str(chosen).replace(':', '-').replace('@', '-')}-preview.png")
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"a preview is a PNG, which {path} is not.", "Name it 'NAME.png'.")
     write_png(path, contact_sheet(samples, count))
     output = Output(as_json=json, quiet=quiet)
     output.result({"output": str(path), "samples": len(samples)}, str(path))

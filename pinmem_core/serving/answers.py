@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
 from pinmem_core.errors import DataError
@@ -94,12 +95,16 @@ def answer_mask(
 
 def _decode(content: bytes, megapixels: float) -> NDArray[np.uint8]:
     """Return the RGB pixels (H, W, 3) of an upload; its size is checked before it is decoded."""
-    with open_image(_UPLOAD, content) as image:
+    hint = f"Convert it to one of {', '.join(FORMATS)}."
+    try:
+        opened = open_image(_UPLOAD, content)
+    except DataError as error:
+        if content and isinstance(error.__cause__, UnidentifiedImageError):
+            raise DataError(error.message, hint) from error  # its own hint names other formats
+        raise
+    with opened as image:
         if image.format not in FORMATS:
-            raise DataError(
-                f"an upload in the format {image.format} is not accepted.",
-                f"Convert it to one of {', '.join(FORMATS)}.",
-            )
+            raise DataError(f"an upload in the format {image.format} is not accepted.", hint)
         if image.width * image.height > megapixels * 1e6:
             raise refusal(
                 413,

@@ -418,8 +418,9 @@ def test_what_is_no_archive_is_named_by_its_type(tmp_path, name, content, reason
 
 def test_one_kind_of_archive_is_not_taken_for_another(tmp_path):
     make_tar(tmp_path / "x.tar.gz", OK).rename(tmp_path / "x.zip")
-    message = refusal(tmp_path / "x.zip").message
-    assert "is not a zip archive: it looks like a gzip archive" in message
+    error = refusal(tmp_path / "x.zip")
+    assert "is not a zip archive, but a gzip archive" in error.message
+    assert f"Rename it to {tmp_path / 'x.tar.gz'}" in (error.hint or "")
 
 
 def test_a_missing_archive_is_named(tmp_path):

@@ -252,3 +252,13 @@ def test_a_damaged_dataset_is_prepared_again_from_its_folder_not_downloaded(
     else:
         assert "the last preparation had --reencode png" in again.err
     assert again.code == 0 and Result("data", "preview", "cityscapes").code == 0
+
+
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet"])
+def test_a_preview_is_not_written_under_the_name_of_another_format(tmp_path, name):
+    folder = unpacked(cityscapes(), tmp_path / "in")
+    assert Result("data", "prepare", "cityscapes", "--from", str(folder)).code == 0
+    done = Result("data", "preview", "cityscapes", "-o", str(tmp_path / name))
+    assert done.code == 2 and f"a preview is a PNG, which {tmp_path / name} is not" in done.err
+    assert not (tmp_path / name).exists()
+    assert Result("data", "preview", "cityscapes", "-o", str(tmp_path / "sheet.PNG")).code == 0

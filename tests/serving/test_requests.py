@@ -142,6 +142,12 @@ def test_a_hostile_upload_ends_in_one_sentence(predictor, content, status, words
     assert app.post("/api/predict", content=PNG).status_code == 200
 
 
+@pytest.mark.parametrize("content", [b"hello", encoded(format="TIFF")])
+def test_a_hint_names_only_formats_that_are_accepted(predictor, content):
+    hint = client(predictor).post("/api/predict", content=content).json()["hint"]
+    assert hint == "Convert it to one of PNG, JPEG, WEBP, GIF, BMP, AVIF."
+
+
 def test_an_image_is_known_by_its_bytes_alone(predictor):
     app = client(predictor)
     alone = app.post("/api/predict", content=JPEG).json()
