@@ -45,7 +45,8 @@ def train(
         recipe: Name of a recipe, TOML file, or run; or a complete configuration. None for the
             recipe of the first source, or settings that fit the data and the device.
         output: Folder to make; None for a new one below `PINMEM_HOME`.
-        settings: Values of dotted configuration keys. They overrule the recipe.
+        settings: Values of dotted configuration keys. They overrule the recipe; a mapping for a
+            section, such as `{"optim": {"lr": 0.005}}`, overrules the keys that it holds.
         on_event: Callback for progress events.
         stop: Called after each iteration; if it returns True, the run saves its state and ends.
         options: Values of configuration keys without a dot, such as `seed=1`.

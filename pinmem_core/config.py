@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import NoneType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +22,9 @@ from pinmem_core.label_space import CITYSCAPES, LabelSpace, first_classes, label
 
 
 def _split_at_commas(value: object) -> object:
-    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return tuple(filter(None, (name.strip() for name in value.split(","))))
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
@@ -54,6 +56,9 @@ class Settings(BaseModel):
         choices = get_args(field.annotation) if field else ()
         if isinstance(value, bool) and field and {int, float} & {field.annotation, *choices}:
             return str(value).lower()  # pydantic would take true for the number 1
+        numbers = field and get_origin(field.annotation) is tuple and str not in choices
+        if numbers and isinstance(value, list | tuple):
+            return [str(each).lower() if isinstance(each, bool) else each for each in value]
         if value is None and "none" in choices:
             return "none"
         return None if value == "none" and NoneType in choices else value
@@ -348,7 +353,7 @@ class TrainConfig(Settings):
     """Images per domain per iteration."""
     pseudo_domains: int = Field(2, ge=2)
     """Number of pseudo-domains that a single source is split into for the meta methods."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of all randomness."""
     device: str = "auto"
     """Device: auto, cpu, mps, cuda or cuda:N."""

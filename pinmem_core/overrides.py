@@ -1,9 +1,9 @@
 """Overrides of the configuration such as `optim.lr=0.02`: merge them, and check all values."""
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -16,6 +16,8 @@ S = TypeVar("S", bound=Settings)
 
 def nested(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `settings` with each dotted key of `values` set.
+
+    A mapping for a section of `TrainConfig` sets the keys that it holds; the others stay.
 
     Raises:
         ConfigError: A key leads into a value that is not a section.
@@ -50,7 +52,23 @@ def _assign(section: dict[str, Any], path: list[str], value: object, key: str) -
             raise ConfigError(f"'{key}' cannot be set: '{name}' is a value, not a section.")
         section[name] = {**inner}
         section = section[name]
-    section[path[-1]] = value
+    name, kept = path[-1], section.get(path[-1])
+    if isinstance(value, Mapping) and isinstance(kept, Mapping) and _section(TrainConfig, path):
+        section[name] = {**kept}
+        for inner, each in value.items():
+            _assign(section, [name, inner], each, f"{key}.{inner}")
+    else:
+        section[name] = value
+
+
+def _section(settings: type[Settings], path: Iterable[str]) -> type[Settings] | None:
+    """Return the class of the section of settings at a path; None if it is a value or unknown."""
+    section: type[Settings] | None = settings
+    for name in path:
+        field = section.model_fields.get(name) if section else None
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+    return section
 
 
 def _parse_value(text: str) -> object:
@@ -90,16 +108,16 @@ def validated(section: type[S], values: Mapping[str, Any], prefix: str = "") -> 
     path = [str(part) for part in first["loc"]]
     key = ".".join(filter(None, [prefix, *path]))
     if first["type"] == "extra_forbidden":
-        known = section().model_dump()
-        for name in path[:-1]:
-            known = known[name]
+        inner = _section(section, path[:-1])
+        known = inner.model_fields if inner else ()
         raise ConfigError(f"unknown configuration key '{key}'.", _suggestion(key, known))
     where = f"configuration key '{key}'" if key else "configuration"
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    reason = reason or "the value is not allowed"
     raise ConfigError(f"{where}: {reason[0].lower()}{reason[1:]}.")
 
 
-def _suggestion(key: str, known: Mapping[str, Any]) -> str:
+def _suggestion(key: str, known: Collection[str]) -> str:
     if renamed := KEYS.get(key):
         return f"It is called '{renamed}' now."
     section, _, name = key.rpartition(".")

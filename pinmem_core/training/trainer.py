@@ -42,9 +42,9 @@ from pinmem_core.models import Segmenter
 from pinmem_core.training.feature_cache import CachedCrops, cache_line, cached_crops
 from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.linear_probe import fit_new_rows
-from pinmem_core.training.loggers import Logger, loggers
 from pinmem_core.training.optim import learning_rate
 from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
+from pinmem_core.training.run_loggers import RunLoggers
 from pinmem_core.training.setup import (
     base_of,
     initial_segmenter,
@@ -111,7 +111,6 @@ class Trainer(ExitStack):
         self.step.sources = Sources(self._loader, epoch)
         for line in self.step.method.notices():
             on_event(Notice(line))
-        self.loggers: list[Logger] = []
         self._scored: tuple[int, Segmenter] | None = None
         self.trained = False
         self.saved = time.monotonic()
@@ -171,10 +170,8 @@ class Trainer(ExitStack):
     def run(self) -> dict[str, dict[str, Scores]]:
         """Train to the end and return the scores of the last checkpoint."""
         done = self._begin()
-        if self.folder.writes:
-            for name in self.config.logger:
-                logger = loggers.get(name)(self.folder.path, done)
-                self.loggers.append(self.enter_context(logger))
+        names = self.config.logger if self.folder.writes else ()
+        self.loggers = self.enter_context(RunLoggers(names, self.folder.path, done, self.on_event))
         self._emit(RunStarted(self.folder.path.name, shareable(self.config)))
         self._train(range(done, self.last))
         self.trained, last = True, self.last
@@ -318,8 +315,7 @@ class Trainer(ExitStack):
 
     def _emit(self, event: Event) -> None:
         self.on_event(event)
-        for logger in self.loggers:
-            logger(event)
+        self.loggers(event)
 
     def _log(self, done: int, values: dict[str, float]) -> None:
         self.folder.log(done, values)

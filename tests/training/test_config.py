@@ -1,7 +1,9 @@
 import pytest
+from pydantic import field_validator
 
+from pinmem_core.config import Settings
 from pinmem_core.errors import ConfigError
-from pinmem_core.overrides import nested, validate, with_overrides
+from pinmem_core.overrides import nested, validate, validated, with_overrides
 
 
 def test_overrides_are_typed_and_nested():
@@ -87,3 +89,60 @@ def test_none_is_a_value_where_it_is_allowed_and_a_choice_where_that_exists():
         assert config.checkpoint.minutes is None and config.model.memory is None
     with pytest.raises(ConfigError, match="'seed'"):
         validate(with_overrides({}, ["seed=none"]))
+
+
+@pytest.mark.parametrize("override", ["optim.betas=[false, 0.9]", "augmentation.scale=[true, 2]"])
+def test_a_boolean_in_a_list_is_no_number(override):
+    with pytest.raises(ConfigError, match="unable to parse"):
+        validate(with_overrides({}, [override]))
+
+
+def test_spaces_around_names_do_not_count():
+    config = validate(with_overrides({}, ["sources= toy:red , toy:blue", "logger=lines, wandb"]))
+    assert config.sources == ("toy:red", "toy:blue")
+    assert config.logger == ("lines", "wandb")
+    with pytest.raises(ConfigError, match="a source is named twice"):
+        validate({"sources": "toy:red, toy:red"})
+
+
+def test_a_mapping_sets_only_the_keys_of_a_section_that_it_holds():
+    recipe = {"optim": {"name": "adamw", "lr": 1.0}, "model": {"memory": {"gate": 0.5}}}
+    config = validate(
+        nested(recipe, {"optim": {"lr": 0.25}, "model": {"memory": {"read": "softmax"}}})
+    )
+    assert (config.optim.name, config.optim.lr) == ("adamw", 0.25)
+    assert (config.model.memory.gate, config.model.memory.read) == (0.5, "softmax")
+    assert recipe["optim"]["lr"] == 1.0
+    adapters = {"model": {"adapters": {"lora": {}}}}
+    assert validate(nested(adapters, {"model.adapters": {}})).model.adapters == {}
+
+
+class Own(Settings):
+    needed: int
+    chosen: int = 0
+
+    @field_validator("chosen")
+    @classmethod
+    def _refuse_one(cls, value):
+        if value == 1:
+            raise ValueError
+        assert value != 2
+        return value
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"needed": 1, "choosen": 1}, "unknown configuration key 'method_config.choosen'"),
+        ({"needed": 1, "chosen": 1}, "'method_config.chosen': the value is not allowed"),
+        ({"needed": 1, "chosen": 2}, "'method_config.chosen': "),
+    ],
+)
+def test_settings_of_a_plugin_are_refused_with_their_key(values, message):
+    with pytest.raises(ConfigError, match=message):
+        validated(Own, values, "method_config")
+
+
+def test_a_seed_that_torch_cannot_take_is_refused():
+    with pytest.raises(ConfigError, match="'seed': input should be less than"):
+        validate({"seed": 2**64})

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
+import pinmem_core.training.loggers
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Images, Metrics, Notice, Progress, RunStarted
 from pinmem_core.overrides import validate, with_overrides
@@ -195,3 +196,44 @@ def test_a_run_logs_its_configuration_metrics_and_pictures(tmp_path):
     assert kinds == ["start", "metrics", "metrics", "images", "metrics"]
     started, *_ = (event for event in events if isinstance(event, RunStarted))
     assert started.config == json.loads((run / "config.json").read_text())
+
+
+BROKEN = """
+from pinmem_core.events import Metrics
+from pinmem_core.training.loggers.base import Logger
+class Broken(Logger):
+    def __init__(self, run, after=0):
+        pass
+    def __call__(self, event):
+        if isinstance(event, Metrics) and event.iteration == 2:
+            raise ConnectionError("the server is gone")
+    def close(self):
+        raise ValueError("not flushed")
+LOGGERS = {"broken": Broken}
+"""
+
+
+def test_a_logger_that_fails_does_not_end_the_run(tmp_path, add_plugin):
+    add_plugin(pinmem_core.training.loggers, BROKEN)
+    events = []
+    config = small_config(method="aggregate", logger=["broken", "lines", "broken"])
+    result = train(config, tmp_path / "run", on_event=events.append)
+    assert result.iterations == 3
+    warnings = [e.message for e in events if isinstance(e, Notice) and "broken" in e.message]
+    assert warnings == [
+        "the logger 'broken' failed (ConnectionError: the server is gone); it gets no more events; "
+        "'metrics.jsonl' has the metrics",
+        "the logger 'broken' failed (ValueError: not flushed); its last events may be lost",
+    ]
+    assert "metrics 3 " in (tmp_path / "run" / "events.txt").read_text()
+
+
+def test_a_logger_that_fails_at_the_end_does_not_fail_the_run(tmp_path, add_plugin):
+    add_plugin(pinmem_core.training.loggers, BROKEN)
+    events = []
+    config = small_config(method="aggregate", logger=["broken"], iterations=1)
+    train(config, tmp_path / "run", on_event=events.append)
+    warnings = [e.message for e in events if isinstance(e, Notice) and "broken" in e.message]
+    assert warnings == [
+        "the logger 'broken' failed (ValueError: not flushed); its last events may be lost"
+    ]

@@ -24,8 +24,8 @@ class Logger(ABC):
             repeats later iterations.
 
     Raises:
-        MachineError: The package is not installed, or the log cannot be written. Later events can
-            also raise it.
+        MachineError: The package is not installed, or the log cannot be written. This ends the run;
+            a logger that fails later gets no more events, and the run goes on.
     """
 
     @abstractmethod
