@@ -1,5 +1,6 @@
 """Checks of memory, GPUs and folders."""
 
+import errno
 import os
 import platform
 import shutil
@@ -141,8 +142,12 @@ def check_folders() -> Section:
         problem = _write_problem(place)
         free = shutil.disk_usage(place).free if place.exists() else None
         if problem:
-            text = f"the folder of {name}, {path}, cannot be written: {problem}."
-            fix = f"Check who may write there, or set {variable} to another folder."
+            text = (
+                f"the folder of {name}, {path}, cannot be written: {problem.strerror or problem}."
+            )
+            is_full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "Make space" if is_full else "Check who may write there"
+            fix = f"{remedy}, or set {variable} to another folder."
             findings.append(Finding(text, fix))
         elif free is not None and free < LITTLE:
             text = f"only {free / 1e6:.0f} MB are free on the disk of {path}."
@@ -152,11 +157,11 @@ def check_folders() -> Section:
     return Section(values, findings)
 
 
-def _write_problem(folder: Path) -> str | None:
-    """Return why no file can be written in a folder; None if one can."""
+def _write_problem(folder: Path) -> OSError | None:
+    """Return the error of writing a file in a folder; None if one can be written."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             file.write(bytes(4096))
     except OSError as error:
-        return error.strerror or str(error)
+        return error
     return None

@@ -1,11 +1,13 @@
 """`pinmem doctor` in the situations that bug reports come from."""
 
+import errno
 import importlib.metadata
 import json
 import os
 import shutil
 import socket
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +98,20 @@ def test_a_folder_that_cannot_be_written_is_a_finding(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PINMEM_HOME", str(tmp_path / "file" / "home"))
     assert "Not a directory" in problems(machine.check_folders())[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "Make space"), (errno.EACCES, "Check who may write there")],
+)
+def test_the_remedy_for_a_folder_fits_what_keeps_files_out(monkeypatch, number, remedy):
+    def refuse(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    (first, *_) = machine.check_folders().findings
+    assert f"{os.strerror(number)}." in first.message
+    assert first.fix == f"{remedy}, or set PINMEM_HOME to another folder."
 
 
 def test_checks_create_no_folder(home):
