@@ -1,10 +1,11 @@
-"""Train on one folder of own images and score the other, for six pairs of drives of IDD-Lite.
+"""Train on one folder of own images and score the other, for ten pairs of drives of IDD-Lite.
 
     python docs/study/own/pairs.py IDD_LITE FOLDER MOBILENET_WEIGHTS [SEED...]
 
 `mycity.py` makes each pair. Every arm and seed is trained by `pinmem train`, unless its run exists
 already. The arm `starter` is the arm `mean` without the initial weights: both have the same
-training. The scores on the folder that no run has seen go to `results.json`, next to this script.
+training. The scores on the folder that no run has seen go to `results.json`, next to this script,
+those of the later pairs to `later/results.json`.
 """
 
 import json
@@ -19,10 +20,11 @@ from safetensors.torch import load_file
 from pinmem_core.evaluation import evaluate_run
 from pinmem_core.models import load_checkpoint, save_checkpoint
 
-RESULTS = Path(__file__).with_name("results.json")
-
-
-PAIRS = ("63 237", "252 80", "85 548", "460 77", "470 96", "377 6")
+HERE = Path(__file__).parent
+PAIRS = {
+    "p": ("63 237", "252 80", "85 548", "460 77", "470 96", "377 6"),
+    "later": ("377 77", "96 252", "460 252", "6 96"),
+}
 """Drives of `north` and `south`, drawn at random from the 13 drives with at least 15 images."""
 TRAIN = "train --sources mycity:north --targets mycity:south --iterations 180"
 PREPARE = ("new-card mycity", "prepare mycity --card mycity.yaml --from mycity")
@@ -60,21 +62,24 @@ def main(idd: Path, folder: Path, weights: Path, seeds: list[str]) -> None:
     """Make the data, train, and write the results."""
     mean = ("--from", "starter", "--set", "optim.initial_share=0.5")
     arms = {"mean": mean, "imagenet": ("--init-weights", str(weights))}
-    records = []
-    for number, (north, south) in enumerate(map(str.split, PAIRS)):
-        place = folder / f"p{number}"
-        if not place.exists():
-            make(idd, place / "mycity", {"north": north, "south": south})
-            for command in PREPARE:
-                pinmem(place, "data", *command.split())
-        for seed in seeds:
-            miou = {
-                arm: trained(place, f"{arm}-{seed}", *options, "--seed", seed)
-                for arm, options in arms.items()
-            }
-            miou["starter"] = without_initial_weights(place, f"mean-{seed}")
-            records.append({"north": north, "south": south, "seed": int(seed), **miou})
-    RESULTS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    for part, pairs in PAIRS.items():
+        records = []
+        for number, (north, south) in enumerate(map(str.split, pairs)):
+            place = folder / f"{part}{number}"
+            if not place.exists():
+                make(idd, place / "mycity", {"north": north, "south": south})
+                for command in PREPARE:
+                    pinmem(place, "data", *command.split())
+            for seed in seeds:
+                miou = {
+                    arm: trained(place, f"{arm}-{seed}", *options, "--seed", seed)
+                    for arm, options in arms.items()
+                }
+                miou["starter"] = without_initial_weights(place, f"mean-{seed}")
+                records.append({"north": north, "south": south, "seed": int(seed), **miou})
+        results = HERE / ("" if part == "p" else part) / "results.json"
+        results.parent.mkdir(exist_ok=True)
+        results.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
