@@ -53,7 +53,7 @@ def _imported(name: str) -> ModuleType:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"the module {spec.origin if spec else name} cannot be imported: {reason}.",
-            "Mend it, or move it out of the folder; 'pinmem --debug' shows the line.",
+            "Mend it, or move it out of the folder. The option '--debug' shows the line.",
         ) from error
 
 
