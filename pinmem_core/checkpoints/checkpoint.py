@@ -166,7 +166,7 @@ def write_checkpoint(
     """
     ours = described_fields(segmenter.config, segmenter.normalization)
     config = ours | {key: value for key, value in about.items() if key != DIGESTS} | ours
-    state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
+    state = separate_tensors(segmenter.state_dict())
     if base:
         state, record = base.split(state)
         config[BASE] = record.model_dump(mode="json")
@@ -224,8 +224,7 @@ def load_checkpoint(folder: Path, network: type[N]) -> tuple[N, dict[str, Any]]:
     config = current_config(written)
     model = architecture_of(config, folder)
     with memory_for(f"loading the checkpoint {folder}"):
-        with torch.device("meta"):  # shapes only: a config may ask for any size
-            empty = _build(network, model, folder)
+        empty = _build_empty(network, model, folder)
         described = described_fields(model, empty.normalization)
         require_described(config, described, folder)
         expected = empty.state_dict()
@@ -272,6 +271,22 @@ def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
             )
 
 
+def _build_empty(network: type[N], model: ModelConfig, folder: Path) -> N:
+    """Return the network on the device "meta": its config may ask for any size."""
+    try:
+        with torch.device("meta"):
+            return _build(network, model, folder)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if not _needs_values(error):
+            raise
+        return _build(network, model, folder)
+
+
+def _needs_values(error: Exception) -> bool:
+    """Return whether a constructor failed because it reads values of its tensors."""
+    return "meta" in str(error)
+
+
 def _build(network: type[N], model: ModelConfig, folder: Path) -> N:
     try:
         return network(model)
@@ -281,7 +296,7 @@ def _build(network: type[N], model: ModelConfig, folder: Path) -> N:
             error.hint,
         ) from None
     except RuntimeError as error:  # tensors too large for any machine
-        if ran_out_of_memory(error):
+        if ran_out_of_memory(error) or _needs_values(error):
             raise
         raise unfit(folder, f"its network is too large ({error})") from None
 
@@ -306,6 +321,18 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         f"the checkpoint {path.parent} cannot be read: {path.name}: {' '.join(reason.split())}.",
         FETCH_AGAIN,
     )
+
+
+def separate_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors on the CPU that share no memory, which safetensors refuses."""
+    separate: dict[str, Tensor] = {}
+    taken = set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if address in taken else tensor
+        taken.add(address)
+    return separate
 
 
 def state_dict_mismatch(

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from pinmem_core.config import LossConfig
 from pinmem_core.distributed import all_reduce_sum, world_size
+from pinmem_core.errors import ConfigError
 from pinmem_core.label_space import IGNORE_INDEX
 from pinmem_core.models import Segmenter, SegmenterOutput
 from pinmem_core.models.decoders.base import resize
@@ -162,6 +163,7 @@ def training_pass(
     output = segmenter.segment(encoding, slots)
     pixel_loss = partial(balanced_cross_entropy, balance=weights.balance)
     terms = segmenter.decoder.loss(output.decoded, labels, pixel_loss)
+    _require_terms(terms, segmenter)
     if auxiliary is not None:
         terms["aux"] = auxiliary_loss(auxiliary, labels)
     written = None
@@ -180,6 +182,22 @@ def training_pass(
     }
     total = torch.stack([factors.get(name, 1.0) * term for name, term in terms.items()]).sum()
     return Losses(terms, total, written), output
+
+
+def _require_terms(terms: Any, segmenter: Segmenter) -> None:
+    """Raise ConfigError if the losses of a decoder are none, or would be replaced by others."""
+    taken = {"read", "div", "cls"} | ({"aux"} if segmenter.auxiliary is not None else set())
+    if not (
+        isinstance(terms, dict)
+        and terms
+        and all(isinstance(term, Tensor) and term.ndim == 0 for term in terms.values())
+    ):
+        problem = "returns no losses by name, tensors of 0 dimensions"
+    elif odd := sorted(taken & {*terms}):
+        problem = f"names a loss '{odd[0]}', as another loss of the training is named"
+    else:
+        return
+    raise ConfigError(f"the decoder '{segmenter.config.decoder}' {problem}.")
 
 
 def divided_cross_entropy(

@@ -19,7 +19,7 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.label_space import LabelSpace
 from pinmem_core.models.adapters import build_adapters
 from pinmem_core.models.backbones import backbones
-from pinmem_core.models.backbones.base import Backbone
+from pinmem_core.models.backbones.base import Backbone, require_described
 from pinmem_core.models.decoders import decoders
 from pinmem_core.models.decoders.base import AuxiliaryHead, resize
 from pinmem_core.models.memory import CategoricalMemory
@@ -271,13 +271,15 @@ def _full(values: Tensor) -> Tensor:
 def _backbone(config: ModelConfig) -> Backbone:
     build = backbones.get(config.backbone)
     try:
-        return build(config.output_stride, **config.backbone_options)
+        backbone = build(config.output_stride, **config.backbone_options)
     except TypeError as error:
         if not config.backbone_options:
             raise
         raise ConfigError(
             f"model.backbone_options do not fit the backbone '{config.backbone}': {error}."
         ) from error
+    require_described(backbone, config.backbone)
+    return backbone
 
 
 def _require_batch_norm(backbone: Backbone) -> None:

@@ -28,6 +28,7 @@ from pinmem_core.models.memory import class_prototypes
 from pinmem_core.paths import expanded
 from pinmem_core.training.fine_tuning import InitialModel, pinned, start_from
 from pinmem_core.training.loggers import loggers
+from pinmem_core.training.network_check import require_consistent
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -368,7 +369,8 @@ def initial_segmenter(
             lacks.
 
     Raises:
-        ConfigError: The backbone or its weights do not exist, or a frozen part would be new.
+        ConfigError: The backbone or its weights do not exist, a frozen part would be new, or the
+            backbone or decoder is not as it describes itself.
         DataError: The weights are damaged or belong to another network.
         MachineError: The weights cannot be downloaded.
     """
@@ -395,6 +397,7 @@ def initial_segmenter(
                 "pretrained ones: '--init-weights default'"
             )
             on_event(Notice(message, warning=True))
+    require_consistent(segmenter)
     return segmenter
 
 

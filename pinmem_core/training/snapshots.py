@@ -19,6 +19,7 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
+from pinmem_core.checkpoints.checkpoint import separate_tensors
 from pinmem_core.config import TrainConfig
 from pinmem_core.documents import json_bytes, read_json_object
 from pinmem_core.errors import DataError
@@ -109,24 +110,12 @@ def save_snapshot(run: Path, meta: SnapshotMeta, states: Mapping[str, State], ke
     kept = {name: state for name, state in states.items() if state or name in _REQUIRED}
     with staged_folder(run / FOLDER / f"{meta.iteration:08}") as folder:
         for name, state in kept.items():
-            safetensors.torch.save_file(_separate(state), folder / f"{name}.safetensors")
+            safetensors.torch.save_file(separate_tensors(state), folder / f"{name}.safetensors")
         files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
         manifest = meta.model_dump() | {"files": files}
         (folder / _MANIFEST).write_bytes(json_bytes(manifest))
     for old in [f for f in _folders(run) if int(f.name) <= meta.iteration][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _separate(state: State) -> dict[str, Tensor]:
-    """Return contiguous tensors on the CPU that share no memory, which safetensors refuses."""
-    separate: dict[str, Tensor] = {}
-    taken = set()
-    for name, value in state.items():
-        tensor = value.detach().cpu().contiguous()
-        address = tensor.untyped_storage().data_ptr()
-        separate[name] = tensor.clone() if address in taken else tensor
-        taken.add(address)
-    return separate
 
 
 def remove_half_written(run: Path) -> None:

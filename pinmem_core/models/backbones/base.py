@@ -134,6 +134,38 @@ class Backbone(nn.Module, ABC):
         load_strictly(self, state, f"the weights in {source}", self.name, self.unused_weights)
 
 
+def require_described(backbone: object, name: str) -> None:
+    """Raise ConfigError if a backbone lacks an attribute, or one has an impossible value.
+
+    Args:
+        backbone: Result of the constructor.
+        name: Name of the backbone in the configuration.
+    """
+    if not isinstance(backbone, Backbone):
+        problem = f"is a {type(backbone).__name__}, no Backbone"
+    elif missing := [key for key in ("name", "channels", "strides") if not hasattr(backbone, key)]:
+        problem = f"lacks the attribute '{missing[0]}'"
+    elif not backbone.channels or len(backbone.channels) != len(backbone.strides):
+        problem = (
+            f"has {len(backbone.channels)} channels and {len(backbone.strides)} strides; give one "
+            "of each per feature"
+        )
+    elif min(backbone.size_multiple, *backbone.channels, *backbone.strides) < 1:
+        problem = "has a size_multiple, stride or number of channels below 1"
+    elif not (
+        len(backbone.mean) == len(backbone.std) == 3
+        and all(isinstance(value, int | float) for value in (*backbone.mean, *backbone.std))
+    ):
+        problem = "needs a mean and a std of three numbers, for red, green and blue"
+    elif min(*backbone.mean, *backbone.std) < 0 or not min(backbone.std) > 0:
+        problem = "has a mean below 0, or a std that is not above 0"
+    elif max(*backbone.mean, *backbone.std) > 1:
+        problem = "has a mean or std above 1; they are for images in 0..1, not 0..255"
+    else:
+        return
+    raise ConfigError(f"the backbone '{name}' {problem}.")
+
+
 def end_of(backbone: Backbone, stage: nn.Module) -> nn.Module:
     """Return the module that returns the maps of a stage: a hook on it is never recomputed."""
     runs_whole = stage in {*backbone.modules()} and not isinstance(stage, nn.ModuleList)
