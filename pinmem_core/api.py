@@ -14,6 +14,7 @@ from pinmem_core.data.convert import Reencoding
 from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare as prepare_dataset
 from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import Report
 from pinmem_core.events import Listener, ignore
 from pinmem_core.methods import methods
@@ -28,7 +29,7 @@ from pinmem_core.training.fit import run_config
 
 
 def train(
-    recipe: str | TrainConfig | None = None,
+    recipe: str | Path | TrainConfig | None = None,
     output: str | Path | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -62,7 +63,8 @@ def train(
     if isinstance(recipe, TrainConfig):
         config = validate(nested(recipe.model_dump(), values))
     else:
-        config = run_config(recipe, values, on_event=on_event)
+        name = None if recipe is None else str(recipe)
+        config = run_config(name, values, on_event=on_event)
     if output is None:
         output = runs_root() / f"{datetime.now():%Y%m%d-%H%M%S}-{config.method}"
     return training.train(config, Path(output), on_event=on_event, stop=stop)
@@ -112,10 +114,13 @@ def prepare(
         on_event: Callback for progress events.
 
     Raises:
-        ConfigError: There is no such dataset or label map, or its terms are not accepted.
+        ConfigError: There is no such dataset or label map, its terms are not accepted, or `jobs` is
+            below 1.
         DataError: Files are missing or damaged.
         MachineError: The disk is too small, or nothing here unpacks an archive.
     """
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"{jobs} jobs convert nothing.", "Set 'jobs' to 1 or more.")
     described = read_card(Path(card)) if card else get_card(dataset)
     given = [source] if isinstance(source, str | Path) else source
     folders = locate_raw_files(described, [*map(Path, given)], on_event=on_event)

@@ -1,5 +1,7 @@
 """Load a model by name, as a predictor."""
 
+from pathlib import Path
+
 from pinmem_core.checkpoints.hub import checkpoint_of, onnx_file
 from pinmem_core.errors import ConfigError
 from pinmem_core.events import Listener, ignore
@@ -10,7 +12,7 @@ from pinmem_core.models import load_checkpoint
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     device: str = "auto",
     protocol: Protocol | str | None = None,
@@ -33,10 +35,12 @@ def load(
         on_event: Callback for notices.
 
     Raises:
-        ConfigError: The protocol does not exist, or an option does not apply to ONNX files.
+        ConfigError: The protocol or precision does not exist, the memory budget is not above 0, or
+            an option does not apply to ONNX files.
         DataError: The run or model does not exist, or its checkpoint is damaged.
         MachineError: The Hub cannot be reached.
     """
+    name = str(name)
     if isinstance(protocol, str):
         protocol = get_protocol(protocol)
     if file := onnx_file(name):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import compiling_explained, full_float32, memory_for, pick_device
-from pinmem_core.errors import DataError, MachineError
+from pinmem_core.errors import ConfigError, DataError, MachineError, unknown_name
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.images import read_image
 from pinmem_core.inference.optimize import bytes_per_pixel, optimize_for_inference
@@ -154,6 +154,8 @@ class TiledPredictor(ABC):
         memory: int | None,
         on_event: Listener,
     ) -> None:
+        if memory is not None and not (math.isfinite(memory) and memory > 0):
+            raise ConfigError(f"a memory budget of {memory} bytes cannot be kept.")
         self.label_space = label_space
         self.device = device
         self.protocol = protocol or PROTOCOLS["fast"]
@@ -332,7 +334,7 @@ class Predictor(TiledPredictor):
             images. Metrics then deviate slightly from the protocol's.
 
     Raises:
-        ConfigError: The device name is unknown.
+        ConfigError: The device or the precision is unknown, or the memory budget is not above 0.
         MachineError: The device is not available, or its memory does not suffice.
     """
 
@@ -347,6 +349,8 @@ class Predictor(TiledPredictor):
         memory: int | None = None,
         on_event: Listener = ignore,
     ) -> None:
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", str(precision), PRECISIONS)
         chosen = pick_device(device)
         with memory_for(f"moving the network to {chosen}"):
             self.segmenter = segmenter.to(chosen).eval()

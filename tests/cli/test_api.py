@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,3 +58,29 @@ def test_prepare_and_the_lists(tmp_path):
     assert {"camvid", "gtav"} <= set(pm.list_datasets()) and "demo" in pm.list_recipes()
     assert {"pinmem", "mldg", "aggregate"} <= set(pm.list_methods())
     assert "resnet50" in pm.list_backbones() and "starter" in pm.list_models()
+
+
+def test_a_path_is_taken_where_a_name_is():
+    with pytest.raises(pm.DataError, match="there is no run '/nonexistent'"):
+        pm.load(Path("/nonexistent"))
+    with pytest.raises(pm.ConfigError, match=r"nonexistent\.toml"):
+        pm.train(Path("/nonexistent.toml"))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"precision": "int8"}, "unknown precision 'int8'"),
+        ({"memory": 0}, "a memory budget of 0 bytes cannot be kept"),
+        ({"memory": -1}, "a memory budget of -1 bytes cannot be kept"),
+        ({"memory": float("nan")}, "a memory budget of nan bytes cannot be kept"),
+    ],
+)
+def test_options_of_a_predictor_are_checked(option, message):
+    with pytest.raises(pm.ConfigError, match=message):
+        pm.load("starter", device="cpu", **option)
+
+
+def test_a_dataset_needs_a_job():
+    with pytest.raises(pm.ConfigError, match="0 jobs convert nothing"):
+        pm.prepare("toy", jobs=0)
