@@ -262,7 +262,7 @@ class AugmentationConfig(Settings):
     """Smallest and largest factor of the random scaling."""
     strong: Literal["meta-test", "first-source", "all", "none"] = "meta-test"
     """Domains of a step with strong colour jitter."""
-    rare_classes: float | None = Field(None, gt=0)
+    rare_classes: float | None = Field(None, ge=1e-6)
     """Temperature of rare-class sampling, e.g. 0.01 as in DAFormer: the lower, the more often an
     image is drawn for a rare class. None: images are drawn uniformly."""
     jitter: Literal["paper", "distort"] = "paper"
@@ -346,7 +346,7 @@ class TrainConfig(Settings):
     """Accept targets that a source holds images of; their scores are marked as seen."""
     iterations: int = Field(30_463, ge=1)
     """Number of optimizer steps."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, le=10_000_000)
     """Wall-clock minutes of the whole run: from the measured speed it plans at most as many
     iterations as fit, with initial memory and scoring. None: no limit."""
     batch: int = Field(4, ge=1)

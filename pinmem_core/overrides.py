@@ -121,7 +121,10 @@ def _suggestion(key: str, known: Collection[str]) -> str:
     if renamed := KEYS.get(key):
         return f"It is called '{renamed}' now."
     section, _, name = key.rpartition(".")
-    elsewhere = [path for path in _paths(TrainConfig().model_dump()) if path.endswith(f".{name}")]
+    paths = [*_paths(TrainConfig().model_dump())]
+    if key in paths:  # a TOML file that has "optim.lr" as one key
+        return "Write it without quotation marks."
+    elsewhere = [path for path in paths if path.endswith(f".{name}")]
     close = [".".join(filter(None, [section, like])) for like in get_close_matches(name, known, 1)]
     meant = " or ".join(f"'{path}'" for path in elsewhere or close)
     hint = f"Did you mean {meant}? " if meant else ""

@@ -146,3 +146,15 @@ def test_settings_of_a_plugin_are_refused_with_their_key(values, message):
 def test_a_seed_that_torch_cannot_take_is_refused():
     with pytest.raises(ConfigError, match="'seed': input should be less than"):
         validate({"seed": 2**64})
+
+
+def test_a_dotted_key_in_quotes_is_explained():
+    with pytest.raises(ConfigError, match=r"unknown configuration key 'optim\.lr'") as error:
+        validate({"optim.lr": 1})
+    assert error.value.hint == "Write it without quotation marks."
+
+
+@pytest.mark.parametrize("override", ["minutes=1e308", "augmentation.rare_classes=1e-320"])
+def test_numbers_whose_quotients_overflow_are_refused(override):
+    with pytest.raises(ConfigError, match=r"input should be (less|greater) than or equal to"):
+        validate(with_overrides({}, [override]))
