@@ -1,7 +1,7 @@
 """One iteration: learning rates, gradients of the method, optimizer step, memory refresh."""
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +97,7 @@ class TrainStep:
                 )
             self._run = StepGraphs(self._learn)
 
-    def _unchanged(self, shapes: Mapping[str, torch.Size]) -> Collection[str]:
+    def _unchanged(self, shapes: Mapping[str, torch.Size]) -> frozenset[str]:
         """Return the names of `shapes`, the tensors of the network before the method's set-up.
 
         Modules that the method adds are trained and in snapshots, but not in checkpoints.
@@ -110,7 +110,7 @@ class TrainStep:
                 "'setup', so that its checkpoints could not be loaded.",
                 "Make such changes with 'Method.adapters'.",
             )
-        return shapes.keys()
+        return frozenset(shapes)
 
     def _tensors_of_method(self) -> dict[str, Tensor]:
         state = self.method.state_dict()

@@ -186,7 +186,8 @@ def test_a_file_is_no_model_except_an_onnx_file(tmp_path, monkeypatch):
     assert "pinmem runs" in Result("eval", "model.safetensors").err
 
 
-def test_a_mean_of_runs_never_mixes_domains_of_different_classes():
+def test_a_mean_of_runs_never_mixes_domains_of_different_classes(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     run = make_run(runs_root() / "done", scores=SCORES)
     scores = json.loads((run / "scores.json").read_text())
     scores["target"]["mine:d"]["label_space"] = "idd-level1"

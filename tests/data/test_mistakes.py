@@ -150,7 +150,8 @@ def test_the_options_of_the_last_preparation_are_not_dropped_without_a_word(tmp_
         assert (said in done.err) == bool(dropped)
 
 
-def test_a_dry_run_lists_the_archives_that_it_would_unpack(tmp_path, home):
+def test_a_dry_run_lists_the_archives_that_it_would_unpack(tmp_path, home, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     folder = cityscapes().write(tmp_path / "in")
     archives = sorted(map(str, folder.iterdir()))
     for sources in ([str(folder)], archives):
