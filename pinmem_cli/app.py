@@ -65,8 +65,8 @@ class _ErrorBoundary(Group):
                 raise
             show_error(error)
             raise typer.Exit(exit_code(error)) from None
-        except KeyboardInterrupt:
-            show_error(PinMemError("interrupted."))
+        except KeyboardInterrupt as stop:
+            show_error(PinMemError(str(stop) or "interrupted."))
             raise typer.Exit(_INTERRUPTED) from None
 
 

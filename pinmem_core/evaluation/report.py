@@ -88,14 +88,14 @@ def evaluate_run(
         device: Device name, as for `Predictor`.
         output: New folder for `report.json` and `report.html`; None to write no report.
         pictures: Whether `report.html` shows the worst and best images and the memory.
-        memory: Whether to measure how much the network uses its memory, which scores each target
-            a second time.
+        memory: Whether to measure how much the network uses its memory, which doubles the time.
         on_event: Callback for progress events and warnings.
 
     Raises:
         ConfigError: A name does not exist, there are no targets, a target cannot be scored in these
             classes, `memory` is set for a network without one, or `output` is not empty.
         DataError: Data of the run or of a target are missing or damaged; `output` has the others.
+        KeyboardInterrupt: Ctrl-C was pressed; `output` has the finished targets, if there are any.
         MachineError: The device is missing, `output` is not writable, or compilation fails.
     """
     if output and output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -149,11 +149,16 @@ def _write(
     write_atomic(folder / PAGE, page.encode())
 
 
-def _failure(failed: Mapping[str, DataError], output: Path | None = None) -> DataError:
-    """Return the error for targets that cannot be scored; the others are in `output`."""
-    hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)
+def _failure(
+    failed: Mapping[str, DataError | KeyboardInterrupt], output: Path | None = None
+) -> DataError | KeyboardInterrupt:
+    """Return the error for targets without scores; the others are in `output`."""
     kept = [f"The scores of the other targets are in {output / PAGE}."] if output else []
-    message = " ".join(dict.fromkeys(error.message for error in failed.values()))
+    errors = [error for error in failed.values() if isinstance(error, DataError)]
+    if len(errors) < len(failed):
+        return KeyboardInterrupt(" ".join(["interrupted.", *kept]))
+    hints = dict.fromkeys(error.hint for error in errors if error.hint)
+    message = " ".join(dict.fromkeys(error.message for error in errors))
     return DataError(message, "\n".join([*hints, *kept]) or None)
 
 
@@ -199,12 +204,14 @@ def _score(
     on_event: Listener,
     *,
     memory: bool,
-) -> tuple[dict[str, DomainResult], dict[str, DataError]]:
+) -> tuple[dict[str, DomainResult], dict[str, DataError | KeyboardInterrupt]]:
     """Return the result of each target, and the errors of those that cannot be scored.
 
-    Processes that share the work stop at the first error, which the others may not have.
+    Ctrl-C ends the scoring. Processes that share the work stop at the first error, which the others
+    may not have.
     """
-    domains, failed = {}, {}
+    domains: dict[str, DomainResult] = {}
+    failed: dict[str, DataError | KeyboardInterrupt] = {}
     for target in targets:
         try:
             result = evaluate_domain(
@@ -215,11 +222,13 @@ def _score(
                 task=f"scoring {target.name}",
             )
             use = memory_use(predictor, target, result, on_event=on_event) if memory else None
-        except DataError as error:
+        except (DataError, KeyboardInterrupt) as error:
             if world_size() > 1:
                 raise
             failed[target.name] = error
-            continue
+            if isinstance(error, DataError):
+                continue
+            break
         if missing := [n for n in target.classes.missing if result.scores.iou[n] is not None]:
             on_event(Notice(_lacks(target, missing), warning=True))
         digest = PreparedDataset.open(Selection.parse(target.name).dataset).summary["digest"]

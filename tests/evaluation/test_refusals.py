@@ -17,7 +17,7 @@ from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import TrainedOn, evaluate_run
 from pinmem_core.evaluation.compare import SavedReport, compare
 from pinmem_core.evaluation.report import new_report_folder
-from pinmem_core.events import Notice
+from pinmem_core.events import Notice, Progress
 from pinmem_core.images import write_png
 from pinmem_core.inference import Predictor
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
@@ -47,6 +47,33 @@ def land(folder, card=CARD):
         write_png(folder / domain / "a.jpg", rng.integers(0, 256, (64, 96, 3), dtype=np.uint8))
     (folder / "card.yaml").write_text(card)
     pm.prepare(yaml.safe_load(card)["name"], folder, card=folder / "card.yaml")
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_ctrl_c_keeps_the_scores_of_the_finished_targets(tmp_path, finished):
+    prepare_synthetic(["toy"])
+    model(tmp_path / "model")
+    reports = []
+
+    def interrupt(event):
+        if isinstance(event, Progress) and event.task.startswith("scoring"):
+            reports.append(event.task)
+            if len(dict.fromkeys(reports)) > finished:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        evaluate_run(
+            str(tmp_path / "model"),
+            ["toy:red", "toy:blue"],
+            device="cpu",
+            output=tmp_path / "report",
+            on_event=interrupt,
+        )
+    assert (tmp_path / "report").exists() == bool(finished)
+    if finished:
+        kept = json.loads((tmp_path / "report" / "report.json").read_text())
+        assert [*kept["targets"]] == ["toy:red"]
+        assert f"other targets are in {tmp_path / 'report' / 'report.html'}" in str(stop.value)
 
 
 def model(folder, space=CITYSCAPES):
