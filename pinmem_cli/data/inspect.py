@@ -14,7 +14,7 @@ from pinmem_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pinmem_core.data.card import DatasetCard
-    from pinmem_core.data.prepared import State
+    from pinmem_core.data.state import State
     from pinmem_core.label_space import LabelSpace
 
 TEXT = ("state", "how to get it", "samples")
@@ -27,7 +27,7 @@ INFO_EXAMPLES = (
 def list_datasets(json: Json = False, quiet: Quiet = False) -> None:
     """List the datasets that pinmem knows, and their state on this machine."""
     from pinmem_core.data.catalog import cards, damaged_cards
-    from pinmem_core.data.prepared import state_of
+    from pinmem_core.data.state import state_of
 
     known, damaged = cards(), damaged_cards()
     states = {name: state_of(card) for name, card in known.items()}
@@ -57,7 +57,7 @@ def info(
 ) -> None:
     """Show a dataset's terms, files, labels, splits, known issues and state."""
     from pinmem_core.data.catalog import get_card
-    from pinmem_core.data.prepared import state_of
+    from pinmem_core.data.state import state_of
     from pinmem_core.label_space import label_spaces
 
     card = get_card(name)

@@ -35,11 +35,10 @@ from pinmem_core.data.prepared import (
     SUMMARY,
     PreparedDataset,
     Selection,
-    differences,
-    is_complete,
     last_summary,
     options_of,
 )
+from pinmem_core.data.state import differences, is_complete
 from pinmem_core.documents import json_bytes
 from pinmem_core.errors import DataError, shell_join
 from pinmem_core.events import Listener, Notice, Progress, ignore

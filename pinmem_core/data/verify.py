@@ -12,17 +12,9 @@ from PIL import Image
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.convert import Record, count_pixels, file_digest, label_digest, read_records
-from pinmem_core.data.prepared import (
-    MANIFEST,
-    RECORDS,
-    SUMMARY,
-    PreparedDataset,
-    differences,
-    digest,
-    is_complete,
-    left_out,
-)
+from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDataset, digest
 from pinmem_core.data.samples import Sample
+from pinmem_core.data.state import differences, is_complete, left_out
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.images import check_image, image_size

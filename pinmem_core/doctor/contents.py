@@ -30,8 +30,9 @@ _SETTINGS = re.compile(
 def check_datasets() -> Section:
     """Check that prepared datasets can be read, and that their files exist."""
     from pinmem_core.data.catalog import damaged_cards, get_card
-    from pinmem_core.data.prepared import PreparedDataset, is_complete
+    from pinmem_core.data.prepared import PreparedDataset
     from pinmem_core.data.samples import evenly_spaced
+    from pinmem_core.data.state import is_complete
     from pinmem_core.paths import home
 
     damaged = damaged_cards()

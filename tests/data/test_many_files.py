@@ -20,8 +20,9 @@ from pinmem_core.data.catalog import get_card, read_card, write_card
 from pinmem_core.data.convert import Reencoding
 from pinmem_core.data.pack import pack
 from pinmem_core.data.prepare import prepare
-from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDataset, state_of
+from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDataset
 from pinmem_core.data.samples import own_path
+from pinmem_core.data.state import state_of
 from pinmem_core.data.unpack import unpack
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import DataError

@@ -23,7 +23,7 @@ from published import (
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.locate import locate_raw_files
 from pinmem_core.data.prepare import prepare
-from pinmem_core.data.prepared import state_of
+from pinmem_core.data.state import state_of
 from pinmem_core.errors import DataError
 from pinmem_core.label_files import read_train_ids
 

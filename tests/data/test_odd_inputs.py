@@ -11,7 +11,8 @@ from PIL import Image
 
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare
-from pinmem_core.data.prepared import PreparedDataset, state_of
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.state import state_of
 from pinmem_core.errors import DataError
 from pinmem_core.inference.protocols import get_protocol
 from pinmem_core.png import check_png

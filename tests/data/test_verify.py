@@ -14,14 +14,8 @@ from PIL import Image
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.convert import Reencoding, label_digest
 from pinmem_core.data.prepare import prepare
-from pinmem_core.data.prepared import (
-    MANIFEST,
-    RECORDS,
-    SUMMARY,
-    PreparedDataset,
-    read_summary,
-    state_of,
-)
+from pinmem_core.data.prepared import MANIFEST, RECORDS, SUMMARY, PreparedDataset, read_summary
+from pinmem_core.data.state import state_of
 from pinmem_core.data.verify import verify
 from pinmem_core.errors import BusyError, ConfigError, DataError
 from pinmem_core.images import write_png

@@ -19,7 +19,8 @@ from pinmem_core.config import TrainConfig
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.convert import read_records
 from pinmem_core.data.prepare import prepare
-from pinmem_core.data.prepared import PreparedDataset, state_of
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.data.state import state_of
 from pinmem_core.evaluation.compare import SavedReport, compare
 from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.images import write_png
