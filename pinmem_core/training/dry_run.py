@@ -135,7 +135,8 @@ def _counted(iteration: TrainStep, batch: Batch) -> Cost:
         batch = batch.map(fake.from_tensor)
         empty = {id(tensor): fake.from_tensor(tensor) for tensor in tensors}
         held = [batch.images, batch.labels, *batch.more_views, *empty.values()]
-        iteration = copy.deepcopy(iteration, empty)
+        shapes = iteration.method_tensors  # on the meta device, which cannot be copied here
+        iteration = copy.deepcopy(iteration, {**empty, id(shapes): shapes})
         # Fake tensors have no values to check.
         iteration.loss_check = FiniteLossCheck(batch.images.device, deferred=True)
         iteration.optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]

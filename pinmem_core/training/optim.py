@@ -158,7 +158,7 @@ def optimizer_state(
                 raise _lost(optimizer, f"the number {value} as '{kind}' of a parameter group")
         plain = {kind: value for kind, value in values.items() if _is_plain(value)}
         groups.append({"parameters": [names[p] for p in group["params"]], "values": plain})
-    return tensors, {"state": numbers, "groups": groups}
+    return tensors, {"state": dict(sorted(numbers.items())), "groups": groups}
 
 
 def _is_plain(value: object) -> bool:

@@ -50,6 +50,7 @@ class TrainStep:
     Attributes:
         segmenter: Network after the set-up.
         method: Training method.
+        method_tensors: State of the method after its set-up, by name, without values.
         optimizer: Optimizer of `config.optim`.
         average: Moving average of the weights; None without `optim.ema`.
         initial: Weights and batch-norm statistics before the first iteration; empty without
@@ -69,7 +70,7 @@ class TrainStep:
         shapes = {name: value.shape for name, value in self.segmenter.state_dict().items()}
         self.method.setup(self.segmenter)
         self._own = self._unchanged(shapes)
-        self._kept = {
+        self.method_tensors = {
             name: torch.empty_like(value, device="meta")
             for name, value in self._tensors_of_method().items()
         }
@@ -172,7 +173,7 @@ class TrainStep:
             ConfigError: A resumed run would lose a state of the optimizer or the method.
         """
         of_method = self._tensors_of_method()
-        if problem := state_dict_mismatch(of_method, self._kept, finite=False):
+        if problem := state_dict_mismatch(of_method, self.method_tensors, finite=False):
             raise ConfigError(
                 f"the state of the method '{self.config.method}' is not that after 'setup', into "
                 f"which a resumed run loads it: {problem}.",
