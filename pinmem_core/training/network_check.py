@@ -7,8 +7,8 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.models import Segmenter
 
 _LARGEST_RATIO = 1.4
-"""Of the sides of a feature and those that its stride gives; patches of 14 pixels have no stride
-of 4."""
+"""Largest ratio of the sides of a feature to those that its stride gives. It is above 1, because
+patches of 14 pixels cannot have a stride of exactly 4."""
 
 
 @torch.no_grad()
