@@ -15,9 +15,9 @@ from torch import Tensor
 from pinmem_core.data.samples import Sample, evenly_spaced
 from pinmem_core.data.transforms import normalize
 from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation.evaluate import Target
 from pinmem_core.evaluation.plots import plot_cosines, plot_projection
 from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses
+from pinmem_core.evaluation.targets import Target
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.inference import Predictor
 from pinmem_core.label_space import IGNORE_INDEX, Color

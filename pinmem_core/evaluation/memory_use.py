@@ -24,9 +24,10 @@ from pinmem_core.data.transforms import normalize
 from pinmem_core.distributed import all_gather
 from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.bootstrap import paired_interval
-from pinmem_core.evaluation.evaluate import Target, evaluate_domain, read_shard
+from pinmem_core.evaluation.evaluate import evaluate_domain, read_shard
 from pinmem_core.evaluation.memory_analysis import MAX_PIXELS, reduced
 from pinmem_core.evaluation.results import LEVEL, DomainResult
+from pinmem_core.evaluation.targets import Target
 from pinmem_core.events import Listener, ignore
 from pinmem_core.inference import Predictor
 from pinmem_core.models.memory import CategoricalMemory, read

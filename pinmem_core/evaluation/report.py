@@ -23,7 +23,7 @@ from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.distributed import world_size
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.bootstrap import bootstrap_interval
-from pinmem_core.evaluation.evaluate import Examples, Gallery, Target, evaluate_domain, load_target
+from pinmem_core.evaluation.evaluate import Examples, Gallery, evaluate_domain
 from pinmem_core.evaluation.memory_analysis import (
     SAMPLES_PER_DOMAIN,
     Draw,
@@ -34,6 +34,7 @@ from pinmem_core.evaluation.memory_use import memory_of, memory_use
 from pinmem_core.evaluation.metrics import OCCURRING, Calibration, ConfusionMatrix
 from pinmem_core.evaluation.plots import plot_reliability
 from pinmem_core.evaluation.results import LEVEL, DomainResult, Origin, Report
+from pinmem_core.evaluation.targets import Target, load_target, shared_images
 from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.files import staged_folder, write_atomic
@@ -177,8 +178,8 @@ def _targets(
         )
     prepare_synthetic(names, on_event)
     chosen = [load_target(name, trained_on, network=network, classes=classes) for name in names]
-    for target in chosen:
-        if warning := target.warning():
+    for warning in (*(target.warning() for target in chosen), *shared_images(chosen)):
+        if warning:
             on_event(Notice(warning, warning=True))
     return chosen
 

@@ -18,7 +18,7 @@ from pinmem_core.distributed import (
     started_by_torchrun,
 )
 from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation import Target, TrainedOn, load_target, load_validation
+from pinmem_core.evaluation import Target, TrainedOn, load_target, load_validation, shared_images
 from pinmem_core.events import Listener, Notice, Progress, ignore
 from pinmem_core.label_space import CITYSCAPES, common_space, label_space
 from pinmem_core.methods import methods
@@ -336,6 +336,8 @@ def load_data(
             "Choose other targets, or accept them with '--allow-seen-targets' (in a recipe or a "
             "sweep: allow_seen_targets = true).",
         )
+    for warning in shared_images(targets):
+        on_event(Notice(warning, warning=True))
     return RunData(domains, validation, targets, trained_on)
 
 

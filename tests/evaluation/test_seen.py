@@ -10,7 +10,7 @@ from conftest import Result, small_config
 from pinmem_core.checkpoints.model_card import ModelMetrics
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target
+from pinmem_core.evaluation import TrainedOn, evaluate_run, load_target, shared_images
 from pinmem_core.events import Notice
 from pinmem_core.images import write_png
 from pinmem_core.models import load_checkpoint, save_checkpoint
@@ -60,6 +60,15 @@ def test_how_many_images_were_trained_on_is_counted():
     assert load_target("toy:red@all", trained_on).trained_images == 8
     assert load_target("toy@all", trained_on).trained_images == 8
     assert load_target("toy:red@train", TrainedOn(("toy:red",))).trained_images is None
+
+
+def test_a_mean_over_targets_that_share_images_is_announced():
+    _toy()
+    names = ["toy:red", "toy@val", "toy:red@train", "toy:blue@train"]
+    assert shared_images([load_target(name) for name in names]) == [
+        "toy@val and toy:red share 2 images, which a mean over both counts twice",
+        "toy:red@train and toy:red share 8 images, which a mean over both counts twice",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ import torch
 
 from pinmem_core.documents import read_toml
 from pinmem_core.evaluation.bootstrap import mean_paired_interval, student_interval
-from pinmem_core.evaluation.evaluate import Target, evaluate_domain, load_target
+from pinmem_core.evaluation.evaluate import evaluate_domain
 from pinmem_core.evaluation.results import ImageResult
+from pinmem_core.evaluation.targets import Target, load_target
 from pinmem_core.events import ignore
 from pinmem_core.inference import Predictor, get_protocol
 from pinmem_core.models import Segmenter, load_checkpoint

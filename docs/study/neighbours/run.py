@@ -40,9 +40,10 @@ from pinmem_core.evaluation.bootstrap import (
     mean_paired_interval,
     student_interval,
 )
-from pinmem_core.evaluation.evaluate import Labelled, Target, load_target, read_shard
+from pinmem_core.evaluation.evaluate import Labelled, read_shard
 from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.evaluation.results import ImageResult
+from pinmem_core.evaluation.targets import Target, load_target
 from pinmem_core.events import ignore
 from pinmem_core.inference import Predictor, get_protocol
 from pinmem_core.models import Segmenter, load_checkpoint

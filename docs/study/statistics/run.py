@@ -36,9 +36,9 @@ from torch import Tensor
 
 from pinmem_core.checkpoints.hub import checkpoint_of
 from pinmem_core.evaluation.bootstrap import average_paired_interval, student_interval
-from pinmem_core.evaluation.evaluate import load_target
 from pinmem_core.evaluation.metrics import ConfusionMatrix
 from pinmem_core.evaluation.results import ImageResult
+from pinmem_core.evaluation.targets import load_target
 from pinmem_core.models import load_checkpoint
 from pinmem_core.models.norm import set_alpha
 

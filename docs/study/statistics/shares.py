@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pinmem_core.data.samples import Sample
 from pinmem_core.data.transforms import Appearance, augment_photometric
-from pinmem_core.evaluation.evaluate import Target
+from pinmem_core.evaluation.targets import Target
 
 ESTIMATES = ("predicted", "drive", "em", "confusion", "head", "true")
 SMALLEST = 1e-3
