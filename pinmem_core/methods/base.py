@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from inspect import signature
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from pinmem_core.methods.losses import Losses
 from pinmem_core.methods.meta import fast_weights
 from pinmem_core.models import Segmenter
 from pinmem_core.overrides import validated
+
+MemoryUse = Literal["required", "optional", "none"]
+_MEMORY: tuple[str, ...] = get_args(MemoryUse)
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,33 @@ class Method(ABC):
         ConfigError: A setting of the method is unknown or not allowed.
     """
 
-    memory: ClassVar[Literal["required", "optional", "none"]]
+    memory: ClassVar[MemoryUse]
     meta: ClassVar[bool]
     views: ClassVar[int] = 1
     cuda_graph: ClassVar[bool] = False
     cached_features: ClassVar[bool] = False
     Config: ClassVar[type[Settings]] = Settings
+
+    def __init_subclass__(cls) -> None:
+        """Name a wrong class attribute or constructor when the class is defined.
+
+        Raises:
+            TypeError: An attribute has a value that is not allowed, or the constructor cannot be
+                called with a configuration and a loss scaler.
+        """
+        super().__init_subclass__()
+        views: Any = cls.views
+        if getattr(cls, "memory", "none") not in _MEMORY:
+            raise TypeError(f"{cls.__name__}.memory must be {', '.join(map(repr, _MEMORY))}")
+        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+            raise TypeError(f"{cls.__name__}.views must be a number from 1, not {views!r}")
+        if not (isinstance(cls.Config, type) and issubclass(cls.Config, Settings)):
+            raise TypeError(f"{cls.__name__}.Config must be a subclass of Settings")
+        try:
+            signature(cls).bind("config", "scaler")
+        except TypeError as error:
+            how = f"{cls.__name__}(config, scaler) cannot be called: {error}"
+            raise TypeError(how) from None
 
     def __init__(self, config: TrainConfig, scaler: GradScaler | None = None) -> None:
         self.config = config

@@ -21,6 +21,10 @@ METHOD = "from pinmem_core.methods.base import Method\nclass Mine(Method):\n"
         ("METHODS = {5: int}", "METHODS in .*added.py is no dictionary with names as keys"),
         ("METHODS = {'mine': int}", "'mine' in .*added.py is no subclass of Method"),
         (f"{METHOD} pass\nMETHODS = {{'mine': Mine}}", "'mine' .* lacks memory, meta, step"),
+        (f"{METHOD} memory = 'maybe'", "Mine.memory must be 'required', 'optional', 'none'"),
+        (f"{METHOD} views = 0", "Mine.views must be a number from 1, not 0"),
+        (f"{METHOD} Config = dict", "Mine.Config must be a subclass of Settings"),
+        (f"{METHOD} __init__ = lambda self: None", r"Mine\(config, scaler\) cannot be called: too"),
         (
             "from pinmem_core.methods.mldg import MLDG\nMETHODS = {'pinmem': MLDG}",
             "pinmem.py and .*added.py both define|added.py and .*pinmem.py both define",
