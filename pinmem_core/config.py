@@ -11,7 +11,6 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    PositiveFloat,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -247,6 +246,9 @@ class OptimConfig(Settings):
     statistics stay those of `init_from` or `init_weights`."""
 
 
+_Factor = Annotated[float, Field(gt=0, le=100)]
+
+
 def _in_order(values: tuple[float, float]) -> tuple[float, float]:
     if values[0] > values[1]:
         raise ValueError("the first value should not exceed the second")
@@ -258,7 +260,7 @@ class AugmentationConfig(Settings):
 
     crop: int = Field(768, ge=32)
     """Side of the square crop, in pixels."""
-    scale: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_in_order)] = (0.5, 2.0)
+    scale: Annotated[tuple[_Factor, _Factor], AfterValidator(_in_order)] = (0.5, 2.0)
     """Smallest and largest factor of the random scaling."""
     strong: Literal["meta-test", "first-source", "all", "none"] = "meta-test"
     """Domains of a step with strong colour jitter."""

@@ -41,6 +41,7 @@ def test_nested_does_not_touch_what_it_is_given():
         ("optim.betas=[0.9, 1]", "less than 1"),
         ("augmentation.scale=[2, 0.5]", "'augmentation.scale'.*first value"),
         ("augmentation.scale=[0, 1]", "'augmentation.scale.0'.*greater than 0"),
+        ("augmentation.scale=[1, 1e9]", "'augmentation.scale.1'.*less than or equal to 100"),
         ("optim.lr=inf", "'optim.lr'.*finite"),
         ("optim.weight_decay=nan", "'optim.weight_decay'.*finite"),
         ("optim.lr.x=1", "not a section|is a value"),
