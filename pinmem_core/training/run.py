@@ -1,15 +1,16 @@
 """A training run, from a configuration to a checkpoint and its scores."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.devices import compiling_explained
 from pinmem_core.distributed import on_first_rank, process_group, rank
-from pinmem_core.errors import StoppedRunError, shell_join
+from pinmem_core.errors import MachineError, StoppedRunError, shell_join
 from pinmem_core.evaluation import Scores
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.locks import hold_lock
@@ -17,6 +18,8 @@ from pinmem_core.paths import register_run
 from pinmem_core.training.run_folder import RunFolder
 from pinmem_core.training.setup import resolve, with_classes
 from pinmem_core.training.trainer import Trainer
+
+_training = Lock()
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def train(
     Raises:
         ConfigError: The configuration contradicts itself, or the run folder is not empty.
         DataError: A source or target is missing, empty or damaged.
-        MachineError: The device is not available, or torch cannot compile the network.
+        MachineError: The device is not available, torch cannot compile the network, or another
+            thread of this process is training.
         StoppedRunError: `stop` returned True.
     """
     config = resolve(config)
@@ -97,7 +101,8 @@ def resume(
     Raises:
         ConfigError: The run is finished.
         DataError: The folder does not hold a run, or the samples have changed since its start.
-        MachineError: The device is not available, or another process is training the run.
+        MachineError: The device is not available, another process is training the run, or another
+            thread of this one is training.
         StoppedRunError: `stop` returned True.
     """
     with process_group():
@@ -111,11 +116,21 @@ def resume(
             return _complete(Trainer(config, folder, on_event, stop, snapshot))
 
 
-def _alone_in(folder: RunFolder, on_event: Listener) -> AbstractContextManager[None]:
-    """Lock the folder of a run; the first of several processes holds the lock for all."""
-    if not folder.writes:
-        return nullcontext()
-    return hold_lock(folder.lock, f"the run {folder.path}", on_event)
+@contextmanager
+def _alone_in(folder: RunFolder, on_event: Listener) -> Iterator[None]:
+    """Lock the folder of a run; the first of several processes holds the lock for all.
+
+    A thread of this process cannot train at the same time: both would draw from torch's global
+    random generator, and neither result could be repeated.
+    """
+    if not _training.acquire(blocking=False):
+        raise MachineError("this process trains another run.", "Train each run in its own process.")
+    try:
+        lock = hold_lock(folder.lock, f"the run {folder.path}", on_event)
+        with lock if folder.writes else nullcontext():
+            yield
+    finally:
+        _training.release()
 
 
 def _complete(trainer: Trainer) -> RunResult:

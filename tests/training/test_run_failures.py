@@ -166,3 +166,18 @@ def test_a_program_that_fails_in_a_way_nobody_thought_of(tmp_path, monkeypatch):
         train(config(), run, on_event=heard.append)
     require_good_checkpoint(run, 4)
     assert "--resume" in heard[-1].message
+
+
+def test_a_second_run_in_the_same_process_is_refused_while_the_first_one_trains(tmp_path):
+    prepare_synthetic(["toy"])
+    refused = []
+
+    def train_another():
+        with pytest.raises(MachineError, match="this process trains another run") as error:
+            train(config(), tmp_path / "second")
+        refused.append(error.value)
+
+    train(config(), tmp_path / "first", on_event=after(2, train_another))
+    assert one_sentence(refused[0])
+    assert not (tmp_path / "second").exists()
+    train(config(), tmp_path / "second")
