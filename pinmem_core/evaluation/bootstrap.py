@@ -100,6 +100,7 @@ def mean_paired_interval(
 def average_paired_interval(
     targets: Sequence[Sequence[tuple[Sequence[ImageResult], Sequence[ImageResult]]]],
     *,
+    names: Sequence[str] | None = None,
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
@@ -113,6 +114,8 @@ def average_paired_interval(
     Args:
         targets: Pairs of results of at least one target, as for `mean_paired_interval`; pairs with
             the same position, e.g. of one seed, belong together.
+        names: Name of the images of each target; targets of the same images, e.g. in several folds,
+            share each draw of them. By default all differ.
         level: Fraction of the draws inside the interval, in 0..1.
         draws: Number of draws.
         seed: Random seed; equal seeds give equal draws.
@@ -123,6 +126,8 @@ def average_paired_interval(
     """
     # The first two streams of random numbers are those of a single target and of its pairs.
     seeds = [seed, *range(seed + 2, seed + 1 + len(targets))]
+    if names:
+        seeds = [seeds[names.index(name)] for name in names]
     each = [
         _differences(pairs, _weights(len(pairs[0][0]), draws, of_target), classes)
         for pairs, of_target in zip(targets, seeds, strict=True)

@@ -120,6 +120,9 @@ class StudyTable(_Part):
     averaged: tuple[str, ...] = ()
     """Targets of the average, each "FOLD: TARGET" in a study of folds; all are unseen, or all are
     seen, and all are scored in the same classes: those of the most targets."""
+    sources_averaged: tuple[str, ...] = ()
+    """Folds of the mean over the sources in a study of folds: their sources are scored in the same
+    classes, those of the most folds. Tables of older versions lack it."""
     best: dict[str, str | None] = {}
     """By target, or "average", the variant of the highest mean if it is separated from each other
     variant."""
@@ -262,23 +265,25 @@ def _over_folds(sweep: Sweep, tables: Mapping[str, StudyTable], reports: _Report
     """Return the table of the averages over the folds, of the seeds that all folds have."""
     marks = {_Cell(f, t): seen for f, table in tables.items() for t, seen in table.seen.items()}
     unseen = [cell for cell, seen in marks.items() if seen is False]
+    reports = {fold: reports[fold] for fold in tables}
     alike = _of_same_classes(unseen or [cell for cell, seen in marks.items() if seen], reports)
+    parts = sweep.parts()
+    sources = [_Cell(fold, parts[fold].scored_sources()[0]) for fold in tables]
+    source_folds = [cell.fold for cell in _of_same_classes(sources, reports)]
     comparison = _Comparison(sweep, {AVERAGE: alike}, reports)
     rows = {}
     for name in _order(sweep):
-        of_folds = [table.rows[name] for table in tables.values() if name in table.rows]
-        if len(of_folds) < len(tables) or not (seeds := comparison.seeds(name)):
-            continue
-        sources = (
-            mean(row.source.values[row.seeds.index(seed)] for row in of_folds) for seed in seeds
-        )
-        rows[name] = comparison.row(name, seeds, tuple(sources))
+        if seeds := comparison.seeds(name):
+            of_folds = [tables[fold].rows[name] for fold in source_folds]
+            means = (mean(row.source.values[row.seeds.index(s)] for row in of_folds) for s in seeds)
+            rows[name] = comparison.row(name, seeds, tuple(means))
     first = next(iter(tables.values()))
     return StudyTable(
         title=sweep.title,
         protocol=first.protocol,
         rows=rows,
         averaged=tuple(f"{cell.fold}: {cell.target}" for cell in alike),
+        sources_averaged=tuple(source_folds),
         best=comparison.best(),
         folds=dict(tables),
     )
@@ -352,9 +357,8 @@ class _Comparison:
         return best if apart else None
 
     def seeds(self, name: str) -> tuple[int, ...]:
-        """Return the seeds of a variant that all folds of the columns have."""
-        folds = {cell.fold for cells in self.columns.values() for cell in cells}
-        has = [self.reports[fold][name] for fold in folds]
+        """Return the seeds of a variant that all folds have."""
+        has = [of[name] for of in self.reports.values()]
         return tuple(seed for seed in self.sweep.seeds if all(seed in of for of in has))
 
     def _scored(self, name: str, cell: _Cell, seed: int) -> SavedTarget:
@@ -386,7 +390,9 @@ class _Comparison:
         return Difference(
             reference=reference,
             values=tuple(values),
-            interval=average_paired_interval(images, level=LEVEL),
+            interval=average_paired_interval(
+                images, names=[cell.target for cell in cells], level=LEVEL
+            ),
         )
 
 

@@ -124,6 +124,11 @@ def notes(table: StudyTable) -> Iterator[str]:
         yield f"Runs without a report, so that means are over fewer seeds: {named}{others}."
     if table.averaged:
         yield f"The mean is over {', '.join(table.averaged)}."
+    if 0 < len(table.sources_averaged) < len(table.folds):
+        yield (
+            f"The mean of the sources is over {', '.join(table.sources_averaged)}: those of the "
+            "other folds are scored in other classes."
+        )
     unclear = {
         name: [column for column, _, d in row.columns() if d and not d.separated]
         for name, row in table.rows.items()

@@ -145,6 +145,8 @@ def test_the_average_interval_resamples_seeds_for_all_targets_and_images_for_eac
     assert average_paired_interval([pairs]) == (low, high)
     narrower = average_paired_interval([pairs] * 8)
     assert narrower[1] - narrower[0] < 0.6 * (high - low)  # independent images: by the root of 8
+    same = average_paired_interval([pairs] * 8, names=["dusk"] * 8)
+    assert same == pytest.approx((low, high))  # the same images in eight folds
     # The pairs differ by +d and -d in every target: independent draws would average them out.
     mixed = [(worse, better), (better, worse)]
     wide = average_paired_interval([mixed] * 8)
@@ -316,6 +318,44 @@ def test_an_average_never_mixes_targets_of_different_classes(tmp_path):
     folds = text.replace("seeds", "leave_one_out = true\nseeds", 1)
     _, over = fabricated(tmp_path / "folds", folds, own_classes=["lite"])
     assert not any("lite" in name for name in over.averaged) and len(over.averaged) == 6
+
+
+def test_the_mean_of_the_sources_never_mixes_folds_of_different_classes(tmp_path):
+    folds = """
+[folds.a]
+sources = ["demo:arcade"]
+[folds.b]
+sources = ["demo:toytown"]
+[folds.c]
+sources = ["demo:cityday"]
+"""
+    text = STUDY.replace("[variants.plain]", f"{folds}[variants.plain]", 1)
+    sweep, table = fabricated(tmp_path, text, own_classes=["demo:arcade@val"])
+    of_folds = [table.folds[fold].rows["good"].source.values for fold in "bc"]
+    assert table.rows["good"].source.values == pytest.approx(np.mean(of_folds, axis=0))
+    assert "The mean of the sources is over b, c: " in " ".join(notes(table))
+    assert "mean of the sources" not in " ".join(notes(table.folds["b"]))
+    last = sweep.seeds[-1]
+    report_path(tmp_path / "a", "good", last).unlink()
+    assert last not in make_table(sweep, tmp_path).rows["good"].seeds
+
+
+def test_an_average_over_folds_that_lacks_one_of_them_has_the_seeds_of_all(tmp_path):
+    folds = '[folds.a]\ntargets = ["dusk"]\n[folds.b]\ntargets = ["lite"]\n'
+    text = STUDY.replace("[variants.plain]", f"{folds}[variants.plain]", 1)
+    sweep, table = fabricated(tmp_path, text, own_classes=["lite"])
+    assert table.averaged == ("a: dusk",)
+    report_path(tmp_path / "b", "good", sweep.seeds[-1]).unlink()
+    assert make_table(sweep, tmp_path).rows["good"].seeds == sweep.seeds[:-1]
+
+
+def test_folds_with_the_same_target_share_the_draws_of_its_images(tmp_path):
+    text = STUDY.replace('targets = ["dusk", "rain"]', 'targets = ["dusk"]')
+    folds = '[folds.a]\nsources = ["demo:arcade"]\n[folds.b]\nsources = ["demo:toytown"]\n'
+    text = text.replace("[variants.plain]", f"{folds}[variants.plain]", 1)
+    _, table = fabricated(tmp_path, text)  # the folds differ in their sources alone
+    of_fold = table.folds["a"].rows["good"].differences["dusk"]
+    assert table.rows["good"].average_difference.interval == pytest.approx(of_fold.interval)
 
 
 def test_sources_may_name_a_split_and_be_targets(tmp_path):
