@@ -19,6 +19,8 @@ from pinmem_core.serving.limits import refusal
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 """Formats that are accepted: those that a browser shows."""
+_ACCEPTED = (*FORMATS, "MPO")
+"""MPO is a JPEG with further pictures behind the first one, as many phones write."""
 _UPLOAD = Path("the upload")
 """Name of the image in messages."""
 
@@ -103,7 +105,7 @@ def _decode(content: bytes, megapixels: float) -> NDArray[np.uint8]:
             raise DataError(error.message, hint) from error  # its own hint names other formats
         raise
     with opened as image:
-        if image.format not in FORMATS:
+        if image.format not in _ACCEPTED:
             raise DataError(f"an upload in the format {image.format} is not accepted.", hint)
         if image.width * image.height > megapixels * 1e6:
             raise refusal(

@@ -1,7 +1,7 @@
 """The web application: its addresses, its queue, and its errors in JSON."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from pinmem_core.errors import DataError, PinMemError
 from pinmem_core.events import Listener, Notice, ignore
@@ -36,6 +37,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+_PART = 1 << 16
+"""Bytes of an answer that are sent at once."""
 _UPLOAD = {
     "requestBody": {
         "required": True,
@@ -129,9 +132,13 @@ class _Predictions:
         try:
             content = await read_body(request, self.limits)
             body, kind = await self._run(request, name, content)
-        finally:
-            self.requests -= 1
-        return Response(body, media_type=kind, headers=_HEADERS)
+        except BaseException:
+            self._end_request()
+            raise
+        return _Reply(body, kind, self._end_request)
+
+    def _end_request(self) -> None:
+        self.requests -= 1
 
     def _admit(self, request: Request, model: str | None) -> str:
         """Return the name of the model that is asked for, if the client may ask now."""
@@ -159,17 +166,20 @@ class _Predictions:
         """Predict in the worker, unless the client leaves before."""
         loop = asyncio.get_running_loop()
         wants_png = request.headers.get("accept", "").startswith("image/png")
-        job = loop.run_in_executor(self.worker, self._answer, wants_png, name, content)
+        upload = [content]  # the worker keeps a cancelled job until its turn comes
+        job = loop.run_in_executor(self.worker, self._answer, wants_png, name, upload)
         gone = asyncio.ensure_future(request.receive())
         first: set[asyncio.Future[Any]] = {job, gone}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if not job.done():
             job.cancel()
+            upload.clear()
             raise ClientDisconnect
         return job.result()
 
-    def _answer(self, wants_png: bool, name: str, content: bytes) -> tuple[bytes, str]:
+    def _answer(self, wants_png: bool, name: str, upload: list[bytes]) -> tuple[bytes, str]:
+        content = next(iter(upload), b"")
         reply = answer_mask if wants_png else answer
         try:
             return reply(name, self.models[name], content, self.limits.megapixels)
@@ -182,6 +192,32 @@ class _Predictions:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             self.on_event(Notice(f"a request failed: {text}", warning=True))
             raise refusal(500, "the prediction failed.", "The server's output says why.") from error
+
+
+class _Reply(Response):
+    """An answer whose parts wait until the client has taken those before, so that none pile up.
+
+    Args:
+        content: Body.
+        kind: Media type.
+        on_end: Callback when the client has it, or has gone.
+    """
+
+    def __init__(self, content: bytes, kind: str, on_end: Callable[[], None]) -> None:
+        super().__init__(content, media_type=kind, headers=_HEADERS)
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        try:
+            await send(start)
+            for begin in range(0, len(self.body), _PART):
+                end = begin + _PART
+                part, more = self.body[begin:end], end < len(self.body)
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+        finally:
+            self._on_end()
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:

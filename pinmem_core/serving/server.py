@@ -12,6 +12,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pinmem_core.errors import ConfigError, MachineError
 
+ANSWER_SECONDS = 60
+"""Time in which a client must take an answer."""
 _REQUEST_SECONDS = 10
 """Time in which the headers of a request must arrive."""
 _LINGER_SECONDS = 2
@@ -67,7 +69,12 @@ def run(app: Any, listening: socket.socket) -> None:
 
 
 class _Connection(H11Protocol):
-    """A connection that answers malformed requests in JSON, and closes when no request comes."""
+    """A connection that answers malformed requests in JSON.
+
+    It is closed when no request comes, and when the client does not take the answer.
+    """
+
+    _is_limited = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -76,6 +83,19 @@ class _Connection(H11Protocol):
     def _close_without_request(self) -> None:
         if getattr(self, "cycle", None) is None:
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._limit_answer()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._limit_answer()
+
+    def _limit_answer(self) -> None:
+        if not self._is_limited:
+            self._is_limited = True
+            self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self.conn.their_state is not h11.ERROR:

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+import tracemalloc
 import zipfile
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ def encoded(pixels=None, format: str = "PNG") -> bytes:
     return file.getvalue()
 
 
+MIB = 2**20
 PNG, JPEG = encoded(), encoded(format="JPEG")
 
 
@@ -156,6 +158,15 @@ def test_an_image_is_known_by_its_bytes_alone(predictor):
         assert reply["mask"] == alone["mask"]
 
 
+def test_a_jpeg_of_a_phone_with_a_second_picture_is_accepted(predictor):
+    first, second = (Image.fromarray(pixels) for pixels in (picture(), 255 - picture()))
+    file = io.BytesIO()
+    first.save(file, "MPO", save_all=True, append_images=[second])
+    app = client(predictor, Limits(megapixels=0.01))
+    reply = app.post("/api/predict", content=file.getvalue())
+    assert image(reply.json()["mask"]).shape == picture().shape[:2], reply.text
+
+
 def test_a_wrong_request_ends_in_one_sentence(predictor):
     app = client(predictor)
     form = app.post("/api/predict", files={"image": PNG})
@@ -264,14 +275,9 @@ def test_an_unexpected_error_is_reported_and_the_next_request_served(predictor):
     refused(app.post("/api/predict", content=PNG, headers=png), 500, "the memory does not suffice")
 
 
-def ask(app, receive, headers=()) -> dict:
-    """Send a request as a server does, and return the answer; `receive` gives the body."""
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {
+def scope(headers=()) -> dict:
+    """A POST request as a server hands it to an application."""
+    return {
         "type": "http",
         "method": "POST",
         "path": "/api/predict",
@@ -279,7 +285,16 @@ def ask(app, receive, headers=()) -> dict:
         "headers": [*headers],
         "client": ("127.0.0.1", 1),
     }
-    asyncio.run(app(scope, receive, send))
+
+
+def ask(app, receive, headers=()) -> dict:
+    """Send a request as a server does, and return the answer; `receive` gives the body."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope(headers), receive, send))
     return {"status": sent[0]["status"], **json.loads(sent[1]["body"])}
 
 
@@ -332,6 +347,50 @@ def test_a_waiting_request_whose_client_leaves_is_never_computed(predictor):
         assert first.result().status_code == 200
         assert other.post("/api/predict", content=PNG).status_code == 200
     assert slow.calls == 2
+
+
+def test_an_upload_whose_client_leaves_is_not_kept(predictor):
+    slow = Slow(predictor)
+    app = create_app({"first": slow})
+    with TestClient(app) as other, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(other.post, "/api/predict", content=PNG)
+        wait_for(lambda: slow.calls)
+        tracemalloc.start()
+        for _ in range(8):
+            messages = [
+                {"type": "http.request", "body": bytes(MIB), "more_body": False},
+                {"type": "http.disconnect"},
+            ]
+
+            async def receive(messages=messages):
+                return messages.pop(0)
+
+            assert ask(app, receive)["status"] == 400
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        slow.go.set()
+        assert first.result().status_code == 200
+    assert kept < 2 * MIB
+
+
+def test_an_answer_is_sent_in_parts_and_counts_until_it_is_taken(predictor):
+    """What a client does not take stays one answer of the limited number, not one more."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    app = create_app({"first": predictor}, Limits(requests=1))
+    other = TestClient(app)
+    sizes, counted = [], []
+    messages = [{"type": "http.request", "body": encoded(noise), "more_body": False}]
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message):
+        sizes.append(len(message.get("body", b"")))
+        counted.append(await asyncio.to_thread(lambda: other.get("/api/health").json()["requests"]))
+
+    asyncio.run(app(scope(), receive, send))
+    assert {*counted} == {1} and other.get("/api/health").json()["requests"] == 0
+    assert max(sizes) <= 2**16 < sum(sizes)
 
 
 def test_models_are_named_without_paths(tmp_path):

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -160,6 +162,40 @@ def test_a_browser_shows_the_prediction(server, tmp_path):
         tab.until(f"{by_id}('error').textContent.includes('not a supported image')")
         assert [text for text in tab.complaints if "400 (Bad Request)" not in text] == []
         assert all(address.startswith((url, "blob:")) for address in tab.requests)
+
+
+_UNREAD = """
+from pinmem_core.serving import server
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for more in [True] * int(scope["path"][1:]) + [False]:
+            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": more})
+
+server.ANSWER_SECONDS = 0.5
+listening = server.listen("127.0.0.1", 0)
+print(listening.getsockname()[1], flush=True)
+server.run(app, listening)
+"""
+
+
+def test_a_client_that_does_not_take_its_answer_is_cut_off():
+    parts, taken = 500, 0
+    command = [sys.executable, "-c", _UNREAD]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = f"http://127.0.0.1:{process.stdout.readline()}".strip()
+            whole = len(requests.get(f"{url}/{parts}", timeout=60).content)
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port), timeout=60) as slow:
+                slow.sendall(f"GET /{parts} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                time.sleep(2)
+                with suppress(ConnectionResetError):
+                    while part := slow.recv(1 << 16):
+                        taken += len(part)
+        finally:
+            process.kill()
+    assert taken < whole == (parts + 1) << 16
 
 
 def test_ctrl_c_ends_the_server(server):
