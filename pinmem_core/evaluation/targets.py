@@ -8,6 +8,7 @@ import numpy as np
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepared import PreparedDataset, Selection, matching, select
 from pinmem_core.data.samples import Sample, Samples, ids_of
+from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation.scored_classes import SAME_CLASSES, ScoredClasses, with_maps_of_cards
 from pinmem_core.evaluation.trained_on import TrainedOn
 from pinmem_core.events import Listener, Notice
@@ -86,7 +87,7 @@ def load_target(
         split = "val" if seen else _split_of_unseen(selection)
     samples = _evenly(select(selection, split), max_images)
     labels = samples.label_space
-    scored = ScoredClasses.of(with_maps_of_cards(network), labels, classes)
+    scored = _scored(text, with_maps_of_cards(network), labels, classes)
     samples = samples.in_space(scored.space)
     seen = trained_on.has_seen(dataset, samples)
     trained_images = trained_on.count(dataset, samples)
@@ -152,12 +153,22 @@ def load_validation(
             on_event(Notice(f"{source} trains on its own validation images", warning=True))
         selection = replace(selection, split="val")
         if samples := matching(selection, "val"):
-            scored = ScoredClasses.of(network, samples.label_space)
+            scored = _scored(str(selection), network, samples.label_space)
             samples = _evenly(samples, max_images).in_space(scored.space)
             targets.append(Target(str(selection), "val", samples, seen=True, classes=scored))
         else:
             on_event(Notice(f"{source} has no validation split; it is skipped", warning=True))
     return targets
+
+
+def _scored(
+    target: str, network: LabelSpace, labels: LabelSpace, name: str | None = None
+) -> ScoredClasses:
+    """Return the classes to score a target in; an error names the target."""
+    try:
+        return ScoredClasses.of(network, labels, name)
+    except ConfigError as error:
+        raise ConfigError(f"{target}: {error.message}", error.hint) from None
 
 
 def _evenly(samples: Samples, count: int | None) -> Samples:

@@ -6,6 +6,7 @@ from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Domain
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.devices import pick_device
+from pinmem_core.errors import ConfigError
 from pinmem_core.evaluation import Target, load_target
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.study.sweep import Sweep
@@ -40,7 +41,8 @@ def plan_study(
         on_event: Callback for progress events.
 
     Raises:
-        ConfigError: A configuration contradicts itself.
+        ConfigError: A configuration contradicts itself, or variants would be scored in different
+            classes.
         DataError: A source, a target or weights are missing or damaged.
         MachineError: The device is missing.
     """
@@ -48,9 +50,7 @@ def plan_study(
     plans = {}
     for fold, part in sweep.parts().items():
         prepare_synthetic([*part.sources, *part.targets], on_event)
-        configs = {
-            name: with_classes(resolve(part.config(name, part.seeds[0]))) for name in part.variants
-        }
+        configs = configs_of(part)
         space = configs[part.baseline].model.label_space
         scored = [load_target(text, network=space) for text in part.scored()]
         domains = load_data(configs[part.baseline], ignore).domains
@@ -67,6 +67,36 @@ def plan_study(
         images = sum(len(domain.samples) for domain in domains)
         plans[fold] = StudyPlan(images, sum(len(target.samples) for target in scored), seconds)
     return plans
+
+
+def configs_of(sweep: Sweep) -> dict[str, TrainConfig]:
+    """Return the resolved configuration of each variant with the first seed.
+
+    Args:
+        sweep: A study without folds; its sources and targets are prepared.
+
+    Raises:
+        ConfigError: A configuration contradicts itself, or variants would be scored in different
+            classes, so that they have no common table.
+        DataError: A source or a target is missing or damaged.
+    """
+    configs = {
+        name: with_classes(resolve(sweep.config(name, sweep.seeds[0]))) for name in sweep.variants
+    }
+    first = configs[sweep.baseline].model.label_space
+    for name, config in configs.items():
+        space = config.model.label_space
+        for text in sweep.scored() if space != first else ():
+            one, other = (load_target(text, network=of).classes.space for of in (first, space))
+            if not one.same_as(other):
+                raise ConfigError(
+                    f"{text} would be scored by the classes of {one.name} for {sweep.baseline}, "
+                    f"and by those of {other.name} for {name}, and a table never mixes them.",
+                    "Give all variants the same 'classes'. To compare networks of different "
+                    "classes, train them in two studies, and score their runs in common classes: "
+                    "'pinmem eval RUN --classes NAME'.",
+                )
+    return configs
 
 
 def _measured(config: TrainConfig, scored: list[Target]) -> Timing:

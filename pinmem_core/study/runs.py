@@ -10,10 +10,11 @@ from pinmem_core.distributed import started_by_torchrun
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, PinMemError, StoppedRunError
 from pinmem_core.events import Event, Listener, Notice, ignore
+from pinmem_core.study.plan import configs_of
 from pinmem_core.study.processes import Queue, run_at_once
 from pinmem_core.study.run import RunEvent, complete
 from pinmem_core.study.sweep import Run, Sweep, report_path, run_path, settings_path
-from pinmem_core.training.setup import load_data, resolve, with_classes
+from pinmem_core.training.setup import load_data
 
 State = Literal["done", "begun", "absent"]
 
@@ -89,8 +90,8 @@ def run_study(
 
     Raises:
         ConfigError: The folder holds a run that was made with other settings, or a target is one of
-            the sources and the setting `allow_seen_targets` is not set, or torchrun started this
-            process and `jobs` is not 1.
+            the sources and the setting `allow_seen_targets` is not set, or variants would be scored
+            in different classes, or torchrun started this process and `jobs` is not 1.
         StoppedRunError: `stop` returned True; the runs are saved.
     """
     if jobs > 1 and started_by_torchrun():
@@ -98,8 +99,8 @@ def run_study(
     states = states_of(sweep, folder)
     for part in sweep.parts().values():
         prepare_synthetic([*part.sources, *part.targets], on_event)
-        scored = part.config(*next(part.runs())).model_copy(update={"targets": part.targets})
-        load_data(with_classes(resolve(scored)), ignore)  # refuses seen targets
+        first = next(iter(configs_of(part).values()))
+        load_data(first.model_copy(update={"targets": part.targets}), ignore)  # refuses seen ones
     emit = _numbered([*states], on_event, on_run)
     queue = Queue(sweep, [run for run, state in states.items() if state != "done"], emit)
     if jobs > 1:

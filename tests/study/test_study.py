@@ -14,7 +14,14 @@ from pinmem_core.evaluation.bootstrap import mean_paired_interval, paired_interv
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.locks import hold_lock
 from pinmem_core.models import load_checkpoint
-from pinmem_core.study import StudyResult, StudyTable, make_table, read_sweep, run_study
+from pinmem_core.study import (
+    StudyResult,
+    StudyTable,
+    make_table,
+    plan_study,
+    read_sweep,
+    run_study,
+)
 from pinmem_core.study.sweep import lock_path, report_path, run_path
 from pinmem_core.study.table import SeedScores
 from pinmem_core.study.writers import as_markdown
@@ -244,13 +251,14 @@ def test_a_study_in_other_classes_has_a_table_of_these(tmp_path):
     assert "living thing" in as_markdown(table) and table.rows["halfway"].differences
 
 
-@pytest.mark.slow
-def test_variants_in_different_classes_have_no_common_table(tmp_path):
+def test_variants_in_different_classes_are_refused_before_they_train(tmp_path):
     other = '[variants.seven]\nabout = "seven"\nsettings = { classes = "idd-level1" }\n'
     sweep = _own_classes_study(tmp_path / "mixed.toml", classes="", of_variant=other)
-    assert run_study(sweep, tmp_path / "study") == DONE
-    with pytest.raises(DataError, match="of cityscapes-19 for plain-0, and by those of idd-level1"):
-        make_table(sweep, tmp_path / "study")
+    with pytest.raises(ConfigError, match="of cityscapes-19 for plain, and by those of idd-level1"):
+        run_study(sweep, tmp_path / "study")
+    with pytest.raises(ConfigError, match="of idd-level1 for seven"):
+        plan_study(sweep, only_long=True)
+    assert not (tmp_path / "study").exists()
 
 
 def test_the_interval_over_seeds_is_that_of_one_pair_where_all_are_alike():
