@@ -234,7 +234,7 @@ def push(
     out = Output(as_json=json, quiet=quiet)
     with out.listening() as listener:
         plan = plan_upload(model, repo, revision=revision, private=private, on_event=listener)
-        url = None if dry_run else upload(plan)
+        url = None if dry_run else upload(plan, on_event=listener)
     name, branch = plan.name, plan.name.revision
     data = {
         "repository": name.repo,

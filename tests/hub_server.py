@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,8 +27,9 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, branch: str, files: dict[str, bytes]) -> str:
+    def commit(self, branch: str, files: dict[str, bytes], without: Collection[str] = ()) -> str:
         old = self.commits.get(self.branches.get(branch, ""), {})
+        old = {path: data for path, data in old.items() if path not in without}
         sha = hashlib.sha1(f"{branch}{len(self.commits)}".encode()).hexdigest()
         self.commits[sha] = old | files
         self.branches[branch] = sha
@@ -189,14 +190,16 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json({})
 
     def _commit(self, repo: str, revision: str) -> None:
-        files = {}
+        files, deleted = {}, []
         for line in map(json.loads, self.body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.large[value["oid"]]
-        sha = self.server.repos[repo].commit(revision, files)
+            elif line["key"] == "deletedFile":
+                deleted.append(value["path"])
+        sha = self.server.repos[repo].commit(revision, files, deleted)
         url = f"{self.server.url}/{repo}/commit/{sha}"
         self._json({"success": True, "commitOid": sha, "commitUrl": url})
 
@@ -205,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         sha = kept.find(revision)
         if sha is None:
             return self._fail(404, "RevisionNotFound")
-        siblings = [{"rfilename": path} for path in kept.commits[sha]]
+        siblings = [_about(path, data) for path, data in kept.commits[sha].items()]
         about = {"id": repo, "sha": sha, "private": kept.private, "siblings": siblings}
         return self._json(about | {"gated": "manual" if kept.gated else False, "tags": []})
 
@@ -243,6 +246,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _about(path: str, data: bytes) -> dict[str, object]:
+    about: dict[str, object] = {"rfilename": path, "size": len(data)}
+    if path.endswith(".safetensors"):
+        digest = hashlib.sha256(data).hexdigest()
+        about["lfs"] = {"size": len(data), "sha256": digest, "pointerSize": 134}
+    return about
 
 
 def _oid(data: bytes) -> str:

@@ -6,7 +6,8 @@ SHA-256 of them all. Loading reads them from the base again.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,11 +20,14 @@ from pinmem_core.checkpoints.hub import checkpoint_of
 from pinmem_core.checkpoints.model_card import BASE
 from pinmem_core.config import Settings
 from pinmem_core.errors import CheckpointError, ConfigError, DataError
+from pinmem_core.paths import expanded
 
 VARIABLE = "PINMEM_BASE"
 """Environment variable: a file or model that takes the place of the recorded base."""
 Kind = Literal["weights", "model"]
 """Weights of a backbone, as for `init_weights`; or a model, as for `init_from`."""
+_LOADING: ContextVar[tuple[Path, ...]] = ContextVar("loading", default=())
+"""Folders of the checkpoints whose bases are being read; the base of one is the next."""
 Reader = Callable[[Kind, str], Mapping[str, Tensor]]
 """Function that reads the tensors of a base by their names in a network; takes kind and source."""
 
@@ -78,16 +82,21 @@ class BaseRecord(Settings):
             CheckpointError: The base is missing or damaged, or is not that of the checkpoint.
             MachineError: The base cannot be downloaded.
         """
-        source = os.environ.get(VARIABLE, self.source)
+        loading = (*_LOADING.get(), folder.resolve())
+        token = _LOADING.set(loading)
+        source = self.source
         what = "file with the weights" if self.kind == "weights" else "folder of the model"
         hint = f"Set the environment variable {VARIABLE} to the {what} that it was trained on."
         try:
-            if self.kind == "model" and checkpoint_of(source).samefile(folder):
-                raise ConfigError("it names itself.")
+            source = self._present_source(loading)
+            if self.kind == "model" and checkpoint_of(source).resolve() in loading:
+                raise ConfigError("it is based on itself.")
             tensors = reader(self.kind, source)
         except (ConfigError, DataError) as error:
             message = f"the checkpoint {folder} needs its base weights: {error.message}"
             raise CheckpointError(message, hint) from None
+        finally:
+            _LOADING.reset(token)
         needed = {name: tensors[name] for name in self.tensors if name in tensors}
         if _digest_of_all(fingerprints(needed)) != self.sha256:
             raise CheckpointError(
@@ -96,6 +105,21 @@ class BaseRecord(Settings):
                 hint,
             )
         return needed
+
+    def _present_source(self, loading: Sequence[Path]) -> str:
+        """Return the source that `VARIABLE` names, or else the recorded one.
+
+        The base may have a base in turn: the variable does not stand for the weights of a backbone
+        where it names a folder, for a model where it names a file, or for the base of itself.
+        """
+        given = os.environ.get(VARIABLE)
+        if given is None:
+            return self.source
+        if self.kind == "weights":
+            return self.source if expanded(given).is_dir() else given
+        if expanded(given).is_file() or checkpoint_of(given).resolve() in loading:
+            return self.source
+        return given
 
 
 @dataclass(frozen=True)

@@ -243,12 +243,24 @@ def load_checkpoint(folder: Path, network: type[N]) -> tuple[N, dict[str, Any]]:
     return segmenter.eval(), config
 
 
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 of the weights file in the folder of a checkpoint.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _sha256(folder / WEIGHTS)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digests(weights: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Return the SHA-256 of a weights file, and of the section `model` in a canonical form."""
     model = json.dumps(config["model"], sort_keys=True, separators=(",", ":"))
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": digest, "model": hashlib.sha256(model.encode()).hexdigest()}
+    return {"weights": _sha256(weights), "model": hashlib.sha256(model.encode()).hexdigest()}
 
 
 def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import ModelCard, constants, snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -35,14 +35,16 @@ from pinmem_core.checkpoints.model_card import (
     progress_of,
     seen_in_words,
 )
-from pinmem_core.documents import read_json_object
+from pinmem_core.documents import read_json_object, read_text
 from pinmem_core.errors import DataError, MachineError, PinMemError, shell_join
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.paths import expanded, find_run, home, newest_run
+from pinmem_core.yaml_text import YamlTextError, load_yaml
 
 FILES = ("model.safetensors", "config.json", "README.md", "report.json")
 """Files of a model that are downloaded."""
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---\s*$", re.DOTALL | re.MULTILINE)
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[
     0
 ]  # of httpx or httpx2, depending on huggingface_hub
@@ -268,21 +270,33 @@ def starter_summary() -> str:
     return (STARTER_FOLDER / "summary.txt").read_text(encoding="utf-8").strip()
 
 
+_UNREADABLE = (
+    DataError,
+    YamlTextError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+"""Errors of a file of scores that has another form than pinmem writes."""
+
+
 def model_summary(checkpoint: Path) -> str:
     """Return one line with the mIoU of a model and where it was measured, or "mIoU unknown".
 
-    The scores are those of the run (`scores.json`), of a report next to the weights, or of the
-    model card, which lists unseen domains only.
+    The scores are those of the run (`scores.json`), of a report on these weights next to them, or
+    of the model card, which lists unseen domains only. What cannot be read is ignored.
     """
     if checkpoint == STARTER_FOLDER:
         return starter_summary()
     sources = (
         lambda: _scores_of_run(checkpoint.parent / "scores.json"),
-        lambda: _scores_of_report(checkpoint / "report.json"),
+        lambda: _scores_of_report(checkpoint),
         lambda: _scores_of_card(checkpoint / CARD),
     )
     for read in sources:
-        with suppress(DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(*_UNREADABLE):
             if scores := read():
                 return f"mIoU {', '.join(scores)}"
     with suppress(DataError):
@@ -297,16 +311,23 @@ def _scores_of_run(path: Path) -> list[str]:
     return _in_words(ModelMetrics.of_run(saved, str(saved["protocol"])))
 
 
-def _scores_of_report(path: Path) -> list[str]:
-    return _in_words(ModelMetrics.of_report(read_json_object(path, 1 << 28)))
+def _scores_of_report(checkpoint: Path) -> list[str]:
+    report = read_json_object(checkpoint / "report.json", 1 << 28)
+    config = read_json_object(checkpoint / "config.json", 1 << 28)
+    if report["checkpoint"]["weights_sha256"] != config["sha256"]["weights"]:
+        return []
+    return _in_words(ModelMetrics.of_report(report))
 
 
 def _scores_of_card(path: Path) -> list[str]:
-    results = ModelCard.load(path).data.eval_results or []
+    front = _FRONT_MATTER.match(read_text(path))
+    models = load_yaml(front[1])["model-index"] if front else []
     return [
-        f"{100 * result.metric_value:.1f} % on {result.dataset_name} (unseen)"
-        for result in results
-        if result.metric_type == "mean_iou"
+        f"{100 * float(metric['value']):.1f} % on {result['dataset']['name']} (unseen)"
+        for model in models
+        for result in model["results"]
+        for metric in result["metrics"]
+        if metric["type"] == "mean_iou"
     ]
 
 

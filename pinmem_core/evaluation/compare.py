@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pinmem_core.checkpoints.checkpoint import WEIGHTS, weights_sha256
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
 from pinmem_core.checkpoints.model_card import seen_in_words
 from pinmem_core.documents import read_json_object
@@ -136,6 +137,8 @@ def find_report(text: str) -> Path:
         text: File or folder of a report; or a run, for its newest report; or a model on the Hub,
             for its newest local report, or else the report in its repository.
 
+    Reports on other weights than the run or model has now are left out.
+
     Raises:
         DataError: The report does not exist.
         MachineError: The Hub cannot be reached.
@@ -144,14 +147,25 @@ def find_report(text: str) -> Path:
         return Path(text)
     checkpoint = checkpoint_of(text)
     folder = run_folder(checkpoint)
-    if (folder / DATA).exists():
-        return folder / DATA
-    reports = [*folder.glob(f"eval/*/{DATA}")] or [*checkpoint.glob(DATA)]
-    if not reports:
-        raise DataError(
-            f"{folder} holds no report.", f"Make one: 'pinmem eval {shell_join(text)}'."
-        )
-    return max(reports, key=lambda path: path.stat().st_mtime_ns)
+    places = folder.glob(DATA), folder.glob(f"eval/*/{DATA}"), checkpoint.glob(DATA)
+    reports = next(filter(None, map(list, places)), [])
+    digest = weights_sha256(checkpoint) if (checkpoint / WEIGHTS).is_file() else None
+    for path in sorted(reports, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if digest is None or _digest_in(path) in (None, digest):
+            return path
+    of_others = " on its present weights, only on others" if reports else ""
+    hint = f"Make one: 'pinmem eval {shell_join(text)}'."
+    if reports:
+        hint += " A report on other weights is compared by the name of its file."
+    raise DataError(f"{folder} holds no report{of_others}.", hint)
+
+
+def _digest_in(report: Path) -> str | None:
+    """Return the SHA-256 of the weights in a `report.json`; None if the file is damaged."""
+    try:
+        return str(read_json_object(report, LARGEST_REPORT)["checkpoint"]["weights_sha256"])
+    except (DataError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Results of an evaluation, with the provenance of the model, and their JSON format."""
 
-import hashlib
 import platform
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.checkpoint import weights_sha256
 from pinmem_core.checkpoints.config_file import read_config
 from pinmem_core.checkpoints.hub import run_folder
 from pinmem_core.checkpoints.model_card import progress_of, seen_in_words
@@ -150,14 +149,12 @@ class Origin:
             predictor: Predictor that computes the metrics.
             precision: Floating-point type of its convolutions.
         """
-        with (checkpoint / WEIGHTS).open("rb") as weights:
-            digest = hashlib.file_digest(weights, "sha256").hexdigest()
         kind = predictor.device.type
         cpu = platform.processor() or platform.machine()
         device = torch.cuda.get_device_name(predictor.device) if kind == "cuda" else cpu
         return cls(
             checkpoint=checkpoint,
-            weights_sha256=digest,
+            weights_sha256=weights_sha256(checkpoint),
             name=name,
             protocol=predictor.protocol,
             precision=precision,
@@ -280,9 +277,14 @@ class Report:
         }
 
     def as_text(self) -> str:
-        """Return `as_json` as a text in which each list of numbers takes one line."""
-        text = json_text(self.as_json(), indent=1)
-        return re.sub(r"\[\n[-+.\deE,\s]+]", lambda match: " ".join(match[0].split()), text) + "\n"
+        """Return the text of `report.json`."""
+        return report_text(self.as_json())
+
+
+def report_text(content: Mapping[str, Any]) -> str:
+    """Return the text of a `report.json`, in which each list of numbers takes one line."""
+    text = json_text(content, indent=1)
+    return re.sub(r"\[\n[-+.\deE,\s]+]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 def image_counts(entry: dict[str, Any], size: int = len(CITYSCAPES)) -> ImageResult:

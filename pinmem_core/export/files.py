@@ -1,7 +1,6 @@
 """Export a model: to a graph for other runtimes, or as a checkpoint to share."""
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from pinmem_core.checkpoints.checkpoint import WEIGHTS, write_checkpoint
+from pinmem_core.checkpoints.checkpoint import WEIGHTS, weights_sha256, write_checkpoint
 from pinmem_core.checkpoints.config_file import CONFIG
 from pinmem_core.checkpoints.hub import checkpoint_of, run_folder
 from pinmem_core.checkpoints.model_card import CARD, ModelMetrics, has_scores, is_ours
@@ -233,8 +232,7 @@ class Evidence:
 
 def evidence_of(checkpoint: Path) -> Evidence | None:
     """Return the newest report on these weights, else the scores of the run, else None."""
-    with (checkpoint / WEIGHTS).open("rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    digest = weights_sha256(checkpoint)
 
     def of_report(data: Mapping[str, Any]) -> ModelMetrics | None:
         is_on_these = data["checkpoint"]["weights_sha256"] == digest

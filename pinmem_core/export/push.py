@@ -1,16 +1,15 @@
 """Plan the upload of a checkpoint to the Hugging Face Hub, and upload it."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from markupsafe import escape
 
 from pinmem_core.checkpoints.base_weights import BaseRecord
-from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.checkpoint import WEIGHTS, weights_sha256
 from pinmem_core.checkpoints.config_file import CONFIG
 from pinmem_core.checkpoints.hub import HubName, asking_hub, checkpoint_of
 from pinmem_core.checkpoints.model_card import CARD, model_card
@@ -19,10 +18,14 @@ from pinmem_core.documents import read_json_object
 from pinmem_core.errors import ConfigError, DataError, shell_join
 from pinmem_core.evaluation.compare import LARGEST_REPORT
 from pinmem_core.evaluation.report import DATA, PAGE
+from pinmem_core.evaluation.results import report_text
 from pinmem_core.events import Listener, Notice, ignore
 from pinmem_core.export.files import Evidence, evidence_of, keeps_card
 from pinmem_core.models import load_checkpoint
 from pinmem_core.version import __version__
+
+_PLACE = "<dt>checkpoint</dt><dd>%s</dd>"
+"""Part of a `report.html` that names the folder of the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,14 @@ def plan_upload(
     return Upload(name, private, files)
 
 
-def upload(plan: Upload) -> str:
+def upload(plan: Upload, *, on_event: Listener = ignore) -> str:
     """Upload a model to the Hub in one commit; return the URL of the commit.
+
+    The commit removes a report on other weights, which an earlier upload has left there.
 
     Args:
         plan: Plan of the upload. A missing repository or branch is created.
+        on_event: Callback for notices about files that are removed.
 
     Raises:
         ConfigError: The plan is private, but the repository exists and is public.
@@ -112,7 +118,9 @@ def upload(plan: Upload) -> str:
         MachineError: The Hub cannot be reached, or refuses the upload.
     """
     name, api = plan.name, HfApi(library_name="pinmem", library_version=__version__)
-    additions = [CommitOperationAdd(path, content) for path, content in plan.files.items()]
+    changes: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path, content) for path, content in plan.files.items()
+    ]
     with asking_hub(name, f"push to {name}"):
         api.create_repo(name.repo, private=plan.private or None, exist_ok=True)
         if plan.private and not api.model_info(name.repo).private:
@@ -122,10 +130,13 @@ def upload(plan: Upload) -> str:
             )
         if name.revision:
             api.create_branch(name.repo, branch=name.revision, exist_ok=True)
+        for path in _outdated(plan, api):
+            on_event(Notice(f"{path} of {name} is removed; it is on other weights"))
+            changes.append(CommitOperationDelete(path))
         try:
             commit = api.create_commit(
                 name.repo,
-                additions,
+                changes,
                 commit_message=f"Checkpoint from pinmem {__version__}",
                 revision=name.revision,
             )
@@ -137,6 +148,16 @@ def upload(plan: Upload) -> str:
                 "Correct the YAML between its two lines '---'.",
             ) from None
     return str(commit.commit_url)
+
+
+def _outdated(plan: Upload, api: HfApi) -> list[str]:
+    """Return the files of a report on other weights in the repository of an upload."""
+    info = api.model_info(plan.name.repo, revision=plan.name.revision, files_metadata=True)
+    there = {file.rfilename: file.lfs for file in info.siblings or ()}
+    weights, ours = there.get(WEIGHTS), plan.files[WEIGHTS]
+    if weights and isinstance(ours, Path) and weights.sha256 == weights_sha256(ours.parent):
+        return []
+    return [path for path in (DATA, PAGE) if path in there and path not in plan.files]
 
 
 def _named(repo: str, revision: str | None) -> HubName:
@@ -166,20 +187,22 @@ def _report(
     evidence: Evidence, report: Path, name: HubName, on_event: Listener
 ) -> dict[str, bytes]:
     """Return the report's files, without where the checkpoint lay on this machine."""
-    place = read_json_object(report, LARGEST_REPORT)["checkpoint"]["path"]
-    files = {DATA: _replaced(report, json.dumps(place), json.dumps(name.repo))}
+    content = read_json_object(report, LARGEST_REPORT)
+    place = content["checkpoint"]["path"]
+    content["checkpoint"]["path"] = name.repo
+    files = {DATA: report_text(content).encode()}
     page = report.with_name(PAGE)
     if not page.exists():
         return files
-    if _are_synthetic(domain.name for domain in evidence.metrics.domains):
-        files[PAGE] = _replaced(page, escape(place), escape(name.repo))
-    else:
+    if not _are_synthetic(domain.name for domain in evidence.metrics.domains):
         on_event(Notice(f"{PAGE} is left out; the terms of its images may forbid sharing them"))
+        return files
+    text, old = page.read_text(encoding="utf-8"), _PLACE % escape(place)
+    if old in text:
+        files[PAGE] = text.replace(old, _PLACE % escape(name.repo)).encode()
+    else:
+        on_event(Notice(f"{PAGE} is left out; it does not belong to the {DATA} next to it"))
     return files
-
-
-def _replaced(path: Path, old: str, new: str) -> bytes:
-    return path.read_text(encoding="utf-8").replace(old, new).encode()
 
 
 def _are_synthetic(domains: Iterable[str]) -> bool:

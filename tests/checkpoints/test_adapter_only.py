@@ -250,8 +250,27 @@ def test_a_damaged_record_of_the_base_is_refused(trained, change, said):
 
 def test_a_model_is_not_its_own_base(trained):
     edit_config(trained, lambda c: c["base"].update(kind="model", source=str(trained)))
-    with pytest.raises(CheckpointError, match="it names itself"):
+    with pytest.raises(CheckpointError, match="it is based on itself"):
         load_checkpoint(trained)
+    other = Path(shutil.copytree(trained, trained.with_name("other")))
+    edit_config(trained, lambda c: c["base"].update(source=str(other)))
+    with pytest.raises(CheckpointError, match="it is based on itself") as error:
+        load_checkpoint(trained)
+    assert error.value.message.count("needs its base weights") == 2
+
+
+@pytest.mark.parametrize("moved", ["run", "vit.safetensors"])
+def test_either_base_of_a_chain_may_move(tmp_path, base, trained, monkeypatch, moved):
+    further = saved(
+        tmp_path / "further", run_config(base, init_weights=None, init_from=str(trained))
+    )
+    expected = load_checkpoint(further)[0].state_dict()
+    place = (tmp_path / moved).rename(tmp_path / f"moved-{moved}")
+    with pytest.raises(CheckpointError, match="needs its base weights"):
+        load_checkpoint(further)
+    monkeypatch.setenv("PINMEM_BASE", str(place))
+    state = load_checkpoint(further)[0].state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in expected.items())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The Hub: what is sent comes back the same, and whatever goes wrong is told in a sentence."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from conftest import Result
 from hub_server import TOKEN, Hub, Repo, serving_hub
 from huggingface_hub import constants
+from markupsafe import escape
 
 import pinmem_core
 from pinmem_core.checkpoints.checkpoint import WEIGHTS
@@ -215,6 +218,65 @@ def test_reports_on_a_model_of_the_hub_are_kept_outside_of_its_cache(hub, run, h
     assert HubName.of_cached(checkpoint) == HubName(NAME, commit[:7])
     assert run_folder(checkpoint) == home / "hub" / f"ada--streets@{commit[:7]}"
     assert run_folder(run / "checkpoint") == run
+
+
+def report_on(checkpoint: Path, path: str) -> None:
+    """Write a report of `pinmem eval` on a checkpoint that was named by `path`."""
+    folder = run_folder(checkpoint) / "eval" / "one"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
+    target = {"seen": False, "split": "val", "images": 2, "miou": 0.5, "iou": {}}
+    report = {
+        "checkpoint": {"path": path, "weights_sha256": digest},
+        "protocol": {"name": "fast", "description": "x", "fields": {}},
+        "precision": "float32",
+        "classes": ["model"],
+        "targets": {"toy:blue": target},
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    head = "<p>The model: a checkpoint of classes.</p>"
+    page = f"{head}<dl><dt>checkpoint</dt><dd>{escape(path)}</dd></dl>"
+    (folder / "report.html").write_text(page)
+
+
+@pytest.mark.parametrize("path", ["checkpoint", "model", ".", "/home/ada's/run", "/a&b/<i>", "é"])
+def test_only_the_place_of_the_checkpoint_is_struck_out_of_a_report(hub, run, path):
+    report_on(run / "checkpoint", path)
+    before = json.loads((run / "eval" / "one" / "report.json").read_text())
+    send(run)
+    sent = hub.files(NAME)
+    before["checkpoint"]["path"] = NAME
+    assert json.loads(sent["report.json"]) == before
+    assert sent["report.html"].decode() == (
+        f"<p>The model: a checkpoint of classes.</p><dl><dt>checkpoint</dt><dd>{NAME}</dd></dl>"
+    )
+
+
+def test_a_page_of_another_report_is_not_sent(hub, run):
+    report_on(run / "checkpoint", "/home/ada/run")
+    page = run / "eval" / "one" / "report.html"
+    page.write_text(page.read_text().replace("/home/ada/run", "/home/bob/run"))
+    notices = []
+    plan = plan_upload(str(run), NAME, on_event=notices.append)
+    assert "report.html" not in plan.files and "report.html is left out" in notices[0].message
+
+
+def test_a_report_on_other_weights_does_not_stay_in_the_repository(hub, run, tmp_path):
+    report_on(run / "checkpoint", "x")
+    send(run)
+    assert {"report.json", "report.html"} <= {*hub.files(NAME)}
+    shutil.rmtree(run / "eval")
+    send(run)  # the same weights
+    assert {"report.json", "report.html"} <= {*hub.files(NAME)}
+    other = network()
+    other.memory.slots.mul_(-1)
+    save_checkpoint(other, tmp_path / "other", {})
+    notices = []
+    upload(plan_upload(str(tmp_path / "other"), NAME), on_event=notices.append)
+    assert not {"report.json", "report.html"} & {*hub.files(NAME)}
+    assert [notice.message.split()[0] for notice in notices] == ["report.json", "report.html"]
+    send(run, revision="v2")
+    assert {*hub.files(NAME, "v2")} == {*hub.files(NAME)}
 
 
 @pytest.mark.slow

@@ -146,16 +146,45 @@ model-index:
 """
     (shared / "README.md").write_text(card)
     assert model_summary(shared) == "mIoU 25.0 % on mine:c (unseen)"
+    config = {"sha256": {"weights": "a"}, "iteration": 20, "training": {"iterations": 40}}
+    (shared / "config.json").write_text(json.dumps(config))
     report = {
+        "checkpoint": {"weights_sha256": "a"},
         "protocol": {"name": "fast", "description": "x"},
         "precision": "float32",
         "targets": {"mine:d": {"seen": None, "split": "val", "images": 2, "miou": 0.5, "iou": {}}},
     }
     (shared / "report.json").write_text(json.dumps(report))
     assert model_summary(shared) == "mIoU 50.0 % on mine:d (unknown)"
+    (shared / "report.json").write_text(json.dumps({**report, "checkpoint": {}}))
+    assert model_summary(shared) == "mIoU 25.0 % on mine:c (unseen)"
+    report["checkpoint"]["weights_sha256"] = "of older weights"
+    (shared / "report.json").write_text(json.dumps(report))
+    assert model_summary(shared) == "mIoU 25.0 % on mine:c (unseen)"
     (shared / "README.md").write_text("---\nmodel-index: 3\n---\n")
     (shared / "report.json").write_text("{")
     assert "mIoU unknown" in model_summary(shared)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "tags: [",
+        "a: *unknown",
+        "[" * 3000,
+        "x: !!python/object/apply:os.system ['id']",
+        "model-index: {}",
+        "model-index: [{results: [{metrics: [{type: mean_iou, value: [1]}], dataset: {}}]}]",
+        "- model-index",
+        "2",
+    ],
+)
+def test_a_card_that_is_damaged_gives_no_scores_and_no_error(tmp_path, capsys, head):
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\n# mine\n")
+    assert model_summary(tmp_path) == "mIoU unknown"
+    (tmp_path / "README.md").write_text("# without a head\n")
+    assert model_summary(tmp_path) == "mIoU unknown"
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
