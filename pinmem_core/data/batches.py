@@ -408,10 +408,13 @@ class CropDataset(Dataset[CropBatch | PinMemError]):
                 return Crop(place.cut_image(image), cut, appearances, name, unlabelled)
             unlabelled += 1
             sample = domain.samples[int(rng.integers(len(domain.samples)))]
+        reading = sample.reading
+        what = f"pixel of the classes '{reading.space.name}'" if reading.table else "labelled pixel"
         raise DataError(
-            f"{MAX_REDRAWS} crops of {domain.name} in a row hold no labelled pixel; the last image "
-            f"was {sample.image}.",
-            "Choose a larger augmentation.crop, or look at the images: "
+            f"{MAX_REDRAWS} crops of {domain.name} in a row hold no {what}; the last image was "
+            f"{sample.image}.",
+            reading.how_to_assign
+            or "Choose a larger augmentation.crop, or look at the images: "
             f"pinmem data preview {shell_join(domain.name.partition('#')[0])}",
         )
 

@@ -67,6 +67,12 @@ def class_pixels(samples: Sequence[Sample]) -> NDArray[np.int64]:
         row = rows.pop(record.sample.id, None)
         if row is not None:
             np.add.at(counts[row], table[kept], np.array(record.pixels)[kept])
+    if not rows and not counts.any() and reading.table:
+        raise DataError(
+            f"no pixel of {name} belongs to one of the classes '{reading.space.name}', so that "
+            "rare classes cannot be sampled.",
+            reading.how_to_assign,
+        )
     if rows or not counts.any():
         what = f"nothing of the sample {next(iter(rows))}" if rows else "of no labelled pixel"
         raise DataError(

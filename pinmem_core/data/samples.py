@@ -69,6 +69,16 @@ class LabelReading:
         table = None if self.own.same_as(space) else self.own.table_to(space).tobytes()
         return LabelReading(self.own, space, table)
 
+    @property
+    def how_to_assign(self) -> str | None:
+        """Hint for files without a pixel of `space`; None if their own classes are read."""
+        if self.table is None:
+            return None
+        return (
+            f"Assign the classes '{self.own.name}' to these in the card, 'label_space: maps: "
+            f"{self.space.name}: ...', and prepare it again with this card."
+        )
+
     def read(self, path: Path, *, checked: bool = False) -> NDArray[np.uint8]:
         """Return the trainIds (H, W) of a label file; `checked` is that of `read_train_ids`."""
         train_ids = read_train_ids(path, classes=len(self.own), checked=checked)

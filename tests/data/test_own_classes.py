@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result, camvid_folder
+from conftest import Result, camvid_folder, small_config
 from matplotlib.text import Text
 
 from pinmem_core.data.batches import load_domains
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import get_card, parse_card
+from pinmem_core.data.loader import DomainLoader
 from pinmem_core.data.pack import pack
 from pinmem_core.data.prepare import prepare
 from pinmem_core.data.prepared import PreparedDataset
@@ -294,6 +295,19 @@ def test_pseudo_domains_are_read_into_the_space(tmp_path):
     _campus(tmp_path)
     domains = load_domains(["campus"], pseudo_domains=2, seed=0, space=CITYSCAPES)
     assert all(domain.samples.label_space is CITYSCAPES for domain in domains)
+
+
+@pytest.mark.parametrize("rare", [None, 0.1])
+def test_a_source_of_which_the_space_has_no_class_is_refused_with_the_card_to_mend(tmp_path, rare):
+    for number in range(5):
+        _pair(tmp_path, f"{number}", [[3, 4], [5, 5]])
+    prepare(_card(CAMPUS.replace("sidewalk: path, terrain: lawn, ", "")), [tmp_path])
+    domains = load_domains(["campus"], pseudo_domains=2, seed=0, space=CITYSCAPES)
+    config = small_config(augmentation__rare_classes=rare, augmentation__crop=32)
+    with pytest.raises(DataError, match="of the classes 'cityscapes-19'") as error:
+        list(DomainLoader.of(domains, config, range(2), shard=(0, 1)))
+    assert "the classes 'campus'" in error.value.hint
+    assert "label_space: maps: cityscapes-19" in error.value.hint
 
 
 @pytest.mark.parametrize(
