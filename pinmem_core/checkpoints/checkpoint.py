@@ -39,7 +39,14 @@ from pinmem_core.checkpoints.config_file import (
     unfit,
 )
 from pinmem_core.checkpoints.hub import checkpoint_of
-from pinmem_core.checkpoints.model_card import BASE, CARD, ModelMetrics, is_ours, model_card
+from pinmem_core.checkpoints.model_card import (
+    BASE,
+    CARD,
+    STORED,
+    ModelMetrics,
+    is_ours,
+    model_card,
+)
 from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
@@ -165,12 +172,13 @@ def write_checkpoint(
         MachineError: The folder cannot be written to.
     """
     ours = described_fields(segmenter.config, segmenter.normalization)
-    config = ours | {key: value for key, value in about.items() if key != DIGESTS} | ours
+    config = ours | {k: v for k, v in about.items() if k not in (DIGESTS, STORED)} | ours
     state = separate_tensors(segmenter.state_dict())
     if base:
         state, record = base.split(state)
         config[BASE] = record.model_dump(mode="json")
     if half:
+        config[STORED] = "float16; loaded and scored in float32"
         heavy = {name for name, weight in segmenter.named_parameters() if weight.ndim > 1}
         state = {k: v.half() if k in heavy else v for k, v in state.items()}
         too_large = [name for name in heavy if not state[name].isfinite().all()]

@@ -26,6 +26,8 @@ BASE = "base"
 """Key of the base weights that a checkpoint does not hold in its `config.json`."""
 WEIGHTS_LICENCE = "weights_licence"
 """Key of the licence of the pretrained weights in a checkpoint's `config.json`, if it is known."""
+STORED = "stored"
+"""Key of the precision of weights that are not stored as they are loaded in `config.json`."""
 TIME_IS_OVER = "time_is_over"
 """Key in the `config.json` of a checkpoint whose training ended early, by its limit of time."""
 INIT_FROM = "init_from"
@@ -253,7 +255,7 @@ def _details(config: Mapping[str, Any]) -> dict[str, Any]:
         "SHA-256 of their tensors": base.get("sha256"),
         "classes": "" if _is_of_cityscapes(config) else _classes(config),
         "memory": f"{model['num_classes']} slots of {model['feature_dim']}" if memory else "none",
-        "stored in": config.get("stored"),
+        "stored in": config.get(STORED),
         "converted from": converted.get("file"),
         "SHA-256 of that file": converted.get("sha256"),
         "assumed": "; ".join(converted.get("assumed", ())),

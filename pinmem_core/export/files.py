@@ -189,13 +189,11 @@ def export_weights(
     segmenter, _ = load_checkpoint(checkpoint)
     folder = output or run_folder(checkpoint) / "export"
     prepare_folder(folder, CHECKPOINT_FILES, force=force)
-    stored = {"stored": "float16; loaded and scored in float32"} if half else {}
     evidence = evidence_of(checkpoint)
     metrics = evidence.metrics if evidence else None
     old = checkpoint / CARD
     card = old.read_bytes() if keeps_card(old, evidence) else None
-    about = segmenter.about | stored
-    write_checkpoint(segmenter, folder, about, half=half, metrics=metrics, card=card)
+    write_checkpoint(segmenter, folder, segmenter.about, half=half, metrics=metrics, card=card)
     return [
         ExportedFile(path, path.stat().st_size) for path in map(folder.joinpath, CHECKPOINT_FILES)
     ]

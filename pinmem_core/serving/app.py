@@ -132,6 +132,11 @@ class _Predictions:
         try:
             content = await read_body(request, self.limits)
             body, kind = await self._run(request, name, content)
+        except asyncio.CancelledError:
+            self._end_request()
+            raise refusal(
+                503, "the server was stopped.", "Ask again later.", retry_after=1
+            ) from None
         except BaseException:
             self._end_request()
             raise
@@ -154,7 +159,7 @@ class _Predictions:
         name = model or next(iter(self.models))
         if name not in self.models:
             raise refusal(404, "there is no model of this name.", "/api/models lists the models.")
-        if request.headers.get("content-type", "").startswith("multipart/"):
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise refusal(
                 415,
                 "the body is a form, not an image.",
@@ -165,13 +170,15 @@ class _Predictions:
     async def _run(self, request: Request, name: str, content: bytes) -> tuple[bytes, str]:
         """Predict in the worker, unless the client leaves before."""
         loop = asyncio.get_running_loop()
-        wants_png = request.headers.get("accept", "").startswith("image/png")
+        wants_png = request.headers.get("accept", "").lower().startswith("image/png")
         upload = [content]  # the worker keeps a cancelled job until its turn comes
         job = loop.run_in_executor(self.worker, self._answer, wants_png, name, upload)
         gone = asyncio.ensure_future(request.receive())
         first: set[asyncio.Future[Any]] = {job, gone}
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
         if not job.done():
             job.cancel()
             upload.clear()

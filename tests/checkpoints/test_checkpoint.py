@@ -274,6 +274,8 @@ def test_half_precision_comes_back_close_with_the_memory_untouched(folder):
     images = torch.rand(1, 3, 32, 48)
     torch.testing.assert_close(half(images), whole(images), rtol=0, atol=5e-3)
     assert config["stored"].startswith("float16") and config["iteration"] == 7
+    export_weights(str(folder.parent / "half"), folder.parent / "whole")
+    assert "stored" not in load_checkpoint(folder.parent / "whole")[1]
 
 
 def test_weights_too_large_for_half_precision_are_refused(folder):

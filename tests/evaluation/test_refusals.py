@@ -1,5 +1,6 @@
 """What cannot be scored is refused or named, and takes no scores of others with it."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.data.prepared import Selection, select
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import TrainedOn, evaluate_run
-from pinmem_core.evaluation.compare import SavedReport, compare
+from pinmem_core.evaluation.compare import SavedReport, compare, find_report
 from pinmem_core.evaluation.report import new_report_folder
 from pinmem_core.events import Notice, Progress
 from pinmem_core.images import write_png
@@ -214,3 +215,20 @@ def test_a_report_needs_images_each_of_them_once_and_a_comparison_two_reports(tm
 
 def _images(data):
     return data["targets"]["toy:red"]["per_image"]
+
+
+def test_a_report_on_other_weights_is_not_that_of_a_run(tmp_path):
+    """A run that was trained on, and a model whose report an earlier version left behind."""
+    (tmp_path / "checkpoint").mkdir()
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    weights.write_bytes(b"first")
+    file = tmp_path / "eval" / "one" / "report.json"
+    file.parent.mkdir(parents=True)
+    digest = hashlib.sha256(b"first").hexdigest()
+    file.write_text(json.dumps({"checkpoint": {"weights_sha256": digest}}))
+    assert find_report(str(tmp_path)) == file
+    weights.write_bytes(b"second")
+    with pytest.raises(DataError, match="no report on its present weights, only on") as error:
+        find_report(str(tmp_path))
+    assert f"pinmem eval {tmp_path}" in error.value.hint
+    assert find_report(str(file)) == file

@@ -380,23 +380,6 @@ def test_a_report_is_found_by_file_folder_or_run(tmp_path):
         assert find_report(str(text)) == file
 
 
-def test_a_report_on_other_weights_is_not_that_of_a_run(tmp_path):
-    """A run that was trained on, and a model whose report an earlier version left behind."""
-    (tmp_path / "checkpoint").mkdir()
-    weights = tmp_path / "checkpoint" / "model.safetensors"
-    weights.write_bytes(b"first")
-    file = tmp_path / "eval" / "one" / "report.json"
-    file.parent.mkdir(parents=True)
-    digest = hashlib.sha256(b"first").hexdigest()
-    file.write_text(json.dumps({"checkpoint": {"weights_sha256": digest}}))
-    assert find_report(str(tmp_path)) == file
-    weights.write_bytes(b"second")
-    with pytest.raises(DataError, match="no report on its present weights, only on") as error:
-        find_report(str(tmp_path))
-    assert f"pinmem eval {tmp_path}" in error.value.hint
-    assert find_report(str(file)) == file
-
-
 def test_evaluating_a_run_writes_its_report(run, tmp_path):
     out = tmp_path / "out"
     report = evaluate_run(str(run), ["toy:blue@all", "toy:red"], device="cpu", output=out)

@@ -171,6 +171,8 @@ def test_a_wrong_request_ends_in_one_sentence(predictor):
     app = client(predictor)
     form = app.post("/api/predict", files={"image": PNG})
     refused(form, 415, "a form, not an image")
+    kind = {"Content-Type": "Multipart/Form-Data; boundary=x"}
+    refused(app.post("/api/predict", content=b"--x", headers=kind), 415, "a form, not an image")
     assert "--data-binary" in form.json()["hint"]
     for name in ("../../etc/passwd", "/etc/passwd", "third", "starter"):
         refused(app.post("/api/predict", params={"model": name}, content=PNG), 404, "no model")
@@ -347,6 +349,30 @@ def test_a_waiting_request_whose_client_leaves_is_never_computed(predictor):
         assert first.result().status_code == 200
         assert other.post("/api/predict", content=PNG).status_code == 200
     assert slow.calls == 2
+
+
+def test_a_request_that_the_end_of_the_server_cancels_ends_in_one_sentence(predictor):
+    slow, sent = Slow(predictor), []
+    app = create_app({"first": slow})
+    messages = [{"type": "http.request", "body": PNG, "more_body": False}]
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    async def stop() -> None:
+        request = asyncio.ensure_future(app(scope(), receive, send))
+        while not slow.calls:
+            await asyncio.sleep(0.005)
+        request.cancel()
+        await request
+
+    asyncio.run(stop())
+    slow.go.set()
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error"] == "the server was stopped."
 
 
 def test_an_upload_whose_client_leaves_is_not_kept(predictor):
