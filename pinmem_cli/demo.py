@@ -3,6 +3,7 @@
 Run it as `python -m pinmem_cli.demo`.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -105,6 +106,8 @@ def _draw(runs: Mapping[str, str], targets: tuple[str, ...], path: Path) -> None
 def main() -> None:
     """Run the demo; a signal ends the trainings, too."""
     repair_streams()
+    about = "Train a baseline and pinmem on synthetic scenes, and compare them on unseen ones."
+    argparse.ArgumentParser(prog="python -m pinmem_cli.demo", description=about).parse_args()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -134,7 +134,8 @@ class EventView(LiveView):
             self._current = None
 
     def _show_metrics(self, event: events.Metrics) -> None:
-        shown = {k: v for k, v in event.values.items() if k.endswith("total") or "val/" in k}
+        values = event.values.items()
+        shown = {k: v for k, v in values if k.endswith("total") or k.startswith("val/")}
         metrics = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         metrics = f"{metrics}  {self._speed}".rstrip()
         if self.console.is_terminal and self._current is not None:

@@ -24,6 +24,7 @@ def test_a_signal_ends_the_trainings_too(tmp_path, monkeypatch, sent, code):
     stub.chmod(0o755)
     begun = tmp_path / "begun"
     monkeypatch.setattr(sys, "executable", str(stub))
+    monkeypatch.setattr(sys, "argv", ["demo"])
     monkeypatch.setattr("pinmem_core.data.prepare.prepare_synthetic", lambda *_: None)
 
     def run() -> None:
@@ -42,6 +43,17 @@ def test_a_signal_ends_the_trainings_too(tmp_path, monkeypatch, sent, code):
     while any(_is_running(int(path.name)) for path in begun.iterdir()):
         assert time.monotonic() < deadline, "a training outlives the demo"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--recipe", 2)])
+def test_the_demo_trains_nothing_where_it_is_given_an_option(monkeypatch, capsys, argument, code):
+    monkeypatch.setattr(demo, "run_demo", lambda _: pytest.fail("the demo runs"))
+    monkeypatch.setattr(sys, "argv", ["demo", argument])
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    shown = capsys.readouterr()
+    assert ended.value.code == code
+    assert "python -m pinmem_cli.demo" in shown.out + shown.err
 
 
 def test_a_signal_waits_until_what_must_not_be_torn_is_done():

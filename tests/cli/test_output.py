@@ -98,6 +98,12 @@ def test_bars_show_how_much_is_done_and_left_at_every_width(width):
     assert shown.count("-:--:--") + shown.count("0:00:0") >= 2
 
 
+def test_a_validation_is_one_line_without_each_class(capsys):
+    with Output().listening() as tell:
+        tell(Metrics(2, {"val/camvid@val": 0.5, "iou/camvid@val/road": 0.75}))
+    assert capsys.readouterr().err == "iteration 2  val/camvid@val 0.500\n"
+
+
 def test_tables_in_a_pipe_have_no_trailing_blanks(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     Output().result({}, fields([("a", "short"), ("b", "long " * 40)]))

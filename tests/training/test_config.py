@@ -3,7 +3,9 @@ from pydantic import field_validator
 
 from pinmem_core.config import Settings
 from pinmem_core.errors import ConfigError
+from pinmem_core.methods import methods
 from pinmem_core.overrides import nested, validate, validated, with_overrides
+from pinmem_core.setting_list import list_settings
 
 
 def test_overrides_are_typed_and_nested():
@@ -159,3 +161,10 @@ def test_a_dotted_key_in_quotes_is_explained():
 def test_numbers_whose_quotients_overflow_are_refused(override):
     with pytest.raises(ConfigError, match=r"input should be (less|greater) than or equal to"):
         validate(with_overrides({}, [override]))
+
+
+def test_the_list_of_settings_names_the_types_of_numbers_and_names():
+    shade = list_settings(methods.get("shade").Config, "method_config.")
+    types = {setting.key: setting.type for setting in (*list_settings(), *shade)}
+    assert types["optim.betas"] == types["augmentation.scale"] == "[number, number]"
+    assert types["method_config.things"] == "list of text | none"
