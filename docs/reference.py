@@ -8,21 +8,29 @@ import sys
 from collections.abc import Iterable, Iterator
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 
 import pinmem_core as pm
 from pinmem_cli.app import app
 from pinmem_cli.names import KINDS
+from pinmem_core import events
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.catalog import shipped_cards
+from pinmem_core.data.convert import Reencoding
+from pinmem_core.data.prepared import PreparedDataset
+from pinmem_core.evaluation import Report, Scores
+from pinmem_core.evaluation.results import DomainResult
+from pinmem_core.inference import Protocol
+from pinmem_core.inference.predictor import Prediction, TiledPredictor
 from pinmem_core.methods import methods
 from pinmem_core.methods.base import Method
 from pinmem_core.models.backbones.timm import weights_of
 from pinmem_core.models.decoders import decoders
 from pinmem_core.recipe import recipe_names, recipe_text, recipe_title
 from pinmem_core.setting_list import Setting, list_settings
+from pinmem_core.training import RunResult
 
 BACKBONES = (
     "*dinov2*",
@@ -34,6 +42,12 @@ BACKBONES = (
     "resnet*",
 )
 """Patterns of the backbones of timm that are listed."""
+TYPES = {
+    "Results": (RunResult, Report, DomainResult, Scores, PreparedDataset, Prediction),
+    "Predictors and options": (TiledPredictor, Protocol, Reencoding),
+    "Events": get_args(events.Event),
+}
+"""Types of the arguments and results of the public functions, by heading."""
 
 
 def write_reference(folder: Path) -> None:
@@ -187,13 +201,21 @@ def _backbones() -> Iterator[str]:
 
 def _python() -> Iterator[str]:
     yield from ("# Python", "", "```{eval-rst}", ".. automodule:: pinmem_core", "")
-    for name in pm.__all__:
-        value = getattr(pm, name)
-        if not inspect.isclass(value) and not callable(value):
-            continue
-        kind = "autoclass" if inspect.isclass(value) else "autofunction"
-        yield f".. {kind}:: {value.__module__}.{value.__qualname__}"
-        if kind == "autoclass" and value is not pm.TrainConfig:  # its fields: the page "Settings"
-            yield "   :members:"
-        yield ""
+    for value in (getattr(pm, name) for name in pm.__all__):
+        if callable(value):
+            yield from _documented(value)
     yield "```"
+    for heading, types in TYPES.items():
+        yield from ("", f"## {heading}", "", "```{eval-rst}")
+        for value in types:
+            yield from _documented(value)
+        yield "```"
+
+
+def _documented(value: Any) -> Iterator[str]:
+    """Yield the directive of a public function or class."""
+    kind = "autoclass" if inspect.isclass(value) else "autofunction"
+    yield f".. {kind}:: {value.__module__}.{value.__qualname__}"
+    if kind == "autoclass" and value is not pm.TrainConfig:  # its fields: the page "Settings"
+        yield from ("   :members:", "   :show-inheritance:")
+    yield ""

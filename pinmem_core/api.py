@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pinmem_core import evaluation, training
-from pinmem_core.checkpoints.hub import STARTER
+from pinmem_core.checkpoints.hub import CHECKPOINT, STARTER
+from pinmem_core.checkpoints.runs import list_runs
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.catalog import cards, get_card, read_card
 from pinmem_core.data.convert import Reencoding
@@ -40,17 +41,20 @@ def train(
     """Train a network and score it on its sources and targets.
 
     Example:
-        `train("demo", seed=1, settings={"optim.lr": 0.005})`
+        `train("demo", seed=1, settings={"optim.lr": 0.005})`, or with data of your own
+        `train(sources=["mycity"], init_from="starter", minutes=10)`
 
     Args:
         recipe: Name of a recipe, TOML file, or run; or a complete configuration. None for the
-            recipe of the first source, or settings that fit the data and the device.
+            recipe of the first source, or settings that fit the data and the device; without
+            sources, for "demo".
         output: Folder to make; None for a new one below `PINMEM_HOME`.
         settings: Values of dotted configuration keys. They overrule the recipe; a mapping for a
             section, such as `{"optim": {"lr": 0.005}}`, overrules the keys that it holds.
         on_event: Callback for progress events.
         stop: Called after each iteration; if it returns True, the run saves its state and ends.
-        options: Values of configuration keys without a dot, such as `seed=1`.
+        options: Values of configuration keys without a dot, such as `seed=1`; the attributes of
+            `TrainConfig` are these keys.
 
     Raises:
         ConfigError: There is no such recipe or key, the configuration contradicts itself, or the
@@ -108,7 +112,8 @@ def prepare(
             used, or the dataset is downloaded if its terms were accepted.
         card: YAML card of a dataset of your own.
         label_map: How raw labels become classes; None for the default of the layout.
-        reencoding: How images are written anew; None leaves them where they are.
+        reencoding: Format, quality and height of re-encoded images
+            (`pinmem_core.data.convert.Reencoding`); None leaves the images where they are.
         strict: Refuse the dataset at the first defect instead of leaving samples out.
         jobs: Samples that are converted at once; None for one a core.
         on_event: Callback for progress events.
@@ -148,13 +153,15 @@ def evaluate(
     """Score a model on domains.
 
     Args:
-        model: A run, a checkpoint folder, "starter", or `user/name[@revision]` on the Hub.
+        model: Folder or name of a run, folder of a checkpoint, "starter", "last" for the newest
+            finished run, or `user/name[@revision]` on the Hub.
         targets: `dataset[:domain][@split]`, or a text of several with commas between them; none
             for the targets of the run.
-        protocol: Name of a protocol; None for the model's own, or else "paper-train".
+        protocol: Name of a protocol, also with changes, such as "paper-train+flip"; None for the
+            model's own, or else "paper-train".
         classes: Label space to score in; None for the model's, or a coarser one where the labels
             need it.
-        device: Where to compute.
+        device: Device name: "auto", "cpu", "mps", "cuda", "cuda:1", ...
         output: New folder for `report.json` and `report.html`; None writes nothing.
         on_event: Callback for progress events.
 
@@ -208,6 +215,9 @@ def list_decoders() -> list[str]:
 
 
 def list_models() -> list[str]:
-    """Return the names of models that `load` takes: the starter and the runs on this machine."""
-    runs = runs_root().glob("[!.]*/checkpoint/config.json") if runs_root().is_dir() else ()
-    return [STARTER, *sorted(path.parents[1].name for path in runs)]
+    """Return the names of models that `load` takes: the starter, and the runs with a checkpoint.
+
+    A run outside of `PINMEM_HOME` has the path of its folder as its name.
+    """
+    trained = (run for run in list_runs() if (run.folder / CHECKPOINT / "config.json").is_file())
+    return [STARTER, *sorted(run.name for run in trained)]

@@ -109,7 +109,8 @@ class ModelConfig(Settings):
     backbone_options: dict[str, JsonValue] = {}
     """Arguments of the backbone's constructor; for `timm:NAME`, those of `timm.create_model`."""
     decoder: str = "deeplabv3plus"
-    """Network from the features to the logits: "deeplabv3plus", "deeplabv2" or "linear"."""
+    """Network from the features to the logits: "deeplabv3plus", "deeplabv2", "fpn", "linear",
+    "mask", "segformer", ..."""
     output_stride: Literal[8, 16, 32] = 16
     """Input pixels per position of the feature that the memory reads."""
     feature_dim: int = Field(256, ge=8, lt=2**31)

@@ -24,11 +24,12 @@ def load(
     """Return a predictor for a run or model by name.
 
     Args:
-        name: Name or path of a run, checkpoint or Hub model, as for `checkpoint_of`; or path of an
-            ONNX file, which onnxruntime runs on the CPU as it was exported.
+        name: Folder or name of a run, folder of a checkpoint, "starter", "last" for the newest
+            finished run, or `user/name[@revision]` on the Hub; or path of an ONNX file, which
+            onnxruntime runs on the CPU as it was exported.
         device: Device name, as for `Predictor`.
-        protocol: Inference protocol, or its name as for `get_protocol`; None for the checkpoint's
-            own, or else "fast".
+        protocol: Inference protocol, or its name with changes, such as "fast+flip"; None for the
+            checkpoint's own, or else "fast".
         precision: Floating-point type of the network's convolutions.
         compile: Whether torch compiles the network.
         memory: Memory budget of one prediction in bytes, as for `Predictor`.

@@ -5,7 +5,7 @@ from pinmem_core.methods.losses import Losses, training_losses
 
 
 class Aggregate(Method):
-    """Empirical risk minimisation over the union of the sources."""
+    """The baseline: minimise the loss over batches of all sources."""
 
     memory = "optional"
     meta = False

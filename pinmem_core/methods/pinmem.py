@@ -12,7 +12,7 @@ from pinmem_core.methods.meta import unrecorded_statistics
 
 
 class PinMem(Method):
-    """Pin the Memory (Kim et al., CVPR 2022)."""
+    """Pin the Memory: meta-learning with a memory of the classes (Kim et al., CVPR 2022)."""
 
     memory = "required"
     meta = True

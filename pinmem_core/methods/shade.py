@@ -30,7 +30,10 @@ _FULL = 0.75
 
 
 class Shade(Method):
-    """L = CE(x, x') + auxiliary loss + λ·JS(p, p') + retrospection, with x' restyled from x."""
+    """SHADE: also train on features in other styles, and keep both predictions similar.
+
+    L = CE(x, x') + auxiliary loss + λ·JS(p, p') + retrospection, with x' restyled from x.
+    """
 
     memory = "none"
     meta = False

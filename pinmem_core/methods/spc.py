@@ -23,7 +23,10 @@ from pinmem_core.models.adapters.style_projection import Projection
 
 
 class SPCNet(Method):
-    """L = CE + auxiliary loss + weighted compactness and contrast; bases are moving averages."""
+    """SPC-Net: mix the styles of the sources, and classify pixels by the nearest basis.
+
+    L = CE + auxiliary loss + weighted compactness and contrast; bases are moving averages.
+    """
 
     memory = "none"
     meta = False

@@ -9,9 +9,9 @@ from pinmem_core.methods.losses import Losses, consistency_loss, training_pass
 
 
 class TwoViews(Method):
-    """L = CE(x) + CE(x') + λ·JS(p, p') for two views x and x' of the same crop.
+    """Two views: train on two views of each crop, and keep both predictions similar.
 
-    CE includes the auxiliary loss. The colours of x follow `augmentation.strong`, so "none" makes
+    L = CE(x) + CE(x') + λ·JS(p, p') for the views x and x'. CE includes the auxiliary loss. The colours of x follow `augmentation.strong`, so "none" makes
     it the weak view; x' is always strong. Both pass the network as one batch.
     """
 

@@ -28,6 +28,7 @@ def test_importing_the_package_imports_no_torch():
 def test_train_evaluate_and_predict(tmp_path):
     run = pm.train(small_config(), tmp_path / "run", seed=3, settings={"optim.lr": 0.004})
     assert run.run == tmp_path / "run" and run.iterations == 3
+    assert pm.list_models() == ["starter", str(tmp_path / "run")]
     network = pm.Segmenter.from_pretrained(run.checkpoint)
     assert network.about["training"]["seed"] == 3
     assert network.about["training"]["optim"]["lr"] == 0.004
