@@ -39,8 +39,9 @@ def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Te
 class Distillation(Aggregate):
     """Distillation: also learn the predictions of a trained model, the teacher.
 
-    L = CE + λ·T²·KL(q ‖ p), with q the prediction of the teacher. The teacher is any trained model of pinmem whose classes include those of the run, such as a
-    large backbone with LoRA. It predicts the same augmented crops, also pixels without a label.
+    L = CE + λ·T²·KL(q ‖ p), with q the prediction of the teacher. The teacher is any trained model
+    of pinmem whose classes include those of the run, such as a large backbone with LoRA. It
+    predicts the same augmented crops, also pixels without a label.
     """
 
     cuda_graph = False

@@ -24,9 +24,9 @@ _NO_PROTOTYPE = -100
 class Prototypes(Method):
     """ProtoSeg: also classify features by the nearest of several prototypes of a class.
 
-    L = losses of `aggregate` + weighted losses of the pixels' cosines with the prototypes.
-    The feature of a pixel is the one that a memory would read, so every decoder has it. The score
-    of a class is the largest cosine of its prototypes; layer norm over the classes replaces a
+    L = losses of `aggregate` + weighted losses of the pixels' cosines with the prototypes. The
+    feature of a pixel is the one that a memory would read, so every decoder has it. The score of a
+    class is the largest cosine of its prototypes; layer norm over the classes replaces a
     temperature.
     """
 

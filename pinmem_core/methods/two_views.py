@@ -11,8 +11,9 @@ from pinmem_core.methods.losses import Losses, consistency_loss, training_pass
 class TwoViews(Method):
     """Two views: train on two views of each crop, and keep both predictions similar.
 
-    L = CE(x) + CE(x') + λ·JS(p, p') for the views x and x'. CE includes the auxiliary loss. The colours of x follow `augmentation.strong`, so "none" makes
-    it the weak view; x' is always strong. Both pass the network as one batch.
+    L = CE(x) + CE(x') + λ·JS(p, p') for the views x and x'. CE includes the auxiliary loss. The
+    colours of x follow `augmentation.strong`, so "none" makes it the weak view; x' is always
+    strong. Both pass the network as one batch.
     """
 
     memory = "none"
