@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pinmem_core.data.encodings.coco import CocoFile, folded, read_coco_file
+from pinmem_core.data.label_values import Raw
 from pinmem_core.data.layout_guess import (
     Candidates,
     LayoutGuess,
@@ -35,9 +36,6 @@ _NAME_LISTS = ("classes.txt", "obj.names")
 """Files with the name of a class on each line, in the order of the ids."""
 _YOLO = re.compile(rb"\s*(\d+(\s+[-+.\deE]+){4,}\s+)*\d+(\s+[-+.\deE]+){4,}\s*")
 _COLOR = re.compile(r"\d{1,3},\d{1,3},\d{1,3}")
-
-Raw = int | str
-"""An id, a colour "red,green,blue", or the name of a class."""
 
 
 @dataclass(frozen=True)

@@ -97,15 +97,7 @@ class Batch:
 
 
 # Independent random streams of one seed.
-_SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _GEOMETRY, _STEPS, _APPEARANCE, _VIEWS = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-)
+_SAMPLING, _META_SPLIT, _PSEUDO_DOMAINS, _GEOMETRY, _STEPS, _APPEARANCE, _VIEWS = range(1, 8)
 
 
 @dataclass(frozen=True)

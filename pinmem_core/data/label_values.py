@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pinmem_core.data.encodings.coco import read_coco_file
 from pinmem_core.data.encodings.labelme import MAX_BYTES, shapes_of
 from pinmem_core.data.encodings.polygons import read_scene
+from pinmem_core.data.encodings.shapes import malformed
 from pinmem_core.data.encodings.yolo import lines_of
 from pinmem_core.data.label_maps import STANDARD_MAPS
 from pinmem_core.data.samples import evenly_spaced
@@ -236,17 +237,13 @@ def _polygons(path: Path) -> Counter[Raw]:
 
 
 def _labelme(path: Path) -> Counter[Raw]:
-    try:
+    with malformed(f"{path} cannot be read as labelme's JSON"):
         return Counter(label for label, _ in shapes_of(read_json_object(path, MAX_BYTES)))
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as labelme's JSON: {error}.") from None
 
 
 def _yolo(path: Path) -> Counter[Raw]:
-    try:
+    with malformed(f"{path} cannot be read as polygons of YOLO"):
         return Counter(number for number, _ in lines_of(path))
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as polygons of YOLO: {error}.") from None
 
 
 def _coco(path: Path) -> Counter[Raw]:

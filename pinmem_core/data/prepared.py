@@ -287,11 +287,6 @@ class Selection:
         domain = f":{self.domain}" if self.domain else ""
         return f"{self.dataset}{domain}" + (f"@{self.split}" if self.split else "")
 
-    def covers(self, other: "Selection") -> bool:
-        """Return whether the selections may share samples, regardless of splits."""
-        same_domain = None in (self.domain, other.domain) or self.domain == other.domain
-        return self.dataset == other.dataset and same_domain
-
 
 def matching(selection: Selection, split: str) -> Samples:
     """Return the samples of a selection in `split` (a group of splits, or "all"), possibly none.

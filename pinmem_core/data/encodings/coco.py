@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.data.encodings.shapes import Canvas, points_in_line, rle_mask
+from pinmem_core.data.encodings.shapes import Canvas, malformed, points_in_line, rle_mask
 from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
@@ -170,21 +170,16 @@ def read_coco(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
     entry = content.entry_of(image)
     if entry is None:
         raise DataError(f"{path} has no single entry for {image.name}.")
-    try:
+    with malformed(f"{path} cannot be read for {image.name}"):
         size = image_size(image)
         if entry.size and entry.size != size:
             named = "x".join(f"{side!s:.9}" for side in entry.size)
             raise ValueError(f"it is of an image of {named}, not {size[0]}x{size[1]}")
         canvas = Canvas(size, label_map)
+        draw = _draw_segments if content.is_panoptic else _draw
         for annotation in entry.annotations:
-            if content.is_panoptic:
-                _draw_segments(annotation, content, canvas, size)
-            else:
-                _draw(annotation, content, canvas, size)
+            draw(annotation, content, canvas, size)
         return canvas.drawn()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path} cannot be read for {image.name}: {reason}.") from error
 
 
 def _draw(

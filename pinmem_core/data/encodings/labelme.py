@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.data.encodings.shapes import Canvas, points_of
+from pinmem_core.data.encodings.shapes import Canvas, malformed, points_of
 from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.documents import read_json_object
-from pinmem_core.errors import DataError
 from pinmem_core.images import decode_image, image_size
 
 MAX_BYTES = 256 << 20
@@ -29,7 +28,7 @@ def read_labelme(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
             shape.
     """
     scene = read_json_object(path, MAX_BYTES)
-    try:
+    with malformed(f"{path} cannot be read as labelme's JSON"):
         size = image_size(image)
         named = scene.get("imageWidth") or size[0], scene.get("imageHeight") or size[1]
         if named != size:
@@ -38,9 +37,6 @@ def read_labelme(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
         for label, shape in shapes_of(scene):
             _draw(shape, label, canvas)
         return canvas.drawn()
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path} cannot be read as labelme's JSON: {reason}.") from error
 
 
 def shapes_of(scene: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -5,10 +5,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pinmem_core.data.encodings.shapes import Canvas, points_of
+from pinmem_core.data.encodings.shapes import Canvas, malformed, points_of
 from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.documents import read_json
-from pinmem_core.errors import DataError
 
 _MIN_CORNERS = 3
 _MAX_BYTES = 16 << 20  # Cityscapes' largest file has less than 1 MB
@@ -23,15 +22,12 @@ def read_polygons(path: Path, label_map: LabelMap, image: Path | None = None) ->
         DataError: The file is not such JSON, names an unknown label, or holds an image or polygons
             of an implausible size.
     """
-    try:
+    with malformed(f"{path} cannot be read as polygons"):
         scene = read_scene(path)
         canvas = Canvas((_side(scene, "imgWidth"), _side(scene, "imgHeight")), label_map)
         for shape in scene["objects"]:
             _draw(shape, canvas)
         return canvas.drawn()
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path} cannot be read as polygons: {reason}.") from error
 
 
 def read_scene(path: Path) -> Any:

@@ -4,7 +4,8 @@ Every function raises `ValueError` with the reason if an annotation is malformed
 large.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pinmem_core.data.label_maps import LabelMap
+from pinmem_core.errors import DataError
 from pinmem_core.images import MAX_MEGAPIXELS
 
 UNLABELED = "unlabeled"
@@ -23,6 +25,20 @@ _MAX_WORK = 10_000_000_000  # pixels painted and edges crossed by rows: some sec
 _MAX_CROSSINGS = 20_000_000  # of one polygon's edges with rows
 _RLE_BITS = 5  # of a count in each character of the compressed form
 _RLE_CHARACTERS = 7  # of a count below 2**32
+
+
+@contextmanager
+def malformed(message: str) -> Iterator[None]:
+    """Convert the errors of the block about malformed annotations to a `DataError`.
+
+    Args:
+        message: Beginning of the message, which the reason follows.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{message}: {reason}.") from error
 
 
 class Canvas:

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pinmem_core.data.encodings.shapes import Canvas, points_in_line
+from pinmem_core.data.encodings.shapes import Canvas, malformed, points_in_line
 from pinmem_core.data.label_maps import LabelMap
 from pinmem_core.documents import read_text
-from pinmem_core.errors import DataError
 from pinmem_core.images import image_size
 
 _MAX_BYTES = 16 << 20
@@ -26,7 +25,7 @@ def read_yolo(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
     Raises:
         DataError: A line is no such polygon, or the image cannot be read.
     """
-    try:
+    with malformed(f"{path} cannot be read as polygons of YOLO"):
         size = image_size(image)
         canvas = Canvas(size, label_map)
         for number, points in lines_of(path):
@@ -34,8 +33,6 @@ def read_yolo(path: Path, label_map: LabelMap, image: Path) -> NDArray[Any]:
                 raise ValueError(f"the class {number} is not one of the dataset's")
             canvas.polygon(points * size, number)
         return canvas.drawn()
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as polygons of YOLO: {error}.") from error
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
