@@ -64,37 +64,9 @@ def paired_interval(
     Raises:
         DataError: The images or their labels differ.
     """
-    return mean_paired_interval(
-        [(first, second)], level=level, draws=draws, seed=seed, classes=classes
+    return average_paired_interval(
+        [[(first, second)]], level=level, draws=draws, seed=seed, classes=classes
     )
-
-
-def mean_paired_interval(
-    pairs: Sequence[tuple[Sequence[ImageResult], Sequence[ImageResult]]],
-    *,
-    level: float = 0.95,
-    draws: int = 1000,
-    seed: int = 0,
-    classes: NDArray[np.bool_] | None = None,
-) -> tuple[float, float]:
-    """Return the interval of mIoU(second) - mIoU(first), averaged over several pairs of models.
-
-    Each draw uses the same images for all pairs, as in `paired_interval`, and resamples the pairs
-    with replacement. With few pairs the interval is too narrow: by a tenth for five pairs, by a
-    fifth for three.
-
-    Args:
-        pairs: At least one pair of results, e.g. one per seed; all on the same images in the same
-            order.
-        level: Fraction of the draws inside the interval, in 0..1.
-        draws: Number of draws.
-        seed: Random seed; equal seeds give equal draws.
-        classes: Classes to average, (K,), as for `mean_iou`; None for those that occur.
-
-    Raises:
-        DataError: The images or their labels differ.
-    """
-    return average_paired_interval([pairs], level=level, draws=draws, seed=seed, classes=classes)
 
 
 def average_paired_interval(
@@ -106,14 +78,17 @@ def average_paired_interval(
     seed: int = 0,
     classes: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
-    """Return the interval of `mean_paired_interval`, averaged over several targets.
+    """Return the interval of mIoU(second) - mIoU(first), averaged over pairs of models and targets.
 
-    Each draw resamples the images of each target, and the pairs for all targets together. If a
-    target has a single labelled image, the interval is the widest, (-1, 1).
+    Each draw resamples the images of each target, the same for all of its pairs as in
+    `paired_interval`, and the pairs for all targets together. With few pairs the interval is too
+    narrow: by a tenth for five pairs, by a fifth for three. If a target has a single labelled
+    image, the interval is the widest, (-1, 1).
 
     Args:
-        targets: Pairs of results of at least one target, as for `mean_paired_interval`; pairs with
-            the same position, e.g. of one seed, belong together.
+        targets: At least one target with at least one pair of results, e.g. one per seed. All pairs
+            of a target are on the same images in the same order; pairs with the same position, e.g.
+            of one seed, belong together.
         names: Name of the images of each target; targets of the same images, e.g. in several folds,
             share each draw of them. By default all differ.
         level: Fraction of the draws inside the interval, in 0..1.

@@ -10,7 +10,7 @@ import torch
 from conftest import Result
 
 from pinmem_core.errors import ConfigError, DataError, StoppedRunError
-from pinmem_core.evaluation.bootstrap import mean_paired_interval, paired_interval
+from pinmem_core.evaluation.bootstrap import average_paired_interval, paired_interval
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.locks import hold_lock
 from pinmem_core.models import load_checkpoint
@@ -279,8 +279,8 @@ def test_the_interval_over_seeds_is_that_of_one_pair_where_all_are_alike():
     rng = np.random.default_rng(0)
     second = results(0.8)
     one = paired_interval(first, second)
-    assert mean_paired_interval([(first, second)] * 3) == pytest.approx(one)
-    low, high = mean_paired_interval([(first, second), (second, first)])
+    assert average_paired_interval([[(first, second)] * 3]) == pytest.approx(one)
+    low, high = average_paired_interval([[(first, second), (second, first)]])
     assert low < -one[0] and high > one[0]  # one pair or the other may be drawn twice
 
 

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation.bootstrap import (
     average_paired_interval,
-    mean_paired_interval,
+    paired_interval,
     student_interval,
 )
 from pinmem_core.evaluation.metrics import ConfusionMatrix
@@ -141,7 +141,7 @@ def test_the_average_interval_resamples_seeds_for_all_targets_and_images_for_eac
     rng = np.random.default_rng(0)
     worse, better = ([image(str(n), skill, rng) for n in range(12)] for skill in (0.5, 0.8))
     pairs = [(worse, better)]
-    low, high = mean_paired_interval(pairs)
+    low, high = paired_interval(worse, better)
     assert average_paired_interval([pairs]) == (low, high)
     narrower = average_paired_interval([pairs] * 8)
     assert narrower[1] - narrower[0] < 0.6 * (high - low)  # independent images: by the root of 8

@@ -22,7 +22,7 @@ from statistics import fmean
 import torch
 
 from pinmem_core.documents import read_toml
-from pinmem_core.evaluation.bootstrap import mean_paired_interval, student_interval
+from pinmem_core.evaluation.bootstrap import average_paired_interval, student_interval
 from pinmem_core.evaluation.evaluate import evaluate_domain
 from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.evaluation.targets import Target, load_target
@@ -82,7 +82,7 @@ def score(folder: str) -> None:
                 "images": len(target.samples),
                 "mean": fmean(found),
                 "seeds": found,
-                "bootstrap": [100 * end for end in mean_paired_interval(pairs)],
+                "bootstrap": [100 * end for end in average_paired_interval([pairs])],
                 "student": student_interval(found),
             }
     record = {

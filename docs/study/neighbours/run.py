@@ -37,7 +37,6 @@ from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.data.transforms import normalize
 from pinmem_core.evaluation.bootstrap import (
     average_paired_interval,
-    mean_paired_interval,
     student_interval,
 )
 from pinmem_core.evaluation.evaluate import Labelled, read_shard
@@ -327,7 +326,7 @@ def differences(runs: list[tuple], results: dict, other: str) -> dict:
         pairs[name] = [(of[other], of["mixed"]) for of in of_seeds]
         points[name] = [miou(mixed) - miou(first) for first, mixed in pairs[name]]
     points["average"] = [fmean(of_seed) for of_seed in zip(*points.values(), strict=True)]
-    intervals = {name: mean_paired_interval(of) for name, of in pairs.items()}
+    intervals = {name: average_paired_interval([of]) for name, of in pairs.items()}
     intervals["average"] = average_paired_interval([*pairs.values()])
     return {
         name: {
