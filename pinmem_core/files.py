@@ -6,6 +6,7 @@ processes in different containers have equal ids.
 
 import ctypes
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -89,6 +90,12 @@ def append_line(path: Path, line: str) -> None:
     with path.open("ab+") as file:
         incomplete = file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
         file.write(f"{chr(10) if incomplete else ''}{line}\n".encode())
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or raise OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

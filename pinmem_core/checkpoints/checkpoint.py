@@ -52,7 +52,7 @@ from pinmem_core.data.transforms import Normalization
 from pinmem_core.devices import memory_for, ran_out_of_memory
 from pinmem_core.documents import json_bytes
 from pinmem_core.errors import CheckpointError, ConfigError
-from pinmem_core.files import staged_folder, write_atomic
+from pinmem_core.files import sha256_of, staged_folder, write_atomic
 from pinmem_core.renamed import current_tensors
 
 WEIGHTS = "model.safetensors"
@@ -257,18 +257,13 @@ def weights_sha256(folder: Path) -> str:
     Raises:
         OSError: The file cannot be read.
     """
-    return _sha256(folder / WEIGHTS)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(folder / WEIGHTS)
 
 
 def _digests(weights: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Return the SHA-256 of a weights file, and of the section `model` in a canonical form."""
     model = json.dumps(config["model"], sort_keys=True, separators=(",", ":"))
-    return {"weights": _sha256(weights), "model": hashlib.sha256(model.encode()).hexdigest()}
+    return {"weights": sha256_of(weights), "model": hashlib.sha256(model.encode()).hexdigest()}
 
 
 def _require_unchanged(folder: Path, config: Mapping[str, Any]) -> None:

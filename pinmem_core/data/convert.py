@@ -24,7 +24,7 @@ from pinmem_core.data.samples import Sample, Text, own_path
 from pinmem_core.documents import read_json_lines
 from pinmem_core.errors import ConfigError, DataError, unknown_name
 from pinmem_core.events import ignore
-from pinmem_core.files import write_atomic
+from pinmem_core.files import sha256_of, write_atomic
 from pinmem_core.images import check_image, image_size, open_image, read_image
 from pinmem_core.label_files import read_train_ids
 from pinmem_core.label_space import MOST_CLASSES, LabelSpace
@@ -162,8 +162,7 @@ def file_digest(path: Path) -> str:
         DataError: The file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -194,7 +194,7 @@ class Scores:
         """Compute the scores from a confusion matrix of `images` images in a label space."""
 
         def by_name(values: NDArray[np.float64]) -> dict[str, float | None]:
-            return dict(zip(space.names, map(_none_if_nan, values.tolist()), strict=True))
+            return dict(zip(space.names, map(none_if_nan, values.tolist()), strict=True))
 
         sets = class_sets(space).items()
         return cls(
@@ -205,8 +205,8 @@ class Scores:
             precision=by_name(matrix.precision),
             recall=by_name(matrix.recall),
             frequency=by_name(matrix.frequency),
-            pixel_accuracy=_none_if_nan(matrix.pixel_accuracy),
-            miou_by_set={name: _none_if_nan(matrix.miou(classes)) for name, classes in sets},
+            pixel_accuracy=none_if_nan(matrix.pixel_accuracy),
+            miou_by_set={name: none_if_nan(matrix.miou(classes)) for name, classes in sets},
             label_space=space.name,
         )
 
@@ -223,7 +223,8 @@ def mean_over_domains(scores: Iterable[Scores], class_set: str = OCCURRING) -> f
     return sum(known) / len(known) if known and len(known) == len(mious) else None
 
 
-def _none_if_nan(value: float) -> float | None:
+def none_if_nan(value: float) -> float | None:
+    """Return `value`, or None for NaN."""
     return None if np.isnan(value) else value
 
 

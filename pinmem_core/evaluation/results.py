@@ -25,6 +25,7 @@ from pinmem_core.evaluation.metrics import (
     Scores,
     class_sets,
     mean_over_domains,
+    none_if_nan,
 )
 from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
@@ -314,8 +315,3 @@ def _calibration_json(calibration: Calibration) -> dict[str, Any]:
         "confidence_sums": calibration.confidence_sums.tolist(),
         "hits": calibration.hits.tolist(),
     }
-
-
-def none_if_nan(value: float) -> float | None:
-    """Return `value`, or None for NaN."""
-    return None if np.isnan(value) else float(value)

@@ -4,7 +4,6 @@ Names and shapes of tensors do not determine the output stride and how the memor
 written. These settings are assumed to be the original's, and are reported.
 """
 
-import hashlib
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
 from pinmem_core.checkpoints.torch_file import is_state_dict, is_weight, read_torch_file
 from pinmem_core.config import MemoryConfig, ModelConfig
 from pinmem_core.errors import CheckpointError
+from pinmem_core.files import sha256_of
 from pinmem_core.label_space import CITYSCAPES
 from pinmem_core.models import Segmenter
 from pinmem_core.models.decoders.base import AuxiliaryHead
@@ -158,8 +158,7 @@ def convert_official(
         given |= {official_name(f"auxiliary.{n}"): t for n, t in head.state_dict().items()}
         assumed.append("a random auxiliary head (only training uses it)")
     _fill(path, segmenter, given)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     about = {"file": path.name, "sha256": digest, "method": method, "assumed": assumed}
     return segmenter.eval(), {"converted": about}
 

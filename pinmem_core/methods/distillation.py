@@ -1,6 +1,5 @@
 """`distillation`: also learn the predictions of a trained model (Hinton et al., 2015)."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.checkpoint import weights_sha256
 from pinmem_core.checkpoints.hub import checkpoint_of, lasting_name
 from pinmem_core.config import Settings, TrainConfig
 from pinmem_core.errors import ConfigError, DataError
@@ -74,8 +73,7 @@ class Distillation(Aggregate):
                 "the method 'distillation' needs a model to learn from.",
                 "Name one: '--set method_config.teacher=MODEL'. 'pinmem runs' lists the runs.",
             )
-        with (checkpoint_of(settings.teacher) / WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = weights_sha256(checkpoint_of(settings.teacher))
         if settings.teacher_sha256 not in (None, digest):
             raise DataError(
                 f"the model {settings.teacher} is not the one that the run began to learn from: "

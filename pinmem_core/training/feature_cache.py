@@ -26,7 +26,7 @@ from pinmem_core.data.samples import ids_of
 from pinmem_core.documents import json_text, read_json_object
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError
 from pinmem_core.events import Listener, Notice, Progress
-from pinmem_core.files import remove_leftovers, staged_folder
+from pinmem_core.files import remove_leftovers, sha256_of, staged_folder
 from pinmem_core.models import Segmenter
 from pinmem_core.training.run_folder import CACHE
 
@@ -171,8 +171,7 @@ def _is_intact(folder: Path, key: str, size: int) -> bool:
         about = read_json_object(folder / _ABOUT)
         if about.get("key") != key or path.stat().st_size != size:
             return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == about.get("sha256")
+        return sha256_of(path) == about.get("sha256")
     except (DataError, OSError):
         return False
 

@@ -4,14 +4,13 @@ Tensors are matched by name and shape, and the rows of classifiers and memory by
 classes. What the model lacks is initialised as in any run; `linear_probe` then fits new rows.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 
-from pinmem_core.checkpoints.checkpoint import WEIGHTS
+from pinmem_core.checkpoints.checkpoint import weights_sha256
 from pinmem_core.checkpoints.config_file import read_architecture, read_config
 from pinmem_core.checkpoints.hub import checkpoint_of, lasting_name, model_name
 from pinmem_core.checkpoints.model_card import WEIGHTS_LICENCE
@@ -48,11 +47,9 @@ class InitialModel(Settings):
         folder = checkpoint_of(name)
         config = read_config(folder)
         record = TrainedOn.of_folder(folder, config)
-        with (folder / WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(
             model=model_name(folder),
-            sha256=digest,
+            sha256=weights_sha256(folder),
             sources=record.sources,
             trained_on=record.as_json(),
             weights_licence=config.get(WEIGHTS_LICENCE),

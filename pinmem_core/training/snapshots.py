@@ -7,7 +7,6 @@ written under a temporary name and renamed. Its `manifest.json` holds the size a
 file, so a damaged snapshot is detected, reported and skipped.
 """
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from pinmem_core.config import TrainConfig
 from pinmem_core.documents import json_bytes, read_json_object
 from pinmem_core.errors import DataError
 from pinmem_core.events import Listener, Notice
-from pinmem_core.files import remove_leftovers, staged_folder
+from pinmem_core.files import remove_leftovers, sha256_of, staged_folder
 from pinmem_core.renamed import current_tensors
 
 FOLDER = "snapshots"
@@ -159,5 +158,4 @@ def _folders(run: Path) -> list[Path]:
 
 
 def _fingerprint(path: Path) -> list[object]:
-    with path.open("rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+    return [path.stat().st_size, sha256_of(path)]
