@@ -1,8 +1,7 @@
 """Evaluate a predictor on target domains."""
 
-from collections import deque
 from collections.abc import Collection, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -22,6 +21,7 @@ from pinmem_core.evaluation.targets import Target
 from pinmem_core.events import Listener, Progress, ignore
 from pinmem_core.inference import Predictor, Protocol, TiledPredictor
 from pinmem_core.label_space import CITYSCAPES, LabelSpace
+from pinmem_core.parallel import parallel_map
 from pinmem_core.visualize import caption, colorize, overlay, side_by_side, stacked
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ _AHEAD = 4
 """Number of prefetched images: enough for a fast GPU, few enough for large photos."""
 _EXAMPLE_WIDTH = 400
 """Maximum width of an example image in pixels."""
+_TILE_WIDTH = 384
+"""Width of a column of a comparison in pixels."""
 
 
 class Labelled(NamedTuple):
@@ -65,15 +67,10 @@ def read_shard(
         return Labelled(sample.id, *protocol.view_of(*sample.read()))
 
     mine = samples[rank() :: world_size()]
-    pool = ThreadPoolExecutor(_AHEAD)
-    coming = deque(pool.submit(read, sample) for sample in mine[:_AHEAD])
-    try:
-        for done in range(1, len(mine) + 1):
-            yield coming.popleft().result()
-            coming.extend(pool.submit(read, s) for s in mine[done + _AHEAD - 1 :][:1])
+    with closing(parallel_map(read, mine, _AHEAD, waiting=_AHEAD)) as shown:
+        for done, labelled in enumerate(shown, start=1):
+            yield labelled
             on_event(Progress(task, done, len(mine)))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def gather_in_order(results: Sequence[T]) -> list[T]:
@@ -276,7 +273,6 @@ def _unlabelled(target: Target) -> DataError:
 def comparison_sheet(
     predictors: Mapping[str, TiledPredictor],
     samples: Sequence[Sample],
-    tile_width: int = 384,
     classes: ScoredClasses = SAME_CLASSES,
 ) -> NDArray[np.uint8]:
     """Return an RGB sheet with one row per sample: image, ground truth, and each prediction.
@@ -284,13 +280,12 @@ def comparison_sheet(
     Args:
         predictors: Predictors by column title.
         samples: Samples, at least one, with labels in the label space of `classes`.
-        tile_width: Width of each column in pixels.
         classes: Classes to show, for predictors of one label space.
     """
-    rows = [caption(["image", "ground truth", *predictors], tile_width)]
+    rows = [caption(["image", "ground truth", *predictors], _TILE_WIDTH)]
     for sample in samples:
         image, truth = sample.read()
         predicted = (classes.predicted(each.predict(image)) for each in predictors.values())
         shown = [colorize(train_ids, classes.space) for train_ids in (truth, *predicted)]
-        rows.append(side_by_side([image, *shown], tile_width))
+        rows.append(side_by_side([image, *shown], _TILE_WIDTH))
     return stacked(rows)
