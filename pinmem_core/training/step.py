@@ -1,7 +1,7 @@
 """One iteration: learning rates, gradients of the method, optimizer step, memory refresh."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from torch.amp.grad_scaler import GradScaler
 
 from pinmem_core.checkpoints.checkpoint import state_dict_mismatch
 from pinmem_core.config import TrainConfig
-from pinmem_core.data.batches import Batch, step_seed
+from pinmem_core.data.batches import Batch, Domain, step_seed
+from pinmem_core.data.loader import DomainLoader
 from pinmem_core.distributed import (
     all_gather,
     all_reduce_mean,
@@ -62,6 +63,7 @@ class TrainStep:
 
     def __init__(self, config: TrainConfig, segmenter: Segmenter, device: torch.device) -> None:
         self.config = config
+        self.device = device
         self.scaler = GradScaler(device.type, enabled=config.compute.precision == "fp16")
         self.method = methods.get(config.method)(config, self.scaler)
         self.method.averages_last = config.compute.accumulate == 1
@@ -128,6 +130,18 @@ class TrainStep:
                     "Return a tensor, e.g. 'torch.tensor(3)'.",
                 )
         return state
+
+    def loader(self, domains: Sequence[Domain], iterations: range) -> DomainLoader:
+        """Return the loader of this process's share of the batches of some iterations."""
+        return DomainLoader.of(
+            domains,
+            self.config,
+            iterations,
+            device=self.device,
+            shard=(rank(), world_size()),
+            normalization=self.segmenter.normalization,
+            views=self.method.views,
+        )
 
     def begin(self) -> None:
         """Take the present weights as those that all averages of weights start from."""

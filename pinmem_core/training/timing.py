@@ -9,8 +9,7 @@ import torch
 
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.batches import Batch, Domain
-from pinmem_core.data.loader import DomainLoader
-from pinmem_core.distributed import any_rank, on_first_rank, rank, world_size
+from pinmem_core.distributed import any_rank, on_first_rank, world_size
 from pinmem_core.evaluation import Target
 from pinmem_core.inference import PROTOCOLS, Predictor
 from pinmem_core.models import Segmenter
@@ -66,10 +65,10 @@ def measure(
     step = TrainStep(plain, copy.deepcopy(segmenter), device)
     large = config.augmentation.crop > _CROPS[-1]
     if config.minutes is None and large and device.type != "cuda" and not config.compute.shard:
-        iteration, memory = _extrapolated(step, domains, device)
+        iteration, memory = _extrapolated(step, domains)
     else:
-        iteration, memory = _measured(step, domains, device), peak_memory(device)
-    scoring = _scoring_seconds(step, scored, device)
+        iteration, memory = _measured(step, domains), peak_memory(device)
+    scoring = _scoring_seconds(step, scored)
     sizes = [target.samples[len(target.samples) // 2] for target in scored]
     counts = [len(target.samples) for target in scored]
     each = [scoring * sample.width * sample.height / world_size() for sample in sizes]
@@ -77,27 +76,13 @@ def measure(
     return on_first_rank(lambda: timing)
 
 
-def _loader(
-    step: TrainStep, domains: Sequence[Domain], count: int, device: torch.device
-) -> DomainLoader:
-    return DomainLoader.of(
-        domains,
-        step.config,
-        range(count),
-        device=device,
-        shard=(rank(), world_size()),
-        normalization=step.segmenter.normalization,
-        views=step.method.views,
-    )
-
-
-def _measured(step: TrainStep, domains: Sequence[Domain], device: torch.device) -> float:
+def _measured(step: TrainStep, domains: Sequence[Domain]) -> float:
     """Return the mean seconds of a few iterations after the first one."""
     began = time.perf_counter()
     first, done = 0.0, 0
-    for iteration, batch in enumerate(_loader(step, domains, _MEASURED_ITERATIONS, device)):
+    for iteration, batch in enumerate(step.loader(domains, range(_MEASURED_ITERATIONS))):
         step.step(min(iteration, step.config.iterations - 1), batch)  # schedules end there
-        wait_for(device)
+        wait_for(step.device)
         done, spent = iteration, time.perf_counter() - began
         first = first or spent
         if any_rank(spent > _MEASURED_SECONDS):
@@ -105,11 +90,9 @@ def _measured(step: TrainStep, domains: Sequence[Domain], device: torch.device) 
     return (spent - first) / done if done else first
 
 
-def _extrapolated(
-    step: TrainStep, domains: Sequence[Domain], device: torch.device
-) -> tuple[float, int]:
+def _extrapolated(step: TrainStep, domains: Sequence[Domain]) -> tuple[float, int]:
     """Return seconds and bytes of an iteration, by the lines through those of two small crops."""
-    loader = iter(_loader(step, domains, 1, device))
+    loader = iter(step.loader(domains, range(1)))
     began = time.perf_counter()
     batch = next(loader)
     loading = time.perf_counter() - began
@@ -138,13 +121,13 @@ def _cost_of(step: TrainStep, batch: Batch) -> tuple[float, int]:
     return seconds_of(step, batch), memory
 
 
-def _scoring_seconds(step: TrainStep, scored: Sequence[Target], device: torch.device) -> float:
+def _scoring_seconds(step: TrainStep, scored: Sequence[Target]) -> float:
     """Return the seconds of scoring a pixel, measured on a part of one image."""
     if not scored:
         return 0.0
     samples = scored[0].samples
     image = samples[len(samples) // 2].read()[0][:_SCORED_SIDE, :_SCORED_SIDE]
-    predictor = Predictor(step.network([]), device=str(device), protocol=PROTOCOLS[PROTOCOL])
+    predictor = Predictor(step.network([]), device=str(step.device), protocol=PROTOCOLS[PROTOCOL])
     predictor.predict(image)
     began = time.perf_counter()
     predictor.predict(image)

@@ -21,7 +21,6 @@ from pinmem_core.distributed import (
     any_rank,
     local_rank,
     on_first_rank,
-    rank,
     world_size,
 )
 from pinmem_core.errors import DataError, StoppedRunError, shell_join
@@ -264,15 +263,7 @@ class Trainer(ExitStack):
         if self.cached:
             workers = self.config.workers
             return DomainLoader(self.cached, iterations, workers=workers, device=self.device)
-        return DomainLoader.of(
-            self.domains,
-            self.config,
-            iterations,
-            device=self.device,
-            shard=(rank(), world_size()),
-            normalization=self.step.segmenter.normalization,
-            views=self.step.method.views,
-        )
+        return self.step.loader(self.domains, iterations)
 
     def _report(
         self, iteration: int, batch: Batch, result: StepResult, throughput: "Throughput"
