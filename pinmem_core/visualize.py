@@ -20,6 +20,8 @@ PAPER = (241, 243, 245)
 """Background colour of a picture that does not fill its cell."""
 
 _TEXT = 13
+_OPACITY = 0.6
+"""Weight of the colours of classes that are blended into an image."""
 _TALLEST = 1.5
 """Maximum height of a picture on a sheet, as a multiple of its cell's width."""
 _SWATCH = 14
@@ -32,14 +34,10 @@ def colorize(train_ids: NDArray[np.uint8], space: LabelSpace) -> NDArray[np.uint
 
 
 def overlay(
-    image: NDArray[np.uint8],
-    train_ids: NDArray[np.uint8],
-    space: LabelSpace,
-    *,
-    opacity: float = 0.6,
+    image: NDArray[np.uint8], train_ids: NDArray[np.uint8], space: LabelSpace
 ) -> NDArray[np.uint8]:
     """Blend class colours of `train_ids` (H, W) into an image (H, W, 3), except ignored pixels."""
-    painted = (1 - opacity) * image + opacity * colorize(train_ids, space)
+    painted = (1 - _OPACITY) * image + _OPACITY * colorize(train_ids, space)
     bare = (train_ids == IGNORE_INDEX)[..., None]
     return np.where(bare, image, painted.round()).astype(np.uint8)
 

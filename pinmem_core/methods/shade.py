@@ -131,18 +131,10 @@ class Shade(Method):
         every = all_gather_tensor(torch.cat(styles)).flatten(0, 1)
         self.bank.copy_(every[farthest_points(every.flatten(1), len(self.bank))])
 
-    @torch.no_grad()
     def _styles(self, segmenter: Segmenter, images: Tensor) -> Tensor:
         """Return mean and deviation of the stem's maps of images, (N, 2, C)."""
-        styles: list[Tensor] = []
-
-        def record(_: int, maps: Tensor) -> Tensor:
-            styles.append(torch.stack([part.flatten(1) for part in style_of(maps)], dim=1))
-            return maps
-
-        with self.stem.changing(record):
-            segmenter.features(images)
-        return styles[0]
+        style = self.stem.styles(lambda: segmenter.features(images))[0]
+        return torch.stack([part.flatten(1) for part in style], dim=1)
 
     def _drawn_styles(self, count: int) -> Tensor:
         """Return random mixtures of the bank's styles, (N, 2, C), from torch's CPU generator."""

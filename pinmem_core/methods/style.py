@@ -95,6 +95,19 @@ class Places:
         finally:
             self._change = None
 
+    @torch.no_grad()
+    def styles(self, run: Callable[[], object]) -> dict[int, Style]:
+        """Return the styles of the maps of all places in the forward pass of `run`."""
+        styles: dict[int, Style] = {}
+
+        def record(place: int, maps: Tensor) -> Tensor:
+            styles[place] = style_of(maps)
+            return maps
+
+        with self.changing(record):
+            run()
+        return styles
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _hook(self, number: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         return None if self._change is None else self._change(number, output)

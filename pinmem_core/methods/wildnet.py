@@ -3,8 +3,6 @@
 Left out: the contrastive loss with its queue, and the consistency of the auxiliary head.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -21,7 +19,7 @@ from pinmem_core.inference.sources import find_sources
 from pinmem_core.methods.base import Method, StepContext, StepResult
 from pinmem_core.methods.losses import Losses, training_pass
 from pinmem_core.methods.meta import unrecorded_statistics
-from pinmem_core.methods.style import Places, Style, restyle, style_of
+from pinmem_core.methods.style import Places, restyle, style_of
 from pinmem_core.models import Segmenter
 
 
@@ -81,7 +79,8 @@ class WildNet(Method):
         images, labels = context.batch.all()
         plain, output = training_pass(segmenter, images, labels, loss)
         with unrecorded_statistics(segmenter):
-            styles = self._styles(segmenter, self._wild(images, rng))
+            wild = self._wild(images, rng)
+            styles = self.places.styles(lambda: segmenter.encode(wild))
             with self.places.changing(lambda i, maps: restyle(maps, style_of(maps), styles[i])):
                 stylised, restyled = training_pass(segmenter, images, labels, loss)
         kl = divergence(output.logits, restyled.logits)
@@ -89,19 +88,6 @@ class WildNet(Method):
         self.backward(segmenter, total, last=True)
         terms = {f"{name}_wild": term for name, term in stylised.terms.items()}
         return StepResult({"train": Losses({**plain.terms, **terms, "kl": kl}, total)})
-
-    @torch.no_grad()
-    def _styles(self, segmenter: Segmenter, images: Tensor) -> Mapping[int, Style]:
-        """Return the styles of the maps of images, by place."""
-        styles: dict[int, Style] = {}
-
-        def record(place: int, maps: Tensor) -> Tensor:
-            styles[place] = style_of(maps)
-            return maps
-
-        with self.places.changing(record):
-            segmenter.encode(images)
-        return styles
 
     def _wild(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Return an image with another style for each of the images (N, 3, H, W)."""
