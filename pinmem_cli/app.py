@@ -20,12 +20,11 @@ from pinmem_cli import (
     train,
 )
 from pinmem_cli.options import Group, add
-from pinmem_cli.output import exit_code, show_error, unforeseen
+from pinmem_cli.output import INTERRUPTED, exit_code, show_error, unforeseen
 from pinmem_cli.streams import printable, repair_streams
 from pinmem_core.errors import ConfigError, PinMemError
 from pinmem_core.version import __version__
 
-_INTERRUPTED = 130
 _DATA, _TRAIN, _USE, _MACHINE = "Data", "Train and score", "Use a model", "This machine"
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """Base class of Typer's usage errors, which Typer does not export."""
@@ -67,7 +66,7 @@ class _ErrorBoundary(Group):
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt as stop:
             show_error(PinMemError(str(stop) or "interrupted."))
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _require_values(args: list[str]) -> None:

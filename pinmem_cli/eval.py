@@ -19,7 +19,8 @@ from pinmem_cli.options import (
     option,
     shell_join,
 )
-from pinmem_cli.output import Output, percent, table
+from pinmem_cli.output import Output, table
+from pinmem_core.templates import percent, points
 
 if TYPE_CHECKING:
     from pinmem_core.evaluation import Report
@@ -203,8 +204,6 @@ def _scores(report: "Report", title: str) -> Table:
 
 def _memory_tables(report: "Report") -> Iterator[Table | str]:
     """Yield a table of the use of the memory, if it was measured."""
-    from pinmem_core.templates import points
-
     uses = {name: of.memory for name, of in report.domains.items() if of.memory}
     if not uses:
         return
@@ -290,7 +289,6 @@ def _shown(comparison: "Comparison") -> Iterator[str | Table]:
 def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> Table:
     """Return the table of one target, with differences to the first report."""
     from pinmem_core.checkpoints.model_card import seen_in_words
-    from pinmem_core.templates import points
 
     first, others = scores[0], scores[1:]
     space = "" if first.label_space == "cityscapes-19" else f", {first.label_space}"
@@ -310,8 +308,6 @@ def _target(target: str, heads: list[str], scores: Sequence["TargetScores"]) -> 
 
 
 def _averages(title: str, heads: list[str], average: Sequence[float]) -> Table:
-    from pinmem_core.templates import points
-
     rows = table(title, *heads)
     changed = (f"{percent(miou)} {points(miou - average[0]):>6}" for miou in average[1:])
     rows.add_row("mIoU", percent(average[0]), *changed)

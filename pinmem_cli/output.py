@@ -4,8 +4,6 @@ All texts pass `printable`, so that no name from outside can control a terminal.
 """
 
 import errno
-import json
-import math
 import os
 import re
 import sys
@@ -20,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pinmem_cli.streams import printable
-from pinmem_core.addresses import redact_text
+from pinmem_core.addresses import redact_values
 from pinmem_core.errors import ConfigError, DataError, MachineError, PinMemError, shell_join
 from pinmem_core.events import Listener
 
@@ -37,6 +35,8 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 VERIFICATION_FAILED = 4
 """Exit code of a check with findings."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def is_first_process() -> bool:
@@ -114,8 +114,10 @@ class Output:
         Newlines in a text are escaped, because they are part of a name.
         """
         if self.as_json:
-            answer = _presentable({"schema_version": SCHEMA_VERSION, **data})
-            typer.echo(json.dumps(answer, indent=2, allow_nan=False))
+            from pinmem_core.documents import json_text
+
+            answer = redact_values({"schema_version": SCHEMA_VERSION, **data})
+            typer.echo(json_text(answer, indent=2))
             return
         console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -189,17 +191,6 @@ def _print_table(console: Console, rows: Table) -> None:
     console.file.write("".join(f"{line}\n" for line in kept))
 
 
-def _presentable(value: Any) -> Any:
-    """Return `value` without secrets in addresses, and None for what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {key: _presentable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_presentable(entry) for entry in value]
-    if isinstance(value, str):
-        return redact_text(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def counted(counts: Mapping[str, int]) -> str:
     """Return counts by name in a line, e.g. "train 512, val 127"."""
     return ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -208,8 +199,3 @@ def counted(counts: Mapping[str, int]) -> str:
 def size(count: int | None) -> str:
     """Return a number of bytes in decimal units, such as "1.2 MB"."""
     return decimal(count) if count is not None else "unknown"
-
-
-def percent(share: float | None) -> str:
-    """Return a fraction in percent, or "-" for None."""
-    return "-" if share is None else f"{100 * share:.1f}"

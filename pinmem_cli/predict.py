@@ -24,7 +24,7 @@ from pinmem_cli.options import (
     shell_join,
     with_flag,
 )
-from pinmem_cli.output import Output, say
+from pinmem_cli.output import INTERRUPTED, Output, say
 from pinmem_core.errors import ConfigError, MachineError
 from pinmem_core.events import Listener
 
@@ -54,7 +54,6 @@ _OF_STREAMS = (
     "--compile",
     "--device",
 )
-_INTERRUPTED = 130
 
 
 def predict(
@@ -168,7 +167,7 @@ def predict(
     except KeyboardInterrupt:
         again = None if force or "-" in inputs else with_flag("predict", "--skip-existing")
         _show_interruption(jobs, again)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     _show(summary, network.setting | {"skipped": len(sources) - len(jobs)}, output)
     if summary.failed:
         raise typer.Exit(1 if summary.outputs else 3)
@@ -316,7 +315,7 @@ def _watch(
     if output.as_json:
         output.result(_as_json(summary) | network.setting)
     output.note(f"stopped: {_counted(summary)}")
-    raise typer.Exit(_INTERRUPTED)
+    raise typer.Exit(INTERRUPTED)
 
 
 def _check_frames(frames: bool, sources: Sequence["Source"]) -> None:

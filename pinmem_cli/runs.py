@@ -4,7 +4,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pinmem_cli.options import Json, Quiet, shell_join
-from pinmem_cli.output import Output, percent, table
+from pinmem_cli.output import Output, table
+from pinmem_core.templates import percent
 
 if TYPE_CHECKING:
     from pinmem_core.checkpoints.runs import RunInfo

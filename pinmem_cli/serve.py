@@ -7,7 +7,7 @@ import typer
 from pinmem_cli.names import models as known_models
 from pinmem_cli.names import protocols
 from pinmem_cli.options import Device, Json, Precision, Quiet, names, option
-from pinmem_cli.output import Output
+from pinmem_cli.output import INTERRUPTED, Output
 from pinmem_core.errors import ConfigError
 
 EXAMPLES = (
@@ -17,7 +17,6 @@ EXAMPLES = (
     "curl --data-binary @street.jpg 'http://127.0.0.1:8000/api/predict?model=starter'",
 )
 
-_INTERRUPTED = 130
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -97,4 +96,4 @@ def serve(
                 run(create_app(predictors, limits, listener), socket)
         except KeyboardInterrupt:
             output.note("stopped")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None

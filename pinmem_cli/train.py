@@ -32,10 +32,11 @@ from pinmem_cli.options import (
     shell_join,
     without,
 )
-from pinmem_cli.output import Output, is_first_process, percent, say, size, table
+from pinmem_cli.output import Output, is_first_process, say, size, table
 from pinmem_cli.signals import stopping
 from pinmem_cli.sweep import run_or_plan_sweep
 from pinmem_core.errors import ConfigError, StoppedRunError
+from pinmem_core.templates import percent
 
 if TYPE_CHECKING:
     from pinmem_core.config import TrainConfig
