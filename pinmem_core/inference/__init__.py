@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pinmem_core.inference.loading import load
-    from pinmem_core.inference.predictor import Band, Prediction, Predictor, TiledPredictor
+    from pinmem_core.inference.predictor import Predictor, TiledPredictor
     from pinmem_core.inference.protocols import PROTOCOLS, Protocol, get_protocol, protocol_of
 
 __all__ = [
     "PROTOCOLS",
-    "Band",
-    "Prediction",
     "Predictor",
     "Protocol",
     "TiledPredictor",

@@ -1,12 +1,10 @@
 """The network: backbone, decoder, auxiliary head and categorical memory."""
 
 from pinmem_core.checkpoints.checkpoint import save_checkpoint
-from pinmem_core.models.memory import CategoricalMemory
 from pinmem_core.models.segmenter import PRECISIONS, Segmenter, SegmenterOutput, load_checkpoint
 
 __all__ = [
     "PRECISIONS",
-    "CategoricalMemory",
     "Segmenter",
     "SegmenterOutput",
     "load_checkpoint",

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from pinmem_core.evaluation import Calibration
+from pinmem_core.evaluation.metrics import Calibration
 
 SIZE = (150, 40)  # several slabs of rows, the last one not full
 

@@ -10,17 +10,17 @@ from test_distributed import in_ranks
 from pinmem_core.data.prepare import prepare_synthetic
 from pinmem_core.errors import ConfigError, DataError
 from pinmem_core.evaluation import (
-    Calibration,
     ConfusionMatrix,
     Scores,
     Target,
     TrainedOn,
     confusion_matrix,
-    evaluate_domain,
     evaluate_run,
     load_target,
     load_validation,
 )
+from pinmem_core.evaluation.evaluate import evaluate_domain
+from pinmem_core.evaluation.metrics import Calibration
 from pinmem_core.events import Progress
 from pinmem_core.inference import Protocol
 from pinmem_core.training import train

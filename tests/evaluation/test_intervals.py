@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 
 from pinmem_core.errors import DataError
-from pinmem_core.evaluation import (
-    ConfusionMatrix,
-    ImageResult,
+from pinmem_core.evaluation import ConfusionMatrix
+from pinmem_core.evaluation.bootstrap import (
+    average_paired_interval,
     bootstrap_interval,
-    class_sets,
     paired_interval,
 )
-from pinmem_core.evaluation.bootstrap import average_paired_interval
+from pinmem_core.evaluation.metrics import class_sets
 from pinmem_core.evaluation.plots import DifferencePoint, plot_differences
+from pinmem_core.evaluation.results import ImageResult
 from pinmem_core.label_space import CITYSCAPES
 
 

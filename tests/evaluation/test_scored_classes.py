@@ -14,8 +14,9 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.catalog import get_card
 from pinmem_core.data.prepare import prepare, prepare_synthetic
 from pinmem_core.errors import ConfigError
-from pinmem_core.evaluation import ScoredClasses, evaluate_run
+from pinmem_core.evaluation import evaluate_run
 from pinmem_core.evaluation.compare import SavedReport, compare
+from pinmem_core.evaluation.scored_classes import ScoredClasses
 from pinmem_core.images import write_png
 from pinmem_core.inference.predictor import Prediction
 from pinmem_core.label_space import CITYSCAPES, LabelSpace, label_space

@@ -8,8 +8,8 @@ import pytest
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as cityscapes
 from cityscapesscripts.helpers.labels import name2label
 
-from pinmem_core.evaluation import ConfusionMatrix, Scores, class_sets, mean_over_domains
-from pinmem_core.evaluation.metrics import mean_iou
+from pinmem_core.evaluation import ConfusionMatrix, Scores
+from pinmem_core.evaluation.metrics import class_sets, mean_iou, mean_over_domains
 from pinmem_core.images import write_png
 from pinmem_core.label_space import CITYSCAPES, label_space
 

@@ -11,8 +11,9 @@ from pinmem_core.config import ModelConfig
 from pinmem_core.data.transforms import normalize
 from pinmem_core.devices import pick_device
 from pinmem_core.errors import ConfigError, DataError, MachineError
-from pinmem_core.inference import Prediction, Predictor, Protocol
+from pinmem_core.inference import Predictor, Protocol
 from pinmem_core.inference.loading import load
+from pinmem_core.inference.predictor import Prediction
 from pinmem_core.inference.sliding_window import windows
 from pinmem_core.models import Segmenter, save_checkpoint
 from pinmem_core.paths import find_run, newest_run, register_run

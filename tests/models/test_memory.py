@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from pinmem_core.config import MemoryConfig, ModelConfig
-from pinmem_core.models import CategoricalMemory, Segmenter
+from pinmem_core.models import Segmenter
 from pinmem_core.models.memory import (
+    CategoricalMemory,
     class_prototypes,
     gumbel_noise,
     read,

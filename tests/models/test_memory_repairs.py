@@ -6,7 +6,8 @@ from conftest import small_config
 
 from pinmem_core.export.graph import Graph, trace
 from pinmem_core.inference.onnx_runner import Signature
-from pinmem_core.models import CategoricalMemory, Segmenter
+from pinmem_core.models import Segmenter
+from pinmem_core.models.memory import CategoricalMemory
 from pinmem_core.training.optim import parameter_groups
 
 
