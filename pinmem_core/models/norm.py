@@ -171,9 +171,9 @@ def _count_of_all(input: Tensor) -> int:
     return world_size() * input.numel() // input.shape[1]
 
 
-def _widened(tensor: Tensor) -> Tensor:
-    """Return half-precision values as float32, and other values unchanged."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def full_precision(values: Tensor) -> Tensor:
+    """Return half-precision `values` as float32, and other values unchanged."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def _moments_of_all(input: Tensor) -> tuple[Tensor, Tensor]:
     Each process sums squared differences from its own mean. The means and variances of equal
     numbers of values then combine without cancellation, in one collective.
     """
-    values = _widened(input)
+    values = full_precision(input)
     mean = values.mean(dim=(0, 2, 3))
     variance = (values - mean[:, None, None]).square_().mean(dim=(0, 2, 3))
     means, variances = all_gather_tensor(torch.stack([mean, variance])).unbind(dim=1)
@@ -211,11 +211,11 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, mean, variance = ctx.saved_tensors
-        values, count = _widened(input), _count_of_all(input)
+        values, count = full_precision(input), _count_of_all(input)
         # Gradients for constant moments; those of weight and bias are the sums needed below.
         direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            _widened(gradients[0]), values, weight, mean, variance, None, None, False, ctx.eps,
-            [True, True, True],
+            full_precision(gradients[0]), values, weight, mean, variance, None, None, False,
+            ctx.eps, [True, True, True],
         )  # fmt: skip
         of_all = all_reduce_sum(torch.stack([of_weight, of_bias])) / count
         inverse = (variance + ctx.eps).rsqrt()

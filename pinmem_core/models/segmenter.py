@@ -23,7 +23,7 @@ from pinmem_core.models.backbones.base import Backbone, require_described
 from pinmem_core.models.decoders import decoders
 from pinmem_core.models.decoders.base import AuxiliaryHead, resize
 from pinmem_core.models.memory import CategoricalMemory
-from pinmem_core.models.norm import has_batch_norm, set_alpha
+from pinmem_core.models.norm import full_precision, has_batch_norm, set_alpha
 
 PRECISIONS: Mapping[str, torch.dtype | None] = {
     "float32": None,
@@ -188,7 +188,7 @@ class Segmenter(CheckpointModule):
         """
         with self._autocasting(images):
             features = self.features(images)
-            return Encoding(features, _full(self.decoder.project(features)))
+            return Encoding(features, full_precision(self.decoder.project(features)))
 
     def features(self, images: Tensor, backbone: Backbone | None = None) -> list[Tensor]:
         """Return the features of normalised images (N, 3, H, W) of a backbone of the same kind.
@@ -214,7 +214,7 @@ class Segmenter(CheckpointModule):
             images = _at_multiple(images, self.backbone.size_multiple)
             maps = self.backbone.pretrained_outputs(images)
         self.packed = tuple(each.shape[1:] for each in maps)
-        return torch.cat([_full(each).flatten(1) for each in maps], dim=1)
+        return torch.cat([full_precision(each).flatten(1) for each in maps], dim=1)
 
     def _unpacked(self, packed: Tensor) -> list[Tensor]:
         parts = packed.split([shape.numel() for shape in self.packed], dim=1)
@@ -223,14 +223,14 @@ class Segmenter(CheckpointModule):
     def decode(self, refined: Tensor, encoding: Encoding) -> Any:
         """Return the decoder's output, such as logits, for the refined feature F'."""
         with self._autocasting(refined):
-            return tree_map(_full, self.decoder.decode(refined, encoding.features))
+            return tree_map(full_precision, self.decoder.decode(refined, encoding.features))
 
     def auxiliary_logits(self, encoding: Encoding) -> Tensor | None:
         """Return logits (N, K, ·, ·) of the auxiliary head at its resolution, if there is one."""
         if self.auxiliary is None:
             return None
         with self._autocasting(encoding.feature):
-            return _full(self.auxiliary(encoding.features[-2:][0]))
+            return full_precision(self.auxiliary(encoding.features[-2:][0]))
 
     def run(self, images: Tensor, slots: Tensor | None = None) -> SegmenterOutput:
         """Segment normalised images (N, 3, H, W); read `slots` (K, D), by default the memory's."""
@@ -261,11 +261,6 @@ def load_checkpoint(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
         MachineError: Memory ran out.
     """
     return checkpoint.load_checkpoint(folder, Segmenter)
-
-
-def _full(values: Tensor) -> Tensor:
-    """Return half-precision `values` as float32, and other values unchanged."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def _backbone(config: ModelConfig) -> Backbone:

@@ -132,8 +132,8 @@ class IBN(Adapter):
         else:
             ends = (end_of(backbone, stage) for stage in stages[:2])
             modules = [backbone.stem_end(), *ends]
-        counts = _channels(backbone, modules)
-        norms = [InstanceNorm(count, affine=self.affine) for count in counts]
+        shapes = backbone.output_shapes(modules)
+        norms = [InstanceNorm(shape[1], affine=self.affine) for shape in shapes]
         backbone.add_module("instance_norms", nn.ModuleList(norms).to(next(backbone.parameters())))
         for module, norm in zip(modules, norms, strict=True):
             module.register_forward_hook(partial(_normalized, norm=norm))
@@ -142,22 +142,6 @@ class IBN(Adapter):
 def _normalized(module: nn.Module, inputs: Any, output: Tensor, *, norm: InstanceNorm) -> Tensor:
     normalized: Tensor = norm(output)
     return normalized
-
-
-@torch.no_grad()
-def _channels(backbone: Backbone, modules: list[nn.Module]) -> list[int]:
-    """Return the number of channels of the output of each module."""
-    counts: dict[nn.Module, int] = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda module, inputs, output: counts.update({module: output.shape[1]})
-        )
-        for module in modules
-    ]
-    backbone.probe()
-    for hook in hooks:
-        hook.remove()
-    return [counts[module] for module in modules]
 
 
 def _instance_norm_like(norm: nn.BatchNorm2d, channels: slice = slice(None)) -> InstanceNorm:

@@ -115,15 +115,15 @@ class StyleProjection(Adapter):
         modules = nn.ModuleList(self._module(channels) for channels in backbone.channels)
         modules = modules[: self.stages].to(next(backbone.parameters()))
         backbone.add_module("style_projection", modules)
-        stages = backbone.stages()[: self.stages]
-        if len(stages) < self.stages or not _returns_maps(backbone, stages):
+        blocks = [blocks_of(stage)[-1] for stage in backbone.stages()[: self.stages]]
+        if len(blocks) < self.stages or not _return_features(blocks, backbone):
             raise ConfigError(
                 f"style projection needs {self.stages} stages of feature maps, which the backbone "
                 f"'{backbone.name}' does not have.",
                 "Use a convolutional one, such as '--set model.backbone=resnet50'.",
             )
-        for stage, module in zip(stages, modules, strict=True):
-            _last_block(stage).register_forward_hook(partial(_replace, by=module))
+        for block, module in zip(blocks, modules, strict=True):
+            block.register_forward_hook(partial(_replace, by=module))
 
     def _module(self, channels: int) -> nn.Module:
         if self.kind == "instance_norm":
@@ -147,24 +147,10 @@ def _replace(block: nn.Module, inputs: Any, output: Tensor, *, by: nn.Module) ->
     return replaced
 
 
-def _last_block(stage: nn.Module) -> nn.Module:
-    return blocks_of(stage)[-1]
-
-
-@torch.no_grad()
-def _returns_maps(backbone: Backbone, stages: list[nn.Module]) -> bool:
-    """Return whether the last blocks of `stages` return the first features, maps (N, C, H, W)."""
-    shapes: list[torch.Size] = []
-    hooks = [
-        _last_block(stage).register_forward_hook(lambda _, __, out: shapes.append(out.shape))
-        for stage in stages
-    ]
-    side, training = 2 * max(backbone.strides[-1], backbone.size_multiple), backbone.training
-    features = backbone.eval()(next(backbone.parameters()).new_zeros(1, 3, side, side))
-    backbone.train(training)
-    for hook in hooks:
-        hook.remove()
-    return shapes == [feature.shape for feature in features[: len(stages)]]
+def _return_features(blocks: list[nn.Module], backbone: Backbone) -> bool:
+    """Return whether `blocks` return the first features of the backbone, maps (N, C, H, W)."""
+    features = backbone.probe()[: len(blocks)]
+    return backbone.output_shapes(blocks) == [feature.shape for feature in features]
 
 
 ADAPTERS = {"style_projection": StyleProjection}

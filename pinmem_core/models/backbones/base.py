@@ -1,7 +1,7 @@
 """The interface of a backbone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,18 @@ class Backbone(nn.Module, ABC):
         features: list[Tensor] = self(next(self.parameters()).new_zeros(1, 3, side, side))
         self.train(training)
         return features
+
+    def output_shapes(self, modules: Sequence[nn.Module]) -> list[torch.Size]:
+        """Return the shape of the output of each module for the image of `probe`."""
+        shapes: dict[nn.Module, torch.Size] = {}
+        hooks = [
+            module.register_forward_hook(lambda module, _, out: shapes.update({module: out.shape}))
+            for module in modules
+        ]
+        self.probe()
+        for hook in hooks:
+            hook.remove()
+        return [shapes[module] for module in modules]
 
     def pretrained(self) -> nn.Module:
         """Return the part that pretrained weights exist for."""
@@ -168,8 +180,13 @@ def require_described(backbone: object, name: str) -> None:
 
 def end_of(backbone: Backbone, stage: nn.Module) -> nn.Module:
     """Return the module that returns the maps of a stage: a hook on it is never recomputed."""
+    return called_in(stage, backbone)[-1]
+
+
+def called_in(stage: nn.Module, backbone: Backbone) -> list[nn.Module]:
+    """Return the stage, or its blocks if the backbone does not call it as a whole."""
     runs_whole = stage in {*backbone.modules()} and not isinstance(stage, nn.ModuleList)
-    return stage if runs_whole else blocks_of(stage)[-1]
+    return [stage] if runs_whole else blocks_of(stage)
 
 
 def blocks_of(stage: nn.Module) -> list[nn.Module]:
