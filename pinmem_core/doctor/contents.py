@@ -3,14 +3,10 @@
 import os
 import re
 from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pinmem_core.doctor.findings import Finding, Section
 from pinmem_core.errors import PinMemError
-
-if TYPE_CHECKING:
-    from pinmem_core.data.samples import Sample
 
 _CHECKED = 1000
 """Samples of each dataset whose files are looked for."""
@@ -50,7 +46,7 @@ def check_datasets() -> Section:
             findings.append(Finding(error.message, error.hint or f"Remove {folder}."))
             continue
         chosen = evenly_spaced(dataset.samples, _CHECKED)
-        lost = [path for sample in chosen for path in _lost_files(sample)]
+        lost = [path for s in chosen for path in (s.image, s.label) if not path.exists()]
         state = "files missing" if lost else "ready" if whole else "partial"
         values[name] = {"state": state, "samples": len(dataset.samples), "counts": dataset.counts}
         if lost:
@@ -58,10 +54,6 @@ def check_datasets() -> Section:
             fix = f"Restore them; 'pinmem data verify {name}' lists all."
             findings.append(Finding(f"{text}, e.g. {lost[0]}.", fix))
     return Section(values, findings)
-
-
-def _lost_files(sample: "Sample") -> list[Path]:
-    return [path for path in (sample.image, sample.label) if not path.exists()]
 
 
 def check_runs() -> Section:

@@ -20,7 +20,7 @@ from pinmem_core.errors import ConfigError
 from pinmem_core.methods.base import StepResult
 from pinmem_core.methods.losses import Losses
 from pinmem_core.models import PRECISIONS, Segmenter
-from pinmem_core.models.backbones.base import blocks_of
+from pinmem_core.models.backbones.base import blocks_of, called_in
 from pinmem_core.models.norm import synchronize_batch_norm
 from pinmem_core.models.speedups import speed_up_dilation
 
@@ -46,7 +46,7 @@ def prepare(segmenter: Segmenter, config: ComputeConfig, device: torch.device) -
         segmenter.to(memory_format=torch.channels_last)
     if config.recompute:
         for block in _blocks_to_recompute(segmenter, config):
-            _recompute(block)
+            block.forward = partial(_forward_twice, block, block.forward)
     if config.compile:
         for name in ("encode", "decode", "auxiliary_logits"):
             setattr(segmenter, name, torch.compile(getattr(segmenter, name)))
@@ -78,20 +78,14 @@ def _blocks_to_recompute(segmenter: Segmenter, config: ComputeConfig) -> list[nn
     if config.recompute != "finest":
         return backbone.blocks()
     first = stages[0]
-    if config.shard:  # FSDP gathers a block at a time, also when it is recomputed
-        return blocks_of(first)
-    runs_whole = first in {*backbone.modules()} and not isinstance(first, nn.ModuleList)
-    return [first] if runs_whole else blocks_of(first)
-
-
-def _recompute(block: nn.Module) -> None:
-    """Make `block` store its input only, and recompute its activations in the backward pass."""
-    block.forward = partial(_forward_twice, block, block.forward)
+    # FSDP gathers a block at a time, also when it is recomputed
+    return blocks_of(first) if config.shard else called_in(first, backbone)
 
 
 def _forward_twice(
     block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any
 ) -> Any:
+    """Store the input of `block` only, and recompute its activations in the backward pass."""
     if not torch.is_grad_enabled():
         return forward(*inputs, **options)
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
