@@ -70,6 +70,13 @@ class LabelReading:
         return LabelReading(self.own, space, table)
 
     @property
+    def classes(self) -> dict[str, str | None]:
+        """Class of `space` by class of the files; None for a class that is ignored."""
+        names = dict(enumerate(self.space.names))
+        table = range(256) if self.table is None else self.table
+        return {own: names.get(table[train_id]) for own, train_id in self.own.train_ids.items()}
+
+    @property
     def how_to_assign(self) -> str | None:
         """Hint for files without a pixel of `space`; None if their own classes are read."""
         if self.table is None:

@@ -81,6 +81,12 @@ class SavedTarget(_Strict):
         size = len(self.classes)
         return tuple(image_counts(image.model_dump(), size) for image in self.per_image)
 
+    @cached_property
+    def truth(self) -> list[int]:
+        """Labelled pixels of all images by class."""
+        columns = zip(*(image.matrix.truth.tolist() for image in self.images), strict=True)
+        return [sum(counts) for counts in columns]
+
 
 class SavedReport(_Strict):
     """Content of a `report.json`."""

@@ -204,7 +204,7 @@ def _read(sweep: Sweep, folder: Path) -> dict[str, dict[int, SavedReport]]:
 
 
 def _require_same_data(reports: Mapping[str, Mapping[int, SavedReport]]) -> None:
-    """Raise DataError if a target is scored in several sets of classes, or its dataset changed."""
+    """Raise DataError if a target is scored in several sets of classes, or its labels changed."""
     scored: dict[str, tuple[str, SavedTarget]] = {}
     for variant, by_seed in reports.items():
         for seed, report in by_seed.items():
@@ -216,10 +216,11 @@ def _require_same_data(reports: Mapping[str, Mapping[int, SavedReport]]) -> None
                         f"and by those of {scores.label_space} for {variant}-{seed}.",
                         "Give all variants the same 'classes'.",
                     )
-                if scores.dataset_digest != first.dataset_digest:
+                same_labels = scores.dataset_digest == first.dataset_digest
+                if not same_labels or scores.truth != first.truth:
+                    what = "a card of other 'maps'" if same_labels else "other data"
                     raise DataError(
-                        f"{target} was prepared with other data for {variant}-{seed} than for "
-                        f"{other}.",
+                        f"{target} was prepared with {what} for {variant}-{seed} than for {other}.",
                         "Prepare it as before, and remove one of these runs; the same command "
                         "trains it again.",
                     )

@@ -64,6 +64,8 @@ CACHE = "features"
 """Folder of cached features."""
 DIGESTS = "digests"
 """Key of `samples.json` for a digest of each dataset's labels; runs of older versions lack it."""
+CLASSES = "classes"
+"""Key of `samples.json` for the network's class of each class of a source; it came later still."""
 _MANY_SAMPLES = 16 * MAX_BYTES
 """Maximum size of the list of all samples, in bytes."""
 
@@ -171,7 +173,16 @@ class RunFolder:
             on_event(Notice(f"{error.message.removesuffix('.')}; {hint}", warning=True))
             self._write_json(_SAMPLES, samples)
             return
-        if initial not in (samples, {k: v for k, v in samples.items() if k != DIGESTS}):
+        known = initial if isinstance(initial, dict) else {}
+        newer = {CLASSES, DIGESTS} - known.keys()
+        expected = {key: value for key, value in samples.items() if key not in newer}
+        if initial != expected:
+            if known == {**expected, CLASSES: known.get(CLASSES)}:
+                raise DataError(
+                    "the cards assign other classes of the network to those of the sources than at "
+                    f"the start of the run ({self.path / _SAMPLES}, '{CLASSES}').",
+                    "Prepare the datasets with the cards as before, or start a new run.",
+                )
             raise DataError(
                 f"the samples differ from those at the start of the run ({self.path / _SAMPLES}).",
                 "Prepare the datasets as before, or start a new run.",

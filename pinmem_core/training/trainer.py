@@ -42,7 +42,7 @@ from pinmem_core.training.feature_cache import CachedCrops, cache_line, cached_c
 from pinmem_core.training.fine_tuning import InitialModel
 from pinmem_core.training.linear_probe import fit_new_rows
 from pinmem_core.training.optim import learning_rate
-from pinmem_core.training.run_folder import DIGESTS, RunFolder, shareable
+from pinmem_core.training.run_folder import CLASSES, DIGESTS, RunFolder, shareable
 from pinmem_core.training.run_loggers import RunLoggers
 from pinmem_core.training.setup import (
     base_of,
@@ -221,11 +221,13 @@ class Trainer(ExitStack):
             )
 
     def _samples(self) -> dict[str, dict[str, Any]]:
-        """Return the ids of all samples, of which there may be millions, and their digests."""
+        """Return the ids of all samples, of which there may be millions, and what they hold."""
+        firsts = [domain.samples[0] for domain in self.domains]
         return {
             "train": {d.name: ids_of(d.samples) for d in self.domains},
             "scored": {t.name: ids_of(t.samples) for t in (*self.validation, *self.targets)},
             DIGESTS: self.digests,
+            CLASSES: {sample.dataset: sample.reading.classes for sample in firsts},
         }
 
     def _digests(self) -> dict[str, str | None]:

@@ -200,6 +200,13 @@ def test_a_table_names_missing_runs_and_never_mixes_data(tmp_path):
     last.write_text(text.replace('"dataset_digest": "dusk"', '"dataset_digest": "night"'))
     with pytest.raises(DataError, match=f"dusk was prepared with other data for {missing[1:-1]}"):
         make_table(sweep, tmp_path / "study")
+    # A card has assigned other classes since, which the digest of the labels does not cover.
+    report = json.loads(text)
+    source = report["targets"]["demo:arcade@val"]
+    source["per_image"][0]["pixels"][0] += 1
+    last.write_text(json.dumps(report))
+    with pytest.raises(DataError, match="demo:arcade@val was prepared with a card of other 'maps'"):
+        make_table(sweep, tmp_path / "study")
     write_report(last, sweep.scored(), 0.8, sweep.seeds[-1], (), own_classes=["dusk"])
     with pytest.raises(DataError, match="dusk is scored by the classes of"):
         make_table(sweep, tmp_path / "study")

@@ -10,7 +10,7 @@ from test_run_resuming import StopAfter
 from pinmem_core.config import TrainConfig
 from pinmem_core.data.card import DatasetCard
 from pinmem_core.data.prepare import prepare, prepare_synthetic
-from pinmem_core.errors import StoppedRunError
+from pinmem_core.errors import DataError, StoppedRunError
 from pinmem_core.evaluation import evaluate_run
 from pinmem_core.export.files import export_graph
 from pinmem_core.images import write_png
@@ -31,7 +31,7 @@ def space_of(count):
     return LabelSpace(name=f"own-{count}", classes=[f"thing {n}" for n in range(count)])
 
 
-def prepare_own(folder, count):
+def prepare_own(folder, count, maps=None):
     """Prepare a dataset 'own' of `count` classes: noise that is brighter for later classes."""
     rng = np.random.default_rng(0)
     for number in range(10):
@@ -43,7 +43,7 @@ def prepare_own(folder, count):
     card = {
         "name": "own",
         "title": "own classes",
-        "label_space": space_of(count).model_dump(),
+        "label_space": {**space_of(count).model_dump(), "maps": maps or {}},
         "layouts": [{"name": "folders", "id": "{n}", **layout}],
     }
     prepare(DatasetCard.model_validate(card), [folder])
@@ -119,6 +119,30 @@ def test_without_other_classes_nothing_is_said(tmp_path):
     assert planned.config.model.label_space == CITYSCAPES
     assert not any("classes:" in getattr(event, "message", "") for event in events)
     assert "label_space" not in planned.config.model_dump()["model"]
+
+
+def test_a_run_is_not_resumed_with_other_classes_for_those_of_a_source(tmp_path):
+    before, after = (
+        {"cityscapes-19": {"road": "thing 0", name: "thing 1"}} for name in ("sky", "car")
+    )
+    prepare_own(tmp_path / "raw", 3, before)
+    config = small_config(
+        sources=["own"], classes="cityscapes-19", iterations=4, method="aggregate"
+    )
+    stop = StopAfter(2)
+    with pytest.raises(StoppedRunError):
+        train(config, tmp_path / "run", on_event=stop.hear, stop=stop)
+    samples = tmp_path / "run" / "samples.json"
+    said = json.loads(samples.read_text())
+    assert said["classes"] == {"own": {"thing 0": "road", "thing 1": "sky", "thing 2": None}}
+    prepare_own(tmp_path / "raw", 3, after)
+    with pytest.raises(DataError, match="cards assign other classes") as error:
+        resume(tmp_path / "run")
+    assert "cards as before" in error.value.hint
+    prepare_own(tmp_path / "raw", 3, before)
+    del said["classes"]  # of an older version
+    samples.write_text(json.dumps(said))
+    assert resume(tmp_path / "run").iterations == 4
 
 
 @pytest.mark.slow
