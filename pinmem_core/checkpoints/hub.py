@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -45,6 +45,7 @@ FILES = ("model.safetensors", "config.json", "README.md", "report.json")
 """Files of a model that are downloaded."""
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
 _FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---\s*$", re.DOTALL | re.MULTILINE)
+_TOKEN = re.compile("[!-~]*")
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[
     0
 ]  # of httpx or httpx2, depending on huggingface_hub
@@ -68,7 +69,7 @@ class HubName:
     def parse(cls, text: str) -> Self | None:
         """Parse `user/name[@revision]`; return None if `text` is not such a name."""
         match = _NAME.fullmatch(text)
-        if match is None:
+        if match is None or ".." in text:  # the cache keeps a file by the name of the revision
             return None
         try:
             validate_repo_id(match["repo"])
@@ -97,17 +98,23 @@ def fetch(name: HubName, **options: Any) -> Path:
             `huggingface_hub.snapshot_download`. A revision in the name takes precedence.
 
     Raises:
-        DataError: There is no such model or revision, or it is gated.
+        DataError: There is no such model or revision, it is gated, or it is not a model of pinmem.
         MachineError: The Hub cannot be reached, and the model is not in the cache.
     """
     revision = name.revision or options.pop("revision", None)
     named = HubName(name.repo, revision)
     with asking_hub(named, f"fetch {named}, which is not a local folder"):
-        return Path(
+        folder = Path(
             snapshot_download(
                 name.repo, **{**options, "revision": revision, "allow_patterns": [*FILES]}
             )
         )
+    if not (folder / "config.json").exists():
+        raise DataError(
+            f"{named} on the Hub is not a model of pinmem: it has no config.json.",
+            "Name a model that 'pinmem export push' has sent.",
+        )
+    return folder
 
 
 @contextmanager
@@ -120,8 +127,13 @@ def asking_hub(name: HubName, aim: str) -> Iterator[None]:
 
     Raises:
         DataError: There is no such model or revision, or it is gated.
-        MachineError: The Hub cannot be reached, or it refused.
+        MachineError: The Hub cannot be reached, it refused, or the login is no token.
     """
+    if not _TOKEN.fullmatch(get_token() or ""):
+        raise MachineError(
+            f"cannot {aim}: the token of the login holds a character that no token has.",
+            "Copy it again: 'hf auth login', or HF_TOKEN.",
+        )
     silent = are_progress_bars_disabled() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
     if not silent:
         disable_progress_bars()

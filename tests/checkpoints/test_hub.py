@@ -158,6 +158,7 @@ def test_a_card_of_ones_own_is_sent_as_it_is(hub, run):
         ("ada/gated", DataError, "is gated"),
         ("no/such/folder", DataError, "there is no run"),
         ("ada/..", DataError, "there is no run"),
+        (f"{NAME}@a/../../../../x", DataError, "there is no run"),
         ("/ada/streets", DataError, "there is no run"),
     ],
 )
@@ -186,6 +187,25 @@ def test_a_hub_that_refuses_is_told(hub, run, status, said):
     with pytest.raises(MachineError, match=f"cannot push to {NAME}: .*{said}") as told:
         send(run)
     assert TOKEN not in f"{told.value.message} {told.value.hint}"
+
+
+@pytest.mark.parametrize("token", ["hf_gehe\u00efm", "hf_a hidden", "hf_a\x7fhidden"])
+def test_a_token_that_cannot_be_one_is_told_but_not_shown(hub, run, monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(
+        MachineError, match=f"cannot push to {NAME}: the token of the login"
+    ) as told:
+        send(run)
+    assert token not in f"{told.value.message} {told.value.hint}" and not hub.log
+
+
+@pytest.mark.parametrize("files", [{}, {"pytorch_model.bin": b"x"}, {"README.md": b"# x"}])
+def test_a_repository_without_a_model_of_pinmem_is_told(hub, files):
+    hub.repos["ada/other"] = Repo()
+    hub.repos["ada/other"].commit("main", files)
+    with pytest.raises(DataError, match=r"ada/other on the Hub is not a model of pinmem") as told:
+        checkpoint_of("ada/other")
+    assert "cache" not in told.value.message
 
 
 def test_without_a_network_the_cache_is_enough(hub, run, monkeypatch):
