@@ -18,7 +18,7 @@ def doctor(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check versions, devices, folders, datasets and locks; exit with code 4 on a finding.
+    """Check versions, devices, folders, datasets and locks; exit with code 4 if there is a problem.
 
     The output contains no secrets, and names neither the user nor the machine: paste it into a bug
     report.

@@ -168,7 +168,7 @@ def train(
     settings: Annotated[
         list[str] | None,
         option(
-            "Any other setting, e.g. optim.lr=0.02.",
+            "Any other setting, e.g. optim.lr=0.02; --settings lists them.",
             "--set",
             metavar="KEY=VALUE",
             panel=_HOW,
@@ -180,7 +180,7 @@ def train(
         option(
             "Resume a run: its folder, its name, or auto for the newest unfinished one.",
             metavar="RUN",
-            panel="Instead",
+            panel="Instead of training",
             complete=runs,
         ),
     ] = None,
@@ -189,7 +189,7 @@ def train(
         option(
             "Train and score the variants and seeds of a study, and print its table.",
             metavar="FILE",
-            panel="Instead",
+            panel="Instead of training",
         ),
     ] = None,
     jobs: Annotated[
@@ -197,31 +197,36 @@ def train(
         option(
             "Runs of a study at once, each in its own process; they use the GPUs in turn.",
             min=1,
-            panel="Instead",
+            panel="Instead of training",
         ),
     ] = 1,
-    list_recipes: Annotated[bool, option("List the recipes.", "--list", panel="Instead")] = False,
+    list_recipes: Annotated[
+        bool, option("List the recipes.", "--list", panel="Instead of training")
+    ] = False,
     show: Annotated[
         str | None,
         option(
             "Show a recipe, or the settings of a run, as TOML.",
             metavar="RECIPE",
-            panel="Instead",
+            panel="Instead of training",
             complete=recipes,
         ),
     ] = None,
     list_methods: Annotated[
-        bool, option("List the training methods.", "--methods", panel="Instead")
+        bool, option("List the training methods.", "--methods", panel="Instead of training")
     ] = False,
     list_settings: Annotated[
-        bool, option("List all settings for --set and recipes.", "--settings", panel="Instead")
+        bool,
+        option(
+            "List all settings for --set and recipes.", "--settings", panel="Instead of training"
+        ),
     ] = False,
     backbones: Annotated[
         str | None,
         option(
             "List the backbones that match, e.g. 'dinov2*', with their published weights.",
             metavar="PATTERN",
-            panel="Instead",
+            panel="Instead of training",
             complete=known_backbones,
         ),
     ] = None,

@@ -204,7 +204,7 @@ def stats(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show how often classes and sizes occur, and the mean colors."""
+    """Show how often classes and sizes occur, and the mean colours."""
     from pinmem_core.data.prepared import Selection, select
     from pinmem_core.data.preview import plot_statistics
     from pinmem_core.data.statistics import statistics
