@@ -70,9 +70,7 @@ def test_painting():
     train_ids = np.array([[0, 255]], np.uint8)
     image = np.full((1, 2, 3), 100, np.uint8)
     assert colorize(train_ids, CITYSCAPES).tolist() == [[[128, 64, 128], [0, 0, 0]]]
-    assert overlay(image, train_ids, CITYSCAPES, opacity=0.5).tolist() == [
-        [[114, 82, 114], [100, 100, 100]]
-    ]
+    assert overlay(image, train_ids, CITYSCAPES).tolist() == [[[117, 78, 117], [100, 100, 100]]]
     assert CITYSCAPES.label_id_table[train_ids].tolist() == [[7, 0]]
 
 
@@ -81,8 +79,8 @@ def test_pictures_take_the_colours_and_names_of_their_label_space():
     train_ids = np.array([[0, 1, 255]], np.uint8)
     image = np.full((1, 3, 3), 100, np.uint8)
     assert colorize(train_ids, space).tolist() == [[[1, 2, 3], [0, 128, 0], [0, 0, 0]]]
-    assert overlay(image, train_ids, space, opacity=1)[0].tolist() == [
-        [1, 2, 3], [0, 128, 0], [100, 100, 100]
+    assert overlay(image, train_ids, space)[0].tolist() == [
+        [41, 41, 42], [40, 117, 40], [100, 100, 100]
     ]  # fmt: skip
     shown = legend({0, 1, 18}, 200, space).reshape(-1, 3)
     assert (shown == (1, 2, 3)).all(axis=1).any()
