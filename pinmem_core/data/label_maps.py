@@ -34,6 +34,7 @@ class LabelMap:
     Create one with `from_ids` (8- or 16-bit ids) or `from_colors` (RGB).
 
     Attributes:
+        entries: TrainIds by raw value; colours are packed as 0xRRGGBB.
         of_colors: Whether the raw values are RGB colours.
         ids: Raw ids by class name, if names are known (polygons have names instead of ids).
         space: Label space of the trainIds.
@@ -50,11 +51,11 @@ class LabelMap:
         names: Mapping[int, str] | None = None,
         space: LabelSpace = CITYSCAPES,
     ) -> None:
-        self._train_ids = dict(sorted(train_ids.items()))
+        self.entries: Mapping[int, int] = dict(sorted(train_ids.items()))
         self.of_colors = colors
         self.ids: Mapping[str, int] = {name: raw for raw, name in (names or {}).items()}
         self.space = space
-        if not set(self._train_ids.values()) <= {*range(len(space)), IGNORE_INDEX}:
+        if not set(self.entries.values()) <= {*range(len(space)), IGNORE_INDEX}:
             raise ValueError("a label map contains values that are not trainIds")
 
     @classmethod
@@ -79,7 +80,7 @@ class LabelMap:
     def _table(self) -> NDArray[np.uint8]:
         size = 1 << 24 if self.of_colors else 1 << 16
         table = np.full(size, self.UNKNOWN, dtype=np.uint8)
-        for raw, train_id in self._train_ids.items():
+        for raw, train_id in self.entries.items():
             table[raw] = train_id
         return table
 
@@ -87,15 +88,10 @@ class LabelMap:
     def _byte_table(self) -> bytes:
         return self._table[:256].tobytes()
 
-    @property
-    def entries(self) -> Mapping[int, int]:
-        """TrainIds by raw value; colours are packed as 0xRRGGBB."""
-        return self._train_ids
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the entries and the classes; maps with equal digests decode equally."""
-        entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self._train_ids.items())}"
+        entries = f"{'rgb' if self.of_colors else 'id'}:{sorted(self.entries.items())}"
         if not self.space.same_as(CITYSCAPES):  # the only classes of earlier versions
             entries += f":{self.space.names}"
         return hashlib.sha256(entries.encode()).hexdigest()
