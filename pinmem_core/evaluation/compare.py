@@ -84,8 +84,11 @@ class SavedTarget(_Strict):
     @cached_property
     def truth(self) -> list[int]:
         """Labelled pixels of all images by class."""
-        columns = zip(*(image.matrix.truth.tolist() for image in self.images), strict=True)
-        return [sum(counts) for counts in columns]
+        counts = [0] * len(self.classes)
+        for image in self.per_image:
+            for cell, pixels in zip(image.cells, image.pixels, strict=True):
+                counts[cell // (len(counts) + 1)] += pixels
+        return counts
 
 
 class SavedReport(_Strict):
