@@ -28,7 +28,8 @@ class RunInfo:
         iterations: Number of all iterations; None for a damaged configuration.
         method: Training method; None for a damaged configuration.
         sources: Domains that it is trained on.
-        classes: Common label space that was chosen for it, else None.
+        classes: Name of its label space; None for the 19 classes of Cityscapes, unless they were
+            chosen.
         part_of: "demo" or "study" for a run of an experiment, else None.
         scores: Scores of a finished run, the targets first.
         parameters: Numbers of trained and of all parameters; empty for an unfinished run.
@@ -96,11 +97,14 @@ def read_run(folder: Path, part_of: str | None = None) -> RunInfo:
     config: Mapping[str, Any] = {}
     scores: tuple[DomainMetrics, ...] = ()
     parameters: Mapping[str, int] = {}
+    classes: str | None = None
     finished = (folder / "scores.json").exists()
     try:
         config = read_json_object(folder / "config.json")
         iterations = int(config["iterations"])
         sources = tuple(map(str, config["sources"]))
+        space = config.get("model", {}).get("label_space", {})
+        classes = config.get("classes") or space.get("name")
         if finished:
             scores = ModelMetrics.of_run(read_json_object(folder / "scores.json"), "").domains
             saved = read_json_object(folder / CHECKPOINT / "config.json", 1 << 28)
@@ -118,7 +122,7 @@ def read_run(folder: Path, part_of: str | None = None) -> RunInfo:
         iterations,
         config.get("method"),
         sources,
-        config.get("classes"),
+        classes,
         part_of or part_by_sources(folder),
         scores,
         parameters,

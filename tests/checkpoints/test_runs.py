@@ -66,6 +66,8 @@ def test_runs_are_listed_with_state_scores_and_age(tmp_path, monkeypatch):
     root = runs_root()
     make_run(root / "done", scores=SCORES, age=3 * 3600)
     make_run(root / "begun", snapshot=20, age=120, classes="idd-level1")
+    common = {"label_space": {"name": "idd-level1"}}  # which the sources have in common
+    make_run(root / "seven", snapshot=10, age=240, classes=None, model=common)
     make_run(root / "torn", iterations="many", age=5 * 86400)
     make_run(root / "no-checkpoint", scores=SCORES, age=6 * 86400)
     (root / "no-checkpoint" / "checkpoint" / "config.json").unlink()
@@ -78,10 +80,10 @@ def test_runs_are_listed_with_state_scores_and_age(tmp_path, monkeypatch):
     shown = Result("runs")
     rows = {line.split("  ")[0]: line for line in shown.out.splitlines()[1:-1]}
     assert list(rows) == [
-        "begun", "done", f"{elsewhere} (study)", "torn", "no-checkpoint", "shown (demo)"
+        "begun", "seven", "done", f"{elsewhere} (study)", "torn", "no-checkpoint", "shown (demo)"
     ]  # fmt: skip
     assert "unfinished, iteration 20 of 40" in rows["begun"] and "2 min" in rows["begun"]
-    assert "mine:a, mine:b (idd-level1)" in rows["begun"]
+    assert all("mine:a, mine:b (idd-level1)" in rows[name] for name in ("begun", "seven"))
     assert rows["done"].split()[-4:] == ["30.0", "60.0", "3", "h"]
     assert "damaged" in rows["torn"] and "damaged" in rows["no-checkpoint"]
     assert shown.err == "next: pinmem train --resume begun\n"
