@@ -17,6 +17,7 @@ from pinmem_core.data.label_maps import STANDARD_MAPS, build_label_map
 from pinmem_core.data.samples import evenly_spaced
 from pinmem_core.documents import read_json_object
 from pinmem_core.errors import DataError
+from pinmem_core.label_files import read_ids
 from pinmem_core.label_space import CITYSCAPES, IGNORE_INDEX
 from pinmem_core.paths import as_text, iter_files
 
@@ -139,11 +140,10 @@ def hold_train_ids(labels: Sequence[Path]) -> bool:
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
     for path in evenly_spaced(labels, _LABELS_SAMPLED):
         try:
-            pixels = ENCODINGS.get("ids")(path, _IDS)
+            ids = read_ids(path)
         except (DataError, ValueError):
             continue  # prepare leaves it out
-        if pixels.ndim == 2:
-            counts += np.bincount(pixels.ravel(), minlength=len(counts))[: len(counts)]
+        counts += np.bincount(ids.ravel(), minlength=len(counts))[: len(counts)]
     return bool(counts[IGNORE_INDEX] and not counts[_ONLY_IDS].any())
 
 
