@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 _MOST = 32
 """Maximum number of calibration images."""
+_MOST_PIXELS = 1_000_000
+"""Maximum size of a calibration image: calibration takes kilobytes per pixel."""
 _OPERATORS = ("Conv", "Add", "Relu", "Clip", "Concat", "MaxPool")
 """Quantized operators. The others (memory read, resizing, preprocessing) are cheap in float."""
 _FIRST_IN_FLOAT = 6
@@ -130,14 +132,18 @@ def quantize(
     import onnx
 
     plain = _open(onnx_path)
-    given = [] if images is None else list(images)
+    given = [_fitted(image, plain.signature) for image in (() if images is None else images)]
     held_out = given[_EACH_HELD_OUT - 1 :: _EACH_HELD_OUT] or given
     rest = [image for n, image in enumerate(given, 1) if n % _EACH_HELD_OUT or held_out is given]
-    used = (draw_scene(domain, n).image for domain in DOMAINS for n in _SCENES)
-    reader = _Reader(used if images is None else rest, plain.signature, path.name, on_event)
+    if images is None:
+        scenes = (draw_scene(domain, n).image for domain in DOMAINS for n in _SCENES)
+        rest = [_fitted(scene, plain.signature) for scene in scenes]
+    if not rest:
+        raise DataError("there are no images to calibrate with.", "Give at least one.")
+    reader = _Reader(rest, plain.signature, path.name, on_event)
     with atomic_file(path) as partial:
         model = _quantized(onnx_path, reader)
-        calibration = f"{reader.count} {'synthetic scenes' if images is None else 'images'}"
+        calibration = f"{len(reader)} {'synthetic scenes' if images is None else 'images'}"
         metadata = {**plain.metadata, "precision": "int8", "calibration": calibration}
         save_onnx(model, metadata, partial)
         return verify(
@@ -148,7 +154,7 @@ def quantize(
             size=plain.signature.size,
             metadata=metadata,
             on_event=on_event,
-            images=[_of_size(image, plain.signature) for image in held_out],
+            images=held_out,
         )
 
 
@@ -166,34 +172,38 @@ def _open(path: Path) -> OnnxRunner:
 
 
 class _Reader:
-    """Calibration data reader for onnxruntime; `count` images were read."""
+    """Calibration data reader for onnxruntime."""
 
     def __init__(
-        self, images: Iterable[Pixels], signature: Signature, name: str, on_event: Listener
+        self, images: Sequence[Pixels], signature: Signature, name: str, on_event: Listener
     ) -> None:
-        self.count = 0
-        self._images = iter(images)
+        self._images = images
         self._signature = signature
-        self._report = lambda: on_event(Progress(f"calibrating {name}", self.count, 0))
+        self._next = 0
+        task = f"calibrating {name}"
+        self._report = lambda: on_event(Progress(task, self._next, len(images)))
+
+    def __len__(self) -> int:
+        return len(self._images)
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
         """Return the input for the next image, or None after the last."""
-        image = next(self._images, None)
-        if image is None:
-            if self.count == 0:
-                raise DataError("there are no images to calibrate with.", "Give at least one.")
+        if self._next == len(self._images):
             return None
-        self.count += 1
+        pixels = torch.from_numpy(self._images[self._next][None])
+        self._next += 1
         self._report()
-        pixels = torch.from_numpy(_of_size(image, self._signature)[None])
         return {INPUT: self._signature.feed(pixels).numpy()}
 
 
-def _of_size(image: Pixels, signature: Signature) -> Pixels:
-    """Return a writable copy of an image in the input size of a file."""
-    if signature.size:
-        return np.array(Image.fromarray(image).resize(signature.size[::-1]))
-    return np.array(image)
+def _fitted(image: Pixels, signature: Signature) -> Pixels:
+    """Return a writable copy of an image in the size of a file, or at most `_MOST_PIXELS` large."""
+    height, width = image.shape[:2]
+    scale = min(1, (_MOST_PIXELS / (height * width)) ** 0.5)
+    size = signature.size or (max(1, int(height * scale)), max(1, int(width * scale)))
+    if size == (height, width):
+        return np.array(image)
+    return np.array(Image.fromarray(image).resize(size[::-1]))
 
 
 def _quantized(onnx_path: Path, reader: _Reader) -> "onnx.ModelProto":

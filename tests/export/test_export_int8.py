@@ -55,7 +55,7 @@ def test_integers_stay_near_the_float_file(plain, tmp_path, capfd):
     content = json.loads(report.sidecar.read_text())
     assert content["compared"][0]["sure_equal"] == 1
     assert 0 < content["compared"][0]["sure"] < 1
-    assert told[0] == Progress("calibrating int8.onnx", 1, 0)
+    assert told[0] == Progress("calibrating int8.onnx", 1, 3)
     assert capfd.readouterr() == ("", "")
 
 
@@ -105,6 +105,14 @@ def test_every_fourth_image_is_held_out_to_compare_on(plain, tmp_path):
     assert [case.shape for case in report.compared] == [(1, 64, 96)] * 2
     facts = json.loads(report.sidecar.read_text())["metadata"]
     assert facts["calibration"] == "7 images"
+
+
+def test_large_photos_are_reduced_to_a_megapixel(tmp_path):
+    """Calibrating with a photo of 12 megapixels took more than 9 GB."""
+    tiny = Segmenter(ModelConfig(backbone="tiny", feature_dim=16, memory=None)).eval()
+    export_model(tiny, tmp_path / "model.onnx", "onnx", preprocess=True)
+    report = quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", pictures((1, 1100, 1500)))
+    assert report.compared[0].shape == (1, 856, 1167)
 
 
 def test_only_float32_files_of_pinmem_become_integers(plain, tmp_path):
