@@ -112,7 +112,7 @@ def fetch(name: HubName, **options: Any) -> Path:
     if not (folder / "config.json").exists():
         raise DataError(
             f"{named} on the Hub is not a model of pinmem: it has no config.json.",
-            "Name a model that 'pinmem export push' has sent.",
+            "Name a repository that pinmem has sent a model to.",
         )
     return folder
 

@@ -237,6 +237,13 @@ def study(_: Stage) -> None:
     """)
 
 
+def study_of_two_label_spaces(stage: Stage) -> None:
+    study(stage)
+    file = Path("study.toml")
+    own = 'about = "as published", settings = { classes = "idd-level1" }'
+    file.write_text(file.read_text().replace('about = "as published"', own))
+
+
 def a_signal(stage: Stage) -> None:
     """The first command is asked to stop once it has saved a checkpoint."""
     asked: list[Stop] = []
@@ -482,6 +489,13 @@ ROWS = [
     Row(RUN, f"pinmem train --resume {HOLE}", f"{TRAIN} -o a", a_failure),
     Row(CLI["sweep"], f"pinmem eval compare {HOLE}", "train --sweep study.toml", study),
     Row(CLI["sweep"], f"pinmem {HOLE}", "train --sweep study.toml --dry-run", study),
+    Row(
+        "pinmem_core/study/plan.py",
+        "pinmem eval RUN --classes NAME",
+        "train --sweep study.toml --dry-run",
+        study_of_two_label_spaces,
+        {"RUN": "first", "NAME": "idd-level1"},
+    ),
     Row(PATHS, "pinmem runs", "train --resume absent"),
     Row(PATHS, "pinmem runs", "eval last", fresh),
     Row(HUB, "pinmem runs", "eval weights.bin", a_file),
