@@ -220,6 +220,11 @@ class OnnxPredictor(TiledPredictor):
         """Only height and width that the file takes; None for any."""
         return self.runner.signature.size
 
+    @property
+    def classes_only(self) -> bool:
+        """Whether the file was exported with `--argmax`."""
+        return self.runner.signature.argmax
+
     def analyze(self, image: Path | str | NDArray[np.uint8], **wanted: bool) -> Prediction:
         """Return the classes of an image and what else is wanted, as `TiledPredictor` does.
 
@@ -227,7 +232,7 @@ class OnnxPredictor(TiledPredictor):
             ConfigError: The file returns classes only, and more is wanted.
             DataError: The image cannot be read.
         """
-        if self.runner.signature.argmax and any(wanted.values()):
+        if self.classes_only and any(wanted.values()):
             raise ConfigError(
                 f"{self.path} returns classes without their probabilities.",
                 "Export the model without --argmax, or choose a format such as color.",
@@ -241,6 +246,6 @@ class OnnxPredictor(TiledPredictor):
             missing = self.window[0] - height, self.window[1] - width
             images = np.pad(images, ((0, 0), *((0, more) for more in missing), (0, 0)))
         result = torch.from_numpy(self.runner(images))
-        if self.runner.signature.argmax:
+        if self.classes_only:
             result = F.one_hot(result.long(), len(self.label_space)).permute(0, 3, 1, 2).float()
         return result[:, :, :height, :width]

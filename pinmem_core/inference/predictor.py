@@ -178,6 +178,11 @@ class TiledPredictor(ABC):
         """Only height and width of windows that the network takes; None for any."""
         return None
 
+    @property
+    def classes_only(self) -> bool:
+        """Whether the network returns classes without their probabilities."""
+        return False
+
     def predict(self, image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the trainIds (H, W) of an image file or of RGB pixels (H, W, 3).
 

@@ -48,8 +48,8 @@ class Answer(BaseModel):
     """Ids of the classes, as grey values."""
     color: str
     """Ids of the classes, as a palette of their colours."""
-    confidence: str
-    """Probability of the predicted class, as grey values: 255 is 1."""
+    confidence: str | None
+    """Probability of the predicted class, as grey values: 255 is 1; null if the model has none."""
 
 
 def answer(
@@ -70,7 +70,8 @@ def answer(
     """
     began = perf_counter()
     pixels = _decode(content, megapixels)
-    prediction = predictor.analyze(pixels, confidence=True)
+    confident = not predictor.classes_only
+    prediction = predictor.analyze(pixels, confidence=confident)
     height, width = prediction.train_ids.shape
     result = Answer(
         model=name,
@@ -80,7 +81,7 @@ def answer(
         classes=_classes(prediction),
         mask=_base64(label_png(prediction.train_ids)),
         color=_base64(_png("palette", pixels, prediction)),
-        confidence=_base64(_png("confidence", pixels, prediction)),
+        confidence=_base64(_png("confidence", pixels, prediction)) if confident else None,
     )
     return result.model_dump_json().encode(), "application/json"
 

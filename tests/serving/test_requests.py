@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import Result
 from odd_images import huge_png, odd_images, picture
+from onnx_files import write_onnx
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -86,6 +87,15 @@ def test_the_answer_is_that_of_the_predictor(predictor):
         assert abs(share - (expected.train_ids == train_id).mean()) < 1e-5
     assert [*shares.values()] == sorted(shares.values(), reverse=True)
     assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_file_of_classes_only_has_no_confidence(tmp_path):
+    write_onnx(tmp_path / "classes.onnx", size=picture().shape[:2])
+    models = load_models([str(tmp_path / "classes.onnx")])
+    reply = TestClient(create_app(models)).post("/api/predict", content=PNG)
+    assert (reply.status_code, reply.json()["confidence"]) == (200, None)
+    expected = models["classes.onnx"].predict(picture())
+    assert np.array_equal(image(reply.json()["mask"]), expected)
 
 
 def test_a_client_may_ask_for_the_mask_alone(predictor):
@@ -229,6 +239,8 @@ def test_the_rate_recovers_and_forgets_old_clients():
 class Slow:
     """A predictor that waits until it may go on."""
 
+    classes_only = False
+
     def __init__(self, predictor):
         self.predictor, self.label_space = predictor, predictor.label_space
         self.go, self.calls = threading.Event(), 0
@@ -262,6 +274,7 @@ def test_a_full_queue_refuses_and_loses_nothing(predictor):
 def test_an_unexpected_error_is_reported_and_the_next_request_served(predictor):
     class Broken:
         label_space = predictor.label_space
+        classes_only = False
 
         def analyze(self, pixels, **_):
             raise ZeroDivisionError(f"division\nby {len(pixels)}")

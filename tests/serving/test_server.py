@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import requests
 from odd_images import picture
+from onnx_files import write_onnx
 from PIL import Image
 
 from pinmem_core.images import write_png
@@ -28,10 +29,13 @@ MIB = 2**20
 
 
 @pytest.fixture(scope="module")
-def server():
-    """Yield the process and the address of a server."""
+def server(tmp_path_factory):
+    """Yield the process and the address of a server of a network and of a file of classes only."""
+    classes = tmp_path_factory.mktemp("models") / "classes.onnx"
+    write_onnx(classes, size=(64, 64))
     limits = "--max-requests 250 --max-upload 1 --max-megapixels 4 --per-minute 5000"
     command = [sys.executable, "-m", "pinmem_cli", "serve", "--port", "0"]
+    command += ["--model", f"starter,{classes}"]
     with subprocess.Popen(
         [*command, "--json", *limits.split()],
         stdout=subprocess.PIPE,
@@ -156,6 +160,12 @@ def test_a_browser_shows_the_prediction(server, tmp_path):
             assert tab.value(f"{by_id}('mask').download") == "street-mask.png"
             assert tab.value("document.documentElement.scrollWidth") <= width
             assert tab.accessibility_findings() == []
+            tab.value(f"{by_id}('model').value = 'classes.onnx'")
+            tab.value(f"{by_id}('model').dispatchEvent(new Event('change'))")
+            tab.until(f"{by_id}('status').textContent.startsWith('classes.onnx')")
+            assert tab.value("document.querySelector('[value=confidence]').disabled")
+            assert tab.value(f"{by_id}('layer').src === {by_id}('color').href")
+            assert tab.value(f"{by_id}('confidence').parentElement.hidden")
         broken = tmp_path / "broken.png"
         broken.write_bytes(b"no image")
         tab.choose_file("#file", broken)

@@ -112,7 +112,11 @@ async function show(picture) {
   for (const kind of ["mask", "color", "confidence"]) {
     part(kind).href = `data:image/png;base64,${answer[kind]}`;
     part(kind).download = `${name}-${kind}.png`;
+    part(kind).parentElement.hidden = answer[kind] === null;
   }
+  const [classes, confidence] = part("view").elements.layer;
+  confidence.disabled = answer.confidence === null;
+  if (confidence.disabled) classes.checked = true;
   showLayer();
 }
 
