@@ -33,7 +33,6 @@ class Prototypes(Method):
     memory = "none"
     meta = False
     cuda_graph = True
-    cached_features = True
 
     class Config(Settings):
         """Settings of the method; the defaults but `weight` are those of the paper."""

@@ -144,8 +144,8 @@ class StudyTable(_Part):
         marks = {seen for table in (self, *self.folds.values()) for seen in table.seen.values()}
         seen = "seen" if marks == {True} else "unseen"
         folds = {name.partition(": ")[0] for name in self.averaged}
-        of = f"{len(folds)} folds" if self.folds else f"{len(self.averaged)} targets"
-        return f"mean of {of} ({seen})"
+        count, unit = (len(folds), "fold") if self.folds else (len(self.averaged), "target")
+        return f"mean of {count} {unit}{'s' * (count > 1)} ({seen})"
 
     @property
     def columns(self) -> list[str]:
