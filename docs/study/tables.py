@@ -254,7 +254,8 @@ def _own(records: list[dict]) -> str:
     ]
     pairs = [*dict.fromkeys((of["north"], of["south"]) for of in records)]
     seeds = sorted({of["seed"] for of in records})
-    for name, wanted in [*((", ".join(pair), [pair]) for pair in pairs), ("all", pairs)]:
+    rows = {", ".join(pair): [pair] for pair in pairs} | ({"all": pairs} if len(pairs) > 1 else {})
+    for name, wanted in rows.items():
         of = [record for record in records if (record["north"], record["south"]) in wanted]
         means = {
             arm: [fmean(record[arm] for record in of if record["seed"] == seed) for seed in seeds]

@@ -5,7 +5,8 @@
 `mycity.py` makes each pair. Every arm and seed is trained by `pinmem train`, unless its run exists
 already. The arm `starter` is the arm `mean` without the initial weights: both have the same
 training. The scores on the folder that no run has seen go to `results.json`, next to this script,
-those of the later pairs to `later/results.json`.
+those of the later pairs to `later/results.json`, and those of the longer training of the first pair
+to `longer/results.json`.
 """
 
 import json
@@ -24,9 +25,12 @@ HERE = Path(__file__).parent
 PAIRS = {
     "p": ("63 237", "252 80", "85 548", "460 77", "470 96", "377 6"),
     "later": ("377 77", "96 252", "460 252", "6 96"),
+    "longer": ("63 237",),
 }
 """Drives of `north` and `south`, drawn at random from the 13 drives with at least 15 images."""
-TRAIN = "train --sources mycity:north --targets mycity:south --iterations 180"
+ITERATIONS = {"p": 180, "later": 180, "longer": 933}
+"""The last is what `--time 10m` chose on two cores (docs/start.md)."""
+TRAIN = "train --sources mycity:north --targets mycity:south --iterations"
 PREPARE = ("new-card mycity", "prepare mycity --card mycity.yaml --from mycity")
 
 
@@ -38,11 +42,11 @@ def pinmem(folder: Path, *words: str) -> None:
     )
 
 
-def trained(folder: Path, run: str, *options: str) -> float:
+def trained(folder: Path, run: str, iterations: int, *options: str) -> float:
     """Return the mIoU of a run on `south`, in %, after training it if that is not done."""
     scores = folder / run / "scores.json"
     if not scores.exists():
-        pinmem(folder, *TRAIN.split(), *options, "-o", run)
+        pinmem(folder, *TRAIN.split(), str(iterations), *options, "-o", run)
     of = json.loads(scores.read_text(encoding="utf-8"))
     return round(100 * of["target"]["mycity:south"]["miou"], 2)
 
@@ -50,7 +54,7 @@ def trained(folder: Path, run: str, *options: str) -> float:
 def without_initial_weights(folder: Path, run: str) -> float:
     """Return the mIoU on `south`, in %, of the trained weights alone."""
     network, about = load_checkpoint(folder / run / "checkpoint")
-    (newest,) = (folder / run / "snapshots").glob("*/model.safetensors")
+    newest = max((folder / run / "snapshots").glob("*/model.safetensors"))
     network.load_state_dict(load_file(newest))
     save_checkpoint(network, folder / f"{run}-trained", about)
     os.environ["PINMEM_HOME"] = str(folder / "home")
@@ -72,7 +76,7 @@ def main(idd: Path, folder: Path, weights: Path, seeds: list[str]) -> None:
                     pinmem(place, "data", *command.split())
             for seed in seeds:
                 miou = {
-                    arm: trained(place, f"{arm}-{seed}", *options, "--seed", seed)
+                    arm: trained(place, f"{arm}-{seed}", ITERATIONS[part], *options, "--seed", seed)
                     for arm, options in arms.items()
                 }
                 miou["starter"] = without_initial_weights(place, f"mean-{seed}")
