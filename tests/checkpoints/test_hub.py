@@ -1,4 +1,4 @@
-"""The Hub: what is sent comes back the same, and whatever goes wrong is told in a sentence."""
+"""The Hub: what is sent comes back the same, and whatever goes wrong ends in a sentence."""
 
 import hashlib
 import json
@@ -162,14 +162,14 @@ def test_a_card_of_ones_own_is_sent_as_it_is(hub, run):
         ("/ada/streets", DataError, "there is no run"),
     ],
 )
-def test_what_cannot_be_fetched_is_told(hub, run, name, error, said):
+def test_what_cannot_be_fetched_ends_in_a_sentence(hub, run, name, error, said):
     send(run)
     hub.repos["ada/gated"] = Repo(gated=True)
     hub.repos["ada/gated"].commit("main", {"config.json": b"{}"})
-    with pytest.raises(error, match=said) as told:
+    with pytest.raises(error, match=said) as raised:
         checkpoint_of(name)
-    message = f"{told.value.message} {told.value.hint}"
-    assert "\n" not in message and TOKEN not in message and told.value.hint
+    message = f"{raised.value.message} {raised.value.hint}"
+    assert "\n" not in message and TOKEN not in message and raised.value.hint
 
 
 def test_the_hub_is_asked_for_names_like_its_own_only(hub):
@@ -184,9 +184,9 @@ def test_the_hub_is_asked_for_names_like_its_own_only(hub):
 )
 def test_a_hub_that_refuses_is_told(hub, run, status, said):
     hub.status = status
-    with pytest.raises(MachineError, match=f"cannot push to {NAME}: .*{said}") as told:
+    with pytest.raises(MachineError, match=f"cannot push to {NAME}: .*{said}") as raised:
         send(run)
-    assert TOKEN not in f"{told.value.message} {told.value.hint}"
+    assert TOKEN not in f"{raised.value.message} {raised.value.hint}"
 
 
 @pytest.mark.parametrize("token", ["hf_gehe\u00efm", "hf_a hidden", "hf_a\x7fhidden"])
@@ -194,18 +194,18 @@ def test_a_token_that_cannot_be_one_is_told_but_not_shown(hub, run, monkeypatch,
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(
         MachineError, match=f"cannot push to {NAME}: the token of the login"
-    ) as told:
+    ) as raised:
         send(run)
-    assert token not in f"{told.value.message} {told.value.hint}" and not hub.log
+    assert token not in f"{raised.value.message} {raised.value.hint}" and not hub.log
 
 
 @pytest.mark.parametrize("files", [{}, {"pytorch_model.bin": b"x"}, {"README.md": b"# x"}])
 def test_a_repository_without_a_model_of_pinmem_is_told(hub, files):
     hub.repos["ada/other"] = Repo()
     hub.repos["ada/other"].commit("main", files)
-    with pytest.raises(DataError, match=r"ada/other on the Hub is not a model of pinmem") as told:
+    with pytest.raises(DataError, match=r"ada/other on the Hub is not a model of pinmem") as raised:
         checkpoint_of("ada/other")
-    assert "cache" not in told.value.message
+    assert "cache" not in raised.value.message
 
 
 def test_without_a_network_the_cache_is_enough(hub, run, monkeypatch):

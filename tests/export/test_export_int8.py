@@ -37,8 +37,8 @@ def run(path, pixels):
 def test_integers_stay_near_the_float_file(plain, tmp_path, capfd):
     images = list(pictures((3, 100, 70)))
     images[0].flags.writeable = False
-    told = []
-    report = quantize(plain, tmp_path / "int8.onnx", iter(images), on_event=told.append)
+    events = []
+    report = quantize(plain, tmp_path / "int8.onnx", iter(images), on_event=events.append)
     model = onnx.load(report.path)
     onnx.checker.check_model(model, full_check=True)
     facts = {entry.key: entry.value for entry in model.metadata_props}
@@ -55,7 +55,7 @@ def test_integers_stay_near_the_float_file(plain, tmp_path, capfd):
     content = json.loads(report.sidecar.read_text())
     assert content["compared"][0]["sure_equal"] == 1
     assert 0 < content["compared"][0]["sure"] < 1
-    assert told[0] == Progress("calibrating int8.onnx", 1, 3)
+    assert events[0] == Progress("calibrating int8.onnx", 1, 3)
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,6 +1,6 @@
 """Shapes of annotation files, drawn into images of ids.
 
-Every function raises `ValueError` with the reason if an annotation is malformed or implausibly
+Functions raise `ValueError` with the reason if an annotation is malformed or implausibly
 large.
 """
 
